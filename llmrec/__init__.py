@@ -1,0 +1,3 @@
+"""llmrec: fine-tune language models for recommendation."""
+
+__version__ = "0.1.0"
