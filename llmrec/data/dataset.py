@@ -1,0 +1,146 @@
+"""A data set in memory: the folder `data/` of a run, items by row number, histories as flat arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llmrec.contracts import Sequences
+from llmrec.data.clean import clean
+from llmrec.data.sources import read
+from llmrec.errors import DataError, RunError
+from llmrec.recipe import Data
+
+Split = Literal["train", "valid", "test"]
+_SPLITS: list[str] = ["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Interactions in history order, and items.
+
+    Attributes:
+        interactions: user_id, item_id, timestamp, split, …; sorted by user, oldest first.
+        items: item_id, title, …; an item's row number here is its number in every array.
+    """
+
+    interactions: pa.Table
+    items: pa.Table
+
+    @classmethod
+    def load(cls, folder: Path) -> Dataset:
+        """Read `interactions.parquet` and `items.parquet` of a folder.
+
+        Raises:
+            RunError: a file is missing.
+        """
+        for name in ("interactions.parquet", "items.parquet"):
+            if not (folder / name).is_file():
+                raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
+        return cls(pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "items.parquet"))
+
+    def save(self, folder: Path) -> None:
+        """Write both tables into a folder."""
+        pq.write_table(self.interactions, folder / "interactions.parquet")
+        pq.write_table(self.items, folder / "items.parquet")
+
+    @property
+    def n_items(self) -> int:
+        """How many items the catalogue has."""
+        return self.items.num_rows
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Item id by item number."""
+        return self.items["item_id"].to_pylist()
+
+    @cached_property
+    def item_number(self) -> dict[str, int]:
+        """Item number by item id."""
+        return {item_id: number for number, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """User id by user number, in the order of `histories`."""
+        return [self.interactions["user_id"][int(start)].as_py() for start in self.histories.offsets[:-1]]
+
+    @cached_property
+    def histories(self) -> Sequences:
+        """Every event of every user, held-out ones included. Use `before` for what a model may see."""
+        ids = self.interactions["item_id"].combine_chunks()
+        numbers = pc.index_in(ids, value_set=self.items["item_id"].combine_chunks()).to_numpy(zero_copy_only=False)
+        users = self.interactions["user_id"].combine_chunks()
+        change = np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)) + 1
+        offsets = np.concatenate([[0], change, [len(users)]]).astype(np.int64)
+        return Sequences(offsets, numbers.astype(np.int32))
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """(events,) int8: 0 train, 1 valid, 2 test, aligned with `histories.items`."""
+        column = self.interactions["split"].combine_chunks()
+        return pc.index_in(column, value_set=pa.array(_SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
+
+    def before(self, split: Split) -> Sequences:
+        """What may be seen when predicting a split: all events of earlier splits. `before("valid")` is the training part."""
+        keep = self.splits < max(_SPLITS.index(split), 1)
+        lengths = np.add.reduceat(keep, self.histories.offsets[:-1]) if len(keep) else np.zeros(0, np.int64)
+        return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
+
+    def targets(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """The held-out event of each user that has one.
+
+        Returns:
+            (cases,) user numbers and (cases,) item numbers.
+        """
+        events = np.flatnonzero(self.splits == _SPLITS.index(split))
+        return self.histories.rows[events], self.histories.items[events]
+
+
+def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
+    """The stage `data`: read the source, clean, split, write the folder.
+
+    Returns:
+        Facts for `made.json`: counts, what was dropped and why, where the data come from.
+
+    Raises:
+        DataError: see `sources.read` and `clean.clean`; or no user has three events.
+    """
+    raw = read(data)
+    cleaned = clean(raw, data, seed)
+    dataset = Dataset(cleaned.interactions, cleaned.items)
+    tested = int((dataset.splits == 2).sum())
+    if tested == 0:
+        raise DataError("no user has three or more events, so nothing can be held out for test. More interactions are needed.")
+    assert_order(dataset)
+    dataset.save(folder)
+    if raw.dropped:
+        (folder / "dropped.txt").write_text("\n".join(raw.dropped) + "\n", encoding="utf-8")
+    return {
+        "users": len(dataset.histories),
+        "items": dataset.n_items,
+        "interactions": dataset.interactions.num_rows,
+        "test users": tested,
+        "timestamp unit": raw.unit,
+        "tie-break": f"seeded random (seed {seed})",
+        "dropped": cleaned.dropped,
+        **raw.origin,
+    }
+
+
+def assert_order(dataset: Dataset) -> None:
+    """The leak check of the data stage: time never runs backwards, and held-out events come after every training event.
+
+    Raises:
+        DataError: an event stands before an earlier one of its user.
+    """
+    rows, times = dataset.histories.rows, dataset.interactions["timestamp"].to_numpy()
+    same_user = rows[1:] == rows[:-1]
+    if (same_user & (np.diff(times) < 0)).any() or (same_user & (np.diff(dataset.splits) < 0)).any():
+        raise DataError("an event stands before an earlier one of the same user: the split would leak. This is a bug; please report it.")
