@@ -1,0 +1,140 @@
+"""Which items one request may be given: deny some (those seen), allow a few, or allow a large named set.
+
+An allowed prefix is one with items left under it, and a prefix is a range of sorted positions, so everything here comes
+down to counting items in ranges: by binary search for a handful, by prefix sums for a large set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmrec.decode.trie import Trie
+from llmrec.errors import RequestError
+
+
+class Subset:
+    """A large named set of items (a category, what is in stock): prefix sums, made once and shared by many requests."""
+
+    def __init__(self, trie: Trie, mask: np.ndarray) -> None:
+        """Count the allowed items up to each sorted position.
+
+        Args:
+            mask: (items,) bool by item number, True where the item belongs.
+
+        Raises:
+            RequestError: the mask is not one bool an item.
+        """
+        if mask.shape != (len(trie),) or mask.dtype != bool:
+            raise RequestError(
+                f"A subset is a bool for each of the {len(trie)} items, not {mask.dtype} of shape {mask.shape}: "
+                "pass a (items,) bool array in the order of items.parquet."
+            )
+        self.before = np.zeros(len(trie) + 1, np.int32)
+        np.cumsum(mask[trie.order], out=self.before[1:])
+
+    def has(self, positions: np.ndarray) -> np.ndarray:
+        """(n,) bool, whether the item at each sorted position belongs."""
+        return self.before[positions + 1] > self.before[positions]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What one row may be given. Make it with `Filter.of`.
+
+    Attributes:
+        deny: (n,) sorted positions never given.
+        allow: None for every item, else (n,) sorted positions, the only ones given; denied ones already left out.
+        subset: None, or a large set, the only items given; `deny` lies within it.
+    """
+
+    deny: np.ndarray
+    allow: np.ndarray | None = None
+    subset: Subset | None = None
+
+    @classmethod
+    def of(
+        cls,
+        trie: Trie,
+        deny: Sequence[int] | np.ndarray = (),
+        allow: Sequence[int] | np.ndarray | Subset | None = None,
+    ) -> Filter:
+        """A filter from item numbers.
+
+        Args:
+            deny: item numbers never given, e.g. those already seen.
+            allow: item numbers, the only ones given; or a `Subset` made once; or an (items,) bool mask, made into one.
+
+        Raises:
+            RequestError: an item number that the catalogue does not have.
+        """
+        denied = _positions(trie, deny, "deny")
+        if isinstance(allow, np.ndarray) and allow.dtype == bool:
+            allow = Subset(trie, allow)
+        if isinstance(allow, Subset):
+            return cls(denied[allow.has(denied)], None, allow)
+        if allow is None:
+            return cls(denied)
+        return cls(np.zeros(0, np.int64), np.setdiff1d(_positions(trie, allow, "allow"), denied, assume_unique=True))
+
+
+def _positions(trie: Trie, items: Sequence[int] | np.ndarray, what: str) -> np.ndarray:
+    """(n,) int64 sorted, distinct positions of item numbers."""
+    numbers = np.asarray(items, np.int64).reshape(-1)
+    unknown = (numbers < 0) | (numbers >= len(trie))
+    if unknown.any():
+        raise RequestError(
+            f"`{what}` names item {int(numbers[unknown][0])} (and {int(unknown.sum()) - 1} others), but the "
+            f"catalogue has items 0 to {len(trie) - 1}: leave unknown items out, or add them to the catalogue first."
+        )
+    return np.unique(trie.position[numbers]).astype(np.int64)
+
+
+class Filters:
+    """The filters of a batch, counted together."""
+
+    def __init__(self, trie: Trie, filters: Sequence[Filter | None] | None, rows: int) -> None:
+        """Compile one filter a row; None allows every item.
+
+        Raises:
+            RequestError: not one filter a row.
+        """
+        if filters is not None and len(filters) != rows:
+            raise RequestError(f"{len(filters)} filters for {rows} prompts: pass one each, None where all is allowed.")
+        given = list(filters or [None] * rows)
+        self.items = len(trie)
+        self.deny = self._keys([None if f is None or not len(f.deny) else f.deny for f in given])
+        self.allow = self._keys([None if f is None else f.allow for f in given])
+        self.handful = np.array([f is not None and f.allow is not None for f in given], bool)
+        self.any = any(f is not None for f in given)
+        self.subsets: list[Subset] = []
+        self.subset_of = np.full(rows, -1)
+        for row, one in enumerate(given):
+            if one is not None and one.subset is not None:
+                same = [number for number, other in enumerate(self.subsets) if other is one.subset]
+                self.subset_of[row] = same[0] if same else len(self.subsets)
+                self.subsets += [] if same else [one.subset]
+
+    def _keys(self, positions: list[np.ndarray | None]) -> np.ndarray:
+        """Positions of all rows in one sorted array, row by row, so that one binary search serves the whole batch."""
+        keys = [row * self.items + at for row, at in enumerate(positions) if at is not None]
+        return np.concatenate(keys) if keys else np.zeros(0, np.int64)
+
+    def count(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """(n,) items that each row may still be given among sorted positions start..stop - 1."""
+        left = (stop - start).astype(np.int64)
+        if not self.any:
+            return left
+        for number, subset in enumerate(self.subsets):
+            mine = self.subset_of[rows] == number
+            left[mine] = subset.before[stop[mine]] - subset.before[start[mine]]
+        low, high = rows.astype(np.int64) * self.items + start, rows.astype(np.int64) * self.items + stop
+        left = np.where(self.handful[rows], _between(self.allow, low, high), left) if self.handful.any() else left
+        return left - _between(self.deny, low, high) if len(self.deny) else left
+
+
+def _between(keys: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(n,) how many of the sorted keys lie in low..high - 1."""
+    return np.searchsorted(keys, high) - np.searchsorted(keys, low)

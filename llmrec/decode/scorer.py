@@ -1,0 +1,243 @@
+"""A small scorer over a causal language model of transformers: the prompt once, then many branches that share it.
+
+The branches of a row are query positions of that one row. Which keys a branch sees is an additive 4D mask: its
+parent's row of the mask, plus its own slot. So the cache is only appended to, never repeated or reordered, and K beams
+cost about one pass over K tokens. Prompts of different length are padded on the right: causal attention never looks
+there during the prompt, and the mask hides it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from llmrec.errors import ModelError, RequestError
+
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass
+class Logits:
+    """What the model thinks of the next symbol, for a grid of query positions.
+
+    Attributes:
+        symbols: (rows, queries, n_symbols) float32 logits of the tokens of the symbols.
+        total: (rows, queries) float32 logsumexp over the whole vocabulary, or None where it was not asked for.
+    """
+
+    symbols: Tensor
+    total: Tensor | None
+
+    def at(self, rows: np.ndarray, queries: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        """(n,) float64 logits of single symbols."""
+        place = tuple(torch.from_numpy(part).to(self.symbols.device) for part in (rows, queries, symbols))
+        return self.symbols[place].cpu().numpy().astype(np.float64)
+
+    def totals(self) -> np.ndarray:
+        """(rows, queries) float64, the whole vocabulary's logsumexp."""
+        assert self.total is not None, "the scorer was not asked for the whole vocabulary"
+        return self.total.cpu().numpy().astype(np.float64)
+
+
+@dataclass
+class Branches:
+    """What is kept between steps: the shared cache, and what each branch sees of it.
+
+    Attributes:
+        cache: keys and values of the padded prompts, then of every branch token so far.
+        token_ids: (n_symbols,) int64, the model's token of each symbol.
+        whole: whether logits come with the whole vocabulary's logsumexp.
+        lengths: (rows, 1) int64 prompt tokens.
+        places: (rows, slots) int64, position in its own sequence of the token in each cache slot.
+        sees: (rows, queries, slots) bool, the slots that the latest branches attend to.
+        depth: tokens since the prompt.
+        logits: of the symbol after the latest branches; after the prompt itself there is one query a row.
+    """
+
+    cache: Any
+    token_ids: Tensor
+    whole: bool
+    lengths: Tensor
+    places: Tensor
+    sees: Tensor
+    depth: int
+    logits: Logits
+
+
+class Scorer:
+    """Logits of branches after prompts, from a decoder-only model of transformers (Llama, Qwen, Gemma, Phi, ...)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Look at the model once; its weights may go on changing.
+
+        Raises:
+            ModelError: the model is not decoder-only, has layers other than full or sliding attention, an output head
+                that is more than a linear map, or an attention kernel that takes no mask.
+        """
+        inner: Any = getattr(model, "get_base_model", lambda: model)()  # peft: the adapters stay in place
+        name, config = type(inner).__name__, inner.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or [])
+        self.window: int | None = getattr(config, "sliding_window", None)
+        self.kinds = kinds or {"sliding_attention" if self.window else "full_attention"}
+        if inner.config.is_encoder_decoder or not self.kinds <= LAYERS:
+            raise ModelError(
+                f"{name} has {', '.join(sorted(self.kinds - LAYERS)) or 'an encoder'}, whose state branches cannot "
+                "share: use a decoder-only model with full or sliding attention."
+            )
+        if "flash" in str(config._attn_implementation) or "flex" in str(config._attn_implementation):
+            raise ModelError(
+                f"{name} was loaded with {config._attn_implementation}, which takes no tree mask: load it with "
+                "attn_implementation='sdpa' (or 'eager')."
+            )
+        self.decoder, self.head = inner.get_decoder(), inner.get_output_embeddings()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self.limit: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
+        self.device: torch.device = inner.device
+        self.dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
+        self._check_head(inner)
+
+    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], token_ids: np.ndarray, depth: int = 1, whole: bool = False
+    ) -> Branches:
+        """Run the prompts, once.
+
+        Args:
+            prompts: token ids of each row; lengths may differ.
+            token_ids: (n_symbols,) the model's token of each symbol.
+            depth: tokens that will follow, for checking that they fit.
+            whole: also compute the logsumexp over the whole vocabulary, here and at every step.
+
+        Raises:
+            RequestError: no prompts, an empty prompt, or one longer than the model's window leaves room for.
+            ModelError: a token outside the model's vocabulary, or a model in training mode.
+        """
+        if self.decoder.training:
+            raise ModelError(
+                "The model is in training mode, where dropout makes scores random: call model.eval() first."
+            )
+        ids, lengths = self._padded(prompts, depth)
+        tokens = torch.from_numpy(np.asarray(token_ids, np.int64)).to(self.device)
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary:
+            raise ModelError(
+                f"The codes use tokens {int(tokens.min())} to {int(tokens.max())}, but the model has "
+                f"{self.vocabulary}: give it the model trained on this catalogue, or add the new tokens to it."
+            )
+        cache = DynamicCache()  # without the config: sliding layers keep every slot, and the mask does the sliding
+        hidden = self.decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        last = hidden[torch.arange(len(ids), device=ids.device)[:, None], lengths - 1]
+        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        sees = (places < lengths)[:, None]
+        return Branches(cache, tokens, whole, lengths, places, sees, 0, self._logits(last, tokens, whole))
+
+    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    def step(self, state: Branches, symbols: np.ndarray, parents: np.ndarray) -> None:
+        """Grow every branch by one symbol; `state` then holds the new branches and their logits.
+
+        Args:
+            symbols: (rows, queries) the new symbol of each branch; rows with fewer branches repeat any.
+            parents: (rows, queries) which of the latest queries of the row each grows from.
+        """
+        parent = torch.from_numpy(np.asarray(parents, np.int64)).to(self.device)
+        sees = state.sees.gather(1, parent[..., None].expand(-1, -1, state.sees.shape[2]))
+        own = torch.eye(parent.shape[1], dtype=torch.bool, device=self.device).expand(len(parent), -1, -1)
+        state.sees = torch.cat([sees, own], 2)
+        places = (state.lengths + state.depth).expand(parent.shape)
+        state.places = torch.cat([state.places, places], 1)
+        state.depth += 1
+        state.logits = self._branch(state, symbols, places, state.places, state.sees)
+
+    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    def tree(self, state: Branches, symbols: np.ndarray, depths: np.ndarray, above: np.ndarray) -> Logits:
+        """Logits after every node of one tree that hangs on every prompt, in a single pass; `state` is left as it was.
+
+        Args:
+            state: fresh from `prefill`.
+            symbols: (nodes,) symbol that leads into each node.
+            depths: (nodes,) symbols since the prompt, 1 for the first.
+            above: (nodes, nodes) bool, whether the second node is the first or an ancestor of it.
+
+        Returns:
+            logits of shape (rows, nodes, n_symbols).
+        """
+        rows, nodes = len(state.lengths), len(symbols)
+        own = torch.from_numpy(above).to(self.device).expand(rows, -1, -1)
+        sees = torch.cat([state.sees.expand(-1, nodes, -1), own], 2)
+        places = state.lengths + torch.from_numpy(np.asarray(depths, np.int64)).to(self.device) - 1
+        slots = torch.cat([state.places, places], 1)
+        logits = self._branch(state, np.broadcast_to(symbols, (rows, nodes)), places, slots, sees)
+        state.cache.crop(-nodes)
+        return logits
+
+    @torch.no_grad()
+    def _check_head(self, model: Any) -> None:
+        """Our own head must say what the model's says, or scores would be silently wrong."""
+        ids = torch.zeros((1, 2), dtype=torch.long, device=self.device)
+        tokens = torch.arange(min(self.vocabulary, 64), device=self.device)
+        truth = model(input_ids=ids, use_cache=False).logits.float()[..., tokens]
+        ours = self._logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, tokens, False).symbols
+        if not torch.allclose(ours, truth, rtol=0.05, atol=0.05 * float(truth.abs().max())):
+            raise ModelError(
+                f"The output head of {type(model).__name__} does more than a linear map, scale and soft "
+                "cap, so items cannot be scored token by token: use another model, or teach llmrec/decode/scorer.py it."
+            )
+
+    def _branch(self, state: Branches, symbols: np.ndarray, places: Tensor, slots: Tensor, sees: Tensor) -> Logits:
+        """Append a grid of tokens to the cache, each seeing only what it may."""
+        tokens = state.token_ids[torch.from_numpy(np.array(symbols, np.int64)).to(self.device)]
+        mask = self._mask(sees, places, slots)
+        hidden = self.decoder(
+            input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=state.cache, use_cache=True
+        ).last_hidden_state
+        return self._logits(hidden, state.token_ids, state.whole)
+
+    def _mask(self, sees: Tensor, places: Tensor, slots: Tensor) -> Tensor | dict[str, Tensor]:
+        """(rows, 1, queries, slots) additive mask; one for each kind of layer where the model has two."""
+        masks = {"full_attention": self._additive(sees)}
+        if "sliding_attention" in self.kinds and self.window is not None:
+            near = slots[:, None, :] > places[:, :, None] - self.window
+            masks["sliding_attention"] = self._additive(sees & near)
+        return masks if len(self.kinds) == 2 else masks[next(iter(self.kinds))]
+
+    def _additive(self, sees: Tensor) -> Tensor:
+        mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(~sees, torch.finfo(self.dtype).min)[:, None]
+
+    def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
+        """Logits of the symbols only; the whole vocabulary is summed row by row and never kept."""
+        if type(self.head) is not nn.Linear:  # wrapped or quantised: its rows cannot be taken apart
+            every = self._shaped(self.head(hidden).float())
+            return Logits(every[..., tokens], every.logsumexp(-1) if whole else None)
+        bias = None if self.head.bias is None else self.head.bias[tokens].float()
+        symbols = self._shaped(nn.functional.linear(hidden.float(), self.head.weight[tokens].float(), bias))
+        if not whole:
+            return Logits(symbols, None)
+        totals = [self._shaped(self.head(row).float()).logsumexp(-1) for row in hidden]
+        return Logits(symbols, torch.stack(totals))
+
+    def _shaped(self, logits: Tensor) -> Tensor:
+        logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def _padded(self, prompts: Sequence[Sequence[int]], depth: int) -> tuple[Tensor, Tensor]:
+        """(rows, longest) token ids padded on the right, and (rows, 1) lengths."""
+        sizes = np.array([len(prompt) for prompt in prompts], np.int64)
+        if not len(sizes) or sizes.min() == 0:
+            raise RequestError("A prompt without tokens cannot be gone on from: pass at least one token a prompt.")
+        if sizes.max() + depth > self.limit:
+            raise RequestError(
+                f"Prompt {int(sizes.argmax())} has {int(sizes.max())} tokens and its answer {depth}, but the model's "
+                f"window is {self.limit}: shorten the history."
+            )
+        ids = np.zeros((len(sizes), int(sizes.max())), np.int64)
+        inside = np.arange(ids.shape[1]) < sizes[:, None]
+        ids[inside] = np.concatenate([np.asarray(prompt, np.int64) for prompt in prompts])
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(sizes[:, None]).to(self.device)

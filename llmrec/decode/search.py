@@ -1,0 +1,209 @@
+"""Constrained beam search: the k best items of every prompt, only real and allowed ones.
+
+Beams are flat, ragged arrays over the whole batch, so nothing loops over rows or beams. With as many beams as items the
+search is exact; with fewer it is exact about scores and may miss items, as every beam search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.scorer import Logits, Scorer
+from llmrec.decode.trie import ROOT, Trie
+from llmrec.errors import RequestError
+
+Normalise = Literal["allowed", "vocabulary"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Items of every row, best first.
+
+    Attributes:
+        items: (rows, k) int32 item numbers; -1 after the last, where a filter or the catalogue leaves fewer than k.
+        scores: (rows, k) float32 log-probabilities in nats; -inf where there is no item.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Beams:
+    """Prefixes alive in a batch, sorted by row and then by sorted position.
+
+    Attributes:
+        row: (n,) int64, the prompt each belongs to.
+        node: (n,) int64, its node in the trie.
+        score: (n,) float64, its log-probability.
+        query: (n,) int64, the parent's query position in the scorer's grid.
+        symbol: (n,) int64, the symbol that led here.
+    """
+
+    row: np.ndarray
+    node: np.ndarray
+    score: np.ndarray
+    query: np.ndarray
+    symbol: np.ndarray
+
+    def __getitem__(self, keep: np.ndarray | slice) -> Beams:
+        return Beams(self.row[keep], self.node[keep], self.score[keep], self.query[keep], self.symbol[keep])
+
+    @classmethod
+    def roots(cls, rows: np.ndarray) -> Beams:
+        """The empty prefix of each of some rows."""
+        zero = np.zeros(len(rows), np.int64)
+        return cls(rows, zero + ROOT, zero.astype(np.float64), zero, zero)
+
+
+def beam_search(
+    scorer: Scorer,
+    trie: Trie,
+    token_ids: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    k: int,
+    beams: int | None = None,
+    filters: Sequence[Filter | None] | None = None,
+    normalise: Normalise = "allowed",
+) -> Ranked:
+    """The k best items after each prompt.
+
+    Args:
+        token_ids: (n_symbols,) the model's token of each symbol.
+        prompts: token ids of each row; lengths may differ, and who shares a batch changes nothing.
+        k: items wanted a row.
+        beams: prefixes kept a row and level, at least k; k if None. At the size of the catalogue the ranking is exact.
+        filters: what each row may be given; None allows every item.
+        normalise: 'allowed' gives each step's probability over the children that trie and filter allow (as vLLM's
+            processed log-probabilities), so filtering changes scores; 'vocabulary' over all tokens (as `generate`), so
+            scores compare across filters.
+
+    Returns:
+        distinct, allowed items, ties in the order of their codes.
+
+    Raises:
+        RequestError: k < 1, fewer beams than k, unknown `normalise`, not one filter a prompt, an empty or too long
+            prompt.
+        ModelError: a token of the codes that the model does not have.
+    """
+    width = _checked(k, beams, normalise)
+    sieve = Filters(trie, filters, len(prompts))
+    state = scorer.prefill(prompts, token_ids, trie.depth, normalise == "vocabulary")
+    live = open_rows(trie, sieve, len(prompts))
+    done = live[:0]
+    while len(live.row):
+        grown = expand(trie, sieve, live, grid(live)[0], state.logits, normalise)
+        pool = best_of(join(trie, done, grown), width, len(prompts))
+        leaf = trie.is_leaf(pool.node)
+        done, live = pool[leaf], pool[~leaf]
+        if len(live.row):
+            slot, queries = grid(live)
+            scorer.step(state, *dense(live, slot, len(prompts), queries))
+    return ranked(trie, done, len(prompts), k)
+
+
+def greedy(
+    scorer: Scorer,
+    trie: Trie,
+    token_ids: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    filters: Sequence[Filter | None] | None = None,
+    normalise: Normalise = "allowed",
+) -> Ranked:
+    """One item a row, taking the likeliest allowed symbol at every level: `beam_search` with one beam."""
+    return beam_search(scorer, trie, token_ids, prompts, 1, 1, filters, normalise)
+
+
+def _checked(k: int, beams: int | None, normalise: str) -> int:
+    """Beams a row, after refusing what makes no sense."""
+    if normalise not in ("allowed", "vocabulary"):
+        raise RequestError(f"normalise={normalise!r} is not known: say 'allowed' or 'vocabulary'.")
+    if k < 1 or (beams is not None and beams < k):
+        raise RequestError(f"k={k} items from beams={beams}: ask for at least one item, and as many beams.")
+    return k if beams is None else beams
+
+
+def open_rows(trie: Trie, sieve: Filters, rows: int) -> Beams:
+    """A root for every row that may be given anything at all."""
+    every = np.arange(rows)
+    left = sieve.count(every, np.zeros(rows, np.int64), np.full(rows, len(trie), np.int64))
+    return Beams.roots(every[left > 0])
+
+
+def grid(live: Beams) -> tuple[np.ndarray, int]:
+    """(n,) int64 place of each beam within its row, and how many places the widest row needs."""
+    first = np.searchsorted(live.row, live.row)
+    slot = np.arange(len(live.row)) - first
+    return slot, int(slot.max()) + 1
+
+
+def dense(live: Beams, slot: np.ndarray, rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, queries) symbols and parents; places without a beam repeat symbol 0 after query 0 and are never read."""
+    symbols, parents = np.zeros((rows, queries), np.int64), np.zeros((rows, queries), np.int64)
+    symbols[live.row, slot], parents[live.row, slot] = live.symbol, live.query
+    return symbols, parents
+
+
+def expand(trie: Trie, sieve: Filters, live: Beams, slot: np.ndarray, logits: Logits, normalise: Normalise) -> Beams:
+    """Every allowed child of every live beam, scored; a live beam always has one."""
+    source, symbol, child = trie.children(live.node)
+    if sieve.any:
+        keep = sieve.count(live.row[source], trie.start[child], trie.stop[child]) > 0
+        source, symbol, child = source[keep], symbol[keep], child[keep]
+    row, query = live.row[source], slot[source]
+    scores = logits.at(row, query, symbol)
+    total = segment_logsumexp(scores, source) if normalise == "allowed" else logits.totals()[live.row, slot]
+    return Beams(row, child, live.score[source] + scores - total[source], query, symbol)
+
+
+def segment_logsumexp(values: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """(n,) logsumexp of the values of each source; sources are 0..n-1 in order, none of them without values."""
+    first = np.flatnonzero(np.diff(source, prepend=-1))
+    top = np.maximum.reduceat(values, first)
+    return top + np.log(np.add.reduceat(np.exp(values - top[source]), first))
+
+
+def join(trie: Trie, done: Beams, grown: Beams) -> Beams:
+    """Finished beams among the new ones, in the order of row and sorted position."""
+    if not len(done.row):
+        return grown
+    parts = ((getattr(done, name), getattr(grown, name)) for name in ("row", "node", "score", "query", "symbol"))
+    both = Beams(*map(np.concatenate, parts))
+    return both[np.lexsort((trie.start[both.node], both.row))]
+
+
+def best_of(pool: Beams, width: int, rows: int, score: np.ndarray | None = None) -> Beams:
+    """The best `width` of each row, still in the order of row and sorted position; of equals the first stay.
+
+    Args:
+        score: (n,) what to judge by, if not the log-probability.
+    """
+    counts = np.bincount(pool.row, minlength=rows)
+    if counts.max(initial=0) <= width:
+        return pool
+    score = pool.score if score is None else score
+    slot = np.arange(len(pool.row)) - (np.cumsum(counts) - counts)[pool.row]
+    table = np.full((rows, counts.max()), -np.inf)
+    table[pool.row, slot] = score
+    bar = -np.partition(-table, width - 1, axis=1)[:, width - 1 : width]
+    equal = table == bar
+    room = width - (table > bar).sum(1, keepdims=True)
+    keep = (table > bar) | (equal & (np.cumsum(equal, 1) <= room))
+    return pool[keep[pool.row, slot]]
+
+
+def ranked(trie: Trie, done: Beams, rows: int, k: int) -> Ranked:
+    """Finished beams as a table, best first, ties in sorted position."""
+    order = np.lexsort((trie.start[done.node], -done.score, done.row))
+    row, node, score = done.row[order], done.node[order], done.score[order]
+    slot = np.arange(len(row)) - np.searchsorted(row, row)
+    keep = slot < k
+    items, scores = np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32)
+    items[row[keep], slot[keep]] = trie.item_at(node[keep])
+    scores[row[keep], slot[keep]] = score[keep]
+    return Ranked(items, scores)
