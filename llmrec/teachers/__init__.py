@@ -1,0 +1,44 @@
+"""Collaborative models that know no text: the baselines beside every figure, and sources of negatives and codes.
+
+On Amazon Beauty the last two beat most published generative recommenders, so every table of ours prints all four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from llmrec.contracts import Sequences, Teacher
+from llmrec.teachers.ease import Ease, EaseRecent
+from llmrec.teachers.markov import Markov
+from llmrec.teachers.popularity import Popularity
+
+__all__ = ["TEACHERS", "Ease", "EaseRecent", "Markov", "Popularity", "fit_teachers"]
+
+TEACHERS: dict[str, Callable[[], Teacher]] = {
+    "popularity": Popularity,
+    "ease": Ease,
+    "ease-recent": EaseRecent,
+    "markov": Markov,
+}
+
+
+def fit_teachers(names: Iterable[str], train: Sequences, n_items: int) -> dict[str, Teacher]:
+    """Fit the named teachers on one training part; `ease` and `ease-recent` share one matrix inverse.
+
+    Args:
+        names: keys of `TEACHERS`; the answer keeps their order.
+        train: the training part of every history, oldest item first.
+        n_items: items of the catalogue.
+
+    Raises:
+        KeyError: a name that is not in `TEACHERS`.
+    """
+    fitted: dict[str, Teacher] = {}
+    ease: Ease | None = None
+    for name in names:
+        if TEACHERS[name] in (Ease, EaseRecent):
+            ease = ease or Ease().fit(train, n_items)
+            fitted[name] = ease if name == "ease" else EaseRecent(ease=ease)
+        else:
+            fitted[name] = TEACHERS[name]().fit(train, n_items)
+    return fitted

@@ -1,0 +1,117 @@
+"""Where the held-out item lands, and what that place is worth: one figure per user, ties in expectation.
+
+A target that ties with t other items stands on each of t + 1 places with equal chance. Every metric here is its exact
+mean over those places, so no order of items in memory can help or harm a model.
+
+Source: McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the presence of
+tied scores", ECIR; one relevant item a user, so the ideal DCG is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmrec.contracts import Sequences
+
+BEYOND = 2**40
+"""The `higher` of a target that was not recommended at all: worse than every place of any catalogue."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each row's target landed.
+
+    Attributes:
+        higher: (rows,) int64, items that score strictly better than the target; `BEYOND` where it cannot be reached.
+        tied: (rows,) int64, other items that score exactly as the target.
+    """
+
+    higher: np.ndarray
+    tied: np.ndarray
+
+
+def place(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = None) -> Places:
+    """Place each row's target among all items by score.
+
+    Args:
+        scores: (rows, items), larger is better, minus infinity allowed; left as it is.
+        targets: (rows,) integers, the held-out item of each row.
+        exclude: items that may not be recommended, row by row (usually the history); repeats are harmless. A target
+            that is itself excluded is placed `BEYOND`, since no recommender could have shown it.
+
+    Raises:
+        ValueError: the shapes disagree, or a score is not a number (it would pass for a perfect rank).
+    """
+    rows, items = scores.shape
+    if len(targets) != rows or (exclude is not None and len(exclude) != rows):
+        raise ValueError(f"{rows} rows of scores need as many targets and exclusions; got {len(targets)} targets.")
+    if np.isnan(scores).any():
+        raise ValueError("Scores hold NaN, which ranks nowhere. Look for a diverged model or an empty reduction.")
+    own = scores[np.arange(rows), targets]
+    higher = (scores > own[:, None]).sum(axis=1)
+    tied = (scores == own[:, None]).sum(axis=1) - 1
+    if exclude is None:
+        return Places(higher, tied)
+    pairs = np.unique(exclude.rows * items + exclude.items)
+    row, item = pairs // items, pairs % items
+    shut_out = np.zeros(rows, dtype=bool)
+    shut_out[row[item == targets[row]]] = True
+    left_out = scores[row, item]
+    higher -= np.bincount(row[left_out > own[row]], minlength=rows)
+    tied -= np.bincount(row[left_out == own[row]], minlength=rows)
+    return Places(np.where(shut_out, BEYOND, higher), np.where(shut_out, 0, tied))
+
+
+def place_in_list(items: np.ndarray, targets: np.ndarray) -> Places:
+    """Place each row's target in a list of recommendations; a list is an order, so nothing ties.
+
+    Args:
+        items: (rows, k) integers, best first; -1 where a list is shorter.
+        targets: (rows,) integers, at least 0.
+
+    Returns:
+        Places whose `higher` is the position in the list, or `BEYOND` where the target is missing.
+
+    Raises:
+        ValueError: there are not as many targets as lists.
+    """
+    if len(items) != len(targets):
+        raise ValueError(f"{len(items)} lists of recommendations need as many targets; got {len(targets)}.")
+    found = items == np.asarray(targets)[:, None]
+    # The extra column says "found at the end", so argmax works for lists without the target and for k = 0.
+    first = np.concatenate([found, np.ones((len(items), 1), dtype=bool)], axis=1).argmax(axis=1)
+    higher = np.where(first < items.shape[1], first, BEYOND).astype(np.int64)
+    return Places(higher, np.zeros_like(higher))
+
+
+def hit(places: Places, k: int) -> np.ndarray:
+    """(rows,) float64 in 0..1: chance that the target is among the first k. With one target this is recall@k."""
+    return _expected(places, np.ones(k))
+
+
+def ndcg(places: Places, k: int) -> np.ndarray:
+    """(rows,) float64 in 0..1: 1 / log2(place + 1), places counted from 1, nothing after the first k."""
+    return _expected(places, 1 / np.log2(np.arange(2, k + 2)))
+
+
+def mrr(places: Places, k: int | None = None) -> np.ndarray:
+    """(rows,) float64 in 0..1: 1 / place, places counted from 1; nothing after the first k, if k is given."""
+    if k is None:
+        last = places.higher + places.tied + 1
+        k = int(last[places.higher < BEYOND].max(initial=0))
+    return _expected(places, 1 / np.arange(1, k + 1))
+
+
+def _expected(places: Places, worth: np.ndarray) -> np.ndarray:
+    """Mean of `worth` (k,) over the places that the target may stand on; places after the k-th are worth nothing."""
+    total = np.concatenate([[0.0], np.cumsum(worth)])
+    first = np.minimum(places.higher, len(worth))
+    after = np.minimum(places.higher + places.tied + 1, len(worth))
+    return (total[after] - total[first]) / (places.tied + 1)
+
+
+RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {"hr": hit, "ndcg": ndcg, "mrr": mrr}
+"""The ranking metrics by the name that a recipe and metrics.json use: `hr@10` is `RANKING["hr"](places, 10)`."""
