@@ -47,7 +47,6 @@ def figures(places: Places) -> list[float]:
     return [float(metric(places, k).mean()) for k in (5, 10, 20) for metric in (hit, ndcg)]
 
 
-@pytest.mark.slow
 def test_the_baselines_meet_the_published_table_of_beauty():
     full, n_items = full_histories(beauty())
     seen, targets = [row[:-1] for row in full], np.array([row[-1] for row in full])
