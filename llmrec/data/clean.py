@@ -37,7 +37,6 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
         DataError: nothing is left (which rule emptied it), or items contradict one another.
     """
     db = duckdb.connect()
-    db.execute("SET preserve_insertion_order=false")
     db.register("raw", raw.interactions)
     db.register("raw_items", raw.items)
     _refuse_contradicting_items(db)
@@ -55,9 +54,7 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
 
 
 def _count(db: duckdb.DuckDBPyConnection, table: str = "events") -> int:
-    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
 def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
@@ -101,12 +98,12 @@ def _ordered(db: duckdb.DuckDBPyConnection, seed: int, rating: str) -> pa.Table:
                CASE WHEN events_of_user < 3 THEN 'train' WHEN place = events_of_user THEN 'test'
                     WHEN place = events_of_user - 1 THEN 'valid' ELSE 'train' END AS split
         FROM placed ORDER BY length(user_id), user_id, place"""
-    return db.execute(query).to_arrow_table()
+    return db.sql(query).to_arrow_table()
 
 
 def _items(db: duckdb.DuckDBPyConnection) -> pa.Table:
     """Every item of the catalogue, and every item of the log that the catalogue lacks (with no text)."""
-    return db.execute(
+    return db.sql(
         """SELECT * FROM (
                SELECT DISTINCT * FROM raw_items WHERE item_id IS NOT NULL
                UNION ALL BY NAME

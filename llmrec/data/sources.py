@@ -53,8 +53,7 @@ def read_ml_100k(data: Data) -> Raw:
     """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
     folder = embedded.path("ml-100k")
     query = "SELECT * FROM read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
-    read_file = lambda name: duckdb.connect().execute(query, {"path": str(folder / name)}).to_arrow_table()  # noqa: E731
-    events, films = read_file("ml-100k.inter"), read_file("ml-100k.item")
+    events, films = (duckdb.sql(query, params={"path": str(folder / f"ml-100k.{part}")}).to_arrow_table() for part in ("inter", "item"))
     interactions = pa.table(
         {
             "user_id": events["user_id:token"],
@@ -89,12 +88,12 @@ def read_ml_latest_small(data: Data) -> Raw:
     query = """
         SELECT CAST(userId AS VARCHAR) user_id, CAST(movieId AS VARCHAR) item_id,
                CAST(timestamp AS BIGINT) AS timestamp, CAST(rating AS FLOAT) rating FROM read_csv($path)"""
-    interactions = duckdb.connect().execute(query, {"path": str(folder / "ratings.csv")}).to_arrow_table()
+    interactions = duckdb.sql(query, params={"path": str(folder / "ratings.csv")}).to_arrow_table()
     query = r"""
         SELECT CAST(movieId AS VARCHAR) item_id, trim(regexp_replace(title, '\((\d{4})\)\s*$', '')) title,
                nullif(regexp_extract(title, '\((\d{4})\)\s*$', 1), '') AS year,
                replace(genres, '|', ', ') genres FROM read_csv($path)"""
-    items = duckdb.connect().execute(query, {"path": str(folder / "movies.csv")}).to_arrow_table()
+    items = duckdb.sql(query, params={"path": str(folder / "movies.csv")}).to_arrow_table()
     return Raw(interactions, items, "seconds", {"source": "MovieLens latest-small", "licence": "GroupLens, see its README.txt"})
 
 

@@ -38,7 +38,7 @@ def read_table(path: Path, max_bad_rows: int = 0) -> tuple[pa.Table, list[str]]:
     connection = duckdb.connect()
     values = {"path": str(path)} | ({"lenient": max_bad_rows > 0} if kind == ".jsonl" else {})
     try:
-        table = connection.execute(f"SELECT * FROM {_READERS[kind]}", values).to_arrow_table()
+        table = connection.sql(f"SELECT * FROM {_READERS[kind]}", params=values).to_arrow_table()
         bad = _rejected(connection, path) if kind in (".csv", ".tsv") else []
     except duckdb.Error as error:
         raise DataError(f"{path.name} cannot be read: {_first_line(error)}. Mend that row, or the file.") from error

@@ -1,0 +1,64 @@
+"""The text of an item: chosen columns, joined; hostile control characters taken out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pyarrow as pa
+
+from llmrec.errors import DataError
+
+_LONGEST = 512  # characters of one field; a title longer than this says nothing more
+
+
+def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> list[str]:
+    """One line of text an item: the first field plain, each further one behind its name.
+
+    Args:
+        items: the items table.
+        fields: columns to use, in order.
+        missing: "refuse" items without any text, or use their "item-id".
+
+    Raises:
+        DataError: a column is missing, or items have no text (which).
+    """
+    unknown = [name for name in fields if name not in items.column_names]
+    if unknown:
+        raise DataError(
+            f"items.text names the column(s) {', '.join(unknown)}, but items have: {', '.join(items.column_names)}."
+        )
+    columns = [[plain(value) for value in items[name].to_pylist()] for name in fields]
+    texts = []
+    for row in zip(*columns, strict=True):
+        parts = [value if position == 0 else f"{name}: {value}" for position, (name, value) in enumerate(zip(fields, row, strict=True)) if value]
+        texts.append("; ".join(parts))
+    return _without_gaps(texts, items["item_id"].to_pylist(), fields, missing)
+
+
+def titles(items: pa.Table) -> list[str]:
+    """A title to show for each item: its `title`, otherwise its id."""
+    named = items["title"].to_pylist() if "title" in items.column_names else [None] * items.num_rows
+    return [plain(name) or item_id for name, item_id in zip(named, items["item_id"].to_pylist(), strict=True)]
+
+
+def plain(value: object) -> str:
+    """A value as one line of ordinary text: no control characters, no line breaks, at most 512 characters."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        value = ", ".join(str(part) for part in value)
+    text = unicodedata.normalize("NFC", str(value)[: 4 * _LONGEST])
+    kept = "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)
+    return re.sub(r"\s+", " ", kept).strip()[:_LONGEST]
+
+
+def _without_gaps(texts: list[str], item_ids: list[str], fields: list[str], missing: str) -> list[str]:
+    empty = [item_id for item_id, text in zip(item_ids, texts, strict=True) if not text]
+    if empty and missing == "refuse":
+        shown = ", ".join(empty[:5]) + ("…" if len(empty) > 5 else "")
+        raise DataError(
+            f"{len(empty)} item(s) have no text in {', '.join(fields)}: {shown}\n"
+            "Add text to the items file, or let the id stand for it with items.missing_text=item-id"
+        )
+    return [text or item_id for text, item_id in zip(texts, item_ids, strict=True)]
