@@ -134,6 +134,15 @@ class Filters:
         left = np.where(self.handful[rows], _between(self.allow, low, high), left) if self.handful.any() else left
         return left - _between(self.deny, low, high) if len(self.deny) else left
 
+    def first(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """(n,) int64 lowest sorted position in start..stop - 1 that each row may be given; there must be one."""
+        low, high = start.astype(np.int64), stop.astype(np.int64) - 1
+        while self.any and (low < high).any():
+            middle = (low + high) // 2
+            found = self.count(rows, low, middle + 1) > 0
+            low, high = np.where(found | (low == high), low, middle + 1), np.where(found, middle, high)
+        return low
+
 
 def _between(keys: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(n,) how many of the sorted keys lie in low..high - 1."""

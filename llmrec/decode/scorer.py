@@ -39,6 +39,11 @@ class Logits:
         place = tuple(torch.from_numpy(part).to(self.symbols.device) for part in (rows, queries, symbols))
         return self.symbols[place].cpu().numpy().astype(np.float64)
 
+    def grid(self, queries: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        """(rows, n) float64 logits of the same queries and symbols in every row."""
+        query, symbol = (torch.from_numpy(part).to(self.symbols.device) for part in (queries, symbols))
+        return self.symbols[:, query, symbol].cpu().numpy().astype(np.float64)
+
     def totals(self) -> np.ndarray:
         """(rows, queries) float64, the whole vocabulary's logsumexp."""
         assert self.total is not None, "the scorer was not asked for the whole vocabulary"
@@ -176,6 +181,13 @@ class Scorer:
         logits = self._branch(state, np.broadcast_to(symbols, (rows, nodes)), places, slots, sees)
         state.cache.crop(-nodes)
         return logits
+
+    def bytes_per_query(self, slots: int, n_symbols: int) -> int:
+        """About how many bytes one query position of one row takes at the peak of a pass over so many slots."""
+        config = self.decoder.config.get_text_config()
+        heads, hidden = config.num_attention_heads, config.hidden_size
+        inside = 2 * heads * slots + 3 * config.intermediate_size + 8 * hidden + 2 * config.num_hidden_layers * hidden
+        return inside * torch.finfo(self.dtype).bits // 8 + 12 * n_symbols + 4 * slots
 
     @torch.no_grad()
     def _check_head(self, model: Any) -> None:

@@ -7,7 +7,7 @@ search is exact; with fewer it is exact about scores and may miss items, as ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ class Beams:
         row: (n,) int64, the prompt each belongs to.
         node: (n,) int64, its node in the trie.
         score: (n,) float64, its log-probability.
+        key: (n,) float64, what it is judged by: the log-probability in a search, perturbed when sampling.
         query: (n,) int64, the parent's query position in the scorer's grid.
         symbol: (n,) int64, the symbol that led here.
     """
@@ -48,17 +49,18 @@ class Beams:
     row: np.ndarray
     node: np.ndarray
     score: np.ndarray
+    key: np.ndarray
     query: np.ndarray
     symbol: np.ndarray
 
     def __getitem__(self, keep: np.ndarray | slice) -> Beams:
-        return Beams(self.row[keep], self.node[keep], self.score[keep], self.query[keep], self.symbol[keep])
+        return Beams(*(getattr(self, field.name)[keep] for field in fields(self)))
 
     @classmethod
     def roots(cls, rows: np.ndarray) -> Beams:
         """The empty prefix of each of some rows."""
         zero = np.zeros(len(rows), np.int64)
-        return cls(rows, zero + ROOT, zero.astype(np.float64), zero, zero)
+        return cls(rows, zero + ROOT, zero.astype(np.float64), zero.astype(np.float64), zero, zero)
 
 
 def beam_search(
@@ -97,13 +99,11 @@ def beam_search(
     live = open_rows(trie, sieve, len(prompts))
     done = live[:0]
     while len(live.row):
-        grown = expand(trie, sieve, live, grid(live)[0], state.logits, normalise)
+        _, grown = expand(trie, sieve, live, state.logits, normalise)
         pool = best_of(join(trie, done, grown), width, len(prompts))
-        leaf = trie.is_leaf(pool.node)
-        done, live = pool[leaf], pool[~leaf]
+        done, live, _ = finish(trie, sieve, pool, normalise)
         if len(live.row):
-            slot, queries = grid(live)
-            scorer.step(state, *dense(live, slot, len(prompts), queries))
+            scorer.step(state, *dense(live, len(prompts)))
     return ranked(trie, done, len(prompts), k)
 
 
@@ -135,30 +135,49 @@ def open_rows(trie: Trie, sieve: Filters, rows: int) -> Beams:
     return Beams.roots(every[left > 0])
 
 
-def grid(live: Beams) -> tuple[np.ndarray, int]:
-    """(n,) int64 place of each beam within its row, and how many places the widest row needs."""
-    first = np.searchsorted(live.row, live.row)
-    slot = np.arange(len(live.row)) - first
-    return slot, int(slot.max()) + 1
+def slots(row: np.ndarray) -> np.ndarray:
+    """(n,) int64 place of each entry within its row; rows are in order."""
+    return np.arange(len(row)) - np.searchsorted(row, row)
 
 
-def dense(live: Beams, slot: np.ndarray, rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+def dense(live: Beams, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows, queries) symbols and parents; places without a beam repeat symbol 0 after query 0 and are never read."""
-    symbols, parents = np.zeros((rows, queries), np.int64), np.zeros((rows, queries), np.int64)
+    slot = slots(live.row)
+    shape = (rows, int(slot.max()) + 1)
+    symbols, parents = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     symbols[live.row, slot], parents[live.row, slot] = live.symbol, live.query
     return symbols, parents
 
 
-def expand(trie: Trie, sieve: Filters, live: Beams, slot: np.ndarray, logits: Logits, normalise: Normalise) -> Beams:
-    """Every allowed child of every live beam, scored; a live beam always has one."""
+def expand(
+    trie: Trie, sieve: Filters, live: Beams, logits: Logits, normalise: Normalise, temperature: float = 1.0
+) -> tuple[np.ndarray, Beams]:
+    """(edges,) which live beam each is a child of, and every allowed child, scored; a live beam always has one."""
     source, symbol, child = trie.children(live.node)
     if sieve.any:
         keep = sieve.count(live.row[source], trie.start[child], trie.stop[child]) > 0
         source, symbol, child = source[keep], symbol[keep], child[keep]
+    slot = slots(live.row)
     row, query = live.row[source], slot[source]
-    scores = logits.at(row, query, symbol)
+    scores = logits.at(row, query, symbol) / temperature
     total = segment_logsumexp(scores, source) if normalise == "allowed" else logits.totals()[live.row, slot]
-    return Beams(row, child, live.score[source] + scores - total[source], query, symbol)
+    scores += live.score[source] - total[source]
+    return source, Beams(row, child, scores, scores, query, symbol)
+
+
+def finish(trie: Trie, sieve: Filters, pool: Beams, normalise: Normalise) -> tuple[Beams, Beams, np.ndarray]:
+    """Part the finished from the live, and say which of the pool (n,) bool were finished.
+
+    A prefix with one allowed item left is finished too when probabilities are over the allowed symbols: all that could
+    follow is certain, so the model need not be asked.
+    """
+    done = trie.is_leaf(pool.node)
+    if normalise == "vocabulary":
+        return pool[done], pool[~done], done
+    start, stop = trie.start[pool.node], trie.stop[pool.node]
+    done |= sieve.count(pool.row, start, stop) == 1
+    ended = pool[done]
+    return replace(ended, node=trie.leaf[sieve.first(ended.row, start[done], stop[done])]), pool[~done], done
 
 
 def segment_logsumexp(values: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -172,24 +191,18 @@ def join(trie: Trie, done: Beams, grown: Beams) -> Beams:
     """Finished beams among the new ones, in the order of row and sorted position."""
     if not len(done.row):
         return grown
-    parts = ((getattr(done, name), getattr(grown, name)) for name in ("row", "node", "score", "query", "symbol"))
-    both = Beams(*map(np.concatenate, parts))
+    both = Beams(*(np.concatenate([getattr(part, f.name) for part in (done, grown)]) for f in fields(done)))
     return both[np.lexsort((trie.start[both.node], both.row))]
 
 
-def best_of(pool: Beams, width: int, rows: int, score: np.ndarray | None = None) -> Beams:
-    """The best `width` of each row, still in the order of row and sorted position; of equals the first stay.
-
-    Args:
-        score: (n,) what to judge by, if not the log-probability.
-    """
+def best_of(pool: Beams, width: int, rows: int) -> Beams:
+    """The `width` best of each row by key, still in the order of row and sorted position; of equals the first stay."""
     counts = np.bincount(pool.row, minlength=rows)
     if counts.max(initial=0) <= width:
         return pool
-    score = pool.score if score is None else score
-    slot = np.arange(len(pool.row)) - (np.cumsum(counts) - counts)[pool.row]
+    slot = slots(pool.row)
     table = np.full((rows, counts.max()), -np.inf)
-    table[pool.row, slot] = score
+    table[pool.row, slot] = pool.key
     bar = -np.partition(-table, width - 1, axis=1)[:, width - 1 : width]
     equal = table == bar
     room = width - (table > bar).sum(1, keepdims=True)
@@ -201,7 +214,7 @@ def ranked(trie: Trie, done: Beams, rows: int, k: int) -> Ranked:
     """Finished beams as a table, best first, ties in sorted position."""
     order = np.lexsort((trie.start[done.node], -done.score, done.row))
     row, node, score = done.row[order], done.node[order], done.score[order]
-    slot = np.arange(len(row)) - np.searchsorted(row, row)
+    slot = slots(row)
     keep = slot < k
     items, scores = np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32)
     items[row[keep], slot[keep]] = trie.item_at(node[keep])

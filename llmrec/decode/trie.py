@@ -133,6 +133,30 @@ class Trie:
             bounds.append(int(self.first_child[bounds[-1]]))
         return np.array(bounds)
 
+    @cached_property
+    def leaf(self) -> np.ndarray:
+        """(items,) int32, the node where the code of each sorted position ends."""
+        ends = np.flatnonzero(self.first_child[:-1] == self.first_child[1:])
+        leaf = np.empty(len(self), np.int32)
+        leaf[self.start[ends]] = ends
+        return leaf
+
+    def code(self, items: np.ndarray) -> np.ndarray:
+        """(n, depth) int32, the symbols of each item's code, padded at the end by -1; all -1 for item -1."""
+        items = np.asarray(items)
+        node = np.where(items < 0, ROOT, self.leaf[self.position[items]])
+        code = np.full((len(node), self.depth), -1, np.int32)
+        depth = self.depth_of(node)
+        for level in range(self.depth - 1, -1, -1):
+            here = depth > level
+            code[here, level] = self.symbol[node[here]]
+            node = np.where(here, self.parent[node], node)
+        return code
+
+    def depth_of(self, nodes: np.ndarray) -> np.ndarray:
+        """(n,) int64, symbols from the root to each node."""
+        return np.searchsorted(self.level, nodes, side="right") - 1
+
     def is_leaf(self, nodes: np.ndarray) -> np.ndarray:
         """(n,) bool, whether each node is a whole code."""
         return self.first_child[nodes] == self.first_child[nodes + 1]
