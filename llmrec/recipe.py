@@ -126,6 +126,7 @@ class Evaluate(Part):
     beams: Positive = 50
     batch: Positive = 32
     exclude_seen: bool = True
+    wording: Literal["trained", "held-out"] = Field("held-out", description="prompt with a wording seen in training, or not")
     baselines: list[Baseline] = ["popularity", "ease", "ease-recent", "markov"]
 
     @model_validator(mode="after")

@@ -13,8 +13,8 @@ import numpy as np
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Logits, Scorer
 from llmrec.decode.search import Normalise
-from llmrec.decode.trie import ROOT, Trie
 from llmrec.errors import RequestError
+from llmrec.indexing.trie import ROOT, Trie
 
 WIDEST = 512  # nodes a pass; past this, attention between unrelated nodes costs more than a bigger pass saves
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmrec.decode.trie import Trie
 from llmrec.errors import RequestError
+from llmrec.indexing.trie import Trie
 
 
 class Subset:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.trie import ROOT, Trie
 from llmrec.errors import CodeError, RequestError
+from llmrec.indexing.trie import ROOT, Trie
 
 
 class ItemProcessor(LogitsProcessor):

@@ -15,8 +15,8 @@ import numpy as np
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import Beams, best_of, dense, expand, finish, join, open_rows, slots
-from llmrec.decode.trie import Trie
 from llmrec.errors import RequestError
+from llmrec.indexing.trie import Trie
 
 
 @dataclass(frozen=True)

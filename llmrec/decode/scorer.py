@@ -1,6 +1,6 @@
 """A small scorer over a causal language model of transformers: the prompt once, then many branches that share it.
 
-The branches of a row are query positions of that one row. Which keys a branch sees is an additive 4D mask: its
+The branches of a row are query positions of that one row. Which keys a branch sees is a 4D mask: its
 parent's row of the mask, plus its own slot. So the cache is only appended to, never repeated or reordered, and K beams
 cost about one pass over K tokens. Prompts of different length are padded on the right: causal attention never looks
 there during the prompt, and the mask hides it afterwards.
@@ -82,8 +82,8 @@ class Scorer:
         """Look at the model once; its weights may go on changing.
 
         Raises:
-            ModelError: the model is not decoder-only, has layers other than full or sliding attention, an output head
-                that is more than a linear map, or an attention kernel that takes no mask.
+            ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
+                kernel that takes no mask.
         """
         inner: Any = getattr(model, "get_base_model", lambda: model)()  # peft: the adapters stay in place
         name, config = type(inner).__name__, inner.config.get_text_config()
@@ -107,7 +107,9 @@ class Scorer:
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
         self.device: torch.device = inner.device
         self.dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
-        self._check_head(inner)
+        self.sdpa = config._attn_implementation == "sdpa"
+        self.model: Any = inner
+        self.head_checked = False
 
     @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
     def prefill(
@@ -123,12 +125,15 @@ class Scorer:
 
         Raises:
             RequestError: no prompts, an empty prompt, or one longer than the model's window leaves room for.
-            ModelError: a token outside the model's vocabulary, or a model in training mode.
+            ModelError: a token outside the model's vocabulary, a model in training mode, or an output head that does
+                more than a linear map, scale and soft cap.
         """
         if self.decoder.training:
             raise ModelError(
                 "The model is in training mode, where dropout makes scores random: call model.eval() first."
             )
+        if not self.head_checked:
+            self._check_head()
         ids, lengths = self._padded(prompts, depth)
         tokens = torch.from_numpy(np.asarray(token_ids, np.int64)).to(self.device)
         if tokens.min() < 0 or tokens.max() >= self.vocabulary:
@@ -190,17 +195,18 @@ class Scorer:
         return inside * torch.finfo(self.dtype).bits // 8 + 12 * n_symbols + 4 * slots
 
     @torch.no_grad()
-    def _check_head(self, model: Any) -> None:
+    def _check_head(self) -> None:
         """Our own head must say what the model's says, or scores would be silently wrong."""
         ids = torch.zeros((1, 2), dtype=torch.long, device=self.device)
         tokens = torch.arange(min(self.vocabulary, 64), device=self.device)
-        truth = model(input_ids=ids, use_cache=False).logits.float()[..., tokens]
+        truth = self.model(input_ids=ids, use_cache=False).logits.float()[..., tokens]
         ours = self._logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, tokens, False).symbols
         if not torch.allclose(ours, truth, rtol=0.05, atol=0.05 * float(truth.abs().max())):
             raise ModelError(
-                f"The output head of {type(model).__name__} does more than a linear map, scale and soft "
+                f"The output head of {type(self.model).__name__} does more than a linear map, scale and soft "
                 "cap, so items cannot be scored token by token: use another model, or teach llmrec/decode/scorer.py it."
             )
+        self.head_checked = True
 
     def _branch(self, state: Branches, symbols: np.ndarray, places: Tensor, slots: Tensor, sees: Tensor) -> Logits:
         """Append a grid of tokens to the cache, each seeing only what it may."""
@@ -212,14 +218,16 @@ class Scorer:
         return self._logits(hidden, state.token_ids, state.whole)
 
     def _mask(self, sees: Tensor, places: Tensor, slots: Tensor) -> Tensor | dict[str, Tensor]:
-        """(rows, 1, queries, slots) additive mask; one for each kind of layer where the model has two."""
-        masks = {"full_attention": self._additive(sees)}
+        """(rows, 1, queries, slots) mask; one for each kind of layer where the model has two."""
+        masks = {"full_attention": self._as_attention_takes_it(sees)}
         if "sliding_attention" in self.kinds and self.window is not None:
             near = slots[:, None, :] > places[:, :, None] - self.window
-            masks["sliding_attention"] = self._additive(sees & near)
+            masks["sliding_attention"] = self._as_attention_takes_it(sees & near)
         return masks if len(self.kinds) == 2 else masks[next(iter(self.kinds))]
 
-    def _additive(self, sees: Tensor) -> Tensor:
+    def _as_attention_takes_it(self, sees: Tensor) -> Tensor:
+        if self.sdpa:  # bool fits whatever type attention computes in, which a quantised model does not tell
+            return sees[:, None]
         mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(~sees, torch.finfo(self.dtype).min)[:, None]
 

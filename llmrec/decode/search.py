@@ -14,8 +14,8 @@ import numpy as np
 
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Logits, Scorer
-from llmrec.decode.trie import ROOT, Trie
 from llmrec.errors import RequestError
+from llmrec.indexing.trie import ROOT, Trie
 
 Normalise = Literal["allowed", "vocabulary"]
 

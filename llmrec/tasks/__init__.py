@@ -1,0 +1,1 @@
+"""Prompts and answers: templates from `prompts/`, task families, and the Arrow data set a model learns from."""

@@ -1,0 +1,1 @@
+"""Training: examples to packed rows, one loss of our own, transformers' loop around it."""

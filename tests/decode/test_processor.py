@@ -9,8 +9,8 @@ from llmrec.decode.filters import Filter
 from llmrec.decode.processor import ItemProcessor
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
-from llmrec.decode.trie import Trie
 from llmrec.errors import CodeError, RequestError
+from llmrec.indexing.trie import Trie
 
 EOS = 2
 

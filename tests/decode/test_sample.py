@@ -9,8 +9,8 @@ from decode_truth import SYMBOLS, TOKENS, brute_force, random_codes, random_prom
 from llmrec.decode.filters import Filter
 from llmrec.decode.sample import sample, sample_without_replacement
 from llmrec.decode.scorer import Scorer
-from llmrec.decode.trie import Trie
 from llmrec.errors import RequestError
+from llmrec.indexing.trie import Trie
 
 
 def world(items=8, rows=2, seed=0):

@@ -1,5 +1,7 @@
 """Beam search and exact scoring against plain forward passes and against `generate`."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter, Subset
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search, greedy
-from llmrec.decode.trie import Trie
 from llmrec.errors import ModelError, RequestError
+from llmrec.indexing.trie import Trie
 
 CLOSE = {"rtol": 0, "atol": 5e-5}
 
@@ -222,3 +224,21 @@ def test_requests_and_models_that_cannot_be_answered_are_refused():
             beam_search(scorer, trie, TOKENS, [[5]], 1)
     finally:
         model.eval()
+
+
+@pytest.mark.parametrize("extra", [{}, {"trainable_token_indices": TOKENS.tolist()}, {"modules_to_save": ["lm_head"]}])
+def test_a_model_with_adapters_is_scored_as_its_own_forward_pass_scores(extra):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        copy.deepcopy(tiny("llama")),
+        peft.LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False, **extra),
+    ).eval()
+    for name, weight in model.named_parameters():
+        if "trainable_tokens" in name:
+            weight.data.add_(torch.randn_like(weight) * 0.3)
+    random = np.random.default_rng(10)
+    codes, prompts = random_codes(random, 15), random_prompts(random, 2)
+    for normalise in ("allowed", "vocabulary"):
+        truth = np.array([brute_force(model, codes, prompt, normalise) for prompt in prompts])
+        ranked = beam_search(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, 15, normalise=normalise)
+        np.testing.assert_allclose(ranked.scores, np.take_along_axis(truth, ranked.items, 1), **CLOSE)

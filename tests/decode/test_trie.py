@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.decode.filters import Filter, Filters, Subset
-from llmrec.decode.trie import ROOT, Trie
 from llmrec.errors import CodeError, RequestError
+from llmrec.indexing.trie import ROOT, Trie
 
 
 @st.composite

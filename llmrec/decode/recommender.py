@@ -1,0 +1,143 @@
+"""Recommender: histories in, real items out. Metrics, rewards, chat and HTTP see only this."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llmrec.decode.exact import score_all
+from llmrec.decode.filters import Filter
+from llmrec.decode.scorer import Scorer
+from llmrec.decode.search import Ranked, beam_search
+from llmrec.errors import ModelError, RequestError
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
+from llmrec.model.prompting import encode
+from llmrec.model.vocabulary import token_ids
+
+BEAMS = 50  # beams are cheap beside the prompt, and narrow beams lose items
+
+
+class Recommender:
+    """A trained model and its catalogue.
+
+    Attributes:
+        catalogue: items and codes.
+        note: what the model was trained with.
+    """
+
+    def __init__(self, folder: Path, catalogue: Catalogue, held_out_wording: bool = False) -> None:
+        """Load a model folder for a catalogue.
+
+        Args:
+            folder: a model folder.
+            catalogue: the one it was trained on.
+            held_out_wording: prompt with a wording that training never saw.
+
+        Raises:
+            ModelError: not a model folder, or one of another catalogue.
+        """
+        model, self.tokenizer, self.note = model_folder.load(folder)
+        if self.note.catalogue != catalogue.hash:
+            raise ModelError(
+                f"{folder} was trained on the catalogue {self.note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
+                "Use the catalogue folder of its own run."
+            )
+        self.catalogue = catalogue
+        self.scorer = Scorer(model)
+        self.tokens = token_ids(self.tokenizer, catalogue.tokens)
+        self.wording = self.note.held_out_prompt if held_out_wording else self.note.prompt
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] = (),
+        exclude_seen: bool = True,
+        beams: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """The k likeliest next items of one history.
+
+        Args:
+            history: item ids, oldest first; the newest `note.history` are used, unknown ones are left out with a warning.
+            k: items wanted.
+            allow: item ids, the only ones given; None for the whole catalogue.
+            deny: item ids never given.
+            exclude_seen: leave out items of the history.
+            beams: prefixes kept at each level; more lose less. At least k.
+
+        Returns:
+            (item id, log-probability among the allowed items), best first, distinct; fewer than k where the filters
+            leave fewer.
+
+        Raises:
+            RequestError: k is not between 1 and the catalogue's size, no item of the history is known, or a filter
+                names unknown items.
+        """
+        if not 1 <= k <= len(self.catalogue.item_ids):
+            raise RequestError(
+                f"k must be between 1 and the catalogue's {len(self.catalogue.item_ids)} items, not {k}."
+            )
+        numbers = self.known(history)
+        denied = self._numbers(deny, "deny") + (numbers if exclude_seen else [])
+        allowed = None if allow is None else self._numbers(allow, "allow")
+        found = self.rank([numbers], k, [Filter.of(self.catalogue.trie, denied, allowed)], beams)
+        pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+        return [(self.catalogue.item_ids[item], score) for item, score in pairs if item >= 0]
+
+    def rank(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        filters: Sequence[Filter | None] | None = None,
+        beams: int | None = None,
+    ) -> Ranked:
+        """As `recommend`, for a batch of histories of item numbers."""
+        width = min(max(k, beams or BEAMS), len(self.catalogue.item_ids))
+        return beam_search(self.scorer, self.catalogue.trie, self.tokens, self.prompts(histories), k, width, filters)
+
+    def score(self, histories: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
+        """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue."""
+        return score_all(self.scorer, self.catalogue.trie, self.tokens, self.prompts(histories), filters=filters)
+
+    def prompts(self, histories: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Tokens of the next-item prompt of each history of item numbers."""
+        texts = self.catalogue.code_texts
+        recent = [list(history)[-self.note.history :] for history in histories]
+        return [
+            encode(self.tokenizer, self.wording.replace("{history}", "".join(texts[int(i)] for i in row)))
+            for row in recent
+        ]
+
+    def known(self, history: Sequence[str]) -> list[int]:
+        """Item numbers of the known items of a history.
+
+        Raises:
+            RequestError: it has items and none is known.
+        """
+        known = self.catalogue.item_number
+        unknown = [item_id for item_id in history if item_id not in known]
+        if unknown and len(unknown) == len(history):
+            raise RequestError(f"no item of the history is in the catalogue: {self._named(unknown)}")
+        if unknown:
+            warnings.warn(
+                f"left out of the history, since the catalogue lacks them: {self._named(unknown)}", stacklevel=3
+            )
+        return [known[item_id] for item_id in history if item_id in known]
+
+    def _numbers(self, item_ids: Iterable[str], what: str) -> list[int]:
+        known, wanted = self.catalogue.item_number, list(item_ids)
+        unknown = [item_id for item_id in wanted if item_id not in known]
+        if unknown:
+            raise RequestError(f"`{what}` names items that the catalogue lacks: {self._named(unknown)}")
+        return [known[item_id] for item_id in wanted]
+
+    def _named(self, unknown: list[str]) -> str:
+        near = difflib.get_close_matches(str(unknown[0]), self.catalogue.item_ids[:100_000], 1, 0.7)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        return ", ".join(f"'{item_id}'" for item_id in unknown[:5]) + ("…" if len(unknown) > 5 else ".") + hint

@@ -1,0 +1,112 @@
+"""The catalogue folder: the one authority on item ↔ code ↔ tokens, named by its hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmrec.errors import CodeError
+from llmrec.files import hash_json, read_json, write_json
+from llmrec.indexing.trie import Trie
+from llmrec.items.text import titles
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items and their codes.
+
+    Attributes:
+        items: item_id, title, …; row numbers are item numbers.
+        codes: (items, levels) int32 symbols; symbol s is the token `tokens[s]`.
+        tokens: every item token, spares included, level by level.
+        trie: over the codes.
+    """
+
+    items: pa.Table
+    codes: np.ndarray
+    tokens: list[str]
+    trie: Trie
+
+    @classmethod
+    def of(cls, items: pa.Table, codes: np.ndarray, widths: list[int]) -> Catalogue:
+        """Name the tokens of codes given level by level.
+
+        Args:
+            items: the items table.
+            codes: (items, levels) int32, each below its level's width; rows unique.
+            widths: (levels,) tokens of each level.
+
+        Raises:
+            CodeError: codes repeat, or fall outside their level.
+        """
+        if (codes >= np.asarray(widths)).any() or (codes < 0).any():
+            raise CodeError("a code lies outside its level's width. Codes and widths come from different codebooks.")
+        starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int32)
+        tokens = [f"<{chr(97 + level)}_{number}>" for level, width in enumerate(widths) for number in range(width)]
+        symbols = codes.astype(np.int32) + starts
+        return cls(items, symbols, tokens, Trie.build(symbols, len(tokens)))
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Item id by item number."""
+        return self.items["item_id"].to_pylist()
+
+    @cached_property
+    def item_number(self) -> dict[str, int]:
+        """Item number by item id."""
+        return {item_id: number for number, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """A title to show, by item number."""
+        return titles(self.items)
+
+    @cached_property
+    def code_texts(self) -> list[str]:
+        """The code of each item as it stands in a prompt, such as `<a_3><b_17><c_0><d_1>`."""
+        return ["".join(self.tokens[symbol] for symbol in row) for row in self.codes.tolist()]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over item ids, codes and tokens: what a model must have been trained on to be used with it."""
+        return hash_json([self.item_ids, self.codes.tolist(), self.tokens])
+
+    def save(self, folder: Path, health: dict[str, Any]) -> None:
+        """Write the folder: items.parquet, codes.parquet, trie.*, health.json, catalogue.json."""
+        pq.write_table(self.items, folder / "items.parquet")
+        named = [[self.tokens[symbol] for symbol in row] for row in self.codes.tolist()]
+        pq.write_table(pa.table({"item_id": self.item_ids, "code": pa.array(named, pa.list_(pa.string()))}), folder / "codes.parquet")
+        self.trie.save(folder)
+        write_json(folder / "health.json", health)
+        write_json(folder / "catalogue.json", {"format": FORMAT, "hash": self.hash, "items": len(self.item_ids), "tokens": self.tokens})
+
+    @classmethod
+    def load(cls, folder: Path) -> Catalogue:
+        """Open a catalogue folder and check it against its hash.
+
+        Raises:
+            CodeError: not a catalogue folder, of another format, or changed since it was written.
+        """
+        if not (folder / "catalogue.json").is_file():
+            raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
+        about = read_json(folder / "catalogue.json")
+        if about["format"] != FORMAT:
+            raise CodeError(f"{folder} has catalogue format {about['format']}, this llmrec reads {FORMAT}. Run the recipe again.")
+        symbol = {token: number for number, token in enumerate(about["tokens"])}
+        items, codes = pq.read_table(folder / "items.parquet"), pq.read_table(folder / "codes.parquet")
+        try:
+            table = np.array([[symbol[token] for token in code] for code in codes["code"].to_pylist()], np.int32)
+        except KeyError as error:
+            raise CodeError(f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. Run the recipe again.") from None
+        catalogue = cls(items, table, about["tokens"], Trie.load(folder))
+        if catalogue.hash != about["hash"] or codes["item_id"].to_pylist() != catalogue.item_ids:
+            raise CodeError(f"{folder} was changed since it was written (its hash differs). Run the recipe again.")
+        return catalogue

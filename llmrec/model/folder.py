@@ -1,0 +1,58 @@
+"""The model folder: a plain Hugging Face folder, and beside it a note of the catalogue and prompt it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.errors import ModelError
+from llmrec.files import read_json, write_json
+
+NOTE = "llmrec.json"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a model must be used with.
+
+    Attributes:
+        catalogue: hash of the catalogue it was trained on.
+        history: items of a history that its prompts hold, newest kept.
+        prompt: the wording of its next-item prompt, with the slot {history}.
+        held_out_prompt: a wording it never saw in training, for evaluation.
+    """
+
+    catalogue: str
+    history: int
+    prompt: str
+    held_out_prompt: str
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note, folder: Path) -> None:
+    """Write weights, tokenizer, a generation config of our own (nothing inherited that drops beams), and the note."""
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / NOTE, asdict(note))
+
+
+def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Note]:
+    """Read a model folder, in evaluation mode, on the GPU where there is one.
+
+    Raises:
+        ModelError: not such a folder.
+    """
+    if not (folder / NOTE).is_file():
+        raise ModelError(f"{folder} is not a model folder of llmrec: it has no {NOTE}. `llmrec run` makes one.")
+    note = Note(**read_json(folder / NOTE))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, note

@@ -1,0 +1,92 @@
+"""nano: a small Llama from scratch, with a SentencePiece vocabulary of its own. Loads with nothing of ours installed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.errors import ModelError
+from llmrec.files import write_json
+from llmrec.recipe import Model
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreTrainedTokenizerBase:
+    """Train a SentencePiece BPE with byte fallback and save it so that `AutoTokenizer` loads it.
+
+    Args:
+        texts: training prompts and titles, without item codes.
+        vocabulary: pieces at most; fewer where the texts are small.
+        folder: receives tokenizer.model and what belongs to it.
+
+    Raises:
+        ModelError: the saved tokenizer does not give a text back as it was.
+    """
+    texts = sorted(set(texts))
+    folder.mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        character_coverage=1.0,
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=2,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    about = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False, "clean_up_tokenization_spaces": False, **special}
+    write_json(folder / "tokenizer_config.json", about)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in texts[:: max(1, len(texts) // 500)]:
+        check_round_trip(tokenizer, text)
+    return tokenizer
+
+
+def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Assert that a text comes back from its tokens.
+
+    Raises:
+        ModelError: it does not.
+    """
+    back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False)
+    if back.strip() != text.strip():
+        raise ModelError(f"the tokenizer does not give a text back: '{text}' became '{back}'. This is a bug; please report it.")
+
+
+def build(model: Model, tokenizer: PreTrainedTokenizerBase, window: int, vocabulary: int) -> PreTrainedModel:
+    """A Llama with random weights, shaped by the recipe.
+
+    Args:
+        model: width, layers, heads.
+        tokenizer: for the special tokens.
+        window: positions it must hold.
+        vocabulary: rows of its embedding, padding included.
+    """
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=model.width,
+        intermediate_size=-(-model.width * 8 // 3 // 32) * 32,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.heads,
+        max_position_embeddings=window,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)

@@ -1,0 +1,48 @@
+"""New item tokens: appended to a tokenizer once, offline, and found again when the model is used."""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from llmrec.errors import ModelError
+
+MULTIPLE = 64  # embedding rows are padded to this: odd sizes are slow on every accelerator
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
+    """Append item tokens to a tokenizer.
+
+    Returns:
+        Embedding rows that the model needs, padding included.
+
+    Raises:
+        ModelError: the tokenizer has such a token already.
+    """
+    from tokenizers import AddedToken
+
+    known = tokenizer.get_vocab()
+    taken = [token for token in tokens if token in known]
+    if taken:
+        raise ModelError(f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. Choose another base.")
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+    return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarray:
+    """Model token of each catalogue token.
+
+    Returns:
+        (tokens,) int64.
+
+    Raises:
+        ModelError: the tokenizer lacks some: it belongs to another catalogue.
+    """
+    known = tokenizer.get_vocab()
+    missing = [token for token in tokens if token not in known]
+    if missing:
+        raise ModelError(
+            f"the model's tokenizer lacks {len(missing)} of the catalogue's {len(tokens)} item tokens, such as '{missing[0]}'. "
+            "It was trained on another catalogue."
+        )
+    return np.array([known[token] for token in tokens], np.int64)

@@ -1,0 +1,119 @@
+"""A stage: a folder that is either whole and known by its `made.json`, or made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmrec import __version__
+from llmrec.errors import RunError
+from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, read_json, write_json
+
+MADE = "made.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's result depends on.
+
+    Attributes:
+        folder: where it goes.
+        format: number of its file format; a change redoes the stage.
+        recipe: its part of the recipe.
+        inputs: name → hash of what it reads.
+        seed: of the run.
+    """
+
+    folder: Path
+    format: int
+    recipe: Any
+    inputs: dict[str, str]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Hash of everything the result depends on."""
+        return hash_json([self.format, self.recipe, self.inputs, self.seed])
+
+    def is_made(self) -> bool:
+        """Whether the folder holds the result of just this recipe, these inputs, this format."""
+        made = self.folder / MADE
+        return made.is_file() and read_json(made).get("key") == self.key
+
+    def run(self, make: Callable[[Path], dict[str, Any]]) -> str:
+        """Make the folder unless it is made already.
+
+        Args:
+            make: fills a folder and returns facts about it for people.
+
+        Returns:
+            Hash of the folder's files.
+        """
+        if not self.is_made():
+            started = time.monotonic()
+            with atomic_folder(self.folder) as temporary:
+                facts = make(temporary)
+                write_json(temporary / MADE, self._made(hash_folder(temporary), facts, time.monotonic() - started))
+        return str(read_json(self.folder / MADE)["output"])
+
+    def _made(self, output: str, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "format": self.format,
+            "recipe": self.recipe,
+            "inputs": self.inputs,
+            "output": output,
+            "seed": self.seed,
+            "facts": facts,
+            "versions": versions(),
+            "device": device(),
+            "seconds": round(seconds, 2),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    found = {"llmrec": __version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "numpy", "faiss-cpu", "duckdb", "sentencepiece"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def device() -> str:
+    """The accelerator, or the number of cores."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+
+
+@contextlib.contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Hold a run folder; a second process is told who holds it.
+
+    Raises:
+        RunError: somebody else does.
+    """
+    with explain_disk(run):
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunError(f"{run} is in use by {holder}. Wait for it, stop it, or write elsewhere with --out DIR.") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield

@@ -1,0 +1,66 @@
+"""Examples to tokens, with the positions that are supervised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from llmrec.errors import ModelError
+from llmrec.model.prompting import wrap
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens.
+
+    Attributes:
+        tokens: (length,) int64.
+        supervised: (length,) bool, the tokens that the model must predict.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+
+
+def encode_examples(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, window: int) -> list[Encoded]:
+    """Tokenize prompt and answer together; answers always count, history items where the example says so.
+
+    Args:
+        examples: the table that `tasks.examples.make` wrote.
+        tokenizer: with the item tokens, and character offsets.
+        window: tokens that the model can hold.
+
+    Raises:
+        ModelError: an example is longer than the window.
+    """
+    eos = tokenizer.eos_token or ""
+    out: list[Encoded] = []
+    for batch in examples.to_batches(max_chunksize=1024):
+        rows = batch.to_pylist()
+        wrapped = [wrap(tokenizer, row["prompt"]) for row in rows]
+        texts = [text + row["answer"] + eos for (text, _), row in zip(wrapped, rows, strict=True)]
+        encoded = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, return_offsets_mapping=True)
+        for row, (text, shift), ids, offsets in zip(rows, wrapped, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if len(ids) > window:
+                raise ModelError(
+                    f"an example of '{row['task']}' has {len(ids)} tokens but the model holds {window}. "
+                    f"Lower tasks.history (or shorten items.text)."
+                )
+            spans = [(len(text), len(text) + len(row["answer"]) + len(eos))]
+            if row["supervise"] == "history":
+                spans += [(shift + s["start"], shift + s["stop"]) for s in row["slots"] if s["kind"] == "history"]
+            out.append(Encoded(np.asarray(ids, np.int64), _inside(np.asarray(offsets), spans)))
+    return out
+
+
+def _inside(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+    """Tokens whose characters begin inside one of the spans; tokens without characters (added markers) are outside."""
+    begins = np.zeros(int(offsets.max(initial=0)) + 2, np.int32)
+    for start, stop in spans:
+        begins[start] += 1
+        begins[min(stop, len(begins) - 1)] -= 1
+    covered = np.cumsum(begins) > 0
+    return covered[offsets[:, 0]] & (offsets[:, 1] > offsets[:, 0])

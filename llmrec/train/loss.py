@@ -1,0 +1,36 @@
+"""One loss for every way of training: hidden states → supervised positions only → output head → log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from llmrec.train.packing import IGNORE
+
+CHUNK = 4096  # supervised positions that meet the output head at a time; bounds memory, changes no number
+
+
+def label_logprobs(hidden: Tensor, labels: Tensor, head: nn.Module, chunk: int = CHUNK) -> Tensor:
+    """Log-probability of each supervised label, from the hidden state one place before it.
+
+    Args:
+        hidden: (rows, length, width) last hidden states.
+        labels: (rows, length) int64, the token at its own place; IGNORE where nothing is supervised.
+        head: maps (positions, width) to (positions, vocabulary).
+        chunk: positions scored at once; logits are not kept for the backward pass but computed again.
+
+    Returns:
+        (supervised,) float32 log-probabilities in nats, row by row.
+    """
+    wanted = labels[:, 1:] != IGNORE
+    states, targets = hidden[:, :-1][wanted], labels[:, 1:][wanted]
+    if len(targets) <= chunk:
+        return _score(states, targets, head)
+    parts = zip(states.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checkpoint(_score, state, target, head, use_reentrant=False) for state, target in parts])
+
+
+def _score(states: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
+    logits = head(states).float()
+    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
