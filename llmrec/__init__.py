@@ -1,3 +1,33 @@
-"""llmrec: fine-tune language models for recommendation."""
+"""llmrec: fine-tune language models for recommendation.
+
+>>> import llmrec
+>>> rec = llmrec.load("runs/quickstart")          # doctest: +SKIP
+>>> rec.recommend(history=["50", "181"], k=10)    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmrec.decode.recommender import Recommender
 
 __version__ = "0.1.0"
+
+
+def load(run: str | Path, held_out_wording: bool = False) -> Recommender:
+    """The recommender that a run trained.
+
+    Args:
+        run: a run folder, such as `runs/quickstart`.
+        held_out_wording: prompt with a wording that training never saw.
+
+    Raises:
+        RunError: the folder holds no trained model.
+    """
+    from llmrec.decode.recommender import Recommender
+    from llmrec.indexing.catalogue import Catalogue
+    from llmrec.pipeline import trained_folder
+
+    return Recommender(trained_folder(Path(run)) / "model", Catalogue.load(Path(run) / "catalogue"), held_out_wording)

@@ -111,7 +111,9 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise LlmrecError(f"pip could not download {requirement}: {reason}. Check the package index, then: llmrec setup")
+        raise LlmrecError(
+            f"pip could not download {requirement}: {reason}. Check the package index, then: llmrec setup"
+        )
     return wheels[0]
 
 

@@ -119,6 +119,8 @@ def hash_folder(path: Path, without: tuple[str, ...] = ("made.json",)) -> str:
     files = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and file.name not in without and not any(p.startswith(".") for p in file.relative_to(path).parts)
+        if file.is_file()
+        and file.name not in without
+        and not any(p.startswith(".") for p in file.relative_to(path).parts)
     )
     return hash_json([[file.relative_to(path).as_posix(), hash_file(file)] for file in files])

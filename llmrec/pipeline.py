@@ -83,11 +83,16 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
     from llmrec.indexing.health import health
 
     def make(folder: Path) -> dict[str, Any]:
-        items, vectors = Dataset.load(out / "data").items, np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+        items, vectors = (
+            Dataset.load(out / "data").items,
+            np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy"),
+        )
         books = rq_kmeans.fit(vectors, recipe.indexing.levels, recipe.indexing.width, recipe.seed)
         codes, residual = books.encode(vectors)
         codes = separate.last_level(codes, np.linalg.norm(residual, axis=1))
-        widths = [recipe.indexing.width] * recipe.indexing.levels + [int(codes[:, -1].max()) + 1 + recipe.indexing.spares]
+        widths = [recipe.indexing.width] * recipe.indexing.levels + [
+            int(codes[:, -1].max()) + 1 + recipe.indexing.spares
+        ]
         report = health(codes, widths, vectors, recipe.seed)
         np.save(folder / "codebooks.npy", books.centroids)
         Catalogue.of(items, codes, widths).save(folder, report)
@@ -104,9 +109,13 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
         texts = read_json(out / "items" / "texts.json")
-        return examples.make(recipe.tasks, dataset.before("valid"), dataset.user_ids, catalogue, texts, recipe.seed, folder)
+        return examples.make(
+            recipe.tasks, dataset.before("valid"), dataset.user_ids, catalogue, texts, recipe.seed, folder
+        )
 
-    inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {"prompts": hash_folder(shipped.folder("prompts"))}
+    inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
+        "prompts": hash_folder(shipped.folder("prompts"))
+    }
     hashes["tasks"] = Stage(out / "tasks", _TASKS, recipe.tasks.model_dump(mode="json"), inputs, recipe.seed).run(make)
 
 
@@ -114,7 +123,11 @@ def _train(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
     for number, part in enumerate(recipe.train, 1):
         folder = out / f"train-{number}-{part.method}"
         inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"], "previous": hashes.get("train", "")}
-        parts = {"model": recipe.model.model_dump(mode="json"), "train": part.model_dump(mode="json"), "history": recipe.tasks.history}
+        parts = {
+            "model": recipe.model.model_dump(mode="json"),
+            "train": part.model_dump(mode="json"),
+            "history": recipe.tasks.history,
+        }
         stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
         def make(target: Path, stage: Stage = stage, number: int = number) -> dict[str, Any]:
@@ -124,7 +137,9 @@ def _train(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
         shutil.rmtree(_work(out, number), ignore_errors=True)
 
 
-def _sft(recipe: Recipe, out: Path, number: int, key: str, target: Path, progress: Callable[[float], None]) -> dict[str, Any]:
+def _sft(
+    recipe: Recipe, out: Path, number: int, key: str, target: Path, progress: Callable[[float], None]
+) -> dict[str, Any]:
     """Train into a work folder that survives a kill, then write the model into the stage's folder."""
     from llmrec.model import folder as model_folder
     from llmrec.tasks import examples, templates
@@ -142,7 +157,9 @@ def _sft(recipe: Recipe, out: Path, number: int, key: str, target: Path, progres
     encoded = encode_examples(table, tokenizer, model.config.get_text_config().max_position_embeddings)
     longest = max(len(example.tokens) for example in encoded)
     rows = PackedRows(encoded, part.row_tokens or longest, stream(recipe.seed, "pack", number))
-    sft.train(model, rows, part, recipe.seed, work, recipe.model.dropout if recipe.model.base == "nano" else 0.0, progress)
+    sft.train(
+        model, rows, part, recipe.seed, work, recipe.model.dropout if recipe.model.base == "nano" else 0.0, progress
+    )
     template = templates.load("next_item")
     held_out = (template.held_out or template.train)[0].prompt
     note = model_folder.Note(catalogue.hash, recipe.tasks.history, template.train[0].prompt, held_out)
@@ -150,7 +167,13 @@ def _sft(recipe: Recipe, out: Path, number: int, key: str, target: Path, progres
     shutil.copy(work / "log.jsonl", target / "log.jsonl")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens = sum(len(example.tokens) for example in encoded)
-    return {"parameters": parameters, "examples": len(encoded), "rows": len(rows), "tokens": tokens, "supervised tokens": rows.supervised}
+    return {
+        "parameters": parameters,
+        "examples": len(encoded),
+        "rows": len(rows),
+        "tokens": tokens,
+        "supervised tokens": rows.supervised,
+    }
 
 
 def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
@@ -162,8 +185,9 @@ def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Calla
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
         recommender = Recommender(trained / "model", catalogue, recipe.evaluate.wording == "held-out")
-        name = recipe.model.base.rsplit("/", 1)[-1].removeprefix("embedded:")
-        result = evaluate(recommender, name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress)
+        result = evaluate(
+            recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress
+        )
         return {"users": result["protocol"]["users"]}
 
     inputs = {"data": hashes["data"], "model": hashes["train"]}

@@ -70,13 +70,17 @@ class Indexing(Part):
     levels: Annotated[int, Field(ge=1, le=8)] = 3
     width: Annotated[int, Field(ge=2, le=65536)] = 256
     separate: Literal["last-level"] = "last-level"
-    spares: Annotated[int, Field(ge=0)] = Field(8, description="unused tokens kept on the separating level for new items")
+    spares: Annotated[int, Field(ge=0)] = Field(
+        8, description="unused tokens kept on the separating level for new items"
+    )
 
 
 class Tasks(Part):
     """Which prompts the model learns from."""
 
-    next_item: Annotated[float, Field(ge=0)] = Field(1.0, description="weight: histories, once per window and epoch at 1")
+    next_item: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="weight: histories, once per window and epoch at 1"
+    )
     item_to_text: Annotated[float, Field(ge=0)] = Field(1.0, description="weight: code → text, once per item at 1")
     text_to_item: Annotated[float, Field(ge=0)] = Field(1.0, description="weight: text → code, once per item at 1")
     history: Annotated[int, Field(ge=1)] = Field(20, description="items of a history that a prompt holds, newest kept")
@@ -96,10 +100,17 @@ class Model(Part):
     adapt: Literal["full", "lora"] = "full"
     rank: Positive = Field(16, description="lora: rank of the adapters")
 
+    @property
+    def name(self) -> str:
+        """What to call the model in tables."""
+        return self.base.rsplit("/", 1)[-1].removeprefix("embedded:")
+
     @model_validator(mode="after")
     def _head_size(self) -> Model:
         if self.base == "nano" and (self.width % self.heads or self.width // self.heads not in (32, 64)):
-            raise ValueError(f"width / heads must be 32 or 64 so that vLLM can serve the model, not {self.width} / {self.heads}")
+            raise ValueError(
+                f"width / heads must be 32 or 64 so that vLLM can serve the model, not {self.width} / {self.heads}"
+            )
         if self.base == "nano" and self.adapt != "full":
             raise ValueError("adapt: lora needs a pretrained base; nano is trained from scratch (adapt: full)")
         return self
@@ -111,7 +122,9 @@ class Sft(Part):
     method: Literal["sft"] = "sft"
     epochs: Annotated[float, Field(gt=0)] = 1.0
     batch: Positive = Field(32, description="packed rows per step")
-    row_tokens: Annotated[int, Field(ge=16)] | None = Field(None, description="tokens of a packed row; the window otherwise")
+    row_tokens: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="tokens of a packed row; the window otherwise"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup: Share = 0.05
@@ -126,7 +139,9 @@ class Evaluate(Part):
     beams: Positive = 50
     batch: Positive = 32
     exclude_seen: bool = True
-    wording: Literal["trained", "held-out"] = Field("held-out", description="prompt with a wording seen in training, or not")
+    wording: Literal["trained", "held-out"] = Field(
+        "held-out", description="prompt with a wording seen in training, or not"
+    )
     baselines: list[Baseline] = ["popularity", "ease", "ease-recent", "markov"]
 
     @model_validator(mode="after")
@@ -194,7 +209,10 @@ def shrink(recipe: Recipe) -> Recipe:
         indexing=change(recipe.indexing, width=min(recipe.indexing.width, 16)),
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
         model=change(recipe.model, **(nano if recipe.model.base == "nano" else {"rank": min(recipe.model.rank, 4)})),
-        train=[change(stage, epochs=min(stage.epochs, 1.0), batch=8, save_every=min(stage.save_every, 10)) for stage in recipe.train],
+        train=[
+            change(stage, epochs=min(stage.epochs, 1.0), batch=8, save_every=min(stage.save_every, 10))
+            for stage in recipe.train
+        ],
     )
 
 
@@ -266,7 +284,9 @@ def _hint(problem: Any) -> str:
     given = problem.get("input")
     expected = problem.get("ctx", {}).get("expected")
     if expected and isinstance(given, str):
-        near = difflib.get_close_matches(given, [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")], 1, 0.4)
+        near = difflib.get_close_matches(
+            given, [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")], 1, 0.4
+        )
         return f" Did you mean '{near[0]}'?" if near else ""
     if problem["type"] == "float_parsing":
         return " Write numbers such as 3.0e-4: YAML reads 3e-4 as text."

@@ -25,7 +25,7 @@ def recipe(name: str) -> Path:
     if given.suffix in (".yaml", ".yml") and given.is_file():
         return given
     shipped = folder("recipes") / f"{Path(name).stem}.yaml"
-    if shipped.is_file() and given.parent in (Path("."), Path("recipes")):
+    if shipped.is_file() and given.parent in (Path(), Path("recipes")):
         return shipped
     names = ", ".join(sorted(path.stem for path in folder("recipes").glob("*.yaml")))
     raise RecipeError(f"there is no recipe '{name}'. Give the path of a YAML file, or one of: {names}")

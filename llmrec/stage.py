@@ -112,7 +112,9 @@ def lock(run: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise RunError(f"{run} is in use by {holder}. Wait for it, stop it, or write elsewhere with --out DIR.") from None
+            raise RunError(
+                f"{run} is in use by {holder}. Wait for it, stop it, or write elsewhere with --out DIR."
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()

@@ -41,7 +41,9 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
     db.register("raw_items", raw.items)
     _refuse_contradicting_items(db)
     rating = ", rating" if "rating" in raw.interactions.column_names else ""
-    db.execute(f"CREATE TABLE events AS SELECT DISTINCT ON (user_id, item_id, timestamp) user_id, item_id, timestamp{rating} FROM raw")
+    db.execute(
+        f"CREATE TABLE events AS SELECT DISTINCT ON (user_id, item_id, timestamp) user_id, item_id, timestamp{rating} FROM raw"
+    )
     dropped = {"repeated rows": raw.interactions.num_rows - _count(db), "malformed rows": len(raw.dropped)}
     if data.max_users:
         dropped["users outside the sample"] = _sample_users(db, data.max_users, seed)
@@ -49,7 +51,9 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
         dropped[f"users or items with fewer than {data.core} events"] = _core(db, data.core)
     if _count(db) == 0:
         worst = max(dropped, key=lambda rule: dropped[rule])
-        raise DataError(f"no interactions are left after cleaning; most were dropped by the rule '{worst}'. Loosen it in `data:`.")
+        raise DataError(
+            f"no interactions are left after cleaning; most were dropped by the rule '{worst}'. Loosen it in `data:`."
+        )
     return Cleaned(_ordered(db, seed, rating), _items(db), dropped)
 
 

@@ -117,7 +117,9 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     dataset = Dataset(cleaned.interactions, cleaned.items)
     tested = int((dataset.splits == 2).sum())
     if tested == 0:
-        raise DataError("no user has three or more events, so nothing can be held out for test. More interactions are needed.")
+        raise DataError(
+            "no user has three or more events, so nothing can be held out for test. More interactions are needed."
+        )
     assert_order(dataset)
     dataset.save(folder)
     if raw.dropped:
@@ -143,4 +145,6 @@ def assert_order(dataset: Dataset) -> None:
     rows, times = dataset.histories.rows, dataset.interactions["timestamp"].to_numpy()
     same_user = rows[1:] == rows[:-1]
     if (same_user & (np.diff(times) < 0)).any() or (same_user & (np.diff(dataset.splits) < 0)).any():
-        raise DataError("an event stands before an earlier one of the same user: the split would leak. This is a bug; please report it.")
+        raise DataError(
+            "an event stands before an earlier one of the same user: the split would leak. This is a bug; please report it."
+        )

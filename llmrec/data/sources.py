@@ -53,7 +53,10 @@ def read_ml_100k(data: Data) -> Raw:
     """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
     folder = embedded.path("ml-100k")
     query = "SELECT * FROM read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
-    events, films = (duckdb.sql(query, params={"path": str(folder / f"ml-100k.{part}")}).to_arrow_table() for part in ("inter", "item"))
+    events, films = (
+        duckdb.sql(query, params={"path": str(folder / f"ml-100k.{part}")}).to_arrow_table()
+        for part in ("inter", "item")
+    )
     interactions = pa.table(
         {
             "user_id": events["user_id:token"],
@@ -94,7 +97,9 @@ def read_ml_latest_small(data: Data) -> Raw:
                nullif(regexp_extract(title, '\((\d{4})\)\s*$', 1), '') AS year,
                replace(genres, '|', ', ') genres FROM read_csv($path)"""
     items = duckdb.sql(query, params={"path": str(folder / "movies.csv")}).to_arrow_table()
-    return Raw(interactions, items, "seconds", {"source": "MovieLens latest-small", "licence": "GroupLens, see its README.txt"})
+    return Raw(
+        interactions, items, "seconds", {"source": "MovieLens latest-small", "licence": "GroupLens, see its README.txt"}
+    )
 
 
 def read_files(data: Data) -> Raw:
@@ -129,7 +134,9 @@ def prepared_folder(name: str) -> Path:
     if root and (Path(root) / name).is_dir():
         return Path(root) / name
     where = f"{root} has no folder {name}" if root else "the variable LLMREC_DATA is not set"
-    raise DataError(f"data.source: {name} is read from $LLMREC_DATA/{name}, but {where}. Set it: export LLMREC_DATA=FOLDER")
+    raise DataError(
+        f"data.source: {name} is read from $LLMREC_DATA/{name}, but {where}. Set it: export LLMREC_DATA=FOLDER"
+    )
 
 
 SOURCES: dict[str, Callable[[Data], Raw]] = {
@@ -177,7 +184,9 @@ def _typed(events: pa.Table, data: Data, file: Path) -> tuple[pa.Table, str, lis
     for name, flags in bad_why.items():
         given = events[getattr(columns, name)]
         for record in pc.indices_nonzero(flags).to_pylist()[:1000]:
-            bad.append(f"{file.name}, line {line_of_record(file, record)}: {name} '{given[record].as_py()}' does not parse")
+            bad.append(
+                f"{file.name}, line {line_of_record(file, record)}: {name} '{given[record].as_py()}' does not parse"
+            )
         anything = pc.or_(anything, flags)
     return pa.table(table).filter(pc.invert(anything)), unit, bad
 
@@ -205,7 +214,9 @@ def _as_seconds(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArr
     if number.null_count > len(number) // 2:
         moments = _try_cast(column, "TIMESTAMP")
         if moments.null_count == len(moments):
-            raise DataError(f"{file.name}: no value of '{name}' is a time (first: '{column[0].as_py()}'). Use numbers or ISO dates.")
+            raise DataError(
+                f"{file.name}: no value of '{name}' is a time (first: '{column[0].as_py()}'). Use numbers or ISO dates."
+            )
         return pc.cast(pc.divide(pc.cast(moments, pa.int64()), 1_000_000), pa.int64())
     largest = pc.max(pc.abs(number)).as_py() or 0
     scale = 1 if largest < 1e11 else 1e3 if largest < 1e14 else 1e6

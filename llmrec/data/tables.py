@@ -59,7 +59,9 @@ def kind_of(path: Path) -> str:
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     kind = {".ndjson": ".jsonl", ".txt": ".tsv"}.get(endings[-1], endings[-1]) if endings else ""
     if kind not in _READERS:
-        raise DataError(f"{path.name}: no reader for '{kind or 'a name without ending'}'. Known: {', '.join(_READERS)} (also .gz).")
+        raise DataError(
+            f"{path.name}: no reader for '{kind or 'a name without ending'}'. Known: {', '.join(_READERS)} (also .gz)."
+        )
     return kind
 
 
@@ -86,7 +88,11 @@ def line_of_record(path: Path, record: int) -> int:
         return record + 1
     if kind == ".jsonl":
         return record + 1
-    opened = gzip.open(path, "rt", errors="replace", newline="") if path.suffix == ".gz" else path.open(errors="replace", newline="")
+    opened = (
+        gzip.open(path, "rt", errors="replace", newline="")
+        if path.suffix == ".gz"
+        else path.open(errors="replace", newline="")
+    )
     with opened as file:
         reader = csv.reader(file, delimiter="\t" if kind == ".tsv" else ",")
         for number, _ in enumerate(reader):
@@ -96,7 +102,9 @@ def line_of_record(path: Path, record: int) -> int:
 
 
 def _rejected(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
-    rows = connection.execute("SELECT DISTINCT ON (line) line, error_message FROM reject_errors ORDER BY line").fetchall()
+    rows = connection.execute(
+        "SELECT DISTINCT ON (line) line, error_message FROM reject_errors ORDER BY line"
+    ).fetchall()
     return [f"{path.name}, line {line}: {message.splitlines()[0]}" for line, message in rows]
 
 

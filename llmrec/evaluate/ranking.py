@@ -25,7 +25,14 @@ Progress = Callable[[float], None]
 
 
 def evaluate(
-    recommender: Recommender, name: str, dataset: Dataset, settings: Evaluate, target: Literal["valid", "test"], seed: int, folder: Path, progress: Progress
+    recommender: Recommender,
+    name: str,
+    dataset: Dataset,
+    settings: Evaluate,
+    target: Literal["valid", "test"],
+    seed: int,
+    folder: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Rank, measure, compare, write `recommendations.parquet`, `per_user.parquet`, `examples.json`, `metrics.json`.
 
@@ -61,7 +68,9 @@ def evaluate(
         "model": name,
         "systems": {s: {m: asdict(bootstrap(v, seed)) for m, v in table.items()} for s, table in per_user.items()},
         "paired": {
-            s: {m: asdict(paired(per_user[name][m], v, seed)) for m, v in table.items()} for s, table in per_user.items() if s != name
+            s: {m: asdict(paired(per_user[name][m], v, seed)) for m, v in table.items()}
+            for s, table in per_user.items()
+            if s != name
         },
     }
     _write(folder, dataset, users, targets, histories, ranked, per_user, recommender.catalogue.titles)
@@ -69,7 +78,9 @@ def evaluate(
     return result
 
 
-def _recommend(recommender: Recommender, histories: Sequences, settings: Evaluate, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _recommend(
+    recommender: Recommender, histories: Sequences, settings: Evaluate, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
     """(users, k) items and scores, k the deepest cut-off asked for; like lengths share a batch."""
     k = min(max(int(metric.split("@")[1]) for metric in settings.ranking), len(recommender.catalogue.item_ids))
     items, scores = np.full((len(histories), k), -1, np.int32), np.full((len(histories), k), -np.inf, np.float32)
@@ -104,7 +115,12 @@ def _write(
     rows, columns = np.nonzero(items >= 0)
     pq.write_table(
         pa.table(
-            {"user_id": user_ids[rows], "item_id": item_ids[items[rows, columns]], "rank": (columns + 1).astype(np.int32), "score": scores[rows, columns]}
+            {
+                "user_id": user_ids[rows],
+                "item_id": item_ids[items[rows, columns]],
+                "rank": (columns + 1).astype(np.int32),
+                "score": scores[rows, columns],
+            }
         ),
         folder / "recommendations.parquet",
     )

@@ -83,10 +83,16 @@ class Catalogue:
         """Write the folder: items.parquet, codes.parquet, trie.*, health.json, catalogue.json."""
         pq.write_table(self.items, folder / "items.parquet")
         named = [[self.tokens[symbol] for symbol in row] for row in self.codes.tolist()]
-        pq.write_table(pa.table({"item_id": self.item_ids, "code": pa.array(named, pa.list_(pa.string()))}), folder / "codes.parquet")
+        pq.write_table(
+            pa.table({"item_id": self.item_ids, "code": pa.array(named, pa.list_(pa.string()))}),
+            folder / "codes.parquet",
+        )
         self.trie.save(folder)
         write_json(folder / "health.json", health)
-        write_json(folder / "catalogue.json", {"format": FORMAT, "hash": self.hash, "items": len(self.item_ids), "tokens": self.tokens})
+        write_json(
+            folder / "catalogue.json",
+            {"format": FORMAT, "hash": self.hash, "items": len(self.item_ids), "tokens": self.tokens},
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
@@ -99,13 +105,17 @@ class Catalogue:
             raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
         about = read_json(folder / "catalogue.json")
         if about["format"] != FORMAT:
-            raise CodeError(f"{folder} has catalogue format {about['format']}, this llmrec reads {FORMAT}. Run the recipe again.")
+            raise CodeError(
+                f"{folder} has catalogue format {about['format']}, this llmrec reads {FORMAT}. Run the recipe again."
+            )
         symbol = {token: number for number, token in enumerate(about["tokens"])}
         items, codes = pq.read_table(folder / "items.parquet"), pq.read_table(folder / "codes.parquet")
         try:
             table = np.array([[symbol[token] for token in code] for code in codes["code"].to_pylist()], np.int32)
         except KeyError as error:
-            raise CodeError(f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. Run the recipe again.") from None
+            raise CodeError(
+                f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. Run the recipe again."
+            ) from None
         catalogue = cls(items, table, about["tokens"], Trie.load(folder))
         if catalogue.hash != about["hash"] or codes["item_id"].to_pylist() != catalogue.item_ids:
             raise CodeError(f"{folder} was changed since it was written (its hash differs). Run the recipe again.")

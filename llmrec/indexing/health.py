@@ -47,7 +47,9 @@ def verdict(result: dict[str, Any]) -> list[str]:
     if not result["unique"]:
         words.append("Codes are not unique: this is a bug.")
     if result["neighbours_kept"] < 0.1:
-        words.append(f"Only {result['neighbours_kept']:.0%} of nearest items share a first token: codes carry little of the text.")
+        words.append(
+            f"Only {result['neighbours_kept']:.0%} of nearest items share a first token: codes carry little of the text."
+        )
     healthy = not words
     summary = (
         f"{result['items']} items have unique codes; {result['collisions_before']} shared one before the separating level, "
@@ -60,7 +62,13 @@ def _level(number: int, column: np.ndarray, width: int) -> dict[str, Any]:
     counts = np.bincount(column, minlength=width)
     share = counts[counts > 0] / counts.sum()
     entropy = float(-(share * np.log2(share)).sum())
-    return {"level": number, "width": width, "used": int((counts > 0).sum()), "entropy_bits": round(entropy, 4), "counts": counts.tolist()}
+    return {
+        "level": number,
+        "width": width,
+        "used": int((counts > 0).sum()),
+        "entropy_bits": round(entropy, 4),
+        "counts": counts.tolist(),
+    }
 
 
 def _neighbours_kept(codes: np.ndarray, vectors: np.ndarray, seed: int, sample: int = 1000) -> float:

@@ -41,7 +41,9 @@ class Codebooks:
         """
         levels, _, dim = self.centroids.shape
         if vectors.shape[1] != dim:
-            raise CodeError(f"vectors have {vectors.shape[1]} numbers but the codebooks {dim}: they come from another encoder.")
+            raise CodeError(
+                f"vectors have {vectors.shape[1]} numbers but the codebooks {dim}: they come from another encoder."
+            )
         residual = vectors.astype(np.float32).copy()
         codes = np.zeros((len(vectors), levels), np.int32)
         for level in range(levels):
@@ -63,12 +65,16 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> Codebooks:
         CodeError: fewer items than centroids.
     """
     if len(vectors) < width:
-        raise CodeError(f"{len(vectors)} items cannot fill {width} codes a level. Set indexing.width to {max(2, len(vectors) // 4)} or less.")
+        raise CodeError(
+            f"{len(vectors)} items cannot fill {width} codes a level. Set indexing.width to {max(2, len(vectors) // 4)} or less."
+        )
     residual = np.ascontiguousarray(vectors, np.float32).copy()
     books = []
     for level in range(levels):
         with _quiet():
-            means = faiss.Kmeans(residual.shape[1], width, niter=25, seed=seed % 2**31 + level, min_points_per_centroid=1)
+            means = faiss.Kmeans(
+                residual.shape[1], width, niter=25, seed=seed % 2**31 + level, min_points_per_centroid=1
+            )
             means.train(residual)
         books.append(means.centroids.copy())
         residual -= books[-1][_nearest(residual, books[-1])]

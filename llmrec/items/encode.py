@@ -33,7 +33,9 @@ def encode(texts: list[str], encoder: str, progress: Progress = lambda done: Non
     broken = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(broken):
         shown = "; ".join(f"row {row}: '{texts[row][:40]}'" for row in broken[:5])
-        raise DataError(f"the encoder {encoder} gives no usable vector for {len(broken)} item(s): {shown}. Give them more text.")
+        raise DataError(
+            f"the encoder {encoder} gives no usable vector for {len(broken)} item(s): {shown}. Give them more text."
+        )
     return (vectors / norms).astype(np.float32)
 
 
@@ -51,7 +53,9 @@ def minilm(texts: list[str], progress: Progress) -> np.ndarray:
     vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
     for start in range(0, len(order), 64):
         rows = order[start : start + 64]
-        batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, max_length=256, return_tensors="pt")
+        batch = tokenizer(
+            [texts[row] for row in rows], padding=True, truncation=True, max_length=256, return_tensors="pt"
+        )
         with torch.inference_mode():
             hidden = model(**batch).last_hidden_state
         weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)

@@ -31,7 +31,11 @@ def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> l
     columns = [[plain(value) for value in items[name].to_pylist()] for name in fields]
     texts = []
     for row in zip(*columns, strict=True):
-        parts = [value if position == 0 else f"{name}: {value}" for position, (name, value) in enumerate(zip(fields, row, strict=True)) if value]
+        parts = [
+            value if position == 0 else f"{name}: {value}"
+            for position, (name, value) in enumerate(zip(fields, row, strict=True))
+            if value
+        ]
         texts.append("; ".join(parts))
     return _without_gaps(texts, items["item_id"].to_pylist(), fields, missing)
 

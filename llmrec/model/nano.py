@@ -48,7 +48,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-    about = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False, "clean_up_tokenization_spaces": False, **special}
+    about = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "legacy": False,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
     write_json(folder / "tokenizer_config.json", about)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text in texts[:: max(1, len(texts) // 500)]:
@@ -64,7 +70,9 @@ def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """
     back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False)
     if back.strip() != text.strip():
-        raise ModelError(f"the tokenizer does not give a text back: '{text}' became '{back}'. This is a bug; please report it.")
+        raise ModelError(
+            f"the tokenizer does not give a text back: '{text}' became '{back}'. This is a bug; please report it."
+        )
 
 
 def build(model: Model, tokenizer: PreTrainedTokenizerBase, window: int, vocabulary: int) -> PreTrainedModel:

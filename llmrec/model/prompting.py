@@ -14,7 +14,9 @@ def wrap(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[str, int]:
     if not tokenizer.chat_template:
         return prompt, 0
     mark = "\u2063prompt\u2063"  # not the prompt itself: a template may trim or escape what it is given
-    text = str(tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True))
+    text = str(
+        tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+    )
     start = text.index(mark)
     return text.replace(mark, prompt, 1), start
 

@@ -24,7 +24,9 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
     known = tokenizer.get_vocab()
     taken = [token for token in tokens if token in known]
     if taken:
-        raise ModelError(f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. Choose another base.")
+        raise ModelError(
+            f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. Choose another base."
+        )
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
     return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
 

@@ -75,7 +75,9 @@ def make(
         *alignment("text_to_item", tasks.text_to_item, catalogue, texts, seed),
     ]
     if not examples:
-        raise DataError("no training examples: every task has weight 0, or no history has two training events. See `tasks:`.")
+        raise DataError(
+            "no training examples: every task has weight 0, or no history has two training events. See `tasks:`."
+        )
     table = pa.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA)
     feather.write_feather(table, str(folder / "examples.arrow"), compression="lz4")
     names, counts = np.unique(table["task"].to_numpy(zero_copy_only=False), return_counts=True)
@@ -87,7 +89,9 @@ def load(folder: Path) -> pa.Table:
     return feather.read_table(str(folder / "examples.arrow"))
 
 
-def next_items(tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: Catalogue, seed: int) -> Iterator[Example]:
+def next_items(
+    tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: Catalogue, seed: int
+) -> Iterator[Example]:
     """Histories cut into windows; the last item of a window is the answer, the items before it the history."""
     if not tasks.next_item:
         return
@@ -96,7 +100,11 @@ def next_items(tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: C
     for row, history in enumerate(train):
         for copy in range(int(copies[row])):
             for window in windows(history, tasks.history, tasks.windows):
-                wording = template.train[int(draw.integers(len(template.train)))] if copy or len(template.train) > 1 else template.train[0]
+                wording = (
+                    template.train[int(draw.integers(len(template.train)))]
+                    if copy or len(template.train) > 1
+                    else template.train[0]
+                )
                 prompt, slots = next_item_prompt(wording, window[:-1], catalogue)
                 item = int(window[-1])
                 yield _example(template, wording, prompt, slots, user_ids[row], item, catalogue, "", tasks.supervise)
@@ -104,7 +112,9 @@ def next_items(tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: C
 
 def next_item_prompt(wording: Wording, history: np.ndarray | list[int], catalogue: Catalogue) -> tuple[str, list[Slot]]:
     """The prompt for what comes after a history of item numbers, oldest first."""
-    pieces: list[Piece] = [(catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history]
+    pieces: list[Piece] = [
+        (catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history
+    ]
     return fill(wording.prompt, {"history": pieces})
 
 
@@ -139,7 +149,15 @@ def _item_pieces(item: int, catalogue: Catalogue, text: str) -> dict[str, list[P
 
 
 def _example(
-    template: Template, wording: Wording, prompt: str, slots: list[Slot], user_id: str, item: int, catalogue: Catalogue, text: str, supervise: str
+    template: Template,
+    wording: Wording,
+    prompt: str,
+    slots: list[Slot],
+    user_id: str,
+    item: int,
+    catalogue: Catalogue,
+    text: str,
+    supervise: str,
 ) -> Example:
     answer, _ = fill(wording.answer, _item_pieces(item, catalogue, text))
     return Example(prompt, answer, template.task, user_id, catalogue.item_ids[item], 1.0, supervise, slots)

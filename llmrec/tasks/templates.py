@@ -111,7 +111,12 @@ def neutral(text: str) -> str:
 def _check(wording: Wording, needs: list[str], where: str) -> None:
     known = set().union(*(SLOTS.get(need, set()) for need in needs))
     try:
-        used = [name for part in (wording.prompt, wording.answer) for _, name, _, _ in string.Formatter().parse(part) if name is not None]
+        used = [
+            name
+            for part in (wording.prompt, wording.answer)
+            for _, name, _, _ in string.Formatter().parse(part)
+            if name is not None
+        ]
     except ValueError as error:
         raise PromptError(f"{where}: {error}. Write a literal brace twice: {{{{ or }}}}") from None
     for name in used:

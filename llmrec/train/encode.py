@@ -43,7 +43,9 @@ def encode_examples(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, wind
         wrapped = [wrap(tokenizer, row["prompt"]) for row in rows]
         texts = [text + row["answer"] + eos for (text, _), row in zip(wrapped, rows, strict=True)]
         encoded = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, return_offsets_mapping=True)
-        for row, (text, shift), ids, offsets in zip(rows, wrapped, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for row, (text, shift), ids, offsets in zip(
+            rows, wrapped, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
             if len(ids) > window:
                 raise ModelError(
                     f"an example of '{row['task']}' has {len(ids)} tokens but the model holds {window}. "

@@ -59,7 +59,10 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         tokens = np.concatenate([part.tokens for part in parts])
         labels = np.where(np.concatenate([_predictable(part) for part in parts]), tokens, IGNORE)
         places = np.concatenate([np.arange(len(part.tokens)) for part in parts])
-        return {name: torch.from_numpy(value) for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))}
+        return {
+            name: torch.from_numpy(value)
+            for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))
+        }
 
     @property
     def supervised(self) -> int:
@@ -72,7 +75,9 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
     return {
-        name: torch.stack([torch.nn.functional.pad(row[name], (0, width - len(row[name])), value=value) for row in rows])
+        name: torch.stack(
+            [torch.nn.functional.pad(row[name], (0, width - len(row[name])), value=value) for row in rows]
+        )
         for name, value in fill.items()
     }
 

@@ -27,7 +27,9 @@ Progress = Callable[[float], None]
 _WHOLE = "whole"  # a file that marks a checkpoint as written to its end
 
 
-def train(model: PreTrainedModel, rows: PackedRows, stage: Sft, seed: int, work: Path, dropout: float, progress: Progress) -> None:
+def train(
+    model: PreTrainedModel, rows: PackedRows, stage: Sft, seed: int, work: Path, dropout: float, progress: Progress
+) -> None:
     """Train a model in place; goes on from the newest whole checkpoint in `work`.
 
     Args:
@@ -78,7 +80,13 @@ def _arguments(stage: Sft, seed: int, work: Path) -> TrainingArguments:
     )
 
 
-def scored(model: PreTrainedModel, input_ids: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **inputs: Any) -> CausalLMOutput:
+def scored(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    **inputs: Any,
+) -> CausalLMOutput:
     """What takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
 
     Returns:
@@ -110,7 +118,10 @@ def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
         return (drop(output[0]), *output[1:]) if isinstance(output, tuple) else drop(output)
 
     decoder = model.get_decoder()
-    places = [model.get_input_embeddings(), *(block for layer in decoder.layers for block in (layer.self_attn, layer.mlp))]
+    places = [
+        model.get_input_embeddings(),
+        *(block for layer in decoder.layers for block in (layer.self_attn, layer.mlp)),
+    ]
     handles = [place.register_forward_hook(hook) for place in places] if rate else []
     try:
         yield
@@ -159,7 +170,12 @@ class _Watch(TrainerCallback):
                 "the last good checkpoint is kept."
             )
         seconds = self.before + time.monotonic() - self.started
-        line = {"step": state.global_step, "epoch": round(state.epoch, 4), "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        line = {
+            "step": state.global_step,
+            "epoch": round(state.epoch, 4),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+        }
         with self.log.open("a") as file:
             file.write(json.dumps(line | {"seconds": round(seconds, 2)}) + "\n")
 

@@ -20,7 +20,9 @@ from llmrec.train.encode import encode_examples
 ROOM = 64  # positions beyond the longest example, for wordings of evaluation
 
 
-def start(model: Model, examples: pa.Table, catalogue: Catalogue, seed: int, work: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def start(
+    model: Model, examples: pa.Table, catalogue: Catalogue, seed: int, work: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Tokenizer with the item tokens, and the model before its first step.
 
     Args:

@@ -1,0 +1,33 @@
+# `make` alone explains what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check clean
+
+help:  ## this list
+	@echo "llmrec: fine-tune language models for recommendation"
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+setup: $(STAMP)  ## .venv with everything, and the embedded data set, encoder and language model (once)
+
+$(STAMP): pyproject.toml scripts/setup.sh
+	PYTHON=$(PYTHON) bash scripts/setup.sh $(VENV)
+	@touch $(STAMP)
+
+quickstart: setup  ## train a small language model on MovieLens 100K and see what it recommends (about 10 minutes)
+	$(BIN)/llmrec run quickstart
+
+test: setup  ## the tests: small, real, without network
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+check: setup  ## ruff and mypy
+	$(BIN)/ruff check llmrec tests scripts
+	$(BIN)/ruff format --check llmrec tests scripts
+	$(BIN)/mypy
+
+clean:  ## remove .venv and caches; runs/ and the cache of embedded defaults stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

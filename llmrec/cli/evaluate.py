@@ -1,0 +1,46 @@
+"""Evaluate a run on its held-out items, beside the baselines, and show the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from llmrec.cli.screen import metrics_table, say, screen, stages
+
+
+def command(
+    run: Path = typer.Argument(help="a run folder"),
+    target: str = typer.Option("test", help="test or valid"),
+    beams: int = typer.Option(None, help="another beam width than the recipe's"),
+    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+) -> None:
+    import tempfile
+
+    import llmrec
+    from llmrec.data.dataset import Dataset
+    from llmrec.errors import RunError
+    from llmrec.evaluate.ranking import evaluate
+    from llmrec.recipe import load
+
+    if target not in ("test", "valid"):
+        raise RunError(f"--target is test or valid, not '{target}'.")
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(f"{run} is not a run folder: it has no recipe.yaml.")
+    recipe = load(run / "recipe.yaml", [f"evaluate.beams={beams}"] if beams else [])
+    recommender = llmrec.load(run, held_out_wording=recipe.evaluate.wording == "held-out")
+    with stages(("evaluate",)) as tell, tempfile.TemporaryDirectory() as folder:
+        result = evaluate(
+            recommender,
+            recipe.model.name,
+            Dataset.load(run / "data"),
+            recipe.evaluate,
+            target,
+            recipe.seed,
+            Path(folder),
+            lambda done: tell("evaluate", done),  # type: ignore[arg-type]
+        )
+    if as_json:
+        say(result)
+    else:
+        screen.print(metrics_table(result))

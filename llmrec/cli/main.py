@@ -1,0 +1,57 @@
+"""`llmrec`: the verbs, and what happens to an error that we know."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+
+from llmrec import __version__
+from llmrec.cli import doctor, evaluate, recipe_schema, recommend, report, run, setup
+from llmrec.cli.screen import console
+from llmrec.errors import LlmrecError
+
+app = typer.Typer(
+    help="Fine-tune language models for recommendation: every recommended item is a real one.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (run, setup, recommend, evaluate, report, doctor, recipe_schema):
+    app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options of every verb."""
+
+
+def main() -> None:
+    """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
+    # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    warnings.showwarning = lambda message, *rest, **more: console.print(f"[yellow]note:[/] {message}", highlight=False)
+    try:
+        app()
+    except LlmrecError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Nothing is lost: the same command goes on where it was.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Run a recipe, stage by stage; a second run skips what is made already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from llmrec.cli.screen import console, metrics_table, say, screen, show_example, stages
+
+
+def command(
+    recipe: str = typer.Argument(help="path of a recipe, or the name of a shipped one such as `quickstart`"),
+    overrides: list[str] = typer.Argument(None, help="changes such as `train.0.epochs=2`", metavar="[KEY=VALUE]..."),
+    tiny: bool = typer.Option(False, help="the same path at a very small size"),
+    until: str = typer.Option("report", help="last stage: data, items, catalogue, tasks, train, evaluate or report"),
+    out: Path = typer.Option(None, help="run folder; runs/RECIPE otherwise"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
+    as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
+) -> None:
+    from llmrec import pipeline, shipped
+    from llmrec.errors import RecipeError
+    from llmrec.files import read_json
+    from llmrec.recipe import dump, load
+
+    path = shipped.recipe(recipe)
+    plan = load(path, overrides or [], tiny)
+    if until not in pipeline.STAGES:
+        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(pipeline.STAGES)}")
+    if dry_run:
+        typer.echo(dump(plan), nl=False)
+        return
+    run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
+    console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
+    with stages(pipeline.STAGES[: pipeline.STAGES.index(until) + 1]) as tell:
+        pipeline.run(plan, run, until, tell)
+    if pipeline.STAGES.index(until) < pipeline.STAGES.index("evaluate"):
+        say({"run": str(run), "until": until}) if as_json else console.print(f"Done until {until}: {run}")
+        return
+    folder = pipeline.trained_folder(run) / "eval"
+    result = read_json(folder / "metrics.json")
+    if as_json:
+        say({"run": str(run), **result})
+        return
+    for line in read_json(run / "catalogue" / "health.json")["verdict"]:
+        screen.print(f"Codes: {line}", highlight=False)
+    screen.print(metrics_table(result))
+    show_example(folder)
+    if until == "report":
+        screen.print(f"\nThe whole report: {run / 'report.html'}", highlight=False)

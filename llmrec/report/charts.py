@@ -1,0 +1,132 @@
+"""Charts as SVG text that lives inside the page: its colours, its type, its light and dark.
+
+matplotlib draws with stand-in colours; `_inline` turns them into the page's CSS variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+from llmrec.errors import RunError
+from llmrec.report.words import metric_name, system_name, validation_keys
+
+INK, SOFT, RULE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)", ACCENT: "var(--accent)"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "svg.hashsalt": "llmrec",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": SOFT,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+}
+
+
+def training_curve(log: list[dict[str, Any]], name: str) -> str:
+    """Loss over steps and, below it, each validation figure. Steps whose loss is not a number are left out."""
+    keys = validation_keys(log)
+    with _figure(1 + len(keys), 1, height=2.4 + 1.5 * len(keys), sharex=True) as (figure, axes):
+        loss = [(line["step"], line["loss"]) for line in log if math.isfinite(line.get("loss", math.nan))]
+        axes[0].plot(*zip(*loss, strict=True) if loss else ([], []), color=ACCENT, linewidth=1.6)
+        axes[0].set_title("Training loss")
+        for axis, key in zip(axes[1:], keys, strict=True):
+            points = [(line["step"], line[key]) for line in log if key in line]
+            axis.plot(*zip(*points, strict=True), color=ACCENT, linewidth=1.6, marker="o", markersize=4, clip_on=False)
+            axis.set_title(f"{metric_name(key.removeprefix('valid_'))} on validation")
+            axis.set_ylim(bottom=0)
+        axes[-1].set_xlabel("Step")
+        return _inline(figure, name, f"Training curve of {name}")
+
+
+def systems(metrics: dict[str, Any], shown: list[str], name: str) -> str:
+    """Every system's mean as a dot on the line of its interval, one panel a metric, the model in colour."""
+    order = list(metrics["systems"])[::-1]
+    with _figure(1, len(shown), height=0.7 + 0.34 * len(order), sharey=True) as (figure, axes):
+        for axis, metric in zip(axes, shown, strict=True):
+            for row, system in enumerate(order):
+                value = metrics["systems"][system].get(metric)
+                if value is None:
+                    continue
+                colour = ACCENT if system == metrics["model"] else SOFT
+                axis.plot([value["low"], value["high"]], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+                axis.plot([value["mean"]], [row], "o", color=colour, markersize=6)
+            axis.set_title(metric_name(metric))
+            axis.set_xlim(left=0)
+            axis.locator_params(axis="x", nbins=4)
+            axis.set_ylim(-0.6, len(order) - 0.4)
+            axis.grid(axis="y", visible=False)
+        figure.get_layout_engine().set(wspace=0.08)
+        axes[0].set_yticks(range(len(order)), [system_name(s) for s in order])
+        for axis in axes:
+            axis.tick_params(axis="y", length=0, labelcolor=INK)
+        return _inline(figure, name, "Mean and interval of every system")
+
+
+def code_use(levels: list[dict[str, Any]], name: str) -> str:
+    """How many items share each token, most used first, one panel a level; a flat line would be perfect use."""
+    columns = min(len(levels), 4)
+    rows = math.ceil(len(levels) / columns)
+    with _figure(rows, columns, height=1.9 * rows) as (figure, axes):
+        for axis, level in zip(axes, levels, strict=False):
+            counts = sorted(level["counts"], reverse=True)
+            axis.fill_between(range(len(counts) + 1), [*counts, 0], step="post", color=ACCENT, linewidth=0)
+            axis.set_title(f"Level {level['level']}")
+            axis.set_ylim(bottom=0)
+            axis.set_xlim(0, max(1, len(counts)))
+            axis.locator_params(nbins=3)
+            axis.grid(axis="x", visible=False)
+        for axis in axes[len(levels) :]:
+            axis.set_visible(False)
+        axes[0].set_ylabel("Items")
+        return _inline(figure, name, "Items to each token of each code level, most used first")
+
+
+@contextlib.contextmanager
+def _figure(rows: int, columns: int, height: float, **share: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """A styled figure, `height` inches high, and its axes in one flat list."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RunError("the report draws with matplotlib: type `pip install 'llmrec[report]'`.") from error
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, height), layout="constrained")
+        yield figure, list(figure.subplots(rows, columns, squeeze=False, **share).flat)
+
+
+def _inline(figure: Any, name: str, label: str) -> str:
+    """SVG to put into HTML: no header, no names of outside places, ids of its own, colours of the page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    width, height = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()  # type: ignore[union-attr]
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+    svg = opening + svg[svg.index(">") + 1 :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    prefix = re.sub(r"\W", "-", name)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'xlink:href="#', f'href="#{prefix}-', svg).replace("url(#", f"url(#{prefix}-")
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, variable)
+    return svg

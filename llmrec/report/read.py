@@ -1,0 +1,169 @@
+"""What a run folder says, read from its files alone. Every part may be missing; a damaged one is an error."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmrec.errors import RunError
+from llmrec.files import read_json
+
+STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage: its folder below the run, and its made.json."""
+
+    name: str
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training stage: its folder, its log, and what its evaluation found, where there was one.
+
+    Attributes:
+        log: lines of log.jsonl, in order.
+        metrics: metrics.json, or None.
+        examples: examples.json, or empty.
+        coverage: distinct items among everybody's first ten recommendations, or None.
+    """
+
+    name: str
+    log: list[dict[str, Any]]
+    metrics: dict[str, Any] | None = None
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    coverage: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder in memory.
+
+    Attributes:
+        facts: what the data stage counted, or empty.
+        health: catalogue/health.json, or None.
+        alike: groups of (title, code) whose codes start alike, or empty.
+        trainings: every train-N-METHOD, in order.
+        stages: every finished stage, in the order they ran.
+        recipe: the text of recipe.yaml, or None.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    health: dict[str, Any] | None
+    alike: list[list[tuple[str, str]]]
+    trainings: list[Training]
+    stages: list[Stage]
+    recipe: str | None
+
+    @property
+    def evaluated(self) -> Training | None:
+        """The last training stage with figures: the one that the page is about."""
+        return next((t for t in reversed(self.trainings) if t.metrics), None)
+
+
+def read_run(run: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: the folder is missing or empty of anything a run leaves, or one of its files is damaged.
+    """
+    recipe = run / "recipe.yaml"
+    stages = _stages(run)
+    if not stages and not recipe.is_file():
+        raise RunError(f"{run} holds neither recipe.yaml nor a finished stage. Give a folder that `llmrec run` made.")
+    made = {stage.name: stage.made for stage in stages}
+    return Run(
+        name=run.resolve().name,
+        facts=made.get("data", {}).get("facts", {}),
+        health=_json(run / "catalogue" / "health.json"),
+        alike=_alike(run / "catalogue"),
+        trainings=[_training(folder) for folder in sorted(run.glob("train-*-*"), key=_in_order) if folder.is_dir()],
+        stages=stages,
+        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
+    )
+
+
+def _json(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _in_order(folder: Path) -> tuple[int, int, str]:
+    """Known stages in the order they run; train-10 after train-9; evaluations after the training they belong to."""
+    first = folder.name.split("-")[0]
+    number = re.search(r"\d+", folder.name)
+    return (STAGES.index(first) if first in STAGES else len(STAGES), int(number[0]) if number else 0, folder.name)
+
+
+def _stages(run: Path) -> list[Stage]:
+    folders = sorted((f for f in run.glob("*") if f.is_dir() and not f.name.startswith(".")), key=_in_order)
+    files = [inner / "made.json" for folder in folders for inner in (folder, folder / "eval")]
+    return [Stage(f.parent.relative_to(run).as_posix(), read_json(f)) for f in files if f.is_file()]
+
+
+def _training(folder: Path) -> Training:
+    evaluation = folder / "eval"
+    return Training(
+        folder.name,
+        _log(folder / "log.jsonl"),
+        _json(evaluation / "metrics.json"),
+        _json(evaluation / "examples.json") or [],
+        _coverage(evaluation / "recommendations.parquet"),
+    )
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log; a torn last line is what a killed run leaves, and is passed over."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    log = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            log.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(
+                    f"{path}, line {number}, is not JSON ({error}). Delete the line and try again."
+                ) from error
+    return log
+
+
+def _coverage(path: Path, k: int = 10) -> int | None:
+    if not path.is_file():
+        return None
+    import pyarrow.compute as pc
+
+    table = _parquet(path, ["item_id", "rank"])
+    return len(pc.unique(table.filter(pc.less_equal(table["rank"], k))["item_id"]))
+
+
+def _alike(catalogue: Path, groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:
+    """A few items whose codes share all but the last two tokens, from the most crowded beginnings."""
+    if not (catalogue / "codes.parquet").is_file() or not (catalogue / "items.parquet").is_file():
+        return []
+    items = _parquet(catalogue / "items.parquet", ["item_id", "title"])
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    codes = _parquet(catalogue / "codes.parquet", ["item_id", "code"])
+    shared: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for item, code in zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True):
+        shared.setdefault(tuple(code[: max(1, len(code) - 2)]), []).append((titles.get(item) or item, " ".join(code)))
+    crowded = sorted((group for group in shared.values() if len(group) > 1), key=len, reverse=True)
+    return [group[:size] for group in crowded[:groups]]
+
+
+def _parquet(path: Path, columns: list[str]) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, KeyError) as error:
+        raise RunError(f"{path} cannot be read as a table of {columns} ({error}). Delete it and run again.") from error

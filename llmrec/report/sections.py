@@ -1,0 +1,241 @@
+"""The parts of the page, each a function from the run to HTML. Every word from a file passes through `esc`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from llmrec.report import charts, words
+from llmrec.report.read import Run, Training
+
+SHOWN = ("hr@10", "ndcg@10")
+"""What the chart and the comparison show; the table shows everything measured."""
+
+
+def esc(value: Any) -> str:
+    """A value as HTML text, safe in an attribute too."""
+    return escape(words.number(value))
+
+
+def section(title: str, *parts: str) -> str:
+    """A titled part of the page."""
+    return f"<section>\n<h2>{esc(title)}</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def missing(what: str) -> str:
+    """A line in the place of something the run does not hold."""
+    return f'<p class="missing">{esc(what)}</p>'
+
+
+def top(run: Run) -> str:
+    """The name, the verdict in words, and the counts of the data."""
+    metrics = run.evaluated.metrics if run.evaluated else None
+    second = words.second_opinion(metrics) if metrics else None
+    caveat = (
+        "Better and worse mean that the interval of the difference on the same users leaves out zero. The intervals say"
+        " what other users could change, not what another training seed would; nothing is corrected for comparing more"
+        " than once."
+    )
+    parts = [f"<h1>{esc(run.name)}, an llmrec run</h1>", f'<p class="lead">{esc(words.headline(metrics))}</p>']
+    parts += [f"<p>{esc(second)}</p>"] if second else []
+    parts += [f'<p class="note">{esc(caveat)}</p>'] if metrics and metrics.get("paired") else []
+    tiles = "".join(f"<div><dt>{esc(words.label(k))}</dt><dd>{esc(v)}</dd></div>" for k, v in run.facts.items())
+    parts.append(f'<dl class="facts">{tiles}</dl>' if tiles else missing("The run holds no counts of its data."))
+    return "<header>\n" + "\n".join(parts) + "\n</header>"
+
+
+def figures(run: Run) -> str:
+    """The table of every system with intervals, the protocol beside it, and the paired differences."""
+    chosen = run.evaluated
+    if chosen is None or chosen.metrics is None:
+        return section("How good it is", missing("No evaluation was found in this run, so there are no figures."))
+    metrics = chosen.metrics
+    measured = list(dict.fromkeys(name for system in metrics["systems"].values() for name in system))
+    shown = [name for name in SHOWN if name in measured] or measured[:2]
+    explain = (
+        "HR@k: share of users whose held-out item is among the first k recommendations. NDCG@k also counts how high it"
+        " stands: 1 at the top, less further down. In small print, the interval of the mean over users."
+    )
+    return section(
+        "How good it is",
+        f'<div class="wide">{charts.systems(metrics, shown, "systems")}</div>' if shown else "",
+        _table_of_systems(run, chosen, measured),
+        f'<p class="note">{esc(explain)}</p>',
+        _coverage(chosen, run),
+        "<h3>How it was measured</h3>",
+        terms(metrics.get("protocol", {})),
+        _table_of_differences(metrics, shown),
+    )
+
+
+def _table_of_systems(run: Run, chosen: Training, measured: list[str]) -> str:
+    metrics = chosen.metrics or {}
+    digits = words.decimals(metrics.get("protocol", {}).get("users", 0))
+    rows = [(words.system_name(name), name == metrics["model"], values) for name, values in metrics["systems"].items()]
+    for earlier in run.trainings:
+        # Only figures of the same protocol may stand in one table.
+        if earlier is not chosen and earlier.metrics and earlier.metrics.get("protocol") == metrics.get("protocol"):
+            model = earlier.metrics["model"]
+            rows.append((f"{model} after {earlier.name}", False, earlier.metrics["systems"][model]))
+    body = ""
+    for title, is_model, values in rows:
+        cells = "".join(_cell(values.get(m), digits) for m in measured)
+        kind = ' class="model"' if is_model else ""
+        body += f'<tr{kind}><th scope="row">{esc(title)}</th>{cells}</tr>\n'
+    return table(["", *map(words.metric_name, measured)], body)
+
+
+def _cell(value: dict[str, float] | None, digits: int) -> str:
+    if value is None:
+        return "<td>–</td>"
+    return f"<td>{value['mean']:.{digits}f}<small>{value['low']:.{digits}f} to {value['high']:.{digits}f}</small></td>"
+
+
+def _table_of_differences(metrics: dict[str, Any], shown: list[str]) -> str:
+    """Model minus each baseline, on the same users."""
+    if not metrics.get("paired"):
+        return missing("No baseline was compared with the model on the same users.")
+    digits = words.decimals(metrics.get("protocol", {}).get("users", 0))
+    body = ""
+    for system, against in metrics["paired"].items():
+        cells = "".join(_difference(against.get(metric), digits) for metric in shown)
+        body += f'<tr><th scope="row">{esc(words.system_name(system))}</th>{cells}</tr>\n'
+    title = f"<h3>{esc(metrics['model'])} less each baseline, user by user</h3>"
+    return title + table(["", *map(words.metric_name, shown)], body)
+
+
+def _difference(value: dict[str, float] | None, digits: int) -> str:
+    if value is None:
+        return "<td>–</td>"
+    kind = words.standing(value["low"], value["high"])
+    mean, low, high = (words.signed(value[key], digits) for key in ("mean", "low", "high"))
+    p = f"p = {value['p']:.3f}" if value["p"] >= 0.001 else "p below 0.001"
+    return f'<td><span class="{kind.split()[0]}">{kind}</span> {mean}<small>{low} to {high}, {p}</small></td>'
+
+
+def _coverage(chosen: Training, run: Run) -> str:
+    if chosen.coverage is None:
+        return ""
+    items = run.facts.get("items") or (run.health or {}).get("items")
+    whole = f" of {words.number(items)}" if items else ""
+    return f"<p>The first ten recommendations of all users together name {esc(chosen.coverage)} different items{esc(whole)}.</p>"
+
+
+def training(run: Run) -> str:
+    """The curve of every training stage, and its course in words."""
+    parts = []
+    for stage in run.trainings:
+        if len(run.trainings) > 1:
+            parts.append(f"<h3>{esc(stage.name)}</h3>")
+        if stage.log:
+            parts.append(f"<p>{esc(words.training_words(stage.log))}</p>")
+            parts.append(f'<div class="wide">{charts.training_curve(stage.log, stage.name)}</div>')
+        else:
+            parts.append(missing(f"{stage.name} left no log, so there is no curve to show."))
+    return section("How it learned", *(parts or [missing("No training was found in this run.")]))
+
+
+def codes(run: Run) -> str:
+    """Health of the item codes: the verdict, how evenly tokens are used, and items whose codes start alike."""
+    if run.health is None:
+        return section("Item codes", missing("The run holds no health of its item codes."))
+    health, levels = run.health, run.health.get("levels", [])
+    facts = {k: v for k, v in health.items() if k not in ("levels", "verdict")}
+    use = {
+        f"Level {level['level']}": f"{level['used']} of {level['width']} tokens used, {level['entropy_bits']:.2f} of "
+        f"{math.log2(level['width']):.2f} bits"
+        for level in levels
+    }
+    drawn = [level for level in levels if level.get("counts")]
+    return section(
+        "Item codes",
+        "".join(f"<p>{esc(sentence)}</p>" for sentence in health.get("verdict", [])),
+        f'<div class="wide">{charts.code_use(drawn, "codes")}</div>' if drawn else "",
+        '<p class="note">Items to each token, most used first. An even use would be flat.</p>' if drawn else "",
+        terms(facts | use),
+        "<h3>Items whose codes start alike</h3>" if run.alike else "",
+        *(_alike(group) for group in run.alike),
+    )
+
+
+def _alike(group: Iterable[tuple[str, str]]) -> str:
+    lines = "".join(f"<li><span>{esc(title)}</span><code>{esc(code)}</code></li>\n" for title, code in group)
+    return f'<ul class="plain codes">\n{lines}</ul>'
+
+
+def examples(run: Run, most: int = 6, history: int = 8) -> str:
+    """A few users: the end of the history, and the recommendations with the held-out item marked where it is hit."""
+    users = run.evaluated.examples if run.evaluated else []
+    if not users:
+        return section("What it recommends", missing("The run holds no examples of recommendations."))
+    note = "Examples as the evaluation wrote them; a marked line is the held-out item, which the model was never shown."
+    cards = (_user(user, history) for user in users[:most])
+    return section("What it recommends", f'<p class="note">{esc(note)}</p>', *cards)
+
+
+def _user(user: dict[str, Any], history: int) -> str:
+    past = user["history"]
+    titles = [title or "(no title)" for title in user["recommended"]]
+    held_out = user["held_out"] or "(no title)"
+    # The rank is by item id where the evaluation tells it; titles alone could name a twin.
+    rank = user["held_out_rank"] if "held_out_rank" in user else _first(titles, held_out)
+    lines = "".join(
+        f'<li class="hit">{esc(title)} <mark>held out</mark></li>\n' if place == rank else f"<li>{esc(title)}</li>\n"
+        for place, title in enumerate(titles, 1)
+    )
+    earlier = len(past) - len(past[-history:])
+    dots = f'<li class="missing">{esc(earlier)} earlier</li>\n' if earlier else ""
+    recent = "".join(f"<li>{esc(title or '(no title)')}</li>\n" for title in past[-history:])
+    miss = "" if rank else f'<p class="note">Held out, and not among these: {esc(held_out)}</p>'
+    return (
+        f'<div class="user"><h3>User {esc(user["user_id"])}</h3>\n<div class="two">\n'
+        f'<div><h4>History, newest last</h4><ul class="plain">\n{dots}{recent}</ul></div>\n'
+        f"<div><h4>Recommended, best first</h4><ol>\n{lines}</ol></div>\n</div>{miss}</div>"
+    )
+
+
+def _first(titles: list[str], wanted: str) -> int | None:
+    return titles.index(wanted) + 1 if wanted in titles else None
+
+
+def making(run: Run) -> str:
+    """How to make it again: time, device and seed of every stage, versions, and the recipe itself."""
+    rows = ""
+    for stage in run.stages:
+        made = stage.made
+        seconds = words.duration(made["seconds"]) if "seconds" in made else "–"
+        cells = "".join(f"<td>{esc(value)}</td>" for value in (seconds, made.get("device"), made.get("seed")))
+        rows += f'<tr><th scope="row">{esc(stage.name)}</th>{cells}</tr>\n'
+    total = sum(stage.made.get("seconds", 0) for stage in run.stages)
+    return section(
+        "How it was made",
+        f"<p>{esc(words.duration(total))} in all.</p>{table}"
+        if rows
+        else missing("No stage of this run has finished."),
+        "<h3>Versions</h3>" + terms(versions) if (versions := _versions(run)) else missing("No versions were noted."),
+        f"<h3>Recipe</h3><pre>{esc(run.recipe)}</pre>" if run.recipe else missing("The run holds no recipe.yaml."),
+    )
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """Every package's version; several, where stages were made with different ones."""
+    seen: dict[str, list[str]] = {}
+    for stage in run.stages:
+        for package, version in stage.made.get("versions", {}).items():
+            if str(version) not in seen.setdefault(package, []):
+                seen[package].append(str(version))
+    return {package: " and ".join(versions) for package, versions in seen.items()}
+
+
+def table(head: list[str], body: str) -> str:
+    """A table that scrolls in its own frame where it is wider than the page; `body` is its rows, as HTML."""
+    titles = "".join(f'<th scope="col">{esc(title)}</th>' for title in head)
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def terms(values: dict[str, Any]) -> str:
+    """A list of names and values."""
+    lines = "".join(f"<dt>{esc(words.label(k))}</dt><dd>{esc(v)}</dd>\n" for k, v in values.items())
+    return f'<dl class="terms">\n{lines}</dl>' if lines else ""
