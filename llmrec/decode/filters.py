@@ -104,7 +104,7 @@ class Filters:
         if filters is not None and len(filters) != rows:
             raise RequestError(f"{len(filters)} filters for {rows} prompts: pass one each, None where all is allowed.")
         given = list(filters or [None] * rows)
-        self.items = len(trie)
+        self.trie, self.items = trie, len(trie)
         self.deny = self._keys([None if f is None or not len(f.deny) else f.deny for f in given])
         self.allow = self._keys([None if f is None else f.allow for f in given])
         self.handful = np.array([f is not None and f.allow is not None for f in given], bool)
@@ -133,6 +133,44 @@ class Filters:
         low, high = rows.astype(np.int64) * self.items + start, rows.astype(np.int64) * self.items + stop
         left = np.where(self.handful[rows], _between(self.allow, low, high), left) if self.handful.any() else left
         return left - _between(self.deny, low, high) if len(self.deny) else left
+
+    def keep(self, rows: np.ndarray, nodes: np.ndarray, source: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """(edges,) bool, whether each child has items left: `count` > 0, by looking up listed items, not children.
+
+        Args:
+            rows: (n,) the row that each of the nodes belongs to.
+            nodes: (n,) nodes of the trie, no leaves.
+            source: (edges,) which of the nodes each child is of, in order, as `Trie.children` gives it.
+            child: (edges,) all children of the nodes.
+        """
+        keep = np.ones(len(child), bool)
+        for number, subset in enumerate(self.subsets):
+            mine = np.flatnonzero((self.subset_of[rows] == number)[source])
+            keep[mine] = subset.before[self.trie.stop[child[mine]]] > subset.before[self.trie.start[child[mine]]]
+        if self.handful.any():
+            keep[self.handful[rows][source]] = False
+            keep[self._edges(self.allow, rows, nodes, source, child)] = True
+        touched = np.unique(self._edges(self.deny, rows, nodes, source, child))
+        at = child[touched]
+        keep[touched] &= self.count(rows[source[touched]], self.trie.start[at], self.trie.stop[at]) > 0
+        return keep
+
+    def _edges(
+        self, keys: np.ndarray, rows: np.ndarray, nodes: np.ndarray, source: np.ndarray, child: np.ndarray
+    ) -> np.ndarray:
+        """(listed items under the nodes,) the edge that leads to each, numbered as in `keep`."""
+        base = rows.astype(np.int64) * self.items
+        low = np.searchsorted(keys, base + self.trie.start[nodes])
+        counts = np.searchsorted(keys, base + self.trie.stop[nodes]) - low
+        which = np.repeat(np.arange(len(nodes)), counts)
+        listed = keys[np.arange(len(which)) + np.repeat(low - (np.cumsum(counts) - counts), counts)] - base[which]
+        bounds = np.searchsorted(source, np.arange(len(nodes) + 1))
+        edge, last = bounds[which], bounds[which + 1] - 1
+        while (edge < last).any():  # the last of its siblings to start at or before the listed item
+            middle = (edge + last + 1) // 2
+            starts = self.trie.start[child[middle]] <= listed
+            edge, last = np.where(starts, middle, edge), np.where(starts, last, middle - 1)
+        return edge
 
     def first(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """(n,) int64 lowest sorted position in start..stop - 1 that each row may be given; there must be one."""

@@ -232,7 +232,7 @@ class Scorer:
         return mask.masked_fill_(~sees, torch.finfo(self.dtype).min)[:, None]
 
     def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
-        """Logits of the symbols only; the whole vocabulary is summed row by row and never kept."""
+        """Logits of the symbols only; the whole vocabulary is summed piece by piece and never kept."""
         if type(self.head) is not nn.Linear:  # wrapped or quantised: its rows cannot be taken apart
             every = self._shaped(self.head(hidden).float())
             return Logits(every[..., tokens], every.logsumexp(-1) if whole else None)
@@ -240,8 +240,9 @@ class Scorer:
         symbols = self._shaped(nn.functional.linear(hidden.float(), self.head.weight[tokens].float(), bias))
         if not whole:
             return Logits(symbols, None)
-        totals = [self._shaped(self.head(row).float()).logsumexp(-1) for row in hidden]
-        return Logits(symbols, torch.stack(totals))
+        pieces = hidden.flatten(0, 1).split(max(1, 2**24 // self.vocabulary))
+        totals = [self._shaped(self.head(piece).float()).logsumexp(-1) for piece in pieces]
+        return Logits(symbols, torch.cat(totals).view(hidden.shape[:2]))
 
     def _shaped(self, logits: Tensor) -> Tensor:
         logits = logits * self.scale

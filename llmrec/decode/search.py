@@ -155,7 +155,7 @@ def expand(
     """(edges,) which live beam each is a child of, and every allowed child, scored; a live beam always has one."""
     source, symbol, child = trie.children(live.node)
     if sieve.any:
-        keep = sieve.count(live.row[source], trie.start[child], trie.stop[child]) > 0
+        keep = sieve.keep(live.row, live.node, source, child)
         source, symbol, child = source[keep], symbol[keep], child[keep]
     slot = slots(live.row)
     row, query = live.row[source], slot[source]

@@ -69,6 +69,9 @@ def test_a_filter_leaves_the_items_that_sets_leave(codes, random):
         counts = sieve.count(np.full(len(nodes), row), trie.start, trie.stop)
         under = [[int(i) for i in trie.order[trie.start[n] : trie.stop[n]] if int(i) in left] for n in nodes]
         assert counts.tolist() == [len(items) for items in under]
+        inner = nodes[~trie.is_leaf(nodes)]
+        source, _, child = trie.children(inner)
+        assert (sieve.keep(np.full(len(inner), row), inner, source, child) == (counts[child] > 0)).all()
         some = np.flatnonzero(counts)
         first = sieve.first(np.full(len(some), row), trie.start[some], trie.stop[some])
         assert trie.order[first].tolist() == [under[n][0] for n in some]
