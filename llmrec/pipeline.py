@@ -19,7 +19,6 @@ from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Recipe, dump
-from llmrec.seed import stream
 from llmrec.stage import Stage, lock
 
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
@@ -130,50 +129,15 @@ def _train(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
         }
         stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
-        def make(target: Path, stage: Stage = stage, number: int = number) -> dict[str, Any]:
-            return _sft(recipe, out, number, stage.key, target, progress)
+        def make(target: Path, key: str = stage.key, number: int = number) -> dict[str, Any]:
+            from llmrec.tasks import examples
+            from llmrec.train import stage as training
+
+            catalogue, table = Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
+            return training.make(recipe, number, catalogue, table, key, _work(out, number), target, progress)
 
         hashes["train"] = stage.run(make)
         shutil.rmtree(_work(out, number), ignore_errors=True)
-
-
-def _sft(
-    recipe: Recipe, out: Path, number: int, key: str, target: Path, progress: Callable[[float], None]
-) -> dict[str, Any]:
-    """Train into a work folder that survives a kill, then write the model into the stage's folder."""
-    from llmrec.model import folder as model_folder
-    from llmrec.tasks import examples, templates
-    from llmrec.train import sft
-    from llmrec.train.encode import encode_examples
-    from llmrec.train.packing import PackedRows
-    from llmrec.train.start import start
-
-    part, catalogue, table = recipe.train[number - 1], Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
-    work = _work(out, number)
-    if not (work / "key").is_file() or (work / "key").read_text() != key:
-        shutil.rmtree(work, ignore_errors=True)
-        write_text(work / "key", key)
-    model, tokenizer = start(recipe.model, table, catalogue, recipe.seed, work)
-    encoded = encode_examples(table, tokenizer, model.config.get_text_config().max_position_embeddings)
-    longest = max(len(example.tokens) for example in encoded)
-    rows = PackedRows(encoded, part.row_tokens or longest, stream(recipe.seed, "pack", number))
-    sft.train(
-        model, rows, part, recipe.seed, work, recipe.model.dropout if recipe.model.base == "nano" else 0.0, progress
-    )
-    template = templates.load("next_item")
-    held_out = (template.held_out or template.train)[0].prompt
-    note = model_folder.Note(catalogue.hash, recipe.tasks.history, template.train[0].prompt, held_out)
-    model_folder.save(model, tokenizer, note, target / "model")
-    shutil.copy(work / "log.jsonl", target / "log.jsonl")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    tokens = sum(len(example.tokens) for example in encoded)
-    return {
-        "parameters": parameters,
-        "examples": len(encoded),
-        "rows": len(rows),
-        "tokens": tokens,
-        "supervised tokens": rows.supervised,
-    }
 
 
 def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:

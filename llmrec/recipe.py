@@ -99,6 +99,7 @@ class Model(Part):
     dropout: Share = Field(0.1, description="nano: dropout while training")
     adapt: Literal["full", "lora"] = "full"
     rank: Positive = Field(16, description="lora: rank of the adapters")
+    tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
 
     @property
     def name(self) -> str:
@@ -208,7 +209,7 @@ def shrink(recipe: Recipe) -> Recipe:
         data=change(recipe.data, max_users=min(recipe.data.max_users or 200, 200)),
         indexing=change(recipe.indexing, width=min(recipe.indexing.width, 16)),
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
-        model=change(recipe.model, **(nano if recipe.model.base == "nano" else {"rank": min(recipe.model.rank, 4)})),
+        model=change(recipe.model, **(nano if recipe.model.base == "nano" else {"rank": min(recipe.model.rank, 4), "tiny": True})),
         train=[
             change(stage, epochs=min(stage.epochs, 1.0), batch=8, save_every=min(stage.save_every, 10))
             for stage in recipe.train

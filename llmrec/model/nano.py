@@ -1,4 +1,4 @@
-"""nano: a small Llama from scratch, with a SentencePiece vocabulary of its own. Loads with nothing of ours installed."""
+"""nano: a small Llama from scratch, with its own SentencePiece vocabulary. Loads with nothing of ours installed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     Raises:
         ModelError: it does not.
     """
-    back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False)
+    back = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
     if back.strip() != text.strip():
         raise ModelError(
             f"the tokenizer does not give a text back: '{text}' became '{back}'. This is a bug; please report it."

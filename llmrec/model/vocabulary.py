@@ -25,7 +25,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
     taken = [token for token in tokens if token in known]
     if taken:
         raise ModelError(
-            f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. Choose another base."
+            f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. "
+            "Choose another base."
         )
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
     return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
@@ -44,7 +45,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarr
     missing = [token for token in tokens if token not in known]
     if missing:
         raise ModelError(
-            f"the model's tokenizer lacks {len(missing)} of the catalogue's {len(tokens)} item tokens, such as '{missing[0]}'. "
-            "It was trained on another catalogue."
+            f"the model's tokenizer lacks {len(missing)} of the catalogue's {len(tokens)} item tokens, "
+            f"such as '{missing[0]}'. It was trained on another catalogue."
         )
     return np.array([known[token] for token in tokens], np.int64)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: transformers' training loop around our own loss, with checkpoints that can be gone on from."""
+"""Supervised fine-tuning: transformers' training loop around our own loss, with checkpoints to go on from."""
 
 from __future__ import annotations
 
@@ -90,11 +90,18 @@ def scored(
     """What takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
 
     Returns:
-        loss: minus the mean log-probability of supervised tokens, in nats; over the whole step where its count is given.
+        loss: minus the mean log-probability of supervised tokens, in nats; over the whole step where its count is
+            given.
     """
-    hidden = model.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-    logprobs = label_logprobs(hidden, labels, model.get_output_embeddings())
+    inner = plain(model)
+    hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+    logprobs = label_logprobs(hidden, labels, inner.get_output_embeddings())
     return CausalLMOutput(loss=-logprobs.sum() / (len(logprobs) if num_items_in_batch is None else num_items_in_batch))
+
+
+def plain(model: Any) -> PreTrainedModel:
+    """The model of transformers that peft's wraps, adapters in place; a plain model is itself."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 @contextlib.contextmanager
@@ -166,8 +173,8 @@ class _Watch(TrainerCallback):
             return
         if not np.isfinite(logs["loss"]):
             raise ModelError(
-                f"the loss is not a number at step {state.global_step}. Lower train.N.learning_rate (now {args.learning_rate}); "
-                "the last good checkpoint is kept."
+                f"the loss is not a number at step {state.global_step}. "
+                f"Lower train.N.learning_rate (now {args.learning_rate}); the last good checkpoint is kept."
             )
         seconds = self.before + time.monotonic() - self.started
         line = {

@@ -1,51 +1,74 @@
-"""The model that training starts from: nano from scratch, with a tokenizer made from the examples."""
+"""The model that training starts from: nano from scratch, or a pretrained base with rows for the item tokens."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmrec.errors import ModelError
 from llmrec.files import atomic_folder
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import nano
-from llmrec.model.vocabulary import add_tokens
-from llmrec.recipe import Model
+from llmrec.model.adapt import grow, lora
+from llmrec.model.base import load_base, tiny_base
+from llmrec.model.vocabulary import add_tokens, token_ids
+from llmrec.recipe import Recipe
 from llmrec.seed import seed_everything
 from llmrec.train.encode import encode_examples
 
 ROOM = 64  # positions beyond the longest example, for wordings of evaluation
 
 
-def start(
-    model: Model, examples: pa.Table, catalogue: Catalogue, seed: int, work: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Tokenizer with the item tokens, and the model before its first step.
+def start(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model before its first step, and its tokenizer with the item tokens.
 
     Args:
-        model: the recipe's part.
+        recipe: of the run; `model` says which base and what of it is trained.
         examples: the training examples; nano's own vocabulary is learnt from their words.
         catalogue: for the item tokens.
-        seed: of the weights.
         work: folder that keeps the tokenizer of a killed run.
 
+    Returns:
+        A model of transformers, inside peft's where adapters are trained.
+
     Raises:
-        ModelError: an unknown base.
+        ModelError: a base that cannot be loaded or used.
     """
-    if model.base != "nano":
-        raise ModelError(f"model.base: '{model.base}' is not known. There is: nano")
+    seed_everything(recipe.seed)
+    return (
+        _nano(recipe, examples, catalogue, work)
+        if recipe.model.base == "nano"
+        else _pretrained(recipe, examples, catalogue, work)
+    )
+
+
+def _nano(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     kept = work / "tokenizer"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
-            nano.train_tokenizer(_words(examples), model.vocabulary, folder)
+            nano.train_tokenizer(_words(examples), recipe.model.vocabulary, folder)
     tokenizer = AutoTokenizer.from_pretrained(kept)
     rows = add_tokens(tokenizer, catalogue.tokens)
     longest = max(len(example.tokens) for example in encode_examples(examples, tokenizer, 1 << 20))
-    seed_everything(seed)
-    return nano.build(model, tokenizer, -(-(longest + ROOM) // 64) * 64, rows), tokenizer
+    return nano.build(recipe.model, tokenizer, -(-(longest + ROOM) // 64) * 64, rows), tokenizer
+
+
+def _pretrained(
+    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    base = recipe.model.base
+    if recipe.model.tiny:
+        model, tokenizer = tiny_base(base, _words(examples), work / "tokenizer")
+    else:
+        model, tokenizer = load_base(base, torch.float32)
+    rows = add_tokens(tokenizer, catalogue.tokens)
+    new = token_ids(tokenizer, catalogue.tokens)
+    grow(model, rows, new, recipe.seed)
+    return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
 
 
 def _words(examples: pa.Table) -> list[str]:

@@ -1,0 +1,102 @@
+"""Pretrained bases: by hub name, as a local folder, or embedded (from its GGUF file, de-quantized)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec import embedded
+from llmrec.errors import ModelError
+from llmrec.files import atomic_folder
+from llmrec.model import nano
+
+# part of a base's name → its architecture in transformers, for `tiny_base`
+FAMILIES = {"qwen3": "qwen3", "qwen": "qwen2", "gemma": "gemma2", "mistral": "mistral", "phi": "phi3"}
+TINY_CHAT = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer.
+
+    Args:
+        name: `embedded:NAME`, a folder, or a hub name.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: there is none of that name, it cannot be loaded, or its tokenizer gives no character offsets.
+        LlmrecError: an embedded base that was not fetched yet.
+    """
+    try:
+        model, tokenizer = _embedded(name, dtype) if name.startswith("embedded:") else _pretrained(name, dtype)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model.base: '{name}' cannot be loaded: {reason}\n"
+            "Give nano, embedded:smollm2-135m-instruct, the path of a model folder, or a hub name that this machine reaches."
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model.base: the tokenizer of '{name}' gives no character offsets. Choose a base with a tokenizer.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype), AutoTokenizer.from_pretrained(name)
+
+
+def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import GgufConfig
+
+    folder: Path = embedded.path(name.removeprefix("embedded:"))
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise ModelError(f"model.base: '{name}' is not a language model.")
+    options = {"gguf_file": files[0].name}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **options
+    )
+    for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
+        if hasattr(place, leftover):  # the weights are plain now; saying otherwise would break the saved folder
+            delattr(place, leftover)
+    model.is_quantized = False
+    return model, AutoTokenizer.from_pretrained(folder, **options)
+
+
+def tiny_base(name: str, words: list[str], folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Two layers of a base's family with random weights, and a tokenizer made from some words: proves the path, no hub.
+
+    Args:
+        name: as in `load_base`; the family is read from it, Llama where it tells nothing.
+        words: texts to learn the vocabulary from.
+        folder: keeps the tokenizer.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        with atomic_folder(folder) as temporary:
+            nano.train_tokenizer(words, 600, temporary)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TINY_CHAT
+    family = next((config for part, config in FAMILIES.items() if part in name.lower()), "llama")
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config), tokenizer
