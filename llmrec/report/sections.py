@@ -120,7 +120,10 @@ def _coverage(chosen: Training, run: Run) -> str:
         return ""
     items = run.facts.get("items") or (run.health or {}).get("items")
     whole = f" of {words.number(items)}" if items else ""
-    return f"<p>The first ten recommendations of all users together name {esc(chosen.coverage)} different items{esc(whole)}.</p>"
+    sentence = (
+        f"The first ten recommendations of all users together name {words.number(chosen.coverage)} different items"
+    )
+    return f"<p>{esc(sentence + whole)}.</p>"
 
 
 def training(run: Run) -> str:
@@ -208,13 +211,13 @@ def making(run: Run) -> str:
         seconds = words.duration(made["seconds"]) if "seconds" in made else "–"
         cells = "".join(f"<td>{esc(value)}</td>" for value in (seconds, made.get("device"), made.get("seed")))
         rows += f'<tr><th scope="row">{esc(stage.name)}</th>{cells}</tr>\n'
-    total = sum(stage.made.get("seconds", 0) for stage in run.stages)
+    total = words.duration(sum(stage.made.get("seconds", 0) for stage in run.stages))
+    times = f"<p>{esc(total)} in all.</p>" + table(["", "time", "device", "seed"], rows)
+    versions = _versions(run)
     return section(
         "How it was made",
-        f"<p>{esc(words.duration(total))} in all.</p>{table}"
-        if rows
-        else missing("No stage of this run has finished."),
-        "<h3>Versions</h3>" + terms(versions) if (versions := _versions(run)) else missing("No versions were noted."),
+        times if rows else missing("No stage of this run has finished."),
+        "<h3>Versions</h3>" + terms(versions) if versions else missing("No versions were noted."),
         f"<h3>Recipe</h3><pre>{esc(run.recipe)}</pre>" if run.recipe else missing("The run holds no recipe.yaml."),
     )
 

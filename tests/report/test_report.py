@@ -209,5 +209,5 @@ def test_ten_comes_after_nine_and_a_dollar_is_no_mathematics(run):
         dump(run / f"train-{number}-sft" / "eval" / "metrics.json", strange | {"paired": {}})
     _, page = read(run)
     assert "$\\frac$ <b> was measured, but compared with no baseline" in page.text
-    assert page.text.index("after train-9-sft") and "after train-10-sft" not in page.text
+    assert "after train-9-sft" in page.text and "after train-10-sft" not in page.text
     assert "b" not in page.tags
