@@ -42,7 +42,8 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
     _refuse_contradicting_items(db)
     rating = ", rating" if "rating" in raw.interactions.column_names else ""
     db.execute(
-        f"CREATE TABLE events AS SELECT DISTINCT ON (user_id, item_id, timestamp) user_id, item_id, timestamp{rating} FROM raw"
+        f"""CREATE TABLE events AS SELECT DISTINCT ON (user_id, item_id, timestamp) user_id, item_id, timestamp{rating}
+            FROM raw{" ORDER BY rating DESC" if rating else ""}"""
     )
     dropped = {"repeated rows": raw.interactions.num_rows - _count(db), "malformed rows": len(raw.dropped)}
     if data.max_users:
@@ -74,8 +75,9 @@ def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
 def _sample_users(db: duckdb.DuckDBPyConnection, users: int, seed: int) -> int:
     before = _count(db)
     db.execute(
-        """DELETE FROM events WHERE user_id NOT IN
-           (SELECT user_id FROM (SELECT DISTINCT user_id FROM events) ORDER BY md5(concat($seed, '|', user_id)) LIMIT $users)""",
+        """DELETE FROM events WHERE user_id NOT IN (
+               SELECT user_id FROM (SELECT DISTINCT user_id FROM events)
+               ORDER BY md5(concat($seed, '|', user_id)) LIMIT $users)""",
         {"seed": str(seed), "users": users},
     )
     return before - _count(db)
@@ -87,17 +89,22 @@ def _core(db: duckdb.DuckDBPyConnection, core: int) -> int:
     while before != (before := _count(db)):
         for column in ("item_id", "user_id"):
             db.execute(
-                f"DELETE FROM events WHERE {column} IN (SELECT {column} FROM events GROUP BY {column} HAVING count(*) < {core})"
+                f"""DELETE FROM events WHERE {column} IN
+                    (SELECT {column} FROM events GROUP BY {column} HAVING count(*) < {core})"""
             )
     return first - before
 
 
 def _ordered(db: duckdb.DuckDBPyConnection, seed: int, rating: str) -> pa.Table:
-    """History order and the leave-one-out split: last event test, last but one validation; two events or fewer only train."""
+    """History order and the leave-one-out split: last event test, last but one validation, the rest training.
+
+    Users of two events or fewer are only trained on.
+    """
     query = f"""
         WITH placed AS (
-            SELECT *, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS events_of_user FROM events
-            WINDOW history AS (PARTITION BY user_id ORDER BY timestamp, md5(concat('{seed}', '|', user_id, '|', item_id))))
+            SELECT *, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS events_of_user
+            FROM events WINDOW history AS
+                (PARTITION BY user_id ORDER BY timestamp, md5(concat('{seed}', '|', user_id, '|', item_id))))
         SELECT user_id, item_id, timestamp{rating},
                CASE WHEN events_of_user < 3 THEN 'train' WHEN place = events_of_user THEN 'test'
                     WHEN place = events_of_user - 1 THEN 'valid' ELSE 'train' END AS split
@@ -111,6 +118,7 @@ def _items(db: duckdb.DuckDBPyConnection) -> pa.Table:
         """SELECT * FROM (
                SELECT DISTINCT * FROM raw_items WHERE item_id IS NOT NULL
                UNION ALL BY NAME
-               SELECT DISTINCT item_id FROM events WHERE item_id NOT IN (SELECT item_id FROM raw_items WHERE item_id IS NOT NULL))
+               SELECT DISTINCT item_id FROM events
+               WHERE item_id NOT IN (SELECT item_id FROM raw_items WHERE item_id IS NOT NULL))
            ORDER BY length(item_id), item_id"""
     ).to_arrow_table()

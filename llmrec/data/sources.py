@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec import embedded
-from llmrec.data.tables import line_of_record, read_table, refuse_many
+from llmrec.data.tables import Rows, glob_free, read_table, refuse_many
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -53,10 +53,7 @@ def read_ml_100k(data: Data) -> Raw:
     """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
     folder = embedded.path("ml-100k")
     query = "SELECT * FROM read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
-    events, films = (
-        duckdb.sql(query, params={"path": str(folder / f"ml-100k.{part}")}).to_arrow_table()
-        for part in ("inter", "item")
-    )
+    events, films = (_query(query, folder / f"ml-100k.{part}") for part in ("inter", "item"))
     interactions = pa.table(
         {
             "user_id": events["user_id:token"],
@@ -80,8 +77,7 @@ def read_ml_100k(data: Data) -> Raw:
 def read_prepared(data: Data) -> Raw:
     """A folder of $LLMREC_DATA that holds interactions.parquet and items.parquet (the Amazon sets)."""
     folder = prepared_folder(data.source)
-    interactions, _ = read_table(folder / "interactions.parquet")
-    items, _ = read_table(folder / "items.parquet")
+    interactions, items = (read_table(folder / f"{name}.parquet").table for name in ("interactions", "items"))
     return Raw(interactions, items, "position", {"source": data.source, "licence": "research use (McAuley)"})
 
 
@@ -91,12 +87,12 @@ def read_ml_latest_small(data: Data) -> Raw:
     query = """
         SELECT CAST(userId AS VARCHAR) user_id, CAST(movieId AS VARCHAR) item_id,
                CAST(timestamp AS BIGINT) AS timestamp, CAST(rating AS FLOAT) rating FROM read_csv($path)"""
-    interactions = duckdb.sql(query, params={"path": str(folder / "ratings.csv")}).to_arrow_table()
+    interactions = _query(query, folder / "ratings.csv")
     query = r"""
         SELECT CAST(movieId AS VARCHAR) item_id, trim(regexp_replace(title, '\((\d{4})\)\s*$', '')) title,
                nullif(regexp_extract(title, '\((\d{4})\)\s*$', 1), '') AS year,
                replace(genres, '|', ', ') genres FROM read_csv($path)"""
-    items = duckdb.sql(query, params={"path": str(folder / "movies.csv")}).to_arrow_table()
+    items = _query(query, folder / "movies.csv")
     return Raw(
         interactions, items, "seconds", {"source": "MovieLens latest-small", "licence": "GroupLens, see its README.txt"}
     )
@@ -109,19 +105,20 @@ def read_files(data: Data) -> Raw:
         DataError: a column is missing (with the columns there are), or a row does not parse (file and line).
     """
     assert data.interactions and data.items
-    events_file, items_file = Path(data.interactions), Path(data.items)
-    events, bad_events = read_table(events_file, data.max_bad_rows)
-    items, bad_items = read_table(items_file, data.max_bad_rows)
+    events, items = read_table(Path(data.interactions)), read_table(Path(data.items))
     columns = data.columns
     key = columns.item_key or columns.item_id
-    for file, table, needed in ((events_file, events, _needed(data)), (items_file, items, {"columns.item_key": key})):
-        _require(file, table, needed)
-    chosen, unit, bad = _typed(events, data, events_file)
-    refuse_many(bad_events + bad_items + bad, data.max_bad_rows)
-    ids = _as_text(items[key])
-    rest = {name: items[name] for name in items.column_names if name not in (key, "item_id")}
-    named = {"source": "files", "interactions": events_file.name, "items": items_file.name}
-    return Raw(chosen, pa.table({"item_id": ids, **rest}), unit, named, bad_events + bad_items + bad)
+    _require(events, _needed(data))
+    _require(items, {"columns.item_key": key})
+    interactions, unit, bad = _typed(events, data)
+    ids = _as_text(items.table[key])
+    nameless = pc.indices_nonzero(pc.is_null(ids)).to_pylist()
+    bad += items.complaints + [f"{place}: {key} is missing" for place in items.places(nameless)]
+    refuse_many(bad, data.max_bad_rows)
+    rest = {name: items.table[name] for name in items.table.column_names if name not in (key, "item_id")}
+    named = {"source": "files", "interactions": events.path.name, "items": items.path.name}
+    catalogue = pa.table({"item_id": ids, **rest}).filter(pc.is_valid(ids))
+    return Raw(interactions, catalogue, unit, named, bad)
 
 
 def prepared_folder(name: str) -> Path:
@@ -155,40 +152,36 @@ def _needed(data: Data) -> dict[str, str]:
     return named | {key: name for key, name in optional.items() if name}
 
 
-def _require(file: Path, table: pa.Table, needed: dict[str, str]) -> None:
+def _require(rows: Rows, needed: dict[str, str]) -> None:
     for key, name in needed.items():
-        if name not in table.column_names:
+        if name not in rows.table.column_names:
             raise DataError(
-                f"{file.name} has no column '{name}'. It has: {', '.join(table.column_names)}.\n"
+                f"{rows.path.name} has no column '{name}'. It has: {', '.join(rows.table.column_names)}.\n"
                 f"Say in the recipe which one it is: data.{key}=NAME"
                 + (" (or data.columns.timestamp=null: file order is time order)" if key == "columns.timestamp" else "")
             )
 
 
-def _typed(events: pa.Table, data: Data, file: Path) -> tuple[pa.Table, str, list[str]]:
+def _typed(rows: Rows, data: Data) -> tuple[pa.Table, str, list[str]]:
     """Cast to our columns; rows that cannot be cast are left out and told."""
-    columns = data.columns
+    events, columns = rows.table, data.columns
     table = {"user_id": _as_text(events[columns.user_id]), "item_id": _as_text(events[columns.item_id])}
-    bad_why = {"user_id": pc.is_null(table["user_id"]), "item_id": pc.is_null(table["item_id"])}
     unit = "position"
     if columns.timestamp:
-        table["timestamp"], unit = _as_seconds(events[columns.timestamp], file, columns.timestamp), "seconds"
-        bad_why["timestamp"] = pc.is_null(table["timestamp"])
+        table["timestamp"], unit = _as_seconds(events[columns.timestamp], rows.path, columns.timestamp), "seconds"
     else:
         table["timestamp"] = pa.chunked_array([pa.array(range(events.num_rows), pa.int64())])
     if columns.rating:
         table["rating"] = _try_cast(events[columns.rating], "FLOAT")
-        bad_why["rating"] = pc.is_null(table["rating"])
-    anything = pa.array([False] * events.num_rows)
-    bad = []
-    for name, flags in bad_why.items():
-        given = events[getattr(columns, name)]
-        for record in pc.indices_nonzero(flags).to_pylist()[:1000]:
-            bad.append(
-                f"{file.name}, line {line_of_record(file, record)}: {name} '{given[record].as_py()}' does not parse"
-            )
-        anything = pc.or_(anything, flags)
-    return pa.table(table).filter(pc.invert(anything)), unit, bad
+    bad, whole = rows.complaints, pa.array([True] * events.num_rows)
+    for name, column in table.items():
+        whole = pc.and_(whole, pc.is_valid(column))
+        missing = pc.indices_nonzero(pc.is_null(column)).to_pylist()
+        for record, place in zip(missing, rows.places(missing), strict=True):
+            given = events[getattr(columns, name)][record].as_py()
+            empty = given is None or not str(given).strip()
+            bad.append(f"{place}: {getattr(columns, name)} " + ("is missing" if empty else f"'{given}' does not parse"))
+    return pa.table(table).filter(whole), unit, bad
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -197,9 +190,18 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
+def _query(query: str, path: Path) -> pa.Table:
+    found = duckdb.connect().sql(query, params={"path": glob_free(path)})
+    assert found is not None  # a SELECT always gives a relation
+    return found.to_arrow_table()
+
+
 def _try_cast(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    values = pa.table({"value": column})  # noqa: F841 - DuckDB reads the variable by its name
-    return duckdb.sql(f"SELECT TRY_CAST(value AS {kind}) AS cast FROM values").to_arrow_table()["cast"]
+    """A column as another kind of DuckDB's, null where a value cannot be cast."""
+    # Without its extension for time zones, DuckDB takes times that name no zone as UTC, wherever the machine stands.
+    db = duckdb.connect(config={"autoload_known_extensions": "false"})
+    db.register("given", pa.table({"value": column}))
+    return db.sql(f"SELECT TRY_CAST(value AS {kind}) AS value FROM given").to_arrow_table()["value"]
 
 
 def _as_seconds(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
@@ -208,16 +210,17 @@ def _as_seconds(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArr
     Raises:
         DataError: no time in the column can be read.
     """
-    if pa.types.is_temporal(column.type):
-        return pc.cast(pc.divide(pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64()), 1_000_000), pa.int64())
-    number = _try_cast(column, "DOUBLE")
+    number = pa.chunked_array([pa.nulls(len(column), pa.float64())])
+    if not pa.types.is_temporal(column.type):
+        number = _try_cast(column, "DOUBLE")
+        number = pc.if_else(pc.is_finite(number), number, pa.scalar(None, pa.float64()))
     if number.null_count > len(number) // 2:
-        moments = _try_cast(column, "TIMESTAMP")
+        moments = _try_cast(column, "TIMESTAMPTZ")
         if moments.null_count == len(moments):
             raise DataError(
                 f"{file.name}: no value of '{name}' is a time (first: '{column[0].as_py()}'). Use numbers or ISO dates."
             )
-        return pc.cast(pc.divide(pc.cast(moments, pa.int64()), 1_000_000), pa.int64())
+        return pc.cast(pc.floor(pc.divide(pc.cast(pc.cast(moments, pa.int64()), pa.float64()), 1e6)), pa.int64())
     largest = pc.max(pc.abs(number)).as_py() or 0
     scale = 1 if largest < 1e11 else 1e3 if largest < 1e14 else 1e6
     return pc.cast(pc.floor(pc.divide(number, scale)), pa.int64())

@@ -4,50 +4,101 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmrec.errors import DataError
 
+# Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
+_CSV = (
+    "read_csv($path, header=true, auto_detect=false, columns=$columns, delim={}, "
+    "store_rejects=true, quote='\"', escape='\"')"
+)
 _READERS = {
-    ".csv": "read_csv($path, header=true, all_varchar=true, delim=',', store_rejects=true, quote='\"', escape='\"')",
-    ".tsv": "read_csv($path, header=true, all_varchar=true, delim='\t', store_rejects=true, quote='\"', escape='\"')",
-    ".jsonl": "read_json($path, format='newline_delimited', ignore_errors=$lenient, sample_size=-1)",
+    ".csv": _CSV.format("','"),
+    ".tsv": _CSV.format("'\t'"),
+    ".jsonl": "read_json($path, format='newline_delimited', ignore_errors=true, sample_size=-1)",
     ".parquet": "read_parquet($path)",
 }
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def read_table(path: Path, max_bad_rows: int = 0) -> tuple[pa.Table, list[str]]:
+@dataclass(frozen=True)
+class Rows:
+    """A file that was read.
+
+    Attributes:
+        path: the file.
+        table: the rows that parsed, in file order.
+        rejected: line (from 1) → what is wrong with the row that begins there.
+    """
+
+    path: Path
+    table: pa.Table
+    rejected: dict[int, str] = field(default_factory=dict)
+
+    def places(self, records: Sequence[int]) -> list[str]:
+        """Where rows of `table` stand, such as `log.csv, line 7`; the file is only read again when asked.
+
+        Args:
+            records: row numbers of the table, ascending.
+        """
+        if not records:
+            return []
+        if kind_of(self.path) == ".parquet":
+            return [f"{self.path.name}, row {record + 1}" for record in records]
+        wanted, found = set(records), []
+        for record, line in enumerate(line for line, _ in _records(self.path) if line not in self.rejected):
+            if record in wanted:
+                found.append(f"{self.path.name}, line {line}")
+            if record == records[-1]:
+                break
+        return found
+
+    @property
+    def complaints(self) -> list[str]:
+        """A line of words for each rejected row."""
+        return [f"{self.path.name}, line {line}: {why}" for line, why in sorted(self.rejected.items())]
+
+
+def read_table(path: Path) -> Rows:
     """Read one file. Nested fields become columns with dotted names; CSV columns stay text.
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file; the first three also as .gz.
-        max_bad_rows: rows that may fail to parse and be left out before the file is refused.
-
-    Returns:
-        The table, and one line of words for each row left out.
 
     Raises:
-        DataError: no such file, unknown kind, empty, or too many rows that do not parse (file and line).
+        DataError: no such file, unknown kind, empty, or not of its kind at all.
     """
     kind = kind_of(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
-    connection = duckdb.connect()
-    values = {"path": str(path)} | ({"lenient": max_bad_rows > 0} if kind == ".jsonl" else {})
+    if not path.stat().st_size:
+        raise DataError(f"{path.name} is empty: it has no bytes at all. Give a file with a header and rows.")
+    db = duckdb.connect()
+    values: dict[str, Any] = {"path": glob_free(path)}
     try:
-        table = connection.sql(f"SELECT * FROM {_READERS[kind]}", params=values).to_arrow_table()
-        bad = _rejected(connection, path) if kind in (".csv", ".tsv") else []
-    except duckdb.Error as error:
-        raise DataError(f"{path.name} cannot be read: {_first_line(error)}. Mend that row, or the file.") from error
-    refuse_many(bad, max_bad_rows)
-    if table.num_rows == 0:
+        if kind in _DELIMITERS:
+            values["columns"] = dict.fromkeys(_header(path), "VARCHAR")
+        read = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
+        assert read is not None  # a SELECT always gives a relation
+        rows = Rows(path, _flat(_plain_json(read).to_arrow_table()), _rejected(db, path, kind))
+    except (duckdb.Error, OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        raise DataError(
+            f"{path.name} cannot be read: {_first_line(error)}. Mend the file, or write it again."
+        ) from error
+    if kind == ".jsonl":
+        rows = _without_bad_lines(rows)
+    if rows.table.num_rows == 0 and not rows.rejected:
         raise DataError(f"{path.name} is empty: it has no rows below its header.")
-    while any(pa.types.is_struct(field.type) for field in table.schema):
-        table = table.flatten()
-    return table, bad
+    return rows
 
 
 def kind_of(path: Path) -> str:
@@ -63,6 +114,11 @@ def kind_of(path: Path) -> str:
             f"{path.name}: no reader for '{kind or 'a name without ending'}'. Known: {', '.join(_READERS)} (also .gz)."
         )
     return kind
+
+
+def glob_free(path: Path) -> str:
+    """A path as DuckDB must be given it to mean just this file, whatever characters its name has."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
 
 
 def refuse_many(bad: list[str], max_bad_rows: int) -> None:
@@ -81,32 +137,104 @@ def refuse_many(bad: list[str], max_bad_rows: int) -> None:
         )
 
 
-def line_of_record(path: Path, record: int) -> int:
-    """The line (from 1) at which data record `record` (from 0) of a file ends; only read when there is an error to tell."""
-    kind = kind_of(path)
-    if kind == ".parquet":
-        return record + 1
-    if kind == ".jsonl":
-        return record + 1
-    opened = (
-        gzip.open(path, "rt", errors="replace", newline="")
-        if path.suffix == ".gz"
-        else path.open(errors="replace", newline="")
-    )
-    with opened as file:
-        reader = csv.reader(file, delimiter="\t" if kind == ".tsv" else ",")
-        for number, _ in enumerate(reader):
-            if number == record + 1:
-                break
-        return reader.line_num
+def _open(path: Path) -> IO[str]:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")  # type: ignore[return-value]
 
 
-def _rejected(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
-    rows = connection.execute(
-        "SELECT DISTINCT ON (line) line, error_message FROM reject_errors ORDER BY line"
+def _records(path: Path) -> Iterator[tuple[int, str]]:
+    """Line (from 1) at which each record of a text file begins, and the text of that line; blank lines are no records."""
+    delimiter = _DELIMITERS.get(kind_of(path))
+    with _open(path) as file:
+        if delimiter is None:
+            yield from ((line, text) for line, text in enumerate(file, 1) if text.strip())
+            return
+        reader = csv.reader(file, delimiter=delimiter)
+        line = 1
+        for number, record in enumerate(reader):
+            if record and number:
+                yield line, ""
+            line = reader.line_num + 1
+
+
+def _header(path: Path) -> list[str]:
+    """Column names of a CSV or TSV file.
+
+    Raises:
+        DataError: no header in the first line, or a name twice.
+    """
+    with _open(path) as file:
+        names = next(csv.reader(file, delimiter=_DELIMITERS[kind_of(path)]), [])
+    if not names:
+        raise DataError(f"{path.name}, line 1: a header with the names of the columns must stand in the first line.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path.name}, line 1: the header names the column '{twice[0]}' more than once. Rename one.")
+    return names
+
+
+def _plain_json(read: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Columns of mixed kinds (ids that are numbers here and text there) as text, without the quotes of JSON."""
+    chosen = [
+        f"{name} ->> '$' AS {name}" if str(kind) == "JSON" else name
+        for name, kind in zip((_quoted(column) for column in read.columns), read.types, strict=True)
+    ]
+    return read.select(", ".join(chosen))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    while any(pa.types.is_struct(column.type) for column in table.schema):
+        table = table.flatten()
+    return table
+
+
+def _without_bad_lines(rows: Rows) -> Rows:
+    """DuckDB reads a line that is not JSON as a row of nothing; find those rows and say what is wrong with them."""
+    nothing = pa.array([True] * rows.table.num_rows)
+    for column in rows.table.columns:
+        nothing = pc.and_(nothing, pc.is_null(column))
+    bad = set(pc.indices_nonzero(nothing).to_pylist())
+    if not bad:
+        return rows
+    why = {line: _not_json(text) for record, (line, text) in enumerate(_records(rows.path)) if record in bad}
+    return Rows(rows.path, rows.table.filter(pc.invert(nothing)), why)
+
+
+def _not_json(text: str) -> str:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return f"not JSON ({str(error).split(':')[0].lower()})"
+    return "no field has a value"
+
+
+def _rejected(db: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[int, str]:
+    """Line → complaint for the rows that DuckDB's CSV reader left out.
+
+    DuckDB counts records where it says lines, so the line is counted here from the byte at which the row begins.
+    """
+    if kind not in _DELIMITERS:
+        return {}
+    errors = db.sql(
+        "SELECT DISTINCT ON (line) line_byte_position, error_message FROM reject_errors ORDER BY 1"
     ).fetchall()
-    return [f"{path.name}, line {line}: {message.splitlines()[0]}" for line, message in rows]
+    if not errors:
+        return {}
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        content = file.read()
+    found, line, reached = {}, 1, 0
+    for position, message in errors:
+        start = position - 1
+        while content[start : start + 1] in (b"\r", b"\n"):
+            start += 1
+        line, reached = line + content.count(b"\n", reached, start), start
+        found[line] = message.splitlines()[0].rstrip(".")
+    return found
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
