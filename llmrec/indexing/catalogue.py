@@ -114,7 +114,8 @@ class Catalogue:
             table = np.array([[symbol[token] for token in code] for code in codes["code"].to_pylist()], np.int32)
         except KeyError as error:
             raise CodeError(
-                f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. Run the recipe again."
+                f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. "
+                "Run the recipe again."
             ) from None
         catalogue = cls(items, table, about["tokens"], Trie.load(folder))
         if catalogue.hash != about["hash"] or codes["item_id"].to_pylist() != catalogue.item_ids:

@@ -48,12 +48,14 @@ def verdict(result: dict[str, Any]) -> list[str]:
         words.append("Codes are not unique: this is a bug.")
     if result["neighbours_kept"] < 0.1:
         words.append(
-            f"Only {result['neighbours_kept']:.0%} of nearest items share a first token: codes carry little of the text."
+            f"Only {result['neighbours_kept']:.0%} of nearest items share a first token: "
+            "codes carry little of the text."
         )
     healthy = not words
     summary = (
-        f"{result['items']} items have unique codes; {result['collisions_before']} shared one before the separating level, "
-        f"at most {result['largest_group']} together; {result['neighbours_kept']:.0%} of nearest items share their first token."
+        f"{result['items']} items have unique codes; {result['collisions_before']} shared one before the separating "
+        f"level, at most {result['largest_group']} together; "
+        f"{result['neighbours_kept']:.0%} of nearest items share their first token."
     )
     return [("Healthy. " if healthy else "") + summary, *words]
 

@@ -66,7 +66,8 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> Codebooks:
     """
     if len(vectors) < width:
         raise CodeError(
-            f"{len(vectors)} items cannot fill {width} codes a level. Set indexing.width to {max(2, len(vectors) // 4)} or less."
+            f"{len(vectors)} items cannot fill {width} codes a level. "
+            f"Set indexing.width to {max(2, len(vectors) // 4)} or less."
         )
     residual = np.ascontiguousarray(vectors, np.float32).copy()
     books = []
@@ -76,7 +77,7 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> Codebooks:
                 residual.shape[1], width, niter=25, seed=seed % 2**31 + level, min_points_per_centroid=1
             )
             means.train(residual)
-        books.append(means.centroids.copy())
+        books.append(np.array(means.centroids))
         residual -= books[-1][_nearest(residual, books[-1])]
     return Codebooks(np.stack(books))
 
