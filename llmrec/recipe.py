@@ -204,12 +204,13 @@ def shrink(recipe: Recipe) -> Recipe:
         return type(part).model_validate({**part.model_dump(), **values})
 
     nano = {"width": 64, "heads": 2, "layers": 2, "vocabulary": min(recipe.model.vocabulary, 600)}
+    adapted = {"rank": min(recipe.model.rank, 4), "tiny": True}
     return change(
         recipe,
         data=change(recipe.data, max_users=min(recipe.data.max_users or 200, 200)),
         indexing=change(recipe.indexing, width=min(recipe.indexing.width, 16)),
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
-        model=change(recipe.model, **(nano if recipe.model.base == "nano" else {"rank": min(recipe.model.rank, 4), "tiny": True})),
+        model=change(recipe.model, **(nano if recipe.model.base == "nano" else adapted)),
         train=[
             change(stage, epochs=min(stage.epochs, 1.0), batch=8, save_every=min(stage.save_every, 10))
             for stage in recipe.train

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "recipe", "seed", "contracts", "embedded", "shipped"), 0),
+    **dict.fromkeys(("errors", "files", "recipe", "seed", "contracts", "embedded", "shipped", "quiet"), 0),
     **dict.fromkeys(("data", "metrics", "text"), 1),
     **dict.fromkeys(("items", "teachers"), 2),
     "indexing": 3,
@@ -20,11 +20,11 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "evaluate"), 7),
-    **dict.fromkeys(("stage", "pipeline", "report", "serve"), 8),
+    **dict.fromkeys(("stage", "results", "pipeline", "report", "serve"), 8),
     "cli": 9,
 }
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
-NEIGHBOURS = {("pipeline", "stage"), ("pipeline", "report")}
+NEIGHBOURS = {("pipeline", "stage"), ("results", "stage"), ("pipeline", "report")}
 DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/"),

@@ -12,6 +12,7 @@ from llmrec import __version__
 from llmrec.cli import doctor, evaluate, recipe_schema, recommend, report, run, setup
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
+from llmrec.quiet import quieten
 
 app = typer.Typer(
     help="Fine-tune language models for recommendation: every recommended item is a real one.",
@@ -41,6 +42,7 @@ def main() -> None:
     """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    quieten()
     warnings.showwarning = lambda message, *rest, **more: console.print(f"[yellow]note:[/] {message}", highlight=False)
     try:
         app()

@@ -88,7 +88,7 @@ class Dataset:
         return pc.index_in(column, value_set=pa.array(_SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
 
     def before(self, split: Split) -> Sequences:
-        """What may be seen when predicting a split: events of earlier splits. `before("valid")` is the training part."""
+        """What may be seen when predicting a split: earlier splits. `before("valid")` is the training part."""
         keep = self.splits < max(_SPLITS.index(split), 1)
         lengths = np.add.reduceat(keep, self.histories.offsets[:-1]) if len(keep) else np.zeros(0, np.int64)
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])

@@ -139,11 +139,11 @@ def refuse_many(bad: list[str], max_bad_rows: int) -> None:
 
 def _open(path: Path) -> IO[str]:
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")  # type: ignore[return-value]
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _records(path: Path) -> Iterator[tuple[int, str]]:
-    """Line (from 1) at which each record of a text file begins, and the text of that line; blank lines are no records."""
+    """Line (from 1) at which each record of a text file begins, and that line; blank lines are no records."""
     delimiter = _DELIMITERS.get(kind_of(path))
     with _open(path) as file:
         if delimiter is None:

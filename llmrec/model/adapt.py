@@ -21,10 +21,10 @@ def grow(model: PreTrainedModel, rows: int, new: np.ndarray, seed: int) -> None:
         new: (tokens,) ids of the new tokens.
         seed: of the noise that tells them apart.
     """
-    old = model.get_input_embeddings().weight.shape[0]
+    old = _rows(model.get_input_embeddings()).shape[0]
     model.resize_token_embeddings(max(rows, old), mean_resizing=False)
-    sides = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for weight in sides.values():
+    sides = [_rows(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for weight in {id(weight): weight for weight in sides}.values():  # tied sides are one
         noise = torch.randn(len(new), weight.shape[1], generator=torch.Generator().manual_seed(seed % 2**63))
         with torch.no_grad():
             known = weight[: int(new.min())].float()
@@ -46,7 +46,7 @@ def lora(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    tied = _rows(model.get_input_embeddings()) is _rows(model.get_output_embeddings())
     sides = [_name_of(model, model.get_input_embeddings())]
     sides += [] if tied else [_name_of(model, model.get_output_embeddings())]
     config = LoraConfig(
@@ -82,16 +82,22 @@ def moved(before: torch.Tensor, model: PreTrainedModel, new: np.ndarray) -> dict
     Raises:
         ModelError: no row moved: new tokens were frozen, and the model has learnt nothing about items.
     """
-    after = model.get_input_embeddings().weight.detach()[torch.from_numpy(new)].float().cpu()
+    after = _rows(model.get_input_embeddings()).detach()[torch.from_numpy(new)].float().cpu()
     distance = (after - before.float().cpu()).norm(dim=1)
     if not (distance > 0).any():
         raise ModelError(
-            "no embedding row of the new item tokens moved in training: they were frozen. This is a bug; please report it."
+            "no embedding row of the new item tokens moved in training: they were frozen. "
+            "This is a bug; please report it."
         )
     return {
         "mean distance": round(float(distance.mean()), 5),
         "unmoved share": round(float((distance == 0).float().mean()), 5),
     }
+
+
+def _rows(side: Any) -> torch.nn.Parameter:
+    """(vocabulary, width) the rows of an embedding, or of an output head."""
+    return side.weight
 
 
 def _name_of(model: PreTrainedModel, part: torch.nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +38,8 @@ def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"model.base: '{name}' cannot be loaded: {reason}\n"
-            "Give nano, embedded:smollm2-135m-instruct, the path of a model folder, or a hub name that this machine reaches."
+            "Give nano, embedded:smollm2-135m-instruct, the path of a model folder, or a hub name that this machine "
+            "reaches."
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(
@@ -60,7 +62,7 @@ def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
     if not files:
         raise ModelError(f"model.base: '{name}' is not a language model.")
     options = {"gguf_file": files[0].name}
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **options
     )
     for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):

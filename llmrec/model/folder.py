@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +53,7 @@ def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedMod
     note = Note(**read_json(folder / NOTE))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, note

@@ -96,7 +96,8 @@ def scored(
     inner = plain(model)
     hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
     logprobs = label_logprobs(hidden, labels, inner.get_output_embeddings())
-    return CausalLMOutput(loss=-logprobs.sum() / (len(logprobs) if num_items_in_batch is None else num_items_in_batch))
+    count = len(logprobs) if num_items_in_batch is None else num_items_in_batch
+    return CausalLMOutput(loss=-logprobs.sum() / count)  # type: ignore[arg-type]  # it says FloatTensor, and means any
 
 
 def plain(model: Any) -> PreTrainedModel:
@@ -105,8 +106,8 @@ def plain(model: Any) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _own_loss(model: PreTrainedModel) -> Iterator[None]:
-    model.forward = partial(scored, model)  # type: ignore[method-assign]
+def _own_loss(model: Any) -> Iterator[None]:
+    model.forward = partial(scored, model)
     model.accepts_loss_kwargs = True
     try:
         yield
