@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
@@ -217,7 +217,7 @@ def making(run: Run) -> str:
     return section(
         "How it was made",
         times if rows else missing("No stage of this run has finished."),
-        "<h3>Versions</h3>" + terms(versions) if versions else missing("No versions were noted."),
+        "<h3>Versions</h3>" + terms(versions, str) if versions else missing("No versions were noted."),
         f"<h3>Recipe</h3><pre>{esc(run.recipe)}</pre>" if run.recipe else missing("The run holds no recipe.yaml."),
     )
 
@@ -238,7 +238,7 @@ def table(head: list[str], body: str) -> str:
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
-def terms(values: dict[str, Any]) -> str:
-    """A list of names and values."""
-    lines = "".join(f"<dt>{esc(words.label(k))}</dt><dd>{esc(v)}</dd>\n" for k, v in values.items())
+def terms(values: dict[str, Any], named: Callable[[str], str] = words.label) -> str:
+    """A list of names and values; `named` makes a name of a key."""
+    lines = "".join(f"<dt>{esc(named(k))}</dt><dd>{esc(v)}</dd>\n" for k, v in values.items())
     return f'<dl class="terms">\n{lines}</dl>' if lines else ""

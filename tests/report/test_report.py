@@ -100,7 +100,7 @@ def test_the_headline_and_the_figures_stand_on_the_page(whole):
     assert "together name 2 different items of 1\u202f682" in page.text
     assert "61 of 64 tokens used, 5.60 of 6.00 bits" in page.text and "Every item has a code of its own." in page.text
     assert "In 991 steps (9.91 epochs) the loss went from 7.00 to 3.37." in page.text
-    assert "6 min 09 s in all" in page.text and "2.4.6" in page.text and "method: rq-kmeans" in page.text
+    assert "6 min 09 s in all" in page.text and "numpy2.4.6" in page.text and "method: rq-kmeans" in page.text
 
 
 def test_only_a_held_out_item_that_was_recommended_is_marked(whole):
