@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -173,15 +174,17 @@ def _typed(rows: Rows, data: Data) -> tuple[pa.Table, str, list[str]]:
         table["timestamp"] = pa.chunked_array([pa.array(range(events.num_rows), pa.int64())])
     if columns.rating:
         table["rating"] = _try_cast(events[columns.rating], "FLOAT")
-    bad, whole = rows.complaints, pa.array([True] * events.num_rows)
+    why: dict[int, str] = {}
     for name, column in table.items():
-        whole = pc.and_(whole, pc.is_valid(column))
-        missing = pc.indices_nonzero(pc.is_null(column)).to_pylist()
-        for record, place in zip(missing, rows.places(missing), strict=True):
+        for record in pc.indices_nonzero(pc.is_null(column)).to_pylist():
             given = events[getattr(columns, name)][record].as_py()
-            empty = given is None or not str(given).strip()
-            bad.append(f"{place}: {getattr(columns, name)} " + ("is missing" if empty else f"'{given}' does not parse"))
-    return pa.table(table).filter(whole), unit, bad
+            words = "is missing" if given is None or not str(given).strip() else f"'{given}' does not parse"
+            why.setdefault(record, f"{getattr(columns, name)} {words}")
+    bad = sorted(why)
+    whole = np.ones(events.num_rows, bool)
+    whole[bad] = False
+    told = [f"{place}: {why[record]}" for record, place in zip(bad, rows.places(bad), strict=True)]
+    return pa.table(table).filter(pa.array(whole)), unit, rows.complaints + told
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
