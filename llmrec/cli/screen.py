@@ -66,11 +66,11 @@ def show_example(folder: Path) -> None:
     examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     if not examples:
         return
-    chosen = next((e for e in examples if e["held_out"] in e["recommended"]), examples[0])
+    chosen = next((e for e in examples if e["held_out_rank"] in range(1, 11)), examples[0])
     screen.print(f"\nUser {chosen['user_id']} last watched or bought (newest last):", style="bold", highlight=False)
     for title in chosen["history"]:
         screen.print(f"   {title}", markup=False, highlight=False)
     screen.print("Recommended next:", style="bold")
     for place, title in enumerate(chosen["recommended"], 1):
-        mark = "  ← what they took next" if title == chosen["held_out"] else ""
+        mark = "  ← what they took next" if place == chosen["held_out_rank"] else ""
         screen.print(f"  {place:>2}  {title}{mark}", markup=False, highlight=False)

@@ -12,8 +12,7 @@ import numpy as np
 
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Logits, Scorer
-from llmrec.decode.search import Normalise
-from llmrec.errors import RequestError
+from llmrec.decode.search import Normalise, check_normalise
 from llmrec.indexing.trie import ROOT, Trie
 
 WIDEST = 512  # nodes a pass; past this, attention between unrelated nodes costs more than a bigger pass saves
@@ -24,7 +23,7 @@ def score_all(
     trie: Trie,
     token_ids: np.ndarray,
     prompts: Sequence[Sequence[int]],
-    normalise: Normalise = "allowed",
+    normalise: Normalise = "catalogue",
     filters: Sequence[Filter | None] | None = None,
     memory: int = 2**30,
 ) -> np.ndarray:
@@ -44,26 +43,36 @@ def score_all(
         RequestError: unknown `normalise`, not one filter a prompt, an empty or too long prompt.
         ModelError: a token of the codes that the model does not have.
     """
-    if normalise not in ("allowed", "vocabulary"):
-        raise RequestError(f"normalise={normalise!r} is not known: say 'allowed' or 'vocabulary'.")
+    check_normalise(normalise)
     rows, sieve = len(prompts), Filters(trie, filters, len(prompts))
+    masked = sieve if normalise == "allowed" else Filters(trie, None, rows)  # filters that change probabilities
     state = scorer.prefill(prompts, token_ids, trie.depth, normalise == "vocabulary")
     scores = np.zeros((rows, len(trie.start)), np.float32)
-    _score_children(trie, sieve, np.array([ROOT]), state.logits, scores)
+    _score_children(trie, masked, np.array([ROOT]), state.logits, scores)
     slots = state.sees.shape[2] + WIDEST
     width = min(WIDEST, memory // max(1, rows * scorer.bytes_per_query(slots, trie.n_symbols)))
     for nodes in _chunks(trie, _open(trie, normalise), max(1, width)):
         logits = scorer.tree(state, trie.symbol[nodes], trie.depth_of(nodes), _above(trie, nodes))
-        _score_children(trie, sieve, nodes, logits, scores)
+        _score_children(trie, masked, nodes, logits, scores)
     for first, last in zip(trie.level[1:-1], trie.level[2:], strict=True):
         scores[:, first:last] += scores[:, trie.parent[first:last]]
-    return scores[:, trie.leaf[trie.position]]
+    ranking = scores[:, trie.leaf[trie.position]]
+    ranking[_denied(sieve, trie, rows)] = -np.inf
+    return ranking
+
+
+def _denied(sieve: Filters, trie: Trie, rows: int) -> np.ndarray:
+    """(rows, items) bool, by item number, whether a row's filter takes the item out."""
+    if not sieve.any:
+        return np.zeros((rows, len(trie)), bool)
+    at = np.tile(trie.position, rows)
+    return (sieve.count(np.repeat(np.arange(rows), len(trie)), at, at + 1) == 0).reshape(rows, -1)
 
 
 def _open(trie: Trie, normalise: Normalise) -> np.ndarray:
     """(n,) nodes below the root whose children the model must be asked about, depth first."""
     inner = ~trie.is_leaf(np.arange(len(trie.start)))
-    if normalise == "allowed":  # what follows a prefix of one item is certain
+    if normalise != "vocabulary":  # what follows a prefix of one item is certain
         inner &= trie.stop - trie.start > 1
     nodes = np.flatnonzero(inner)[1:] if inner[ROOT] else np.flatnonzero(inner)
     return nodes[np.lexsort((nodes, trie.start[nodes]))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,15 @@ from llmrec.decode.scorer import Logits, Scorer
 from llmrec.errors import RequestError
 from llmrec.indexing.trie import ROOT, Trie
 
-Normalise = Literal["allowed", "vocabulary"]
+Normalise = Literal["catalogue", "allowed", "vocabulary"]
+"""What a step's probability is shared over.
+
+'catalogue': the children in the trie. A filter takes items out and leaves the scores of the others as they were, so the
+order among them is the model's own. The default.
+'allowed': the children that trie and filter leave (a masked policy; vLLM's processed log-probabilities). What a denied
+item had goes to its nearest siblings: with 100 seen items denied this cost a quarter of HR@10 on MovieLens 100K.
+'vocabulary': all tokens, as `generate` sums them.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def beam_search(
     k: int,
     beams: int | None = None,
     filters: Sequence[Filter | None] | None = None,
-    normalise: Normalise = "allowed",
+    normalise: Normalise = "catalogue",
 ) -> Ranked:
     """The k best items after each prompt.
 
@@ -81,9 +89,7 @@ def beam_search(
         k: items wanted a row.
         beams: prefixes kept a row and level, at least k; k if None. At the size of the catalogue the ranking is exact.
         filters: what each row may be given; None allows every item.
-        normalise: 'allowed' gives each step's probability over the children that trie and filter allow (as vLLM's
-            processed log-probabilities), so filtering changes scores; 'vocabulary' over all tokens (as `generate`), so
-            scores compare across filters.
+        normalise: see `Normalise`.
 
     Returns:
         distinct, allowed items, ties in the order of their codes.
@@ -113,7 +119,7 @@ def greedy(
     token_ids: np.ndarray,
     prompts: Sequence[Sequence[int]],
     filters: Sequence[Filter | None] | None = None,
-    normalise: Normalise = "allowed",
+    normalise: Normalise = "catalogue",
 ) -> Ranked:
     """One item a row, taking the likeliest allowed symbol at every level: `beam_search` with one beam."""
     return beam_search(scorer, trie, token_ids, prompts, 1, 1, filters, normalise)
@@ -121,11 +127,20 @@ def greedy(
 
 def _checked(k: int, beams: int | None, normalise: str) -> int:
     """Beams a row, after refusing what makes no sense."""
-    if normalise not in ("allowed", "vocabulary"):
-        raise RequestError(f"normalise={normalise!r} is not known: say 'allowed' or 'vocabulary'.")
+    check_normalise(normalise)
     if k < 1 or (beams is not None and beams < k):
         raise RequestError(f"k={k} items from beams={beams}: ask for at least one item, and as many beams.")
     return k if beams is None else beams
+
+
+def check_normalise(normalise: str) -> None:
+    """Refuse a way to normalise that there is not.
+
+    Raises:
+        RequestError: not one of `Normalise`.
+    """
+    if normalise not in get_args(Normalise):
+        raise RequestError(f"normalise={normalise!r} is not known: say one of {', '.join(get_args(Normalise))}.")
 
 
 def open_rows(trie: Trie, sieve: Filters, rows: int) -> Beams:
@@ -154,28 +169,30 @@ def expand(
 ) -> tuple[np.ndarray, Beams]:
     """(edges,) which live beam each is a child of, and every allowed child, scored; a live beam always has one."""
     source, symbol, child = trie.children(live.node)
+    slot = slots(live.row)
     if sieve.any:
         keep = sieve.keep(live.row, live.node, source, child)
-        source, symbol, child = source[keep], symbol[keep], child[keep]
-    slot = slots(live.row)
+        if normalise == "allowed":
+            source, symbol, child = source[keep], symbol[keep], child[keep]
     row, query = live.row[source], slot[source]
     scores = logits.at(row, query, symbol) / temperature
-    total = segment_logsumexp(scores, source) if normalise == "allowed" else logits.totals()[live.row, slot]
+    total = logits.totals()[live.row, slot] if normalise == "vocabulary" else segment_logsumexp(scores, source)
     scores += live.score[source] - total[source]
-    return source, Beams(row, child, scores, scores, query, symbol)
+    grown = Beams(row, child, scores, scores, query, symbol)
+    return (source[keep], grown[keep]) if sieve.any and normalise != "allowed" else (source, grown)
 
 
 def finish(trie: Trie, sieve: Filters, pool: Beams, normalise: Normalise) -> tuple[Beams, Beams, np.ndarray]:
     """Part the finished from the live, and say which of the pool (n,) bool were finished.
 
-    A prefix with one allowed item left is finished too when probabilities are over the allowed symbols: all that could
-    follow is certain, so the model need not be asked.
+    A prefix with one item left (in the trie, or among the allowed) is finished too where the probability of what
+    follows is shared over those alone: it is certain, so the model need not be asked.
     """
     done = trie.is_leaf(pool.node)
     if normalise == "vocabulary":
         return pool[done], pool[~done], done
     start, stop = trie.start[pool.node], trie.stop[pool.node]
-    done |= sieve.count(pool.row, start, stop) == 1
+    done |= (sieve.count(pool.row, start, stop) if normalise == "allowed" else stop - start) == 1
     ended = pool[done]
     return replace(ended, node=trie.leaf[sieve.first(ended.row, start[done], stop[done])]), pool[~done], done
 

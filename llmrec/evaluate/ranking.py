@@ -132,7 +132,14 @@ def _write(
             "history": [titles[item] for item in histories[row][-8:]],
             "recommended": [titles[item] for item in items[row][:10] if item >= 0],
             "held_out": titles[int(targets[row])],
+            "held_out_rank": _rank(items[row], int(targets[row])),
         }
         for row in np.random.default_rng(0).permutation(len(users))[:6].tolist()
     ]
     write_json(folder / "examples.json", examples)
+
+
+def _rank(items: np.ndarray, target: int) -> int | None:
+    """Place of the target in a list, from 1; None where it is not in it. By item, not by title: titles may be twins."""
+    found = np.flatnonzero(items == target)
+    return int(found[0]) + 1 if len(found) else None

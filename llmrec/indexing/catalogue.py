@@ -89,14 +89,12 @@ class Catalogue:
         )
         self.trie.save(folder)
         write_json(folder / "health.json", health)
-        write_json(
-            folder / "catalogue.json",
-            {"format": FORMAT, "hash": self.hash, "items": len(self.item_ids), "tokens": self.tokens},
-        )
+        about = {"format": FORMAT, "hash": self.hash, "trie": self.trie.hash, "items": len(self.item_ids)}
+        write_json(folder / "catalogue.json", about | {"tokens": self.tokens})
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
-        """Open a catalogue folder and check it against its hash.
+        """Open a catalogue folder and check codes and trie against their hashes.
 
         Raises:
             CodeError: not a catalogue folder, of another format, or changed since it was written.
@@ -109,15 +107,18 @@ class Catalogue:
                 f"{folder} has catalogue format {about['format']}, this llmrec reads {FORMAT}. Run the recipe again."
             )
         symbol = {token: number for number, token in enumerate(about["tokens"])}
-        items, codes = pq.read_table(folder / "items.parquet"), pq.read_table(folder / "codes.parquet")
         try:
+            items, codes = pq.read_table(folder / "items.parquet"), pq.read_table(folder / "codes.parquet")
             table = np.array([[symbol[token] for token in code] for code in codes["code"].to_pylist()], np.int32)
         except KeyError as error:
             raise CodeError(
                 f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. "
                 "Run the recipe again."
             ) from None
+        except (OSError, pa.ArrowException) as error:
+            raise CodeError(f"{folder} is not whole ({error}). Run the recipe again.") from error
         catalogue = cls(items, table, about["tokens"], Trie.load(folder))
-        if catalogue.hash != about["hash"] or codes["item_id"].to_pylist() != catalogue.item_ids:
+        intact = catalogue.hash == about["hash"] and catalogue.trie.hash == about.get("trie")
+        if not intact or codes["item_id"].to_pylist() != catalogue.item_ids:
             raise CodeError(f"{folder} was changed since it was written (its hash differs). Run the recipe again.")
         return catalogue

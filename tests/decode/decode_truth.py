@@ -102,7 +102,8 @@ def brute_force(
         scores[item] = 0.0
         for level, symbol in enumerate(codes[item]):
             row = logits[len(prompt) - 1 + level]
-            siblings = {codes[i][level] for i in items if codes[i][:level] == codes[item][:level]}
-            over = row[TOKENS[sorted(siblings)]] if normalise == "allowed" else row
+            among = items if normalise == "allowed" else range(len(codes))
+            siblings = {codes[i][level] for i in among if codes[i][:level] == codes[item][:level]}
+            over = row[TOKENS[sorted(siblings)]] if normalise != "vocabulary" else row
             scores[item] += row[TOKENS[symbol]] - np.log(np.exp(over - over.max()).sum()) - over.max()
     return scores

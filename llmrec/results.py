@@ -1,0 +1,48 @@
+"""Measured numbers: one JSON file a measurement under results/, with all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from llmrec.files import write_json
+from llmrec.stage import device, versions
+
+
+def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any) -> None:
+    """Write one result.
+
+    Args:
+        path: a file under results/.
+        command: what prints these figures again.
+        figures: the numbers.
+        about: protocol, seeds, hashes of recipe and data, dtype, threads, …
+    """
+    write_json(
+        path,
+        {
+            "command": command,
+            "date": time.strftime("%Y-%m-%d"),
+            "commit": _commit(),
+            "machine": {
+                "device": device(),
+                "memory_gib": _memory(),
+                "load": [round(part, 2) for part in os.getloadavg()],
+            },
+            "versions": versions(),
+            **about,
+            "figures": figures,
+        },
+    )
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def _memory() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)

@@ -1,0 +1,78 @@
+"""Telling twins apart, and the health of codes, against loops and dictionaries."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrec.indexing.health import health
+from llmrec.indexing.separate import last_level
+
+CODES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)
+
+
+@given(CODES, st.randoms(use_true_random=False))
+def test_twins_are_numbered_in_the_order_of_their_rank_then_of_their_item(codes, random) -> None:
+    rank = [random.choice([0.0, 0.5, 1.0]) for _ in codes]
+    separated = last_level(np.array(codes, np.int32), np.array(rank))
+    groups = defaultdict(list)
+    for item, code in enumerate(codes):
+        groups[code].append((rank[item], item))
+    expected = {item: place for group in groups.values() for place, (_, item) in enumerate(sorted(group))}
+    assert separated.tolist() == [[*code, expected[item]] for item, code in enumerate(codes)]
+    assert len({*map(tuple, separated.tolist())}) == len(codes)
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_health_counts_what_a_loop_counts(codes) -> None:
+    table = last_level(np.array(codes, np.int32), np.zeros(len(codes)))
+    widths = [4, 3, int(table[:, -1].max()) + 2]
+    vectors = np.random.default_rng(0).standard_normal((len(codes), 5)).astype(np.float32)
+    found = health(table, widths, vectors, seed=0)
+    groups = Counter(codes)
+    assert found["collisions_before"] == sum(size for size in groups.values() if size > 1)
+    assert found["largest_group"] == max(groups.values())
+    assert found["moved"] == sum(size - 1 for size in groups.values())
+    assert found["unique"]
+    for number, width in enumerate(widths):
+        counts = Counter(row[number] for row in table.tolist())
+        entropy = -sum(n / len(codes) * math.log2(n / len(codes)) for n in counts.values())
+        level = found["levels"][number]
+        assert level["counts"] == [counts[symbol] for symbol in range(width)]
+        assert level["used"] == len(counts)
+        assert level["entropy_bits"] == pytest.approx(entropy, abs=1e-4)
+
+
+def test_neighbours_kept_is_the_share_of_nearest_items_with_the_same_first_token() -> None:
+    draw = np.random.default_rng(1)
+    vectors = draw.standard_normal((60, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes = np.stack([draw.integers(3, size=60), np.arange(60)], axis=1).astype(np.int32)
+    kept = []
+    for item in range(60):
+        others = sorted((j for j in range(60) if j != item), key=lambda j: -float(vectors[item] @ vectors[j]))
+        kept += [codes[j, 0] == codes[item, 0] for j in others[:10]]
+    assert health(codes, [3, 60], vectors, seed=0)["neighbours_kept"] == pytest.approx(np.mean(kept), abs=1e-4)
+
+
+def verdict_of(codes: list[list[int]], widths: list[int], vectors: np.ndarray) -> str:
+    return " ".join(health(np.array(codes, np.int32), widths, vectors, seed=0)["verdict"])
+
+
+def test_what_is_wrong_is_said_with_a_remedy() -> None:
+    line = np.stack([np.cos(np.linspace(0, 3, 20)), np.sin(np.linspace(0, 3, 20))], axis=1).astype(np.float32)
+    assert verdict_of([[i // 5, 0, i % 5] for i in range(20)], [4, 1, 5], line).count("add a level or widen") == 1
+    assert "uses 2 of 64 codes: set indexing.width nearer to 2" in verdict_of(
+        [[i // 10, i, 0] for i in range(20)], [64, 20, 1], line
+    )
+    assert verdict_of([[i // 10, i % 10, 0] for i in range(20)], [2, 10, 1], line).startswith("Healthy. 20 items")
+
+
+def test_one_item_alone_is_healthy() -> None:
+    assert verdict_of([[0, 0]], [1, 1], np.ones((1, 2), np.float32)).startswith("Healthy.")
