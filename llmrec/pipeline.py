@@ -24,7 +24,7 @@ from llmrec.stage import Stage, lock
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
 
-_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 1, 1, 1, 1, 1, 1  # format numbers: raise one to redo its stage
+_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 1, 1, 1, 1, 1, 2  # format numbers: raise one to redo its stage
 
 
 def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda stage, done: None) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -45,20 +46,31 @@ def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float], None]]:
 
 
 def metrics_table(result: dict[str, Any]) -> Table:
-    """The table of metrics.json: systems by metrics, means with their 95 % intervals for the first of each kind."""
-    protocol = result["protocol"]
+    """The table of metrics.json: systems by metrics, and for one metric how sure it is and how far from the model."""
+    protocol, model = result["protocol"], result["model"]
+    metrics = list(result["systems"][model])
+    sure = "hr@10" if "hr@10" in metrics else metrics[0]
     table = Table(
         title=f"{protocol['users']} {protocol['target']} users, {protocol['candidates']} of {protocol['items']} items, "
-        f"{'seen items excluded' if protocol['exclude_seen'] else 'seen items allowed'}, beams {protocol['beams']}"
+        f"{'seen items excluded' if protocol['exclude_seen'] else 'seen items allowed'}, beams {protocol['beams']}",
+        caption=f"95 % intervals over users; Δ: {model} minus the baseline, paired",
+        box=box.SIMPLE,
     )
-    metrics = list(next(iter(result["systems"].values())))
-    table.add_column("")
-    for metric in metrics:
-        table.add_column(metric.upper(), justify="right")
+    for name in ("", *map(str.upper, metrics), f"{sure.upper()} 95 %", f"Δ {sure.upper()} 95 %"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name), min_width=5)
     for system, values in result["systems"].items():
-        cells = [f"{values[m]['mean']:.4f}\n[dim]{values[m]['low']:.3f}–{values[m]['high']:.3f}[/]" for m in metrics]
-        table.add_row(f"[bold]{system}[/]" if system == result["model"] else system, *cells)
+        cells = [_digits(values[metric]["mean"]) for metric in metrics]
+        behind = "" if system == model else _interval(result["paired"][system][sure])
+        table.add_row(system, *cells, _interval(values[sure]), behind, style="bold" if system == model else "")
     return table
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{_digits(value['low'])}…{_digits(value['high'])}"
 
 
 def show_example(folder: Path) -> None:

@@ -18,6 +18,8 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.prompting import encode
 from llmrec.model.vocabulary import token_ids
+from llmrec.tasks.examples import next_item_prompt
+from llmrec.tasks.templates import Wording
 
 BEAMS = 50  # beams are cheap beside the prompt, and narrow beams lose items
 
@@ -50,7 +52,7 @@ class Recommender:
         self.catalogue = catalogue
         self.scorer = Scorer(model)
         self.tokens = token_ids(self.tokenizer, catalogue.tokens)
-        self.wording = self.note.held_out_prompt if held_out_wording else self.note.prompt
+        self.wording = Wording(prompt=self.note.held_out_prompt if held_out_wording else self.note.prompt, answer="")
 
     def recommend(
         self,
@@ -108,12 +110,8 @@ class Recommender:
 
     def prompts(self, histories: Sequence[Sequence[int]]) -> list[list[int]]:
         """Tokens of the next-item prompt of each history of item numbers."""
-        texts = self.catalogue.code_texts
         recent = [list(history)[-self.note.history :] for history in histories]
-        return [
-            encode(self.tokenizer, self.wording.replace("{history}", "".join(texts[int(i)] for i in row)))
-            for row in recent
-        ]
+        return [encode(self.tokenizer, next_item_prompt(self.wording, row, self.catalogue)[0]) for row in recent]
 
     def known(self, history: Sequence[str]) -> list[int]:
         """Item numbers of the known items of a history.

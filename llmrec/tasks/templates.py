@@ -74,6 +74,11 @@ def load(task: str, root: Path | None = None) -> Template:
         content = _File.model_validate(yaml.safe_load(found[0].read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise PromptError(f"{found[0]}: {error}") from None
+    unknown = [need for need in content.needs if need not in SLOTS]
+    if unknown:
+        raise PromptError(f"{found[0].name}: unknown need '{unknown[0]}'; there are: {', '.join(SLOTS)}.")
+    if content.task != task:
+        raise PromptError(f"{found[0].name}: its task is called '{content.task}'. Name the file after its task.")
     for number, wording in enumerate(content.wordings):
         _check(wording, content.needs, f"{found[0].name}, wording {number + 1}")
     train = [w for w in content.wordings if not w.held_out]
@@ -109,22 +114,27 @@ def neutral(text: str) -> str:
 
 
 def _check(wording: Wording, needs: list[str], where: str) -> None:
-    known = set().union(*(SLOTS.get(need, set()) for need in needs))
+    known = set().union(*(SLOTS[need] for need in needs))
     try:
-        used = [
-            name
-            for part in (wording.prompt, wording.answer)
-            for _, name, _, _ in string.Formatter().parse(part)
-            if name is not None
-        ]
+        prompt, answer = (_slots(part, where) for part in (wording.prompt, wording.answer))
     except ValueError as error:
         raise PromptError(f"{where}: {error}. Write a literal brace twice: {{{{ or }}}}") from None
+    used = prompt + answer
     for name in used:
         if name not in known:
             raise PromptError(f"{where}: unknown slot {{{name}}}; this task has: {', '.join(sorted(known))}.")
     for name in sorted(known):
         if used.count(name) != 1:
             raise PromptError(f"{where}: the slot {{{name}}} must be used once, not {used.count(name)} times.")
-    answered = [name for _, name, _, _ in string.Formatter().parse(wording.answer) if name]
-    if len(answered) != 1:
-        raise PromptError(f"{where}: an answer must hold one slot, not {len(answered)}.")
+    if len(answer) != 1:
+        raise PromptError(f"{where}: an answer must hold one slot, not {len(answer)}.")
+
+
+def _slots(text: str, where: str) -> list[str]:
+    """Names of the slots of a text, in order."""
+    names = []
+    for _, name, form, conversion in string.Formatter().parse(text):
+        if form or conversion:
+            raise PromptError(f"{where}: write the slot as {{{name}}}, with nothing else in it.")
+        names += [] if name is None else [name]
+    return names

@@ -10,7 +10,7 @@ from llmrec.indexing import rq_kmeans
 
 
 def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(320, 16) vectors: one of four far centres, plus one of four near offsets, plus a little noise; and both numbers."""
+    """(320, 16) vectors: one of four far centres, one of four near offsets, a little noise; and both numbers."""
     draw = np.random.default_rng(seed)
     far, near = 10 * np.eye(16)[:4], np.eye(16)[4:8]
     which = np.stack([draw.permutation(np.repeat(np.arange(4), 80)), draw.integers(4, size=320)], axis=1)
