@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmrec.train.packing import IGNORE
 
-CHUNK = 4096  # supervised positions that meet the output head at a time; bounds memory, changes no number
+CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
 
 
 def label_logprobs(hidden: Tensor, labels: Tensor, head: nn.Module, chunk: int = CHUNK) -> Tensor:
@@ -18,19 +18,19 @@ def label_logprobs(hidden: Tensor, labels: Tensor, head: nn.Module, chunk: int =
         hidden: (rows, length, width) last hidden states.
         labels: (rows, length) int64, the token at its own place; IGNORE where nothing is supervised.
         head: maps (positions, width) to (positions, vocabulary).
-        chunk: positions scored at once; logits are not kept for the backward pass but computed again.
+        chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
 
     Returns:
         (supervised,) float32 log-probabilities in nats, row by row.
     """
     wanted = labels[:, 1:] != IGNORE
     states, targets = hidden[:, :-1][wanted], labels[:, 1:][wanted]
-    if len(targets) <= chunk:
+    positions = max(1, chunk // head.weight.shape[0])
+    if len(targets) <= positions:
         return _score(states, targets, head)
-    parts = zip(states.split(chunk), targets.split(chunk), strict=True)
+    parts = zip(states.split(positions), targets.split(positions), strict=True)
     return torch.cat([checkpoint(_score, state, target, head, use_reentrant=False) for state, target in parts])
 
 
 def _score(states: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
-    logits = head(states).float()
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    return -nn.functional.cross_entropy(head(states).float(), targets, reduction="none")

@@ -1,0 +1,147 @@
+"""What a request to a vLLM server may ask of the item processor, and the catalogue it is checked against.
+
+A request asks through `SamplingParams.extra_args`, over HTTP `vllm_xargs`:
+
+    {"items": "item"}                                the answer is one item's code and then the end
+    {"items": "item", "deny": ["50", "181"]}         and not one of these items
+    {"items": "item", "allow": ["12", "13"]}         and only one of these
+    {"items": "item", "answer_start": 96}            the answer began at token 96 of the prompt, and goes on
+
+Requests without `items` are left alone, so one server answers both. The server is told its catalogue at start by an
+environment variable: vLLM checks requests in one process and masks logits in another, and only that reaches both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec.decode.filters import Filter
+from llmrec.errors import CodeError, RequestError
+from llmrec.indexing.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+VARIABLE = "LLMREC_CATALOGUE"
+KEYS = ("items", "deny", "allow", "answer_start")
+MODES = ("item",)
+# what could leave a row nothing to say, or a code cut short: option of vLLM -> its harmless values
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "allowed_token_ids": (None, []),
+    "bad_words": (None, []),
+    "structured_outputs": (None,),
+    "thinking_token_budget": (None,),
+    "logit_bias": (None, {}),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one request asks.
+
+    Attributes:
+        start: where in the prompt its answer began; None at the end of the prompt.
+        filter: what it may be given; None for every item.
+    """
+
+    start: int | None
+    filter: Filter | None
+
+
+def served_catalogue() -> Catalogue:
+    """The catalogue that this server was started for.
+
+    Raises:
+        CodeError: the variable LLMREC_CATALOGUE is not set, or names no intact catalogue folder.
+    """
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        raise CodeError(
+            f"The item processor was not told its catalogue: set {VARIABLE} to the run's catalogue folder before "
+            f"starting vLLM, e.g. {VARIABLE}=runs/NAME/catalogue."
+        )
+    return _load(folder)
+
+
+@lru_cache(maxsize=2)
+def _load(folder: str) -> Catalogue:
+    return Catalogue.load(Path(folder))
+
+
+def asked(extra_args: Mapping[str, Any] | None, catalogue: Catalogue) -> Asked | None:
+    """Read what a request asks; None where it asks for no items.
+
+    Raises:
+        RequestError: an unknown mode, a value of the wrong type, an unknown item, or a filter that leaves no item.
+    """
+    args = extra_args or {}
+    if "items" not in args:
+        stray = [key for key in KEYS if key in args]
+        if stray:
+            raise RequestError(f'`{stray[0]}` says which items, but no items were asked for: add "items": "item".')
+        return None
+    if args["items"] not in MODES:
+        raise RequestError(f'items={args["items"]!r} is not known: say "item".')
+    return Asked(_start(args.get("answer_start")), _filter(args, catalogue))
+
+
+def check(params: SamplingParams) -> None:
+    """Refuse a request that could not be answered with a real item; vLLM makes HTTP 400 of the error.
+
+    Raises:
+        ValueError: see `asked`; or another option of the request could leave no token or cut the code short.
+    """
+    try:
+        wanted = asked(params.extra_args, catalogue := served_catalogue())
+    except RequestError as error:
+        raise ValueError(str(error)) from error
+    if wanted is None:
+        return
+    for option, harmless in HARMLESS.items():
+        if getattr(params, option, harmless[0]) not in harmless:
+            raise ValueError(
+                f"`{option}` cannot be used with items, since it could leave no token to go on with: leave it out."
+            )
+    depth = catalogue.trie.depth
+    if wanted.start is None and params.max_tokens is not None and params.max_tokens < depth:
+        raise ValueError(f"max_tokens={params.max_tokens} would cut codes of {depth} tokens short: ask for {depth + 1}.")
+
+
+def _start(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RequestError(f"answer_start={value!r} is no place in the prompt: give the number of tokens before it.")
+    return value
+
+
+def _filter(args: Mapping[str, Any], catalogue: Catalogue) -> Filter | None:
+    deny = _numbers(args.get("deny") or [], "deny", catalogue)
+    allow = None if args.get("allow") is None else _numbers(args["allow"], "allow", catalogue)
+    if not deny and allow is None:
+        return None
+    wanted = Filter.of(catalogue.trie, deny, allow)
+    if len(wanted.deny) == len(catalogue.trie) or (wanted.allow is not None and not len(wanted.allow)):
+        raise RequestError("`deny` and `allow` leave no item at all: allow more, or deny less.")
+    return wanted
+
+
+def _numbers(ids: Any, what: str, catalogue: Catalogue) -> list[int]:
+    """Item numbers of item ids; whole numbers are refused, since an id that looks like one would name another item."""
+    if not isinstance(ids, list | tuple) or not all(isinstance(one, str) for one in ids):
+        raise RequestError(f'`{what}` must list item ids as strings, such as ["50", "181"].')
+    known = catalogue.item_number
+    unknown = [one for one in ids if one not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], catalogue.item_ids[:100_000], 1, 0.7)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise RequestError(f"`{what}` names {len(unknown)} items that the catalogue lacks: '{unknown[0]}'.{hint}")
+    return [known[one] for one in ids]
