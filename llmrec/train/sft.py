@@ -69,6 +69,7 @@ def _arguments(stage: Sft, seed: int, work: Path) -> TrainingArguments:
         bf16=stage.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         logging_steps=10,
+        logging_nan_inf_filter=False,  # it would hide the loss that `_Watch` stops on
         save_steps=stage.save_every,
         save_total_limit=2,
         remove_unused_columns=False,
@@ -188,7 +189,8 @@ class _Watch(TrainerCallback):
             file.write(json.dumps(line | {"seconds": round(seconds, 2)}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell how far it is."""
+        """Tell how far it is, and see that the last step is logged whatever its number."""
+        control.should_log |= state.global_step >= state.max_steps
         self.progress(state.global_step / max(1, state.max_steps))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

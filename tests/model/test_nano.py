@@ -65,7 +65,8 @@ def test_a_stranger_with_transformers_alone_loads_the_same_model(tiny_run: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["Amélie", "千と千尋の神隠し", "🎬 (2001)", "L.A.  Confidential", "it's", "a\u200bb", "naïve ‹x›", "½ & <b>"]
+    "text",
+    ["Amélie", "千と千尋の神隠し", "🎬 (2001)", "L.A.  Confidential", "it's", "a\u200bb", "naïve ‹x›", "½ & <b>"],
 )
 def test_odd_titles_come_back(tokenizer, text: str) -> None:
     nano.check_round_trip(tokenizer, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ def model(seed: int = 0) -> LlamaForCausalLM:
 def examples(count: int = 9, seed: int = 0) -> list[Encoded]:
     draw = np.random.default_rng(seed)
     lengths = draw.integers(2, 15, count)
-    return [Encoded(draw.integers(1, 50, n), np.concatenate([[False], draw.random(n - 1) < 0.6, [True]])[:n]) for n in lengths]
+    return [
+        Encoded(draw.integers(1, 50, n), np.concatenate([[False], draw.random(n - 1) < 0.6, [True]])[:n])
+        for n in lengths
+    ]
 
 
 def plain_loss(llama: LlamaForCausalLM, parts: list[Encoded]) -> torch.Tensor:
@@ -137,3 +141,12 @@ def test_a_loss_that_is_no_number_stops_training_in_words(tmp_path: Path) -> Non
     rows = PackedRows([Encoded(tokens, tokens == 0)] * 30, 6, np.random.default_rng(0))
     with pytest.raises(sft.ModelError, match=r"the loss is not a number at step \d+\. Lower train\.N\.learning_rate"):
         sft.train(llama, rows, Sft(epochs=1, batch=1), 0, tmp_path, 0.0, lambda done: None)
+
+
+def test_a_training_of_three_steps_has_a_log(tmp_path: Path) -> None:
+    rows = PackedRows(examples(3), 2, np.random.default_rng(0))
+    told: list[float] = []
+    sft.train(model(), rows, Sft(epochs=1, batch=1), 0, tmp_path, 0.0, told.append)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3]
+    assert told == [pytest.approx(step / 3) for step in (1, 2, 3)]

@@ -1,0 +1,132 @@
+"""Recommender: real and distinct items, best first, whatever is asked; and a message where it cannot be answered."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llmrec
+from llmrec.decode.recommender import Recommender
+from llmrec.errors import ModelError, RequestError, RunError
+from llmrec.indexing.catalogue import Catalogue
+
+HISTORY = ["i3", "i4", "i5", "i6"]
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_run: Path) -> Recommender:
+    return llmrec.load(tiny_run)
+
+
+@pytest.mark.parametrize("k", [1, 7, 36])
+def test_k_distinct_real_items_best_first(recommender: Recommender, k: int) -> None:
+    found = recommender.recommend(HISTORY, k)
+    items, scores = zip(*found, strict=True)
+    assert len(items) == len(set(items)) == k
+    assert set(items) <= set(recommender.catalogue.item_ids) - set(HISTORY)
+    assert list(scores) == sorted(scores, reverse=True)
+
+
+def test_seen_items_are_left_out_only_on_demand(recommender: Recommender) -> None:
+    everything = recommender.recommend(HISTORY, 40, exclude_seen=False)
+    assert sorted(item for item, _ in everything) == sorted(recommender.catalogue.item_ids)
+    rest = recommender.recommend(HISTORY, 40)
+    assert [item for item, _ in rest] == [item for item, _ in everything if item not in HISTORY]
+
+
+def test_beams_that_are_wide_enough_rank_as_the_exact_scores_do(recommender: Recommender) -> None:
+    numbers = recommender.known(HISTORY)
+    exact = recommender.score([numbers])[0]
+    order = [recommender.catalogue.item_ids[item] for item in np.argsort(-exact, kind="stable")]
+    found = recommender.recommend(HISTORY, 10, exclude_seen=False)
+    assert [item for item, _ in found] == order[:10]
+    np.testing.assert_allclose([score for _, score in found], np.sort(exact)[::-1][:10], rtol=1e-3, atol=1e-4)
+
+
+def test_allow_and_deny_are_held_to(recommender: Recommender) -> None:
+    allowed = ["i1", "i9", "i20", "i33"]
+    found = [item for item, _ in recommender.recommend(HISTORY, 10, allow=allowed, deny=["i9"])]
+    assert sorted(found) == ["i1", "i20", "i33"]
+
+
+def test_a_longer_history_than_the_window_is_its_newest_part(recommender: Recommender) -> None:
+    window = recommender.note.history
+    long = [f"i{number % 40}" for number in range(3 * window)]
+    whole, newest = (recommender.recommend(history, 5, exclude_seen=False) for history in (long, long[-window:]))
+    assert whole == newest
+
+
+def test_all_of_a_long_history_counts_as_seen(recommender: Recommender) -> None:
+    long = [f"i{number}" for number in range(30)]
+    assert {item for item, _ in recommender.recommend(long, 10)} == {f"i{number}" for number in range(30, 40)}
+
+
+def test_an_empty_history_still_gets_recommendations(recommender: Recommender) -> None:
+    assert len(recommender.recommend([], 5)) == 5
+
+
+def test_unknown_items_are_left_out_with_a_note(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match="left out of the history, since the catalogue lacks them: 'i999'"):
+        found = recommender.recommend([*HISTORY, "i999"], 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found == recommender.recommend(HISTORY, 5)
+
+
+def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender: Recommender) -> None:
+    with pytest.raises(
+        RequestError, match=r"no item of the history is in the catalogue: 'i399', 'zz'\. Did you mean 'i39'"
+    ):
+        recommender.recommend(["i399", "zz"], 5)
+
+
+@pytest.mark.parametrize("what", ["allow", "deny"])
+def test_filters_of_unknown_items_are_refused(recommender: Recommender, what: str) -> None:
+    with pytest.raises(RequestError, match=f"`{what}` names items that the catalogue lacks: 'zz'"):
+        recommender.recommend(HISTORY, 5, **{what: ["i1", "zz"]})
+
+
+@pytest.mark.parametrize("k", [0, -1, 41])
+def test_k_out_of_range_is_refused_with_the_range(recommender: Recommender, k: int) -> None:
+    with pytest.raises(RequestError, match=f"k must be between 1 and the catalogue's 40 items, not {k}"):
+        recommender.recommend(HISTORY, k)
+
+
+def test_the_held_out_wording_is_another_prompt(tiny_run: Path, recommender: Recommender) -> None:
+    other = llmrec.load(tiny_run, held_out_wording=True)
+    assert other.prompts([[1, 2]]) != recommender.prompts([[1, 2]])
+
+
+def test_a_prompt_at_decoding_is_a_prompt_of_training_to_the_token(tiny_run: Path, recommender: Recommender) -> None:
+    from llmrec.tasks import examples
+    from llmrec.train.encode import encode_examples
+
+    table = examples.load(tiny_run / "tasks")
+    rows = table.to_pylist()
+    start = recommender.wording.prompt.split("{")[0]
+    own = [row for row in rows if row["task"] == "next_item" and row["prompt"].startswith(start)]
+    assert own
+    encoded = encode_examples(type(table).from_pylist(own, schema=table.schema), recommender.tokenizer, 512)
+    answer = recommender.catalogue.codes.shape[1] + 1  # and the end
+    for row, example in zip(own, encoded, strict=True):
+        history = [recommender.catalogue.item_number[slot["item_id"]] for slot in row["slots"]]
+        assert recommender.prompts([history])[0] == example.tokens[:-answer].tolist()
+
+
+def test_a_model_of_another_catalogue_is_refused(tiny_run: Path) -> None:
+    one = Catalogue.load(tiny_run / "catalogue")
+    last = one.codes.max(axis=0)
+    starts = [0, int(last[0]) + 1, int(last[1]) + 1]
+    widths = [*np.diff(starts).tolist(), len(one.tokens) - starts[-1]]
+    swapped = (one.codes - np.array(starts))[np.r_[1, 0, 2:40]]
+    other = Catalogue.of(one.items, swapped.astype(np.int32), widths)
+    with pytest.raises(ModelError, match=r"was trained on the catalogue [0-9a-f]{12}…, not on [0-9a-f]{12}…"):
+        Recommender(tiny_run / "train-1-sft" / "model", other)
+
+
+def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no trained model"):
+        llmrec.load(tmp_path)
