@@ -1,7 +1,7 @@
 """The vLLM engine: the k best items from a vLLM in this process, offline or async.
 
-    engine = VllmEngine.open(Path("runs/NAME/train-1-sft/model"), Path("runs/NAME/catalogue"))
-    engine.rank(prompts, k=10)                                       # the same `Ranked` as `beam_search`
+engine = VllmEngine.open(Path("runs/NAME/train-1-sft/model"), Path("runs/NAME/catalogue"))
+engine.rank(prompts, k=10)                                       # the same `Ranked` as `beam_search`
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ CPU_BLOCK = 32  # tokens; the CPU's default of 128 would cache nothing of a shor
 def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[str, Any]:
     """Arguments of `vllm.LLM` or `AsyncEngineArgs` for a model folder, and the environment they need.
 
-    Sets LLMREC_CATALOGUE, which vLLM's own processes inherit, and on CPUs VLLM_CPU_KVCACHE_SPACE where it is not set.
+    Sets LLMREC_CATALOGUE, which vLLM's own processes inherit, and where they are not set
+    VLLM_USE_V2_MODEL_RUNNER=0 and, on CPUs, VLLM_CPU_KVCACHE_SPACE.
 
     Args:
         more: arguments of vLLM, which win over ours.
@@ -64,12 +65,11 @@ def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[
 
 
 def _runner() -> int:
-    """The model runner that vLLM will take: 1 or 2. Without CUDA there is only the first."""
+    """The model runner that vLLM will take, 1 or 2. Where nobody chose it is 1, the one that was run for real."""
     import vllm.envs as envs
-    from vllm.platforms import current_platform
 
-    wanted = getattr(envs, "VLLM_USE_V2_MODEL_RUNNER", None)
-    return 2 if wanted or (wanted is None and current_platform.is_cuda()) else 1
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    return 2 if envs.VLLM_USE_V2_MODEL_RUNNER else 1
 
 
 class _Engine:

@@ -1,7 +1,8 @@
 """The item trie in a vLLM server whose model runner is V1: on CPUs, and on GPUs with VLLM_USE_V2_MODEL_RUNNER=0.
 
-    LLMREC_CATALOGUE=runs/NAME/catalogue python -m vllm.entrypoints.openai.api_server --model runs/NAME/train-1-sft/model \
-        --logits-processors llmrec.decode.vllm_processor:ItemLogitsProcessor --logprobs-mode processed_logprobs
+    LLMREC_CATALOGUE=runs/NAME/catalogue python -m vllm.entrypoints.openai.api_server \
+        --model runs/NAME/train-1-sft/model --logprobs-mode processed_logprobs \
+        --logits-processors llmrec.decode.vllm_processor:ItemLogitsProcessor
 
 What a request may say stands in `vllm_request.py`; the runner V2 takes `vllm_processor_v2.py` instead.
 """

@@ -78,4 +78,3 @@ class ItemLogitsProcessor(LogitsProcessor):
         answers = torch.where(place < known, found, -1).cpu().numpy()
         answers[start > prompt] = OUTSIDE
         return answers
-

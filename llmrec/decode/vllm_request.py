@@ -112,7 +112,9 @@ def check(params: SamplingParams) -> None:
             )
     depth = catalogue.trie.depth
     if wanted.start is None and params.max_tokens is not None and params.max_tokens < depth:
-        raise ValueError(f"max_tokens={params.max_tokens} would cut codes of {depth} tokens short: ask for {depth + 1}.")
+        raise ValueError(
+            f"max_tokens={params.max_tokens} would cut codes of {depth} tokens short: ask for {depth + 1}."
+        )
 
 
 def _start(value: Any) -> int | None:

@@ -84,10 +84,10 @@ def rounds(
     live = open_rows(trie, sieve, len(prompts))
     done = live[:0]
     while len(live.row):
-        source, symbol, child = trie.children(live.node)
+        source, _, child = trie.children(live.node)
         keep = sieve.keep(live.row, live.node, source, child)
         replies = yield _asks(trie, token_ids, prompts, live, source, keep, width, normalise)
-        grown = reader.grown(live, replies, child[keep], normalise)
+        grown = reader.grown(live, replies, source[keep], child[keep], normalise)
         pool = best_of(join(trie, done, grown), width, len(prompts))
         done, live, _ = finish(trie, sieve, pool, normalise)
     return ranked(trie, done, len(prompts), k)
@@ -119,9 +119,7 @@ def _asks(
     """A request for each live beam, telling enough tokens that the `width` best allowed ones are among them."""
     total = np.bincount(source, minlength=len(live.row))
     denied = total - np.bincount(source, keep, len(live.row)).astype(np.int64)
-    tell = np.minimum(total, width + denied)
-    if normalise == "allowed":  # which renormalises, and so must know all
-        tell = np.where(denied > 0, total, tell)
+    tell = total if normalise == "allowed" else np.minimum(total, width + denied)  # to renormalise, all must be known
     codes = trie.code(trie.order[trie.start[live.node]])
     depth = trie.depth_of(live.node).tolist()
     prefixes = np.asarray(token_ids)[codes].tolist()
@@ -137,11 +135,14 @@ class _Reader:
         self.symbol_of = np.full(int(np.max(token_ids)) + 2, -2, np.int64)  # -2 is no symbol
         self.symbol_of[token_ids] = np.arange(len(token_ids))
 
-    def grown(self, live: Beams, replies: Sequence[Reply], allowed: np.ndarray, normalise: Normalise) -> Beams:
+    def grown(
+        self, live: Beams, replies: Sequence[Reply], parent: np.ndarray, allowed: np.ndarray, normalise: Normalise
+    ) -> Beams:
         """Children that the replies name and the filter allows, in the order of row and sorted position.
 
         Args:
-            allowed: (edges,) every allowed child of the live beams.
+            parent: (edges,) the live beam that each of the next is a child of.
+            allowed: (edges,) every child that the filters allow.
         """
         source = np.repeat(np.arange(len(live.row)), [len(reply.tokens) for reply in replies])
         tokens = np.concatenate([np.asarray(reply.tokens, np.int64) for reply in replies])
@@ -151,8 +152,9 @@ class _Reader:
         symbol = self.symbol_of[np.minimum(tokens, len(self.symbol_of) - 1)]
         child = self.trie.child(live.node[source], symbol)
         self._check(live, source, child)
-        _, first = np.unique(source * len(self.trie.start) + child, return_index=True)
-        first = first[np.isin(child[first], allowed)]
+        nodes = len(self.trie.start)
+        edge, first = np.unique(source * nodes + child, return_index=True)
+        first = first[np.isin(edge, parent * nodes + allowed)]
         source, symbol, child, logprobs = source[first], symbol[first], child[first], logprobs[first]
         if normalise == "allowed" and len(source):
             beam = np.cumsum(np.diff(source, prepend=source[0]) != 0)
