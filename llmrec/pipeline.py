@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmrec import shipped
+from llmrec import extras, shipped
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Recipe, dump
-from llmrec.stage import Stage, lock
+from llmrec.stage import Stage, lock, made_hash
 
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
@@ -43,6 +44,7 @@ def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda st
         LlmrecError: see the stages.
         RunError: the folder is in use, or cannot be written.
     """
+    extras.need(*(name for name, stage in (("train", "train"), ("report", "report")) if _reaches(until, stage)))
     with lock(out):
         write_text(out / "recipe.yaml", dump(recipe))
         last = STAGES.index(until)
@@ -54,10 +56,15 @@ def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda st
     return out
 
 
+def _reaches(until: str, stage: str) -> bool:
+    return STAGES.index(until) >= STAGES.index(stage)
+
+
 def _data(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    files = [Path(name) for name in (recipe.data.interactions, recipe.data.items) if name]
-    inputs = {file.name: hash_file(file) for file in files if file.is_file()}
-    stage = Stage(out / "data", _DATA, recipe.data.model_dump(mode="json"), inputs, recipe.seed)
+    files = {name: Path(getattr(recipe.data, name) or "") for name in ("interactions", "items")}
+    inputs = {name: hash_file(file) for name, file in files.items() if file.is_file()}
+    part = recipe.data.model_dump(mode="json") | {name: file.name for name, file in files.items()}  # wherever they lie
+    stage = Stage(out / "data", _DATA, part, inputs, recipe.seed)
     hashes["data"] = stage.run(lambda folder: data.make(recipe.data, recipe.seed, folder))
 
 
@@ -78,26 +85,18 @@ def _items(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
 
 
 def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    from llmrec.indexing import rq_kmeans, separate
-    from llmrec.indexing.health import health
+    from llmrec.indexing import build
+
+    old = Path(recipe.model.start) / "catalogue" if recipe.model.start else None
 
     def make(folder: Path) -> dict[str, Any]:
-        items, vectors = (
-            Dataset.load(out / "data").items,
-            np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy"),
-        )
-        books = rq_kmeans.fit(vectors, recipe.indexing.levels, recipe.indexing.width, recipe.seed)
-        codes, residual = books.encode(vectors)
-        codes = separate.last_level(codes, np.linalg.norm(residual, axis=1))
-        widths = [recipe.indexing.width] * recipe.indexing.levels + [
-            int(codes[:, -1].max()) + 1 + recipe.indexing.spares
-        ]
-        report = health(codes, widths, vectors, recipe.seed)
-        np.save(folder / "codebooks.npy", books.centroids)
-        Catalogue.of(items, codes, widths).save(folder, report)
-        return {"verdict": report["verdict"]}
+        items = Dataset.load(out / "data").items
+        vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+        if old:
+            return build.extend(old, items, vectors, recipe.seed, folder)
+        return build.make(recipe.indexing, items, vectors, recipe.seed, folder)
 
-    inputs = {"items": hashes["items"]}
+    inputs = {"items": hashes["items"]} | ({"old": made_hash(old)} if old else {})
     stage = Stage(out / "catalogue", _CATALOGUE, recipe.indexing.model_dump(mode="json"), inputs, recipe.seed)
     hashes["catalogue"] = stage.run(make)
 
@@ -119,32 +118,58 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
 
 
 def _train(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    for number, part in enumerate(recipe.train, 1):
-        folder = out / f"train-{number}-{part.method}"
-        inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"], "previous": hashes.get("train", "")}
-        parts = {
-            "model": recipe.model.model_dump(mode="json"),
-            "train": part.model_dump(mode="json"),
-            "history": recipe.tasks.history,
-        }
-        stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
+    planned = [out / f"train-{number}-{part.method}" for number, part in enumerate(recipe.train, 1)]
+    for stale in set(out.glob("train-*-*")) - set(planned):
+        shutil.rmtree(stale)
+    previous = trained_folder(Path(recipe.model.start)) if recipe.model.start else None
+    for number, folder in enumerate(planned, 1):
+        share = partial(_share, progress, number - 1, len(planned))
+        hashes["train"] = _train_one(recipe, out, number, folder, previous, hashes, share)
+        previous = folder
 
-        def make(target: Path, key: str = stage.key, number: int = number) -> dict[str, Any]:
-            from llmrec.tasks import examples
-            from llmrec.train import stage as training
 
-            catalogue, table = Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
-            return training.make(recipe, number, catalogue, table, key, _work(out, number), target, progress)
+def _train_one(
+    recipe: Recipe,
+    out: Path,
+    number: int,
+    folder: Path,
+    previous: Path | None,
+    hashes: dict[str, str],
+    progress: Callable[[float], None],
+) -> str:
+    """One training stage; it starts from the model of the stage, or of the run, before it, where there is one."""
+    work = out / ".work" / folder.name
+    parts = {
+        "model": recipe.model.model_dump(mode="json"),
+        "train": recipe.train[number - 1].model_dump(mode="json"),
+        "history": recipe.tasks.history,
+    }
+    inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"]}
+    inputs |= {"previous": made_hash(previous)} if previous else {}
+    stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
-        hashes["train"] = stage.run(make)
-        shutil.rmtree(_work(out, number), ignore_errors=True)
+    def make(target: Path) -> dict[str, Any]:
+        from llmrec.tasks import examples
+        from llmrec.train import stage as training
+
+        catalogue, table = Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
+        before = previous / "model" if previous else None
+        return training.make(recipe, number, catalogue, table, stage.key, work, before, target, progress)
+
+    output = stage.run(make)
+    shutil.rmtree(work, ignore_errors=True)
+    return output
+
+
+def _share(progress: Callable[[float], None], before: int, stages: int, done: float) -> None:
+    progress((before + done) / stages)
 
 
 def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
     from llmrec.decode.recommender import Recommender
     from llmrec.evaluate.ranking import evaluate
 
-    trained = trained_folder(out)
+    trained = out / f"train-{len(recipe.train)}-{recipe.train[-1].method}"
 
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
@@ -176,10 +201,6 @@ def trained_folder(out: Path) -> Path:
     if not whole:
         raise RunError(f"{out} holds no trained model. Make one with: llmrec run RECIPE --out {out}")
     return whole[-1]
-
-
-def _work(out: Path, number: int) -> Path:
-    return out / ".work" / f"train-{number}"
 
 
 _MAKERS = dict(zip(STAGES, (_data, _items, _catalogue, _tasks, _train, _evaluate, _report), strict=True))

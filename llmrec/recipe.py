@@ -99,6 +99,9 @@ class Model(Part):
     dropout: Share = Field(0.1, description="nano: dropout while training")
     adapt: Literal["full", "lora"] = "full"
     rank: Positive = Field(16, description="lora: rank of the adapters")
+    start: str | None = Field(
+        default=None, alias="from", description="a run folder: go on from its model, keeping its codes (weekly refresh)"
+    )
     tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
 
     @property
@@ -194,14 +197,14 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
 
 
 def shrink(recipe: Recipe) -> Recipe:
     """The same recipe at a size that proves the path and not the numbers (`--tiny`)."""
 
     def change(part: Any, **values: Any) -> Any:
-        return type(part).model_validate({**part.model_dump(), **values})
+        return type(part).model_validate({**part.model_dump(by_alias=True), **values})
 
     nano = {"width": 64, "heads": 2, "layers": 2, "vocabulary": min(recipe.model.vocabulary, 600)}
     adapted = {"rank": min(recipe.model.rank, 4), "tiny": True}
@@ -309,7 +312,7 @@ def _nearest(keys: list[Any]) -> str:
     here: Any = Recipe
     for key in keys[:-1]:
         here = _part_below(here, key)
-    siblings = list(here.model_fields) if here is not None else []
+    siblings = [field.alias or name for name, field in here.model_fields.items()] if here is not None else []
     near = difflib.get_close_matches(str(keys[-1]), siblings, 1, 0.5)
     if near:
         return f" Did you mean '{'.'.join(map(str, [*keys[:-1], near[0]]))}'?"

@@ -63,7 +63,7 @@ class Stage:
             with atomic_folder(self.folder) as temporary:
                 facts = make(temporary)
                 write_json(temporary / MADE, self._made(hash_folder(temporary), facts, time.monotonic() - started))
-        return str(read_json(self.folder / MADE)["output"])
+        return made_hash(self.folder)
 
     def _made(self, output: str, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
         return {
@@ -78,6 +78,15 @@ class Stage:
             "device": device(),
             "seconds": round(seconds, 2),
         }
+
+
+def made_hash(folder: Path) -> str:
+    """Hash of the files of a finished stage.
+
+    Raises:
+        RunError: there is none in that folder.
+    """
+    return str(read_json(folder / MADE)["output"])
 
 
 def versions() -> dict[str, str]:

@@ -10,14 +10,9 @@ from importlib import metadata
 import typer
 
 from llmrec.cli.screen import say, screen
+from llmrec.extras import EXTRAS, missing
 
-# extra → modules it needs; "" is what llmrec cannot be without
-NEEDS = {
-    "": ["torch", "transformers", "faiss", "duckdb", "sentencepiece"],
-    "train": ["accelerate", "peft", "trl", "datasets"],
-    "report": ["matplotlib"],
-    "serve": ["vllm"],
-}
+CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +40,14 @@ def command(as_json: bool = typer.Option(False, "--json", help="print JSON")) ->
 
 
 def _modules() -> list[Finding]:
-    found = []
-    for extra, modules in NEEDS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        what = f"extra '{extra}'" if extra else "llmrec needs"
+    absent = [name for name in CORE if importlib.util.find_spec(name) is None]
+    again = "pip install --force-reinstall llmrec" if absent else ""
+    found = [Finding("llmrec needs", not absent, ", ".join(absent or CORE), again)]
+    for extra, modules in EXTRAS.items():
+        lacking = missing(extra)
         wheel = "serve-cpu" if extra == "serve" and not _has_gpu() else extra
-        remedy = f"pip install 'llmrec[{wheel}]'" if extra else "pip install --force-reinstall llmrec"
-        found.append(Finding(what, not missing, ", ".join(missing or modules), remedy if missing else ""))
+        remedy = f"pip install 'llmrec[{wheel}]'" if lacking else ""
+        found.append(Finding(f"extra '{extra}'", not lacking, ", ".join(lacking or modules), remedy))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,11 @@ class Catalogue:
     def item_number(self) -> dict[str, int]:
         """Item number by item id."""
         return {item_id: number for number, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """Tokens of each level, spares included."""
+        return list(Counter(token.split("_")[0] for token in self.tokens).values())
 
     @cached_property
     def titles(self) -> list[str]:

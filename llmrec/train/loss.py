@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -11,7 +13,7 @@ from llmrec.train.packing import IGNORE
 CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
 
 
-def label_logprobs(hidden: Tensor, labels: Tensor, head: nn.Module, chunk: int = CHUNK) -> Tensor:
+def label_logprobs(hidden: Tensor, labels: Tensor, head: Any, chunk: int = CHUNK) -> Tensor:
     """Log-probability of each supervised label, from the hidden state one place before it.
 
     Args:
@@ -32,5 +34,5 @@ def label_logprobs(hidden: Tensor, labels: Tensor, head: nn.Module, chunk: int =
     return torch.cat([checkpoint(_score, state, target, head, use_reentrant=False) for state, target in parts])
 
 
-def _score(states: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
+def _score(states: Tensor, targets: Tensor, head: Any) -> Tensor:
     return -nn.functional.cross_entropy(head(states).float(), targets, reduction="none")

@@ -31,6 +31,7 @@ def make(
     examples: pa.Table,
     key: str,
     work: Path,
+    previous: Path | None,
     target: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def make(
         examples: the table of the stage `tasks`.
         key: hash of all that the result depends on; a work folder of another key is thrown away.
         work: where checkpoints are.
+        previous: the model folder to go on from, if any; the recipe's base otherwise.
         target: the stage's folder.
         progress: told the share done.
 
@@ -56,7 +58,7 @@ def make(
         shutil.rmtree(work, ignore_errors=True)
         write_text(work / "key", key)
     part = recipe.train[number - 1]
-    model, tokenizer = start(recipe, examples, catalogue, work)
+    model, tokenizer = start(recipe, examples, catalogue, work, previous)
     new = token_ids(tokenizer, catalogue.tokens)
     before = model.get_input_embeddings().weight[new.tolist()].detach().clone()
     encoded = encode_examples(examples, tokenizer, model.config.get_text_config().max_position_embeddings)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmrec.files import atomic_folder
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.adapt import grow, lora
 from llmrec.model.base import load_base, tiny_base
@@ -23,7 +24,9 @@ from llmrec.train.encode import encode_examples
 ROOM = 64  # positions beyond the longest example, for wordings of evaluation
 
 
-def start(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+def start(
+    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, previous: Path | None = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model before its first step, and its tokenizer with the item tokens.
 
     Args:
@@ -31,6 +34,7 @@ def start(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) 
         examples: the training examples; nano's own vocabulary is learnt from their words.
         catalogue: for the item tokens.
         work: folder that keeps the tokenizer of a killed run.
+        previous: a model folder to go on from, whose tokenizer has the item tokens already.
 
     Returns:
         A model of transformers, inside peft's where adapters are trained.
@@ -39,11 +43,17 @@ def start(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) 
         ModelError: a base that cannot be loaded or used.
     """
     seed_everything(recipe.seed)
-    return (
-        _nano(recipe, examples, catalogue, work)
-        if recipe.model.base == "nano"
-        else _pretrained(recipe, examples, catalogue, work)
-    )
+    if previous:
+        return _previous(recipe, catalogue, previous)
+    if recipe.model.base == "nano":
+        return _nano(recipe, examples, catalogue, work)
+    return _pretrained(recipe, examples, catalogue, work)
+
+
+def _previous(recipe: Recipe, catalogue: Catalogue, previous: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    model, tokenizer, _ = model_folder.load(previous, torch.float32)
+    new = token_ids(tokenizer, catalogue.tokens)
+    return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
 
 
 def _nano(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -1,0 +1,33 @@
+"""Which modules an extra brings, and what to type where they are missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from llmrec.errors import LlmrecError
+
+EXTRAS = {
+    "train": ["accelerate", "peft", "trl", "datasets", "gguf"],
+    "report": ["matplotlib"],
+    "serve": ["vllm"],
+}
+
+
+def missing(extra: str) -> list[str]:
+    """Modules of an extra that this environment lacks."""
+    return [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+
+
+def need(*extras: str) -> None:
+    """Refuse work that would stop halfway for want of a package.
+
+    Raises:
+        LlmrecError: names the packages and the command that installs them.
+    """
+    lacking = {extra: missing(extra) for extra in extras}
+    absent = [name for names in lacking.values() for name in names]
+    if absent:
+        wanted = ",".join(extra for extra, names in lacking.items() if names)
+        raise LlmrecError(
+            f"this needs {', '.join(absent)}, which are not installed. Type: pip install 'llmrec[{wanted}]'"
+        )
