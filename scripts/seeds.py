@@ -1,6 +1,6 @@
 """Run a recipe with several seeds (of model and tie-break) and write one result with intervals over users.
 
-    python scripts/seeds.py quickstart --seeds 42 43 44
+python scripts/seeds.py quickstart --seeds 42 43 44
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from llmrec.results import write_result
 def one_run(recipe: str, seed: int, overrides: list[str]) -> Path:
     """Run (or go on with, or skip) one seed."""
     out = Path("runs") / f"{recipe}-seed{seed}"
-    command = [sys.executable, "-m", "llmrec.cli.main", "run", recipe, f"seed={seed}", *overrides, "--out", str(out), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "llmrec.cli.main",
+        "run",
+        recipe,
+        f"seed={seed}",
+        *overrides,
+        "--out",
+        str(out),
+        "--json",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
     return out
 
@@ -72,7 +83,9 @@ def main() -> None:
     command = "python " + " ".join(["scripts/seeds.py", *sys.argv[1:]])
     path = Path("results") / f"{options.recipe}-seeds.json"
     write_result(path, command, figures, recipe=Path(f"recipes/{options.recipe}.yaml").read_text(), seeds=options.seeds)
-    print(json.dumps({s: {m: round(v["mean"], 4) for m, v in t.items()} for s, t in figures["systems"].items()}, indent=1))
+    print(
+        json.dumps({s: {m: round(v["mean"], 4) for m, v in t.items()} for s, t in figures["systems"].items()}, indent=1)
+    )
     print(f"written: {path}")
 
 
