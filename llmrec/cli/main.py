@@ -14,6 +14,8 @@ from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
 from llmrec.quiet import quieten
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     help="Fine-tune language models for recommendation: every recommended item is a real one.",
     no_args_is_help=True,
@@ -50,9 +52,10 @@ def main() -> None:
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         console.print(str(error), markup=False, highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("\nStopped. Nothing is lost: the same command goes on where it was.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            console.print("\nStopped. Nothing is lost: the same command goes on where it was.")
+        raise
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from llmrec.errors import DataError
 # Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
 _CSV = (
     "read_csv($path, header=true, auto_detect=false, columns=$columns, delim={}, "
-    "store_rejects=true, quote='\"', escape='\"')"
+    "store_rejects=true, strict_mode=$strict, quote='\"', escape='\"')"
 )
 _READERS = {
     ".csv": _CSV.format("','"),
@@ -82,14 +82,13 @@ def read_table(path: Path) -> Rows:
         raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
     if not path.stat().st_size:
         raise DataError(f"{path.name} is empty: it has no bytes at all. Give a file with a header and rows.")
-    db = duckdb.connect()
-    values: dict[str, Any] = {"path": glob_free(path)}
     try:
-        if kind in _DELIMITERS:
-            values["columns"] = dict.fromkeys(_header(path), "VARCHAR")
-        read = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
-        assert read is not None  # a SELECT always gives a relation
-        rows = Rows(path, _flat(_plain_json(read).to_arrow_table()), _rejected(db, path, kind))
+        try:
+            rows = _read(path, kind)
+        except duckdb.InvalidInputException as error:
+            if "state machine" not in str(error):
+                raise
+            rows = _read(path, kind, strict=False)  # lines that end one way here and another there
     except (duckdb.Error, OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
         raise DataError(
             f"{path.name} cannot be read: {_first_line(error)}. Mend the file, or write it again."
@@ -135,6 +134,16 @@ def refuse_many(bad: list[str], max_bad_rows: int) -> None:
             + more
             + f"\nMend them, or drop them with data.max_bad_rows={len(bad)}"
         )
+
+
+def _read(path: Path, kind: str, strict: bool = True) -> Rows:
+    db = duckdb.connect()
+    values: dict[str, Any] = {"path": glob_free(path)}
+    if kind in _DELIMITERS:
+        values |= {"columns": dict.fromkeys(_header(path), "VARCHAR"), "strict": strict}
+    found = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
+    assert found is not None  # a SELECT always gives a relation
+    return Rows(path, _flat(_plain_json(found).to_arrow_table()), _rejected(db, path, kind))
 
 
 def _open(path: Path) -> IO[str]:

@@ -57,6 +57,17 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
     assert rows(read(source)) == EVENTS
 
 
+def test_lines_that_end_one_way_here_and_another_there_are_still_lines(tmp_path: Path) -> None:
+    """What a line appended on another system looks like."""
+    source = write(tmp_path, "")
+    head, *rest = separated(",").splitlines()
+    (tmp_path / "log.csv").write_bytes(f"{head}\r\n{rest[0]}\r\n{rest[1]}\n{rest[2]}\r\n".encode())
+    assert rows(read(source)) == EVENTS
+    (tmp_path / "log.csv").write_bytes(f"{head}\r\n{rest[0]}\r\n{rest[1]}\n{rest[2]}\r\nu\n".encode())
+    with pytest.raises(DataError, match=r"log\.csv, line 5: Expected Number of Columns: 3 Found: 1"):
+        read(source)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_line_ends_and_byte_order_marks_change_nothing(end: str, mark: str, tmp_path: Path) -> None:

@@ -1,0 +1,184 @@
+"""The command line: each verb explains itself, known errors are one message and exit code 2, JSON is JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmrec import __version__, embedded
+from llmrec.cli.main import app, main
+
+VERBS = [command.name for command in app.registered_commands]
+
+
+@dataclass
+class Done:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def llmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line, in this process."""
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["llmrec", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capsys.readouterr()
+        return Done(code, told.out, told.err)
+
+    return call
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, llmrec: Callable[..., Done]) -> None:
+    done = llmrec(verb, "--help")
+    assert done.code == 0
+    assert f"llmrec {verb}" in done.out
+
+
+def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
+    assert llmrec("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere"], "RecipeError: there is no recipe 'nowhere'"),
+        (["run", "quickstart", "sede=1"], "Did you mean 'seed'?"),
+        (["run", "quickstart", "--until", "training"], "--until training is not a stage. Stages: data, items"),
+        (["recommend", "{empty}", "--history", "i1"], "holds no trained model"),
+        (["recommend", "{run}"], "say for whom: either --user ID, or --history"),
+        (["recommend", "{run}", "--user", "u1", "--history", "i1"], "say for whom"),
+        (["recommend", "{run}", "--user", "u999"], "there is no user 'u999' in"),
+        (["recommend", "{run}", "--history", "zz"], "no item of the history is in the catalogue: 'zz'"),
+        (["recommend", "{run}", "--history", "i1", "-k", "0"], "k must be between 1 and"),
+        (["evaluate", "{empty}"], "is not a run folder"),
+        (["evaluate", "{run}", "--target", "train"], "--target is test or valid, not 'train'"),
+        (["evaluate", "{run}", "--beams", "2"], "cannot rank the 5 items"),
+        (["report", "{empty}"], "is not a run folder"),
+        (["setup", "ml-1m"], "there is no embedded default 'ml-1m'"),
+    ],
+)
+def test_a_known_error_is_one_message_and_exit_code_2(
+    arguments: list[str], words: str, llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path
+) -> None:
+    done = llmrec(*(part.format(run=tiny_run, empty=tmp_path) for part in arguments))
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("Error: ") == 1
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["nonsense"], ["run", "quickstart", "--no-such-option"]])
+def test_a_misspelt_command_is_exit_code_2(arguments: list[str], llmrec: Callable[..., Done]) -> None:
+    assert llmrec(*arguments).code == 2
+
+
+def test_bad_data_in_a_run_is_told_and_leaves_no_stage(
+    llmrec: Callable[..., Done], world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world.parent, tmp_path / "world")
+    with (tmp_path / "world" / "log.csv").open("a") as log:
+        log.write("u1,i1,late\n")
+    done = llmrec("run", tmp_path / "world" / "recipe.yaml", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "log.csv, line 842: timestamp 'late' does not parse" in done.err  # 60 users × 14 events and a header
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_run_that_is_made_is_shown_again_in_json(llmrec: Callable[..., Done], world: Path, tiny_run: Path) -> None:
+    done = llmrec("run", world, "--out", tiny_run, "--json")
+    told = json.loads(done.out)
+    assert told["run"] == str(tiny_run)
+    assert told["systems"] == json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())["systems"]
+    assert "left" in done.err  # the bars say how much time is left, on the other stream
+
+
+def test_a_run_ends_with_a_table_and_a_person(llmrec: Callable[..., Done], world: Path, tiny_run: Path) -> None:
+    done = llmrec("run", world, "--out", tiny_run)
+    for words in ("popularity", "HR@5", "Recommended next:", "Film number", "report.html"):
+        assert words in done.out
+
+
+def test_a_dry_run_prints_the_recipe_and_makes_nothing(
+    llmrec: Callable[..., Done], world: Path, tmp_path: Path
+) -> None:
+    done = llmrec("run", world, "train.0.epochs=3", "--dry-run", "--out", tmp_path / "run")
+    assert yaml.safe_load(done.out)["train"][0]["epochs"] == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_until_says_where_it_stopped(llmrec: Callable[..., Done], world: Path, tmp_path: Path) -> None:
+    done = llmrec("run", world, "--until", "items", "--out", tmp_path / "run", "--json")
+    assert json.loads(done.out) == {"run": str(tmp_path / "run"), "until": "items"}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["data", "items"]
+
+
+def test_recommendations_for_a_user_are_those_for_their_history(llmrec: Callable[..., Done], tiny_run: Path) -> None:
+    from llmrec.data.dataset import Dataset
+
+    rows = Dataset.load(tiny_run / "data").interactions.to_pylist()
+    history = ",".join(row["item_id"] for row in rows if row["user_id"] == "u7")
+    one = llmrec("recommend", tiny_run, "--user", "u7", "-k", 4, "--json")
+    other = llmrec("recommend", tiny_run, "--history", history, "-k", 4, "--json")
+    found = json.loads(one.out)
+    assert found == json.loads(other.out)
+    assert [list(item) for item in found] == [["item_id", "title", "score"]] * 4
+    assert not {item["item_id"] for item in found} & set(history.split(","))
+
+
+def test_an_unknown_item_in_a_history_is_a_note_and_no_error(llmrec: Callable[..., Done], tiny_run: Path) -> None:
+    done = llmrec("recommend", tiny_run, "--history", "i1, zz ,i2", "--json")
+    assert done.code == 0
+    assert "note: left out of the history" in done.err
+    assert len(json.loads(done.out)) == 10
+
+
+def test_evaluating_again_gives_the_figures_of_the_run(llmrec: Callable[..., Done], tiny_run: Path) -> None:
+    again = json.loads(llmrec("evaluate", tiny_run, "--json").out)
+    assert again == json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())
+    valid = json.loads(llmrec("evaluate", tiny_run, "--target", "valid", "--json").out)
+    assert valid["protocol"]["target"] == "valid"
+
+
+def test_the_report_is_written_again(llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "report.html").unlink()
+    done = llmrec("report", run, "--json")
+    assert json.loads(done.out) == {"report": str(run / "report.html")}
+    assert (run / "report.html").is_file()
+
+
+def test_the_doctor_says_what_to_type(
+    llmrec: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
+    findings = json.loads(llmrec("doctor", "--json").out)
+    missing = {finding["what"]: finding["remedy"] for finding in findings if not finding["well"]}
+    assert missing[embedded.ARCHIVES["ml-100k"].what] == "llmrec setup"
+    assert "→ llmrec setup" in llmrec("doctor").out
+
+
+def test_the_recipe_schema_accepts_what_the_recipe_accepts(llmrec: Callable[..., Done]) -> None:
+    schema = json.loads(llmrec("recipe-schema").out)
+    assert set(schema["properties"]) == {"seed", "data", "items", "indexing", "tasks", "model", "train", "evaluate"}
+    assert schema["additionalProperties"] is False
