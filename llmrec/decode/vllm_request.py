@@ -145,5 +145,6 @@ def _numbers(ids: Any, what: str, catalogue: Catalogue) -> list[int]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], catalogue.item_ids[:100_000], 1, 0.7)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise RequestError(f"`{what}` names {len(unknown)} items that the catalogue lacks: '{unknown[0]}'.{hint}")
+        others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+        raise RequestError(f"`{what}` names items that the catalogue lacks: '{unknown[0]}'{others}.{hint}")
     return [known[one] for one in ids]
