@@ -34,6 +34,7 @@ class Columns(Part):
     timestamp: str | None = "timestamp"
     rating: str | None = None
     item_key: str | None = Field(None, description="the item file's id column, where it differs from item_id")
+    title: str | None = Field(None, description="the item file's column to be called title")
 
 
 class Data(Part):
@@ -43,6 +44,11 @@ class Data(Part):
     interactions: str | None = Field(None, description="source: files — a CSV, TSV, JSONL or Parquet file")
     items: str | None = Field(None, description="source: files — a CSV, TSV, JSONL or Parquet file")
     columns: Columns = Columns()
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="CSV: what stands between columns; seen in the header otherwise"
+    )
+    encoding: str | None = Field(None, description="of files that are not UTF-8; Windows-1252 otherwise")
+    day_first: bool | None = Field(None, description="whether 3/4/2021 is in April; seen in the column otherwise")
     core: Annotated[int, Field(ge=0)] = Field(0, description="drop users and items with fewer events, repeatedly")
     max_users: Positive | None = Field(None, description="keep a seeded sample of the users")
     max_bad_rows: Annotated[int, Field(ge=0)] = Field(0, description="malformed rows to drop before giving up")

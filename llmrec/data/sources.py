@@ -5,7 +5,9 @@ Every source returns the same two tables and what it knows about itself; nothing
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,9 @@ import pyarrow.compute as pc
 
 from llmrec import embedded
 from llmrec.data.tables import Rows, glob_free, read_table, refuse_many
+from llmrec.data.times import read_times, try_cast
 from llmrec.errors import DataError
-from llmrec.recipe import Data
+from llmrec.recipe import Columns, Data
 
 
 @dataclass
@@ -106,20 +109,51 @@ def read_files(data: Data) -> Raw:
         DataError: a column is missing (with the columns there are), or a row does not parse (file and line).
     """
     assert data.interactions and data.items
-    events, items = read_table(Path(data.interactions)), read_table(Path(data.items))
+    events, items = (read_table(Path(name), data.delimiter, data.encoding) for name in (data.interactions, data.items))
+    for note in events.dialect.notes + items.dialect.notes:
+        warnings.warn(note, stacklevel=2)
     columns = data.columns
-    key = columns.item_key or columns.item_id
     _require(events, _needed(data))
-    _require(items, {"columns.item_key": key})
     interactions, unit, bad = _typed(events, data)
-    ids = _as_text(items.table[key])
-    nameless = pc.indices_nonzero(pc.is_null(ids)).to_pylist()
-    bad += items.complaints + [f"{place}: {key} is missing" for place in items.places(nameless)]
-    refuse_many(bad, data.max_bad_rows)
-    rest = {name: items.table[name] for name in items.table.column_names if name not in (key, "item_id")}
+    catalogue, bad_items = _catalogue(items, columns)
+    refuse_many(bad + bad_items, data.max_bad_rows)
     named = {"source": "files", "interactions": events.path.name, "items": items.path.name}
-    catalogue = pa.table({"item_id": ids, **rest}).filter(pc.is_valid(ids))
-    return Raw(interactions, catalogue, unit, named, bad)
+    return Raw(interactions, catalogue, unit, named, bad + bad_items)
+
+
+def _catalogue(rows: Rows, columns: Columns) -> tuple[pa.Table, list[str]]:
+    """The items by our names; rows without an id, or against an earlier row of the same item, are left out and told."""
+    key = columns.item_key or columns.item_id
+    _require(rows, {"columns.item_key": key} | ({"columns.title": columns.title} if columns.title else {}))
+    ids = as_text(rows.table[key])
+    chosen = {"title": rows.table[columns.title]} if columns.title else {}
+    rest = [name for name in rows.table.column_names if name not in (key, "item_id", columns.title)]
+    items = pa.table({"item_id": ids, **{name: rows.table[name] for name in rest}, **chosen})
+    why = dict.fromkeys(pc.indices_nonzero(pc.is_null(ids)).to_pylist(), f"{key} is missing")
+    against = _contradictions(items)
+    firsts = sorted(set(against.values()))
+    places = dict(zip(firsts, rows.places(firsts), strict=True))
+    for record, first in against.items():
+        why[record] = f"item '{ids[record]}' has other values than in its first row ({places[first]})"
+    return _without(items, rows, why)
+
+
+def _contradictions(items: pa.Table) -> dict[int, int]:
+    """Rows that say something else of an item than the first row with its id: row number → that first row's."""
+    others = [f"c{place}" for place in range(1, items.num_columns)]
+    if not others:
+        return {}
+    db = duckdb.connect()
+    rows = pa.array(range(items.num_rows), pa.int64())
+    db.register("items", items.rename_columns(["item_id", *others]).append_column("place", rows))
+    found = db.sql(
+        f"""SELECT place, first FROM (
+               SELECT place, row({", ".join(others)}) AS said, first_value(place) OVER w AS first,
+                      first_value(row({", ".join(others)})) OVER w AS said_first
+               FROM items WHERE item_id IS NOT NULL WINDOW w AS (PARTITION BY item_id ORDER BY place))
+            WHERE said IS DISTINCT FROM said_first ORDER BY place"""
+    )
+    return dict(found.fetchall())
 
 
 def prepared_folder(name: str) -> Path:
@@ -166,29 +200,40 @@ def _require(rows: Rows, needed: dict[str, str]) -> None:
 def _typed(rows: Rows, data: Data) -> tuple[pa.Table, str, list[str]]:
     """Cast to our columns; rows that cannot be cast are left out and told."""
     events, columns = rows.table, data.columns
-    table = {"user_id": _as_text(events[columns.user_id]), "item_id": _as_text(events[columns.item_id])}
+    table = {"user_id": as_text(events[columns.user_id]), "item_id": as_text(events[columns.item_id])}
     unit = "position"
     if columns.timestamp:
-        table["timestamp"], unit = _as_seconds(events[columns.timestamp], rows.path, columns.timestamp), "seconds"
+        times = read_times(events[columns.timestamp], rows.path.name, columns.timestamp, data.day_first)
+        table["timestamp"], unit = times.seconds, "seconds"
     else:
         table["timestamp"] = pa.chunked_array([pa.array(range(events.num_rows), pa.int64())])
     if columns.rating:
-        table["rating"] = _try_cast(events[columns.rating], "FLOAT")
+        table["rating"] = try_cast(events[columns.rating], "FLOAT")
     why: dict[int, str] = {}
     for name, column in table.items():
         for record in pc.indices_nonzero(pc.is_null(column)).to_pylist():
             given = events[getattr(columns, name)][record].as_py()
             words = "is missing" if given is None or not str(given).strip() else f"'{given}' does not parse"
             why.setdefault(record, f"{getattr(columns, name)} {words}")
+    whole, told = _without(pa.table(table), rows, why)
+    return whole, unit, told
+
+
+def _without(table: pa.Table, rows: Rows, why: dict[int, str]) -> tuple[pa.Table, list[str]]:
+    """A table without some rows, and what to tell: those and the rows that were never read."""
     bad = sorted(why)
-    whole = np.ones(events.num_rows, bool)
+    whole = np.ones(table.num_rows, bool)
     whole[bad] = False
     told = [f"{place}: {why[record]}" for record, place in zip(bad, rows.places(bad), strict=True)]
-    return pa.table(table).filter(pa.array(whole)), unit, rows.complaints + told
+    return table.filter(pa.array(whole)), rows.complaints + told
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Ids as text; empty text counts as missing."""
+    if pa.types.is_floating(column.type):
+        # pandas makes whole numbers floats where one is missing: 123456789012 must not become 1.23456789012e+11.
+        with contextlib.suppress(pa.ArrowInvalid):
+            column = pc.cast(column, pa.int64())
     text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
@@ -197,33 +242,3 @@ def _query(query: str, path: Path) -> pa.Table:
     found = duckdb.connect().sql(query, params={"path": glob_free(path)})
     assert found is not None  # a SELECT always gives a relation
     return found.to_arrow_table()
-
-
-def _try_cast(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    """A column as another kind of DuckDB's, null where a value cannot be cast."""
-    # Without its extension for time zones, DuckDB takes times that name no zone as UTC, wherever the machine stands.
-    db = duckdb.connect(config={"autoload_known_extensions": "false"})
-    db.register("given", pa.table({"value": column}))
-    return db.sql(f"SELECT TRY_CAST(value AS {kind}) AS value FROM given").to_arrow_table()["value"]
-
-
-def _as_seconds(column: pa.ChunkedArray, file: Path, name: str) -> pa.ChunkedArray:
-    """Times as whole seconds since 1970, from seconds, milliseconds, microseconds, dates or ISO text.
-
-    Raises:
-        DataError: no time in the column can be read.
-    """
-    number = pa.chunked_array([pa.nulls(len(column), pa.float64())])
-    if not pa.types.is_temporal(column.type):
-        number = _try_cast(column, "DOUBLE")
-        number = pc.if_else(pc.is_finite(number), number, pa.scalar(None, pa.float64()))
-    if number.null_count > len(number) // 2:
-        moments = _try_cast(column, "TIMESTAMPTZ")
-        if moments.null_count == len(moments):
-            raise DataError(
-                f"{file.name}: no value of '{name}' is a time (first: '{column[0].as_py()}'). Use numbers or ISO dates."
-            )
-        return pc.cast(pc.floor(pc.divide(pc.cast(pc.cast(moments, pa.int64()), pa.float64()), 1e6)), pa.int64())
-    largest = pc.max(pc.abs(number)).as_py() or 0
-    scale = 1 if largest < 1e11 else 1e3 if largest < 1e14 else 1e6
-    return pc.cast(pc.floor(pc.divide(number, scale)), pa.int64())

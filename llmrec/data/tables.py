@@ -8,26 +8,26 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmrec.data.dialect import Dialect, detect
 from llmrec.errors import DataError
 
 # Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
 _CSV = (
-    "read_csv($path, header=true, auto_detect=false, columns=$columns, delim={}, "
+    "read_csv($path, header=true, auto_detect=false, columns=$columns, delim=$delimiter, "
     "store_rejects=true, strict_mode=$strict, quote='\"', escape='\"')"
 )
 _READERS = {
-    ".csv": _CSV.format("','"),
-    ".tsv": _CSV.format("'\t'"),
+    ".csv": _CSV,
+    ".tsv": _CSV,
     ".jsonl": "read_json($path, format='newline_delimited', ignore_errors=true, sample_size=-1)",
     ".parquet": "read_parquet($path)",
 }
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Rows:
         path: the file.
         table: the rows that parsed, in file order.
         rejected: line (from 1) → what is wrong with the row that begins there.
+        dialect: how the text is written.
     """
 
     path: Path
     table: pa.Table
     rejected: dict[int, str] = field(default_factory=dict)
+    dialect: Dialect = field(default_factory=Dialect)
 
     def places(self, records: Sequence[int]) -> list[str]:
         """Where rows of `table` stand, such as `log.csv, line 7`; the file is only read again when asked.
@@ -55,12 +57,15 @@ class Rows:
         if kind_of(self.path) == ".parquet":
             return [f"{self.path.name}, row {record + 1}" for record in records]
         wanted, found = set(records), []
-        for record, line in enumerate(line for line, _ in _records(self.path) if line not in self.rejected):
+        for record, line in enumerate(line for line in self._lines() if line not in self.rejected):
             if record in wanted:
                 found.append(f"{self.path.name}, line {line}")
             if record == records[-1]:
                 break
         return found
+
+    def _lines(self) -> Iterator[int]:
+        return (line for line, _ in _records(self.path, self.dialect))
 
     @property
     def complaints(self) -> list[str]:
@@ -68,14 +73,15 @@ class Rows:
         return [f"{self.path.name}, line {line}: {why}" for line, why in sorted(self.rejected.items())]
 
 
-def read_table(path: Path) -> Rows:
+def read_table(path: Path, delimiter: str | None = None, encoding: str | None = None) -> Rows:
     """Read one file. Nested fields become columns with dotted names; CSV columns stay text.
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file; the first three also as .gz.
+        delimiter, encoding: see `dialect.detect`.
 
     Raises:
-        DataError: no such file, unknown kind, empty, or not of its kind at all.
+        DataError: no such file, unknown kind, empty, not of its kind at all, or in another encoding.
     """
     kind = kind_of(path)
     if not path.is_file():
@@ -83,12 +89,13 @@ def read_table(path: Path) -> Rows:
     if not path.stat().st_size:
         raise DataError(f"{path.name} is empty: it has no bytes at all. Give a file with a header and rows.")
     try:
+        dialect = Dialect() if kind == ".parquet" else detect(path, kind, delimiter, encoding)
         try:
-            rows = _read(path, kind)
+            rows = _read(path, kind, dialect)
         except duckdb.InvalidInputException as error:
             if "state machine" not in str(error):
                 raise
-            rows = _read(path, kind, strict=False)  # lines that end one way here and another there
+            rows = _read(path, kind, dialect, strict=False)  # lines that end one way here and another there
     except (duckdb.Error, OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
         raise DataError(
             f"{path.name} cannot be read: {_first_line(error)}. Mend the file, or write it again."
@@ -136,29 +143,26 @@ def refuse_many(bad: list[str], max_bad_rows: int) -> None:
         )
 
 
-def _read(path: Path, kind: str, strict: bool = True) -> Rows:
+def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
     db = duckdb.connect()
-    values: dict[str, Any] = {"path": glob_free(path)}
-    if kind in _DELIMITERS:
-        values |= {"columns": dict.fromkeys(_header(path), "VARCHAR"), "strict": strict}
-    found = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
-    assert found is not None  # a SELECT always gives a relation
-    return Rows(path, _flat(_plain_json(found).to_arrow_table()), _rejected(db, path, kind))
+    with dialect.as_utf8(path) as readable:
+        values: dict[str, Any] = {"path": glob_free(readable)}
+        if dialect.delimiter:
+            columns = dict.fromkeys(_header(path, dialect), "VARCHAR")
+            values |= {"columns": columns, "strict": strict, "delimiter": dialect.delimiter}
+        found = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
+        assert found is not None  # a SELECT always gives a relation
+        table = _flat(found).to_arrow_table()
+        return Rows(path, table, _rejected(db, readable) if dialect.delimiter else {}, dialect)
 
 
-def _open(path: Path) -> IO[str]:
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
-
-
-def _records(path: Path) -> Iterator[tuple[int, str]]:
+def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
     """Line (from 1) at which each record of a text file begins, and that line; blank lines are no records."""
-    delimiter = _DELIMITERS.get(kind_of(path))
-    with _open(path) as file:
-        if delimiter is None:
+    with dialect.open(path) as file:
+        if dialect.delimiter is None:
             yield from ((line, text) for line, text in enumerate(file, 1) if text.strip())
             return
-        reader = csv.reader(file, delimiter=delimiter)
+        reader = csv.reader(file, delimiter=dialect.delimiter)
         line = 1
         for number, record in enumerate(reader):
             if record and number:
@@ -166,14 +170,16 @@ def _records(path: Path) -> Iterator[tuple[int, str]]:
             line = reader.line_num + 1
 
 
-def _header(path: Path) -> list[str]:
-    """Column names of a CSV or TSV file.
+def _header(path: Path, dialect: Dialect) -> list[str]:
+    """Column names of a CSV or TSV file, without the blanks around them; nameless columns get their number.
 
     Raises:
         DataError: no header in the first line, or a name twice.
     """
-    with _open(path) as file:
-        names = next(csv.reader(file, delimiter=_DELIMITERS[kind_of(path)]), [])
+    assert dialect.delimiter
+    with dialect.open(path) as file:
+        names = next(csv.reader(file, delimiter=dialect.delimiter), [])
+    names = [name.strip() or f"column {place}" for place, name in enumerate(names, 1)]
     if not names:
         raise DataError(f"{path.name}, line 1: a header with the names of the columns must stand in the first line.")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -182,23 +188,23 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _plain_json(read: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Columns of mixed kinds (ids that are numbers here and text there) as text, without the quotes of JSON."""
-    chosen = [
-        f"{name} ->> '$' AS {name}" if str(kind) == "JSON" else name
-        for name, kind in zip((_quoted(column) for column in read.columns), read.types, strict=True)
-    ]
-    return read.select(", ".join(chosen))
+def _flat(read: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Nested fields as columns of their own, at every depth."""
+    leaves = [leaf for name, kind in zip(read.columns, read.types, strict=True) for leaf in _leaves([name], kind)]
+    return read.select(", ".join(leaves))
+
+
+def _leaves(names: list[str], kind: Any) -> list[str]:
+    """What to select for a field: values of mixed kinds (ids that are numbers here and text there) become text."""
+    if kind.id == "struct":
+        return [leaf for name, inner in kind.children for leaf in _leaves([*names, name], inner)]
+    place = ".".join(map(_quoted, names))
+    value = f"{place} ->> '$'" if str(kind) == "JSON" else place
+    return [f"{value} AS {_quoted('.'.join(names))}"]
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _flat(table: pa.Table) -> pa.Table:
-    while any(pa.types.is_struct(column.type) for column in table.schema):
-        table = table.flatten()
-    return table
 
 
 def _without_bad_lines(rows: Rows) -> Rows:
@@ -209,8 +215,10 @@ def _without_bad_lines(rows: Rows) -> Rows:
     bad = set(pc.indices_nonzero(nothing).to_pylist())
     if not bad:
         return rows
-    why = {line: _not_json(text) for record, (line, text) in enumerate(_records(rows.path)) if record in bad}
-    return Rows(rows.path, rows.table.filter(pc.invert(nothing)), why)
+    why = {
+        line: _not_json(text) for record, (line, text) in enumerate(_records(rows.path, rows.dialect)) if record in bad
+    }
+    return Rows(rows.path, rows.table.filter(pc.invert(nothing)), why, rows.dialect)
 
 
 def _not_json(text: str) -> str:
@@ -221,13 +229,11 @@ def _not_json(text: str) -> str:
     return "no field has a value"
 
 
-def _rejected(db: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[int, str]:
+def _rejected(db: duckdb.DuckDBPyConnection, path: Path) -> dict[int, str]:
     """Line → complaint for the rows that DuckDB's CSV reader left out.
 
     DuckDB counts records where it says lines, so the line is counted here from the byte at which the row begins.
     """
-    if kind not in _DELIMITERS:
-        return {}
     errors = db.sql(
         "SELECT DISTINCT ON (line) line_byte_position, error_message FROM reject_errors ORDER BY 1"
     ).fetchall()
