@@ -191,7 +191,9 @@ def _user(user: dict[str, Any], history: int) -> str:
     earlier = len(past) - len(past[-history:])
     dots = f'<li class="missing">{esc(earlier)} earlier</li>\n' if earlier else ""
     recent = "".join(f"<li>{esc(title or '(no title)')}</li>\n" for title in past[-history:])
-    miss = "" if rank else f'<p class="note">Held out, and not among these: {esc(held_out)}</p>'
+    place = f"in place {rank}" if rank else "and not found"
+    shown = rank is not None and rank <= len(titles)
+    miss = "" if shown else f'<p class="note">Held out, {esc(place)}: {esc(held_out)}</p>'
     return (
         f'<div class="user"><h3>User {esc(user["user_id"])}</h3>\n<div class="two">\n'
         f'<div><h4>History, newest last</h4><ul class="plain">\n{dots}{recent}</ul></div>\n'

@@ -107,7 +107,7 @@ def test_only_a_held_out_item_that_was_recommended_is_marked(whole):
     html, page = read(whole)
     assert html.count("<mark>") == 1
     assert '<li class="hit">Alien (1979) <mark>' in html
-    assert "Held out, and not among these: Ran (1985)" in page.text
+    assert "Held out, and not found: Ran (1985)" in page.text
     assert "8 earlier" in page.text
 
 
@@ -122,7 +122,7 @@ def test_a_rank_by_item_id_is_believed_over_a_twin_title(run):
     dump(run / "train-1-sft" / "eval" / "examples.json", [example, example | {"held_out_rank": None}])
     html, page = read(run)
     assert html.count('<li>Twin</li>\n<li class="hit">Twin <mark>') == 1
-    assert page.text.count("not among these: Twin") == 1
+    assert page.text.count("not found: Twin") == 1
 
 
 def test_the_same_files_give_the_same_page(run, whole):
