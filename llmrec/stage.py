@@ -62,7 +62,8 @@ class Stage:
             started = time.monotonic()
             with atomic_folder(self.folder) as temporary:
                 facts = make(temporary)
-                write_json(temporary / MADE, self._made(hash_folder(temporary, without=(MADE, "log.jsonl")), facts, time.monotonic() - started))
+                output = hash_folder(temporary, without=(MADE, "log.jsonl"))
+                write_json(temporary / MADE, self._made(output, facts, time.monotonic() - started))
         return made_hash(self.folder)
 
     def _made(self, output: str, facts: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def command(recipe: Path, run: Path) -> list[str]:
 def stopped_in_training(recipe: Path, run: Path, kind: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Start a run and send it a signal once it has a checkpoint."""
     process = subprocess.Popen(command(recipe, run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(run.glob(".work/*/checkpoint-*/whole")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
