@@ -102,7 +102,7 @@ def read_ml_latest_small(data: Data) -> Raw:
     )
 
 
-def read_files(data: Data) -> Raw:
+def read_files(data: Data, quiet: bool = False) -> Raw:
     """Somebody's own files, columns mapped in the recipe.
 
     Raises:
@@ -110,7 +110,7 @@ def read_files(data: Data) -> Raw:
     """
     assert data.interactions and data.items
     events, items = (read_table(Path(name), data.delimiter, data.encoding) for name in (data.interactions, data.items))
-    for note in events.dialect.notes + items.dialect.notes:
+    for note in [] if quiet else events.dialect.notes + items.dialect.notes:
         warnings.warn(note, stacklevel=2)
     columns = data.columns
     _require(events, _needed(data))
@@ -178,6 +178,22 @@ SOURCES: dict[str, Callable[[Data], Raw]] = {
     "amazon-games-2018": read_prepared,
     "files": read_files,
 }
+
+
+def where() -> list[tuple[str, bool, str]]:
+    """Every source by name: whether it is here, and where it is or how to get it."""
+    found = []
+    for name in SOURCES:
+        if name == "ml-100k":
+            here = embedded.is_fetched(name)
+            found.append((name, here, str(embedded.cache_folder() / name) if here else "get it with: llmrec setup"))
+        elif name == "files":
+            found.append((name, True, "your own: llmrec init FILES"))
+        else:
+            folder = Path(os.environ.get("LLMREC_DATA", "")) / name
+            here = "LLMREC_DATA" in os.environ and folder.is_dir()
+            found.append((name, here, str(folder) if here else f"read from $LLMREC_DATA/{name}"))
+    return found
 
 
 def _needed(data: Data) -> dict[str, str]:

@@ -1,0 +1,111 @@
+"""A new user's first quarter of an hour: three unlike sets, from files to recommendations, nothing asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import own_sets
+import pytest
+import yaml
+
+from llmrec.cli.main import main
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def llmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """The command line, in this process and in a folder of its own: exit code, output, messages."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llmrec", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", own_sets.SETS)
+def test_from_files_to_recommendations(name: str, llmrec: Call, tmp_path: Path) -> None:
+    files = [path.name for path in own_sets.SETS[name](tmp_path)]
+    code, out, err = llmrec("init", *files, "--yes")
+    assert code == 0, err
+    assert "llmrec run recipe.yaml --tiny" in out
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    assert 20 <= len(recipe.splitlines()) <= 40
+    assert str(tmp_path) not in recipe, "files are named from the recipe, so that the folder can be moved"
+
+    code, out, _ = llmrec("data", "check", *files)
+    assert code == (0 if name == "small" else 1)
+    assert ("No problems found." in out) == (name == "small")
+
+    code, _, err = llmrec("run", "recipe.yaml", "items.encoder=hashing", "--tiny", "--out", "run")
+    assert code == 0, err
+    code, out, err = llmrec("data", "show", "run", "--json")
+    assert code == 0, err
+    user = "00012" if name == "shop" else "u-1" if name == "log" else "7"
+    code, out, err = llmrec("recommend", "run", "--user", user, "-k", "5", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert len({row["item_id"] for row in found}) == 5
+    real = {"shop": "A-", "log": "1234567000", "small": ""}[name]
+    assert all(row["item_id"].startswith(real) or row["item_id"] == "99" for row in found)
+    assert all((row["title"] and row["title"] != row["item_id"]) or row["item_id"] == "99" for row in found)
+
+
+def test_a_recipe_that_is_there_is_not_written_over(llmrec: Call, tmp_path: Path) -> None:
+    files = [path.name for path in own_sets.small(tmp_path)]
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    code, _, err = llmrec("init", *files, "--yes")
+    assert code == 2
+    assert "--force" in err
+    assert (tmp_path / "recipe.yaml").read_text() == "seed: 1\n"
+    assert llmrec("init", *files, "--yes", "--out", "other.yaml")[0] == 0
+    assert llmrec("init", *files, "--yes", "--force")[0] == 0
+    assert (tmp_path / "recipe.yaml").read_text() == (tmp_path / "other.yaml").read_text().replace("other", "recipe")
+
+
+def test_items_derived_from_a_log_are_not_written_over(llmrec: Call, tmp_path: Path) -> None:
+    own_sets.shop(tmp_path)
+    (tmp_path / "orders-items.csv").write_text("mine")
+    code, _, err = llmrec("init", "orders.csv", "--yes")
+    assert code == 2
+    assert "orders-items.csv is there already" in err
+    assert (tmp_path / "orders-items.csv").read_text() == "mine"
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_settings_suit_the_size(llmrec: Call, tmp_path: Path) -> None:
+    llmrec("init", *(path.name for path in own_sets.small(tmp_path)), "--yes")
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert recipe["indexing"]["width"] <= 40 / 4
+    assert recipe["tasks"]["history"] == 10
+    assert recipe["data"]["columns"]["timestamp"] is None
+    assert recipe["evaluate"]["beams"] <= 40
+
+
+def test_check_and_show_take_a_recipe_and_speak_json(llmrec: Call, tmp_path: Path) -> None:
+    llmrec("init", *(path.name for path in own_sets.log(tmp_path)), "--yes")
+    code, out, _ = llmrec("data", "check", "recipe.yaml", "--json")
+    assert code == 1
+    assert {problem["kind"] for problem in json.loads(out)["problems"]} == {"missing", "malformed", "unknown"}
+    code, out, _ = llmrec("data", "show", "recipe.yaml", "--json")
+    shown = json.loads(out)
+    assert (code, shown["users"], shown["items"]) == (0, 50, 81)
+    assert shown["items with text"].startswith("80 of 81")
+
+
+def test_the_sources_are_listed(llmrec: Call) -> None:
+    code, out, _ = llmrec("data", "list", "--json")
+    assert code == 0
+    assert {"ml-100k", "files"} <= {source["source"] for source in json.loads(out)}
