@@ -39,7 +39,7 @@ def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[
     """Arguments of `vllm.LLM` or `AsyncEngineArgs` for a model folder, and the environment they need.
 
     Sets LLMREC_CATALOGUE, which vLLM's own processes inherit, and where they are not set
-    VLLM_USE_V2_MODEL_RUNNER=0 and, on CPUs, VLLM_CPU_KVCACHE_SPACE.
+    VLLM_USE_V2_MODEL_RUNNER=0 and, on CPUs, VLLM_CPU_KVCACHE_SPACE. So a process serves one catalogue.
 
     Args:
         more: arguments of vLLM, which win over ours.

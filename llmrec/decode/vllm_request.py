@@ -40,6 +40,8 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "structured_outputs": (None,),
     "thinking_token_budget": (None,),
     "logit_bias": (None, {}),
+    "stop": (None, [], ""),
+    "stop_token_ids": (None, []),
 }
 
 
@@ -108,7 +110,8 @@ def check(params: SamplingParams) -> None:
     for option, harmless in HARMLESS.items():
         if getattr(params, option, harmless[0]) not in harmless:
             raise ValueError(
-                f"`{option}` cannot be used with items, since it could leave no token to go on with: leave it out."
+                f"`{option}` cannot be used with items, since it could leave no token to go on with or cut a code "
+                "short: leave it out."
             )
     depth = catalogue.trie.depth
     if wanted.start is None and params.max_tokens is not None and params.max_tokens < depth:

@@ -127,6 +127,7 @@ def test_bad_requests_are_refused_at_admission(engine, prompts):
         ({"extra_args": {"items": "item"}, "allowed_token_ids": [5]}, "`allowed_token_ids` cannot be used"),
         ({"extra_args": {"items": "item"}, "logit_bias": {5: 1.0}}, "`logit_bias` cannot be used"),
         ({"extra_args": {"items": "item"}, "bad_words": ["film"]}, "`bad_words` cannot be used"),
+        ({"extra_args": {"items": "item"}, "stop": ["<b"]}, "`stop` cannot be used"),
     ]:
         with pytest.raises(VLLMValidationError, match=says):
             engine.llm.generate([{"prompt_token_ids": prompts[0]}], SamplingParams(**params), use_tqdm=False)
