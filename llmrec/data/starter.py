@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from llmrec.data.clean import Cleaned, clean
@@ -124,10 +125,18 @@ def measure(data: Data, text: list[str], seed: int = 42) -> Size:
             found = clean(raw, data.model_copy(update={"core": tried}), seed)
         except DataError:
             continue  # nothing is left
-        if found.interactions.num_rows >= 0.8 * whole.interactions.num_rows:
+        if all(_kept(found, whole, column) for column in ("user_id", "")):
             core, cleaned = tried, found
             break
     return _size(cleaned, core, text, raw.dropped)
+
+
+def _kept(found: Cleaned, whole: Cleaned, column: str) -> bool:
+    """Whether most of what there was is left: users, or interactions where no column is named."""
+    left, had = (
+        len(pc.unique(one.interactions[column])) if column else one.interactions.num_rows for one in (found, whole)
+    )
+    return left >= 0.8 * had
 
 
 def _size(cleaned: Cleaned, core: int, text: list[str], bad: list[str]) -> Size:
@@ -155,7 +164,7 @@ def settings(size: Size) -> dict[str, Any]:
     return {
         "history": history,
         "windows": windows,
-        "epochs": int(np.clip(_LEARNED // (size.events * windows), 3, 20)),
+        "epochs": int(np.clip(_LEARNED // (size.events * windows), 3, 60)),
         "batch": 8 if size.events < 20_000 else 32,
         "width": _width(size.items),
         "levels": 2 if size.items < 1000 else 3,
@@ -167,8 +176,8 @@ def settings(size: Size) -> dict[str, Any]:
 
 
 def _width(items: int) -> int:
-    """A power of two near a tenth of the items, 2 to 256."""
-    return min(256, 1 << max(2, items // 10).bit_length() - 1)
+    """A power of two, at most a quarter of the items; 64 suits thousands of items, 256 more than that."""
+    return min(64 if items < 5000 else 256, 1 << max(2, items // 4).bit_length() - 1)
 
 
 def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: str) -> str:
@@ -197,7 +206,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         "  source: files",
         f"  interactions: {_flow(_from(data.interactions, target))}",
         f"  items: {_flow(_from(data.items, target))}",
-        f"  columns: {_flow(columns)}   # ours: yours",
+        *([f"  columns: {_flow(columns)}   # ours: yours"] if columns else []),
         *optional,
         f"  core: {size.core}   # {_core_words(size.core)}",
         "  split: leave-one-out   # the last interaction of each user is the test, the last but one validates",
@@ -223,7 +232,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
 
 
 def _core_words(core: int) -> str:
-    return f"users and items with fewer than {core} are left out, few as they are" if core else "everybody stays in"
+    return "users and items with fewer interactions than this are left out" if core else "everybody stays in"
 
 
 def _from(name: str | None, target: Path) -> str:
