@@ -56,8 +56,10 @@ def metrics_table(result: dict[str, Any]) -> Table:
         caption=f"95 % intervals over users; Δ: {model} minus the baseline, paired",
         box=box.SIMPLE,
     )
+    if screen.width < 100:  # a narrow terminal keeps the names whole; metrics.json and the report have the rest
+        metrics = [metric for metric in metrics if metric.endswith(sure[2:])]
     for name in ("", *map(str.upper, metrics), f"{sure.upper()} 95 %", f"Δ {sure.upper()} 95 %"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name), min_width=5)
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for system, values in result["systems"].items():
         cells = [_digits(values[metric]["mean"]) for metric in metrics]
         behind = "" if system == model else _interval(result["paired"][system][sure])
@@ -70,7 +72,7 @@ def _digits(value: float) -> str:
 
 
 def _interval(value: dict[str, float]) -> str:
-    return f"{_digits(value['low'])}…{_digits(value['high'])}"
+    return f"{_digits(value['low'])} to {_digits(value['high'])}"
 
 
 def show_example(folder: Path) -> None:

@@ -102,5 +102,5 @@ def test_a_prompt_stands_whole_in_the_chat_template(tmp_path: Path) -> None:
 def test_a_base_that_cannot_be_loaded_says_what_may_be_given(name: str) -> None:
     from llmrec.errors import LlmrecError
 
-    with pytest.raises(LlmrecError, match="embedded|llmrec setup"):
+    with pytest.raises(LlmrecError, match=r"embedded|llmrec setup"):
         load_base(name, torch.float32)
