@@ -1,0 +1,29 @@
+"""Shipped recipes run through from end to end at their smallest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import llmrec
+from llmrec import embedded, shipped
+from llmrec.files import read_json
+from llmrec.pipeline import run, trained_folder
+from llmrec.recipe import load
+
+
+@pytest.mark.parametrize("name", ["quickstart", "ml100k-smollm2"])
+def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: str, tmp_path: Path) -> None:
+    if not all(embedded.is_fetched(part) for part in ("ml-100k", "minilm-l6")):
+        pytest.skip("MovieLens 100K and MiniLM are not in the cache: `llmrec setup` fetches them")
+    recipe = load(shipped.recipe(name), ["train.0.epochs=0.1"], tiny=True)
+    out = run(recipe, tmp_path / name)
+    history = ["50", "181", "172"]
+    found = [item for item, _ in llmrec.load(out).recommend(history, k=10)]
+    assert len(set(found)) == 10
+    assert set(found).isdisjoint(history)
+    facts = read_json(trained_folder(out) / "made.json")["facts"]
+    assert facts["new rows"]["mean distance"] > 0
+    assert (facts["trained parameters"] < facts["parameters"]) == (recipe.model.adapt == "lora")
+    assert (out / "report.html").is_file()
