@@ -12,7 +12,7 @@ import typer
 from llmrec.cli.screen import say, screen
 from llmrec.extras import EXTRAS, missing
 
-CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece"]
+CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece", "google.protobuf"]
 
 
 @dataclass(frozen=True)
