@@ -13,9 +13,17 @@ EXTRAS = {
 }
 
 
+def is_there(name: str) -> bool:
+    """Whether a module, such as `google.protobuf`, can be imported; it is not imported for that."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
 def missing(extra: str) -> list[str]:
     """Modules of an extra that this environment lacks."""
-    return [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    return [name for name in EXTRAS[extra] if not is_there(name)]
 
 
 def need(*extras: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
 from importlib import metadata
 
 import typer
 
 from llmrec.cli.screen import say, screen
-from llmrec.extras import EXTRAS, missing
+from llmrec.extras import EXTRAS, is_there, missing
 
 CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece", "google.protobuf"]
 
@@ -40,7 +39,7 @@ def command(as_json: bool = typer.Option(False, "--json", help="print JSON")) ->
 
 
 def _modules() -> list[Finding]:
-    absent = [name for name in CORE if importlib.util.find_spec(name) is None]
+    absent = [name for name in CORE if not is_there(name)]
     again = "pip install --force-reinstall llmrec" if absent else ""
     found = [Finding("llmrec needs", not absent, ", ".join(absent or CORE), again)]
     for extra, modules in EXTRAS.items():
@@ -62,14 +61,14 @@ def _has_gpu() -> bool:
 
 def _torch() -> list[Finding]:
     """torch itself, and companions built for another torch, which break transformers when it is imported."""
-    if importlib.util.find_spec("torch") is None:
+    if not is_there("torch"):
         return []
     import torch
 
     place = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     found = [Finding("torch", True, f"{torch.__version__} on {place}")]
     for name in ("torchvision", "torchaudio", "torchcodec"):
-        if importlib.util.find_spec(name) is None:
+        if not is_there(name):
             continue
         try:
             importlib.import_module(name)
