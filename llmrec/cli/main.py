@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from llmrec import __version__
-from llmrec.cli import data, doctor, evaluate, init, recipe_schema, recommend, report, run, setup
+from llmrec.cli import data, doctor, evaluate, init, interrupt, recipe_schema, recommend, report, run, setup
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
 from llmrec.quiet import quieten
@@ -46,6 +46,7 @@ def main() -> None:
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     quieten()
+    interrupt.watch()
     warnings.showwarning = lambda message, *rest, **more: console.print(f"[yellow]note:[/] {message}", highlight=False)
     try:
         app()

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from llmrec.cli import interrupt
+
 console = Console(stderr=True)
 screen = Console()
 
@@ -38,6 +40,7 @@ def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float], None]]:
         tasks: dict[str, Any] = {}
 
         def tell(stage: str, done: float) -> None:
+            interrupt.check()
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=1.0)
             bars.update(tasks[stage], completed=done)
