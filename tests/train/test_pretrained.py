@@ -82,6 +82,17 @@ def test_growing_leaves_old_rows_as_they_were_and_tells_new_ones_apart(tmp_path:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_a_local_folder_is_a_base(tmp_path: Path) -> None:
+    model, tokenizer = tiny_base("Qwen/Qwen3-0.6B", WORDS, tmp_path / "tokenizer")
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    loaded, again = load_base(str(tmp_path / "base"), torch.float32)
+    assert loaded.config.model_type == "qwen3"
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+    assert again.chat_template == tokenizer.chat_template
+    assert encode(again, WORDS[0]) == encode(tokenizer, WORDS[0])
+
+
 def test_rows_that_did_not_move_fail_loudly(tmp_path: Path) -> None:
     from llmrec.errors import ModelError
 
