@@ -1,6 +1,6 @@
-"""Kill a tiny run with SIGKILL at random moments, go on each time, and compare its files with an uninterrupted run's.
+"""Kill a tiny run with SIGKILL at 20 random moments spread over all stages, go on each time, and compare its files with an uninterrupted run's.
 
-python scripts/kill_resume.py quickstart --kills 20
+python scripts/kill_resume.py quickstart --set items.encoder=hashing
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pathlib import Path
 from llmrec.files import hash_file
 from llmrec.results import write_result
 from llmrec.stage import MADE
+
+KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 6, "evaluate": 3, "report": 2}
+LONGEST = {"train": 4.0, "evaluate": 1.5, "report": 1.0}  # seconds into a stage; .3 for the short ones
 
 
 def start(recipe: str, out: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
@@ -40,15 +43,10 @@ def start(recipe: str, out: Path, overrides: list[str]) -> subprocess.Popen[byte
     )
 
 
-def stage_of(out: Path) -> str:
-    """The stage that a run is at, by what is finished."""
-    order = {"data": "items", "items": "catalogue", "catalogue": "tasks", "tasks": "train"}
-    at = "data"
-    for before, after in order.items():
-        at = after if (out / before / MADE).is_file() else at
-    if next(out.glob(f"train-*/{MADE}"), None):
-        at = "report" if next(out.glob(f"train-*/eval/{MADE}"), None) else "evaluate"
-    return at
+def working(out: Path, stage: str) -> bool:
+    """Whether a run has begun to fill the folder of a stage, or its work folder."""
+    partial = {"evaluate": "train-*/.eval.partial", "report": "train-*/eval/made.json", "train": ".train-*.partial"}
+    return next(out.glob(partial.get(stage, f".{stage}.partial")), None) is not None
 
 
 def files(out: Path) -> dict[str, str]:
@@ -61,27 +59,24 @@ def files(out: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
-    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     draw, whole, broken = random.Random(options.seed), Path("runs/kill-whole"), Path("runs/kill-broken")
     for folder in (whole, broken):
         shutil.rmtree(folder, ignore_errors=True)
-    began = time.monotonic()
     assert start(options.recipe, whole, options.set).wait() == 0
-    length = time.monotonic() - began
     killed: dict[str, int] = {}
-    # Later kills wait longer, since every new start must first get past what is done: all stages are met.
-    for number in range(options.kills):
-        process = start(options.recipe, broken, options.set)
-        time.sleep(draw.uniform(0.15, 0.35 + 0.65 * (number + 1) / options.kills) * length)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            killed[stage_of(broken)] = killed.get(stage_of(broken), 0) + 1
-        elif stage_of(broken) == "report":  # it had ended: begin anew, so that the kills that remain hit something
-            shutil.rmtree(broken)
+    for stage, kills in KILLS.items():
+        for _ in range(kills):
+            process = start(options.recipe, broken, options.set)
+            while process.poll() is None and not working(broken, stage):
+                time.sleep(0.005)
+            time.sleep(draw.uniform(0, LONGEST.get(stage, 0.3)))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed[stage] = killed.get(stage, 0) + 1
     assert start(options.recipe, broken, options.set).wait() == 0
     same, other = files(whole), files(broken)
     differing = sorted(name for name in same.keys() | other.keys() if same.get(name) != other.get(name))
