@@ -1,4 +1,6 @@
-"""Kill a tiny run with SIGKILL at 20 random moments spread over all stages, go on each time, and compare its files with an uninterrupted run's.
+"""Kill a tiny run with SIGKILL at 20 random moments, spread over all stages, and go on each time.
+
+Its files must be those of an uninterrupted run.
 
 python scripts/kill_resume.py quickstart --set items.encoder=hashing
 """
@@ -20,7 +22,7 @@ from llmrec.results import write_result
 from llmrec.stage import MADE
 
 KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 6, "evaluate": 3, "report": 2}
-LONGEST = {"train": 4.0, "evaluate": 1.5, "report": 1.0}  # seconds into a stage; .3 for the short ones
+LONGEST = {"train": 4.0, "evaluate": 1.5, "report": 3.0}  # seconds into a stage; .3 for the short ones
 
 
 def start(recipe: str, out: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
@@ -43,10 +45,14 @@ def start(recipe: str, out: Path, overrides: list[str]) -> subprocess.Popen[byte
     )
 
 
-def working(out: Path, stage: str) -> bool:
-    """Whether a run has begun to fill the folder of a stage, or its work folder."""
-    partial = {"evaluate": "train-*/.eval.partial", "report": "train-*/eval/made.json", "train": ".train-*.partial"}
-    return next(out.glob(partial.get(stage, f".{stage}.partial")), None) is not None
+def working(out: Path, stage: str, since: float) -> bool:
+    """Whether a run started at `since` has begun to fill the folder of a stage; folders left by a kill are older."""
+    partial = {"evaluate": "train-*/.eval.partial", "report": "recipe.yaml", "train": ".train-*.partial"}
+    found = next(out.glob(partial.get(stage, f".{stage}.partial")), None)
+    try:
+        return found is not None and found.stat().st_ctime >= since
+    except FileNotFoundError:  # it became the stage's folder just now
+        return False
 
 
 def files(out: Path) -> dict[str, str]:
@@ -69,8 +75,8 @@ def main() -> None:
     killed: dict[str, int] = {}
     for stage, kills in KILLS.items():
         for _ in range(kills):
-            process = start(options.recipe, broken, options.set)
-            while process.poll() is None and not working(broken, stage):
+            since, process = time.time(), start(options.recipe, broken, options.set)
+            while process.poll() is None and not working(broken, stage, since):
                 time.sleep(0.005)
             time.sleep(draw.uniform(0, LONGEST.get(stage, 0.3)))
             if process.poll() is None:
