@@ -55,6 +55,12 @@ def working(out: Path, stage: str, since: float) -> bool:
         return False
 
 
+def reopen(out: Path, stage: str) -> None:
+    """Take away a stage that an earlier kill came too late for, so that it is made, and killed, once more."""
+    for folder in out.glob({"train": "train-*", "evaluate": "train-*/eval"}.get(stage, stage)):
+        shutil.rmtree(folder)
+
+
 def files(out: Path) -> dict[str, str]:
     """Hash of every file of a run that should not depend on when it was made."""
     timed = {MADE, "log.jsonl", "report.html", ".lock"}  # seconds stand in these
@@ -75,6 +81,7 @@ def main() -> None:
     killed: dict[str, int] = {}
     for stage, kills in KILLS.items():
         for _ in range(kills):
+            reopen(broken, stage)
             since, process = time.time(), start(options.recipe, broken, options.set)
             while process.poll() is None and not working(broken, stage, since):
                 time.sleep(0.005)
