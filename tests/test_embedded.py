@@ -60,8 +60,8 @@ def test_a_single_file_of_an_archive_keeps_its_name(
 def test_what_is_there_is_not_fetched_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = wheel(tmp_path, GOOD)
     known(monkeypatch, made)
-    embedded.fetch("thing", lambda requirement, folder: made)
-    embedded.fetch("thing", lambda requirement, folder: pytest.fail("fetched twice"))
+    first = embedded.fetch("thing", lambda requirement, folder: made)
+    assert embedded.fetch("thing", lambda requirement, folder: pytest.fail("fetched twice")) == first
 
 
 def test_an_archive_of_another_checksum_is_kept_out(
