@@ -19,7 +19,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe import Recipe, dump
+from llmrec.recipe import Recipe
+from llmrec.recipe_file import dump
 from llmrec.stage import Stage, lock, made_hash
 
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)

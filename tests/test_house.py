@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": -1,  # the ground that everything stands on
-    **dict.fromkeys(("files", "recipe", "seed", "contracts", "embedded", "shipped", "quiet", "extras"), 0),
+    **dict.fromkeys(
+        ("files", "recipe", "recipe_file", "seed", "contracts", "embedded", "shipped", "quiet", "extras"), 0
+    ),
     **dict.fromkeys(("data", "metrics", "text"), 1),
     **dict.fromkeys(("items", "teachers"), 2),
     "indexing": 3,
@@ -21,11 +23,19 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "evaluate"), 7),
-    **dict.fromkeys(("stage", "results", "pipeline", "report", "serve"), 8),
+    **dict.fromkeys(("stage", "results", "pipeline", "report", "serve", "bench"), 8),
     "cli": 9,
 }
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
-NEIGHBOURS = {("embedded", "files"), ("pipeline", "stage"), ("results", "stage"), ("pipeline", "report")}
+NEIGHBOURS = {
+    ("embedded", "files"),
+    ("recipe_file", "recipe"),
+    ("bench", "results"),
+    ("bench", "pipeline"),
+    ("pipeline", "stage"),
+    ("results", "stage"),
+    ("pipeline", "report"),
+}
 DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/"),
@@ -89,7 +99,7 @@ def test_import_and_help_load_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_every_recipe_loads_and_opens_with_its_own_command() -> None:
-    from llmrec.recipe import load
+    from llmrec.recipe_file import load
 
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
     assert recipes

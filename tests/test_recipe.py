@@ -9,7 +9,8 @@ import yaml
 
 from llmrec import shipped
 from llmrec.errors import RecipeError
-from llmrec.recipe import Recipe, dump, load
+from llmrec.recipe import Recipe
+from llmrec.recipe_file import dump, load
 
 GOOD = """\
 seed: 7

@@ -55,7 +55,7 @@ def show(
     from llmrec.data import facts
     from llmrec.data.dataset import Dataset
     from llmrec.files import read_json
-    from llmrec.recipe import load
+    from llmrec.recipe_file import load
 
     folder = Path(run)
     if (folder / "recipe.yaml").is_file():
@@ -94,7 +94,7 @@ def _check(files: list[Path]) -> Checked:
 
 def _of_recipe(path: Path) -> tuple[Data, list[str]]:
     from llmrec.errors import RecipeError
-    from llmrec.recipe import load
+    from llmrec.recipe_file import load
 
     recipe = load(path)
     if recipe.data.source != "files":

@@ -21,7 +21,7 @@ def command(
     from llmrec.data.dataset import Dataset
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
-    from llmrec.recipe import load
+    from llmrec.recipe_file import load
 
     if target not in ("test", "valid"):
         raise RunError(f"--target is test or valid, not '{target}'.")

@@ -19,7 +19,7 @@ def command(
     from llmrec.data import starter
     from llmrec.data.look import look
     from llmrec.files import write_text
-    from llmrec.recipe import load
+    from llmrec.recipe_file import load
 
     quiet = yes or as_json
     _spare(out, force, quiet)

@@ -21,7 +21,7 @@ def command(
     from llmrec import pipeline, shipped
     from llmrec.errors import RecipeError
     from llmrec.files import read_json
-    from llmrec.recipe import dump, load
+    from llmrec.recipe_file import dump, load
 
     path = shipped.recipe(recipe)
     plan = load(path, overrides or [], tiny)

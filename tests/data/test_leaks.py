@@ -12,7 +12,7 @@ import pytest
 from llmrec.data.dataset import Dataset
 from llmrec.files import hash_file, hash_folder
 from llmrec.pipeline import run
-from llmrec.recipe import load
+from llmrec.recipe_file import load
 from llmrec.teachers import TEACHERS
 
 FITTED = {  # what is made from data, and what in it may differ: nothing

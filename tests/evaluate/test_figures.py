@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data.dataset import Dataset
-from llmrec.recipe import load
+from llmrec.recipe_file import load
 from llmrec.teachers import fit_teachers
 
 

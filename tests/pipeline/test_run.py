@@ -15,7 +15,7 @@ import pytest
 from llmrec import pipeline
 from llmrec.errors import RunError
 from llmrec.files import hash_folder
-from llmrec.recipe import load
+from llmrec.recipe_file import load
 
 FOLDERS = ("data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval")
 SMALL = ["train.0.epochs=0.2", "evaluate.ranking=[hr@1]", "evaluate.beams=2"]

@@ -10,7 +10,7 @@ import llmrec
 from llmrec import embedded, shipped
 from llmrec.files import read_json
 from llmrec.pipeline import run, trained_folder
-from llmrec.recipe import load
+from llmrec.recipe_file import load
 
 
 @pytest.mark.parametrize("name", ["quickstart", "ml100k-smollm2"])

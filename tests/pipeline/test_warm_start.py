@@ -9,7 +9,7 @@ from pathlib import Path
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.pipeline import run, trained_folder
-from llmrec.recipe import load
+from llmrec.recipe_file import load
 
 HARDLY = ["train.0.epochs=0.1", "train.0.learning_rate=1.0e-6"]  # too little to learn anything from scratch
 

@@ -1,0 +1,26 @@
+"""Measure speed side by side with what the field does, and write a JSON into results/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from llmrec.cli.screen import console
+
+app = typer.Typer(no_args_is_help=True)
+RESULTS = Path("results")
+
+
+@app.callback()
+def _options() -> None:
+    """Ratios, each from one run in which the contenders take turns."""
+
+
+@app.command()
+def decode(
+    part: str = typer.Argument("all", help="which figures: engines, curves, step, loss or all"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON files and plots"),
+) -> None:
+    """Constrained decoding: against `generate` with a dictionary, bare prefill, STATIC, exact scoring."""
+    console.print(f"{part} → {out}")
