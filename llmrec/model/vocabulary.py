@@ -7,11 +7,12 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 
+MENTION = "<|item|>"  # in free words: an item's code follows
 MULTIPLE = 64  # embedding rows are padded to this: odd sizes are slow on every accelerator
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
-    """Append item tokens to a tokenizer.
+    """Append item tokens, and the one that announces an item in free words, to a tokenizer.
 
     Returns:
         Embedding rows that the model needs, padding included.
@@ -28,7 +29,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
             f"the base's tokenizer already holds {len(taken)} code-like token(s), such as '{taken[0]}'. "
             "Choose another base."
         )
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in [*tokens, MENTION]])
     return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
 
 
@@ -49,3 +50,8 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarr
             f"such as '{missing[0]}'. It was trained on another catalogue."
         )
     return np.array([known[token] for token in tokens], np.int64)
+
+
+def new_token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarray:
+    """(tokens + 1,) int64 model token of all that was appended; without the last in a model of before there was one."""
+    return token_ids(tokenizer, [*tokens, *([MENTION] if MENTION in tokenizer.get_vocab() else [])])

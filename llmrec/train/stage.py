@@ -12,7 +12,7 @@ from llmrec.files import write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import merged, moved
-from llmrec.model.vocabulary import token_ids
+from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import stream
 from llmrec.tasks import templates
@@ -59,7 +59,7 @@ def make(
         write_text(work / "key", key)
     part = recipe.train[number - 1]
     model, tokenizer = start(recipe, examples, catalogue, work, previous)
-    new = token_ids(tokenizer, catalogue.tokens)
+    new = new_token_ids(tokenizer, catalogue.tokens)
     before = model.get_input_embeddings().weight[new.tolist()].detach().clone()
     encoded = encode_examples(examples, tokenizer, model.config.get_text_config().max_position_embeddings)
     longest = max(len(example.tokens) for example in encoded)

@@ -16,7 +16,7 @@ from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.adapt import grow, lora
 from llmrec.model.base import load_base, tiny_base
-from llmrec.model.vocabulary import add_tokens, token_ids
+from llmrec.model.vocabulary import add_tokens, new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import seed_everything
 from llmrec.train.encode import encode_examples
@@ -52,7 +52,7 @@ def start(
 
 def _previous(recipe: Recipe, catalogue: Catalogue, previous: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     model, tokenizer, _ = model_folder.load(previous, torch.float32)
-    new = token_ids(tokenizer, catalogue.tokens)
+    new = new_token_ids(tokenizer, catalogue.tokens)
     return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
 
 
@@ -76,7 +76,7 @@ def _pretrained(
     else:
         model, tokenizer = load_base(base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
-    new = token_ids(tokenizer, catalogue.tokens)
+    new = new_token_ids(tokenizer, catalogue.tokens)
     grow(model, rows, new, recipe.seed)
     return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
 
