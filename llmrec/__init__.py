@@ -20,7 +20,7 @@ def load(run: str | Path, held_out_wording: bool = False) -> Recommender:
     """The recommender that a run trained.
 
     Args:
-        run: a run folder, such as `runs/quickstart`.
+        run: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
         held_out_wording: prompt with a wording that training never saw.
 
     Raises:
@@ -28,6 +28,9 @@ def load(run: str | Path, held_out_wording: bool = False) -> Recommender:
     """
     from llmrec.decode.recommender import Recommender
     from llmrec.indexing.catalogue import Catalogue
+    from llmrec.model.folder import NOTE
     from llmrec.pipeline import trained_folder
 
-    return Recommender(trained_folder(Path(run)) / "model", Catalogue.load(Path(run) / "catalogue"), held_out_wording)
+    folder = Path(run)
+    model = folder if (folder / NOTE).is_file() else trained_folder(folder) / "model"
+    return Recommender(model, Catalogue.load(folder / "catalogue"), held_out_wording)

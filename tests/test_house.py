@@ -23,7 +23,7 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "evaluate"), 7),
-    **dict.fromkeys(("stage", "results", "pipeline", "report", "serve", "bench"), 8),
+    **dict.fromkeys(("stage", "results", "pipeline", "report", "card", "export", "serve", "bench"), 8),
     "cli": 9,
 }
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
@@ -35,6 +35,10 @@ NEIGHBOURS = {
     ("pipeline", "stage"),
     ("results", "stage"),
     ("pipeline", "report"),
+    ("card", "report"),
+    ("export", "card"),
+    ("export", "pipeline"),
+    ("export", "stage"),
 }
 DOORS = {
     "trl": ("train/",),

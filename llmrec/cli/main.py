@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from llmrec import __version__
-from llmrec.cli import data, doctor, evaluate, init, interrupt, recipe_schema, recommend, report, run, setup
+from llmrec.cli import data, doctor, evaluate, export, init, interrupt, recipe_schema, recommend, report, run, setup
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
 from llmrec.quiet import quieten
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (init, run, setup, recommend, evaluate, report, doctor, recipe_schema):
+for verb in (init, run, setup, recommend, evaluate, report, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
 

@@ -10,7 +10,7 @@ from llmrec.cli.screen import say, screen
 
 
 def command(
-    run: Path = typer.Argument(help="a run folder"),
+    run: Path = typer.Argument(help="a run folder, or an export of one"),
     user: str = typer.Option(None, help="a user id of the run's data"),
     history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
     k: int = typer.Option(10, "-k", help="items wanted"),
@@ -41,6 +41,8 @@ def _history_of(run: Path, user: str) -> list[str]:
     from llmrec.data.dataset import Dataset
     from llmrec.errors import RequestError
 
+    if not (run / "data").is_dir():
+        raise RequestError(f"{run} holds no users, as an export does not: say --history ID,ID,… instead.")
     dataset = Dataset.load(run / "data")
     if user not in dataset.user_ids:
         near = difflib.get_close_matches(user, dataset.user_ids[:100_000], 1)
