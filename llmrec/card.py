@@ -1,0 +1,263 @@
+"""The model card of an export: what it is, how it is used, how it was measured, whose licences bind it.
+
+Every word that comes from somebody's files stands in a code span, where neither Markdown nor HTML is read; the header
+is written by a YAML library.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrec import __version__, embedded
+from llmrec.files import read_json
+from llmrec.report import words
+
+UNKNOWN = "unknown: check before sharing"
+PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
+_MADE = "made.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says.
+
+    Attributes:
+        name: of the run.
+        data, trained: made.json of the data stage, and of every training stage in order.
+        metrics: metrics.json of this very model, or None.
+        example: item id, title and code of one item.
+        levels: tokens of a code.
+        chat: whether the tokenizer has a chat template.
+        dtype: of the weights, such as float32.
+    """
+
+    name: str
+    data: dict[str, Any]
+    trained: list[dict[str, Any]]
+    metrics: dict[str, Any] | None
+    example: tuple[str, str, str]
+    levels: int
+    chat: bool
+    dtype: str
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The recipe's part `model`."""
+        return dict(self.trained[-1]["recipe"]["model"])
+
+
+def measured(trained: Path) -> dict[str, Any] | None:
+    """metrics.json of a training stage, where it was made from just this model; None otherwise."""
+    about = trained / "eval" / _MADE
+    if not about.is_file() or read_json(about)["inputs"].get("model") != read_json(trained / _MADE)["output"]:
+        return None
+    return dict(read_json(trained / "eval" / "metrics.json"))
+
+
+def card(facts: Facts) -> str:
+    """The text of README.md, header included."""
+    parts = (_what, _use, _figures, _training, _licences, _limits)
+    return f"---\n{_header(facts)}\n---\n\n" + "\n\n".join(part(facts) for part in parts) + "\n"
+
+
+def code(value: Any) -> str:
+    """A value as a Markdown code span on one line, also safe inside a table: nothing in it is read as markup."""
+    text = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", words.number(value)).strip()
+    return f"`{text.replace('`', 'ˋ').replace('|', '¦') or '–'}`"
+
+
+def base_name(model: dict[str, Any]) -> str | None:
+    """What a hub calls the base; None for nano, for random weights, and for a folder of somebody's own."""
+    base = model["base"]
+    if model.get("tiny") or base == "nano":
+        return None
+    if base in PUBLIC:
+        return PUBLIC[base]
+    return base if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).is_dir() else None
+
+
+def base_licence(model: dict[str, Any]) -> str:
+    """The licence of the base, as far as this machine knows it."""
+    base = model["base"]
+    if base == "nano" or model.get("tiny"):
+        return "none: trained from random weights"
+    if base.startswith("embedded:"):
+        return embedded.about(base.removeprefix("embedded:")).licence
+    return _licence_of_folder(Path(base)) or UNKNOWN
+
+
+def _licence_of_folder(folder: Path) -> str | None:
+    """What the card of a local base says of its licence."""
+    from huggingface_hub import ModelCard
+
+    if not (folder / "README.md").is_file():
+        return None
+    try:
+        data = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data
+    except Exception:  # somebody's own file, broken in whatever way: then it says nothing
+        return None
+    said = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    return str(said) if said else None
+
+
+def _header(facts: Facts) -> str:
+    from huggingface_hub import ModelCardData
+
+    known = UNKNOWN not in (base_licence(facts.model), _data_licence(facts))
+    named: dict[str, Any] = {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
+    source = facts.data["recipe"]["source"]
+    metrics = list(facts.metrics["systems"][facts.metrics["model"]]) if facts.metrics else []
+    data = ModelCardData(
+        license="other" if known else "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["recommendation", "semantic-ids", "llmrec"],
+        base_model=base_name(facts.model),
+        datasets=None if source == "files" else [source],
+        metrics=metrics or None,
+        **({"model_name": facts.name, "eval_results": _results(facts)} if metrics else {}),
+        **named,
+    )
+    return data.to_yaml()
+
+
+def _results(facts: Facts) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    metrics = facts.metrics
+    assert metrics is not None
+    return [
+        EvalResult(
+            task_type="other",
+            task_name="next-item recommendation",
+            dataset_type=facts.data["recipe"]["source"],
+            dataset_name=str(facts.data["facts"].get("source", "files")),
+            dataset_split=metrics["protocol"]["target"],
+            metric_type=metric,
+            metric_name=words.metric_name(metric),
+            metric_value=round(value["mean"], 5),
+        )
+        for metric, value in metrics["systems"][metrics["model"]].items()
+    ]
+
+
+def _what(facts: Facts) -> str:
+    item, title, text = facts.example
+    counts = {key: facts.data["facts"][key] for key in ("users", "items", "interactions") if key in facts.data["facts"]}
+    lines = [
+        f"# {code(facts.name)}, a language model that recommends",
+        f"It reads a history of items and answers with the next one. Every item is a code of {facts.levels} tokens: "
+        f"{code(text)} is {code(title)} (item {code(item)}). Trained with llmrec on "
+        f"{code(facts.data['facts'].get('source', 'files'))} ({code(counts)}).",
+        "This folder is a plain Hugging Face folder; `catalogue/` holds the items, their codes and the trie that lets "
+        "only real items out, and `llmrec.json` the prompt that the model was trained with.",
+    ]
+    if facts.model.get("tiny"):
+        lines.insert(1, "**Made with `--tiny`: it proves the path. Its recommendations mean nothing.**")
+    return "\n\n".join(lines)
+
+
+def _use(facts: Facts) -> str:
+    words_to_tokens = (
+        'tokenizer.apply_chat_template(\n    [{"role": "user", "content": prompt}], add_generation_prompt=True, '
+        'return_dict=True, return_tensors="pt"\n)'
+        if facts.chat
+        else 'tokenizer(prompt, return_tensors="pt")'
+    )
+    return f"""## Use
+
+In this folder, with llmrec (`pip install llmrec`); every answer is an item of the catalogue:
+
+```python
+import llmrec
+
+rec = llmrec.load(".")
+history = rec.catalogue.item_ids[:3]  # item ids, oldest first
+print(rec.recommend(history, k=5))  # [(item id, log-probability), ...], best first
+```
+
+With vLLM (`pip install 'llmrec[serve]'`), many at once:
+
+```python
+from pathlib import Path
+
+from llmrec.decode.vllm_engine import VllmEngine
+
+engine = VllmEngine.open(Path("."), Path("catalogue"), dtype="{facts.dtype}")
+found = engine.rank(rec.prompts([[0, 1, 2]]), k=5)  # a history of item numbers
+print([rec.catalogue.item_ids[number] for number in found.items[0]])
+```
+
+With transformers alone; then nothing keeps an answer from being no item:
+
+```python
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+codes = ["".join(code) for code in pq.read_table("catalogue/codes.parquet")["code"].to_pylist()]
+prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]))
+tokens = {words_to_tokens}
+answer = model.generate(**tokens, max_new_tokens={facts.levels}, do_sample=False)[0, tokens["input_ids"].shape[1] :]
+print(tokenizer.decode(answer))
+```"""
+
+
+def _figures(facts: Facts) -> str:
+    if facts.metrics is None:
+        return "## Figures\n\nThis model was not evaluated; nothing is claimed for it."
+    metrics = facts.metrics
+    digits = words.decimals(metrics["protocol"]["users"])
+    names = list(metrics["systems"][metrics["model"]])
+    rows = ["| | " + " | ".join(words.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for system, values in metrics["systems"].items():
+        cells = [f"{v['mean']:.{digits}f} ({v['low']:.{digits}f} to {v['high']:.{digits}f})" for v in values.values()]
+        name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    protocol = "; ".join(f"{words.label(key).lower()} {code(value)}" for key, value in metrics["protocol"].items())
+    verdict = code(words.headline(metrics))
+    return "\n\n".join(["## Figures", verdict, "\n".join(rows), f"In brackets, the interval. Protocol: {protocol}."])
+
+
+def _training(facts: Facts) -> str:
+    rows = []
+    for number, made in enumerate(facts.trained, 1):
+        recipe = made["recipe"]
+        told = {**recipe["train"], **_named(recipe["model"]), "history": recipe.get("history"), "seed": made["seed"]}
+        rows += [f"**Stage {number}**, on {code(made['device'])} in {code(words.duration(made['seconds']))}:"]
+        rows += ["\n".join(f"- {key}: {code(value)}" for key, value in {**told, **made["facts"]}.items())]
+    versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1]["versions"].items())
+    return "\n\n".join(["## Training", *rows, f"Versions: {code(versions)}."])
+
+
+def _named(model: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's part `model` without the machine's paths: folders keep their last name."""
+    paths = {key: model[key] for key in ("base", "start", "from") if model.get(key)}
+    return model | {key: base_name(model) or Path(path).name for key, path in paths.items() if "/" in str(path)}
+
+
+def _data_licence(facts: Facts) -> str:
+    return str(facts.data["facts"].get("licence") or UNKNOWN)
+
+
+def _licences(facts: Facts) -> str:
+    base = _named(facts.model)["base"]
+    return f"""## Licences
+
+- base {code(base)}: {code(base_licence(facts.model))}
+- data {code(facts.data["facts"].get("source", "files"))}: {code(_data_licence(facts))}
+
+Both bind who shares this folder: the weights were made from both, and `catalogue/` holds the items' texts."""
+
+
+def _limits(facts: Facts) -> str:
+    return f"""## Limits
+
+It knows the items of its catalogue and no others, and what was popular when its log was written. Figures are of held-out
+events of the same log, not of people who were asked. Exported by llmrec {__version__}."""

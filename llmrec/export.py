@@ -1,0 +1,109 @@
+"""Export: a run's model as one folder to share, which transformers, vLLM and llmrec open with nothing else beside it.
+
+    DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
+          llmrec.json  README.md                                            our note, the model card
+          catalogue/                                                        items, codes, trie
+          adapter/                                                          as trained, where adapters were
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from llmrec.card import Facts, base_name, card, measured
+from llmrec.errors import RunError
+from llmrec.files import atomic_folder, read_json, write_json
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model.folder import NOTE
+from llmrec.pipeline import trained_folder
+from llmrec.stage import MADE
+
+_PRIVATE = shutil.ignore_patterns(MADE, ".*", "README.md")  # peft's card names the base by its path on this machine
+
+
+def export(run: Path, target: Path) -> Path:
+    """Write a run's last model, its catalogue and a model card into a new folder, whole or not at all.
+
+    Args:
+        run: a run folder.
+        target: where to; absent or empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: nothing was trained in the run, model and catalogue do not belong together, the target holds
+            something, or the disk takes no more.
+        CodeError: the catalogue is not whole.
+    """
+    trained, catalogue = trained_folder(run), Catalogue.load(run / "catalogue")
+    if read_json(trained / "model" / NOTE)["catalogue"] != catalogue.hash:
+        raise RunError(
+            f"{trained} was trained on another catalogue than {run / 'catalogue'} holds now: the run was begun again "
+            f"and not finished. Finish it first: llmrec run {run / 'recipe.yaml'} --out {run}"
+        )
+    target = _free(target)
+    with atomic_folder(target) as folder:
+        _copy(trained / "model", folder)
+        _usable(folder)
+        _copy(run / "catalogue", folder / "catalogue")
+        if (trained / "adapter").is_dir():
+            _copy(trained / "adapter", folder / "adapter")
+            _name_base(folder / "adapter", trained)
+        (folder / "README.md").write_text(card(_facts(run, trained, catalogue, folder)), encoding="utf-8")
+    return target
+
+
+def _free(target: Path) -> Path:
+    """The target as an absolute path that can be made.
+
+    Raises:
+        RunError: something is there already.
+    """
+    target = target.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is a folder with files in it" if target.is_dir() else "is a file"
+        raise RunError(
+            f"{target} {what}, and an export overwrites nothing. Name a folder that is not there yet, or remove it: "
+            f"rm -r {target}"
+        )
+    if os.path.ismount(target):
+        raise RunError(f"{target} is a mount point, which cannot be replaced. Name a folder inside: {target / 'model'}")
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Contents alone: checkpoints are written for their owner's eyes only, and an export is to be shared."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile, ignore=_PRIVATE, dirs_exist_ok=True)
+
+
+def _usable(folder: Path) -> None:
+    """Training turns the cache off in config.json, which would make somebody's `generate` slow."""
+    config = read_json(folder / "config.json")
+    for part in (config, config.get("text_config", {})):
+        if "use_cache" in part:
+            part["use_cache"] = True
+    write_json(folder / "config.json", config)
+
+
+def _name_base(adapter: Path, trained: Path) -> None:
+    config = read_json(adapter / "adapter_config.json")
+    config["base_model_name_or_path"] = base_name(read_json(trained / MADE)["recipe"]["model"])
+    write_json(adapter / "adapter_config.json", config)
+
+
+def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Facts:
+    stages = sorted(run.glob(f"train-*-*/{MADE}"), key=lambda path: int(path.parent.name.split("-")[1]))
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    return Facts(
+        name=run.resolve().name,
+        data=read_json(run / "data" / MADE),
+        trained=[read_json(made) for made in stages],
+        metrics=measured(trained),
+        example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
+        levels=catalogue.codes.shape[1],
+        chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
+        dtype=read_json(folder / "config.json").get("dtype", "auto"),
+    )
