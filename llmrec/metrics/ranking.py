@@ -105,6 +105,28 @@ def mrr(places: Places, k: int | None = None) -> np.ndarray:
     return _expected(places, 1 / np.arange(1, k + 1))
 
 
+def precision(places: Places, k: int) -> np.ndarray:
+    """(rows,) float64 in 0..1/k: share of the first k that is the target, of which there is one."""
+    return hit(places, k) / k
+
+
+def weighted(values: np.ndarray, worth: np.ndarray) -> float:
+    """A mean in which a row counts what its target is worth: revenue won, as a share of the revenue there was.
+
+    Args:
+        values: (rows,) a metric of each row, usually `hit`.
+        worth: (rows,) price, margin or another worth of each target, at least 0; not a number where it is unknown,
+            which leaves the row out.
+
+    Raises:
+        ValueError: the shapes differ, or no target is worth anything.
+    """
+    known = np.isfinite(worth)
+    if values.shape != worth.shape or not worth[known].sum() > 0:
+        raise ValueError("Weights need one worth for each row, at least one of them above 0.")
+    return float(values[known] @ worth[known] / worth[known].sum())
+
+
 def _expected(places: Places, worth: np.ndarray) -> np.ndarray:
     """Mean of `worth` (k,) over the places that the target may stand on; places after the k-th are worth nothing."""
     total = np.concatenate([[0.0], np.cumsum(worth)])
@@ -113,5 +135,15 @@ def _expected(places: Places, worth: np.ndarray) -> np.ndarray:
     return (total[after] - total[first]) / (places.tied + 1)
 
 
-RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {"hr": hit, "ndcg": ndcg, "mrr": mrr}
-"""The ranking metrics by the name that a recipe and metrics.json use: `hr@10` is `RANKING["hr"](places, 10)`."""
+RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
+    "hr": hit,
+    "ndcg": ndcg,
+    "mrr": mrr,
+    "recall": hit,
+    "precision": precision,
+    "map": mrr,
+}
+"""The ranking metrics by the name that a recipe and metrics.json use: `hr@10` is `RANKING["hr"](places, 10)`.
+
+A row has one target here, so recall is the hit and average precision the reciprocal place; `several` has the rest.
+"""

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from llmrec.contracts import Sequences
-from llmrec.metrics import BEYOND, RANKING, Places, hit, mrr, ndcg, place, place_in_list
+from llmrec.metrics import BEYOND, RANKING, Places, hit, mrr, ndcg, place, place_in_list, precision, weighted
 
 
 def worth_of_rank(name: str, rank: int, k: int) -> float:
     """What place `rank` (from 0) is worth, written plainly."""
     if rank >= k:
         return 0.0
-    return {"hr": 1.0, "ndcg": 1 / np.log2(rank + 2), "mrr": 1 / (rank + 1)}[name]
+    once = 1 / (rank + 1)
+    return {"hr": 1.0, "recall": 1.0, "ndcg": 1 / np.log2(rank + 2), "mrr": once, "map": once, "precision": 1 / k}[name]
 
 
 @pytest.mark.parametrize("name", RANKING)
@@ -118,5 +119,15 @@ def test_metrics_stay_between_nothing_and_a_hit_and_grow_with_k(higher, k):
     places = Places(np.array(higher), np.array(higher) % 4)
     for metric in RANKING.values():
         small, large = metric(places, k), metric(places, k + 1)
+        if metric is precision:
+            small, large = small * k, large * (k + 1)  # per place of the list it may fall
         assert (small >= 0).all() and (large <= 1 + 1e-12).all() and (small <= large + 1e-12).all()
         assert (small <= hit(places, k) + 1e-12).all()
+
+
+def test_weighted_hits_are_the_share_of_the_worth_that_was_won():
+    hits, prices = np.array([1.0, 0.0, 1.0, 1.0]), np.array([30.0, 50.0, 20.0, np.nan])
+    assert weighted(hits, prices) == pytest.approx((30 + 20) / (30 + 50 + 20))
+    assert weighted(hits[:3], np.ones(3)) == pytest.approx(hits[:3].mean())
+    with pytest.raises(ValueError, match="above 0"):
+        weighted(hits, np.full(4, np.nan))
