@@ -6,6 +6,7 @@ down to counting items in ranges: by binary search for a handful, by prefix sums
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,6 +134,16 @@ class Filters:
         low, high = rows.astype(np.int64) * self.items + start, rows.astype(np.int64) * self.items + stop
         left = np.where(self.handful[rows], _between(self.allow, low, high), left) if self.handful.any() else left
         return left - _between(self.deny, low, high) if len(self.deny) else left
+
+    def without(self, rows: np.ndarray, positions: np.ndarray) -> Filters:
+        """The same filters, with sorted positions denied besides: (n,) positions of (n,) rows."""
+        still = self.count(rows, positions, positions + 1) > 0
+        keys = np.unique(rows[still].astype(np.int64) * self.items + positions[still])
+        listed = self.handful[keys // self.items]
+        more = copy.copy(self)
+        more.allow, more.deny = np.setdiff1d(self.allow, keys[listed]), np.union1d(self.deny, keys[~listed])
+        more.any = True
+        return more
 
     def keep(self, rows: np.ndarray, nodes: np.ndarray, source: np.ndarray, child: np.ndarray) -> np.ndarray:
         """(edges,) bool, whether each child has items left: `count` > 0, by looking up listed items, not children.

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from llmrec.decode.answers import Answers, Mode
 from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.mask import mask
 from llmrec.errors import CodeError, RequestError
-from llmrec.indexing.trie import ROOT, Trie
+from llmrec.indexing.trie import Trie
 
 
 class ItemProcessor(LogitsProcessor):
-    """Lets only the codes of allowed items be generated, then only the end token.
+    """Lets only the codes of allowed items be generated, then only the end token; or lists of items, or a chat.
 
     Nothing is remembered between calls: what is allowed follows from the tokens since `prompt_length`, so beams may be
     reordered. Use it as `generate(logits_processor=[ItemProcessor(...)])`.
@@ -30,6 +31,10 @@ class ItemProcessor(LogitsProcessor):
         eos_token_id: int | None,
         filters: Sequence[Filter | None] | None = None,
         outside: Literal["raise", "end"] = "raise",
+        mode: Mode = "item",
+        separator: Sequence[int] = (),
+        mention: int | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         """Say where answers begin, and what may be in them.
 
@@ -40,12 +45,12 @@ class ItemProcessor(LogitsProcessor):
             filters: one a prompt; `generate`'s beams or return sequences of a prompt share its filter.
             outside: what to do with a row whose answer begins no code: 'raise', or 'end' it. Say 'end' when num_beams
                 exceeds the prefixes there are: `generate` then fills up with beams of probability 0.
+            mode: one item, several (parted by `separator`), or free words that mention items (after `mention`).
+            max_new_tokens: as given to `generate`: lists and chats then begin no item that would be cut short.
         """
-        self.trie, self.prompt_length, self.eos, self.outside = trie, prompt_length, eos_token_id, outside
-        self.filters = filters
-        self.tokens = np.asarray(token_ids, np.int64)
-        self.symbol_of = np.full(int(self.tokens.max()) + 2, -2, np.int64)  # -2 is no symbol, and not padding either
-        self.symbol_of[self.tokens] = np.arange(len(self.tokens))
+        self.reader = Answers(trie, token_ids, eos_token_id, separator, mention)
+        self.prompt_length, self.outside, self.mode = prompt_length, outside, mode
+        self.filters, self.limit = filters, max_new_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mask what may not come next.
@@ -61,14 +66,10 @@ class ItemProcessor(LogitsProcessor):
             CodeError: an answer that begins no allowed code, or is finished though no end token was given.
             RequestError: rows that are not a multiple of the filters.
         """
-        node, ended = self._walk(input_ids[:, self.prompt_length :].cpu().numpy())
-        going = np.flatnonzero((node >= 0) & ~ended)
-        source, symbol, child = self.trie.children(node[going])
-        rows, columns = going[source], self.tokens[symbol]
-        if self.filters is not None:
-            keep = self._allowed(len(node), rows, child)
-            rows, columns = rows[keep], columns[keep]
-        lost = ~ended & (np.bincount(rows, minlength=len(node)) == 0)
+        answers, rows = input_ids[:, self.prompt_length :].cpu().numpy(), np.arange(len(input_ids))
+        room = None if self.limit is None else np.full(len(rows), self.limit - answers.shape[1])
+        masked = scores.clone()
+        lost = mask(masked, rows, answers, self._filters(len(rows)), self.reader, self.mode, room)
         if self.outside == "raise" and lost.any():
             row = int(np.argmax(lost))
             raise CodeError(
@@ -76,37 +77,25 @@ class ItemProcessor(LogitsProcessor):
                 "Set prompt_length to the column where answers begin, let the filter allow an item, or say "
                 "outside='end' if there are more beams than prefixes."
             )
-        stopped = np.flatnonzero(ended | lost)
-        rows = np.concatenate([rows, stopped])
-        columns = np.concatenate([columns, np.full(len(stopped), self._end(stopped))])
-        place = (torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device))
-        masked = torch.full_like(scores, -torch.inf)
-        masked[place] = scores[place]
+        self._refuse_endless(answers)
         return masked
 
-    def _walk(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows,) node, -1 outside the trie, and whether the item is finished (what follows is ignored)."""
-        node, ended = np.full(len(answers), ROOT, np.int64), np.zeros(len(answers), bool)
-        for tokens in answers.T:
-            symbols = self.symbol_of[np.minimum(tokens, len(self.symbol_of) - 1)]
-            node = np.where(ended, node, self.trie.child(node, symbols))
-            ended |= (node >= 0) & self.trie.is_leaf(np.maximum(node, 0))
-        return node, ended
-
-    def _allowed(self, rows: int, row: np.ndarray, child: np.ndarray) -> np.ndarray:
-        """(edges,) bool, whether each child has items that its row may be given."""
-        assert self.filters is not None, "asked for rows without filters"
+    def _filters(self, rows: int) -> Filters:
+        if self.filters is None:
+            return Filters(self.reader.trie, None, rows)
         if not len(self.filters) or rows % len(self.filters):
             raise RequestError(
                 f"{len(self.filters)} filters for {rows} rows: pass one a prompt, None where all is allowed."
             )
-        sieve = Filters(self.trie, self.filters, len(self.filters))
-        return sieve.count(row // (rows // len(self.filters)), self.trie.start[child], self.trie.stop[child]) > 0
+        copies = rows // len(self.filters)
+        return Filters(self.reader.trie, [one for one in self.filters for _ in range(copies)], rows)
 
-    def _end(self, stopped: np.ndarray) -> int:
-        if self.eos is None and len(stopped):
+    def _refuse_endless(self, answers: np.ndarray) -> None:
+        if self.reader.end is not None:
+            return
+        ended = self.reader.read(answers, self.mode).end
+        if ended.any():
             raise CodeError(
-                f"Row {int(stopped[0])} has its whole item and generation goes on: give eos_token_id, or set "
+                f"Row {int(np.argmax(ended))} has its whole item and generation goes on: give eos_token_id, or set "
                 "max_new_tokens to the length of the codes."
             )
-        return -1 if self.eos is None else self.eos

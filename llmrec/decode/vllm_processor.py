@@ -17,9 +17,10 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from llmrec.decode.answers import OUTSIDE, PAD, Mode
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.vllm_mask import OUTSIDE, ItemMask
 from llmrec.decode.vllm_request import asked, check
+from llmrec.decode.vllm_served import mask_and_log, served
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A row of the batch that asks for an item.
+    """A row of the batch that asks for items.
 
     Attributes:
         begun: tokens of its answer that stand in the prompt.
         output: tokens generated so far; vLLM's own list, which grows.
         filter: what it may be given.
+        mode: the kind of answer.
+        limit: tokens that may be generated.
     """
 
     begun: list[int]
     output: list[int]
     filter: Filter | None
+    mode: Mode
+    limit: int
 
 
 class ItemLogitsProcessor(LogitsProcessor):
@@ -56,11 +61,12 @@ class ItemLogitsProcessor(LogitsProcessor):
         """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
 
         Raises:
-            CodeError, ModelError: see `ItemMask.served`.
+            CodeError, ModelError: see `served`.
         """
-        self.mask, self.catalogue = ItemMask.served(vllm_config)
+        self.reader, self.catalogue = served(vllm_config)
+        self.window: int = vllm_config.model_config.max_model_len
         self.rows: dict[int, Row] = {}
-        self._compiled: tuple[np.ndarray, Filters] | None = None
+        self._compiled: dict[Mode, tuple[np.ndarray, Filters]] = {}
 
     def is_argmax_invariant(self) -> bool:
         """False: the likeliest token of all is seldom an item's."""
@@ -69,34 +75,45 @@ class ItemLogitsProcessor(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow which rows of the batch ask for items."""
         if process_dict_updates(self.rows, batch_update, self._row):
-            self._compiled = None
+            self._compiled = {mode: self._compile(mode) for mode in {row.mode for row in self.rows.values()}}
 
     def apply(self, logits: Tensor) -> Tensor:
         """Mask (batch, vocabulary) logits in place; rows that ask for no items are left alone."""
-        if not self.rows:
-            return logits
-        if self._compiled is None:
-            order = np.array(sorted(self.rows))
-            self._compiled = order, self.mask.compile([self.rows[row].filter for row in order.tolist()])
-        order, filters = self._compiled
-        return self.mask.apply(logits, order, self._answers(order), filters)
+        for mode, (order, filters) in self._compiled.items():
+            rows = [self.rows[row] for row in order.tolist()]
+            room = np.array([row.limit - len(row.output) for row in rows])
+            mask_and_log(logits, order, self._answers(rows, mode), filters, self.reader, mode, room)
+        return logits
+
+    def _compile(self, mode: Mode) -> tuple[np.ndarray, Filters]:
+        """The rows of one kind, and their filters, kept while the batch stays the same."""
+        order = np.array(sorted(number for number, row in self.rows.items() if row.mode == mode))
+        return order, Filters(self.reader.trie, [self.rows[row].filter for row in order.tolist()], len(order))
 
     def _row(self, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
         wanted = asked(params.extra_args, self.catalogue)
         if wanted is None:
             return None
-        start = wanted.start
-        if start is None:
-            return Row([], output, wanted.filter)
-        if prompt is None or start > len(prompt):  # seen only here, where raising would end the whole server
-            return Row([OUTSIDE], output, wanted.filter)
-        return Row(list(prompt[start : start + self.mask.trie.depth]), output, wanted.filter)
+        length = 0 if prompt is None else len(prompt)
+        limit = min(params.max_tokens or self.window, self.window - length)
+        begun = [] if wanted.start is None or prompt is None else list(prompt[wanted.start :])
+        if wanted.start is not None and wanted.start > length:  # seen only here, where raising would end the server
+            begun = [OUTSIDE]
+        return Row(begun, output, wanted.filter, wanted.mode, limit)
 
-    def _answers(self, order: np.ndarray) -> np.ndarray:
-        """(rows, depth) tokens since each answer began, padded by -1."""
-        answers = np.full((len(order), self.mask.trie.depth), -1, np.int64)
-        for place, row in enumerate(order.tolist()):
-            begun, output, _ = self.rows[row]
-            tokens = (begun + output[: answers.shape[1]])[: answers.shape[1]]
+    def _answers(self, rows: list[Row], mode: Mode) -> np.ndarray:
+        """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
+        reach = self.reader.reach(mode)
+        said = [_said(row, mode, reach) for row in rows]
+        answers = np.full((len(rows), max(map(len, said))), PAD, np.int64)
+        for place, tokens in enumerate(said):
             answers[place, : len(tokens)] = tokens
         return answers
+
+
+def _said(row: Row, mode: Mode, reach: int | None) -> list[int]:
+    if reach is None:
+        return row.begun + row.output
+    if mode == "chat":
+        return (row.begun[-reach:] + row.output[-reach:])[-reach:]
+    return (row.begun[:reach] + row.output[:reach])[:reach]

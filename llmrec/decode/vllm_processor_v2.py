@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from llmrec.decode.filters import Filter
-from llmrec.decode.vllm_mask import OUTSIDE, ItemMask
-from llmrec.decode.vllm_request import asked, check
+from llmrec.decode.answers import OUTSIDE, PAD, Mode
+from llmrec.decode.filters import Filters
+from llmrec.decode.vllm_request import Asked, asked, check
+from llmrec.decode.vllm_served import mask_and_log, served
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -40,41 +41,51 @@ class ItemLogitsProcessor(LogitsProcessor):
         """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
 
         Raises:
-            CodeError, ModelError: see `ItemMask.served`.
+            CodeError, ModelError: see `served`.
         """
-        self.mask, self.catalogue = ItemMask.served(vllm_config)
+        self.reader, self.catalogue = served(vllm_config)
         self.states = req_states
-        self.asks = np.zeros(req_states.max_num_reqs, bool)
-        self.start = np.full(req_states.max_num_reqs, -1, np.int64)  # -1: where the prompt ends
-        self.filters: list[Filter | None] = [None] * req_states.max_num_reqs
+        self.asked: list[Asked | None] = [None] * req_states.max_num_reqs
+        self.limit = np.zeros(req_states.max_num_reqs, np.int64)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Take over a slot; True if its request asks for items."""
-        wanted = asked(sampling_params.extra_args, self.catalogue)
-        self.asks[req_idx] = wanted is not None
-        self.start[req_idx] = -1 if wanted is None or wanted.start is None else wanted.start
-        self.filters[req_idx] = None if wanted is None else wanted.filter
+        self.asked[req_idx] = wanted = asked(sampling_params.extra_args, self.catalogue)
+        self.limit[req_idx] = sampling_params.max_tokens or self._window()
         return wanted is not None
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Mask (rows, vocabulary) logits in place; rows that ask for no items are left alone."""
         slots = ctx.idx_mapping_np  # one row a request, in this order, since nothing is drafted
-        rows = np.flatnonzero(self.asks[slots])
-        if not len(rows):
-            return logits
-        slots = slots[rows]
-        answers = self._answers(rows, slots, ctx)
-        return self.mask.apply(logits, rows, answers, self.mask.compile([self.filters[slot] for slot in slots]))
+        asked_for = [self.asked[slot] for slot in slots.tolist()]
+        for mode in {one.mode for one in asked_for if one}:
+            rows = np.array([row for row, one in enumerate(asked_for) if one and one.mode == mode])
+            self._mask(logits, rows, slots[rows], mode, ctx)
+        return logits
 
-    def _answers(self, rows: np.ndarray, slots: np.ndarray, ctx: LogitsContext) -> np.ndarray:
-        """(rows, depth) tokens since each answer began, padded by -1."""
+    def _mask(self, logits: Tensor, rows: np.ndarray, slots: np.ndarray, mode: Mode, ctx: LogitsContext) -> None:
+        """Mask the rows of one kind of answer."""
+        wanted = [one for slot in slots.tolist() if (one := self.asked[slot])]
         prompt = self.states.prompt_len.np[slots].astype(np.int64)
-        start = np.where(self.start[slots] < 0, prompt, self.start[slots])
-        tokens, device = self.states.all_token_ids.gpu, ctx.pos.device
-        place = torch.from_numpy(start[:, None] + np.arange(self.mask.trie.depth)).to(device)
-        known = ctx.pos[torch.from_numpy(rows).to(device), None] + 1
-        slot = torch.from_numpy(slots.astype(np.int64)).to(device)
-        found = tokens[slot[:, None], place.clamp(max=tokens.shape[1] - 1)].long()
-        answers = torch.where(place < known, found, -1).cpu().numpy()
+        known = ctx.seq_lens_upper_bound_np[rows].astype(np.int64)  # exact, since nothing is drafted
+        start = np.array(
+            [length if one.start is None else one.start for one, length in zip(wanted, prompt, strict=True)]
+        )
+        answers = self._answers(slots, start, known, mode)
         answers[start > prompt] = OUTSIDE
-        return answers
+        room = np.minimum(self.limit[slots], self._window() - prompt) - (known - prompt)
+        filters = Filters(self.reader.trie, [one.filter for one in wanted], len(wanted))
+        mask_and_log(logits, rows, answers, filters, self.reader, mode, room)
+
+    def _answers(self, slots: np.ndarray, start: np.ndarray, known: np.ndarray, mode: Mode) -> np.ndarray:
+        """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
+        reach = self.reader.reach(mode)
+        first = np.maximum(start, known - reach) if mode == "chat" and reach else start
+        place = first[:, None] + np.arange(reach or max(1, int((known - start).max())))
+        tokens = self.states.all_token_ids.gpu
+        slot, column = (torch.from_numpy(part).to(tokens.device) for part in (slots.astype(np.int64), place))
+        found = tokens[slot[:, None], column.clamp(max=tokens.shape[1] - 1)].long().cpu().numpy()
+        return np.where(place < known[:, None], found, PAD)
+
+    def _window(self) -> int:
+        return int(self.states.all_token_ids.gpu.shape[1])

@@ -3,6 +3,8 @@
 A request asks through `SamplingParams.extra_args`, over HTTP `vllm_xargs`:
 
     {"items": "item"}                                the answer is one item's code and then the end
+    {"items": "items"}                               codes of different items, parted by commas, and then the end
+    {"items": "chat"}                                free words; after <|item|> a real item's code, then words again
     {"items": "item", "deny": ["50", "181"]}         and not one of these items
     {"items": "item", "allow": ["12", "13"]}         and only one of these
     {"items": "item", "answer_start": 96}            the answer began at token 96 of the prompt, and goes on
@@ -19,8 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from llmrec.decode.answers import Mode
 from llmrec.decode.filters import Filter
 from llmrec.errors import CodeError, RequestError
 from llmrec.indexing.catalogue import Catalogue
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 
 VARIABLE = "LLMREC_CATALOGUE"
 KEYS = ("items", "deny", "allow", "answer_start")
-MODES = ("item",)
 # what could leave a row nothing to say, or a code cut short: option of vLLM -> its harmless values
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
@@ -43,6 +45,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "stop": (None, [], ""),
     "stop_token_ids": (None, []),
 }
+WORDS = ("min_tokens", "ignore_eos", "logit_bias", "stop")  # harmless among free words
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class Asked:
     Attributes:
         start: where in the prompt its answer began; None at the end of the prompt.
         filter: what it may be given; None for every item.
+        mode: the kind of answer.
     """
 
     start: int | None
     filter: Filter | None
+    mode: Mode = "item"
 
 
 def served_catalogue() -> Catalogue:
@@ -90,9 +95,9 @@ def asked(extra_args: Mapping[str, Any] | None, catalogue: Catalogue) -> Asked |
         if stray:
             raise RequestError(f'`{stray[0]}` says which items, but no items were asked for: add "items": "item".')
         return None
-    if args["items"] not in MODES:
-        raise RequestError(f'items={args["items"]!r} is not known: say "item".')
-    return Asked(_start(args.get("answer_start")), _filter(args, catalogue))
+    if args["items"] not in get_args(Mode):
+        raise RequestError(f"items={args['items']!r} is not known: say one of {', '.join(get_args(Mode))}.")
+    return Asked(_start(args.get("answer_start")), _filter(args, catalogue), args["items"])
 
 
 def check(params: SamplingParams) -> None:
@@ -108,12 +113,14 @@ def check(params: SamplingParams) -> None:
     if wanted is None:
         return
     for option, harmless in HARMLESS.items():
+        if wanted.mode == "chat" and option in WORDS:
+            continue
         if getattr(params, option, harmless[0]) not in harmless:
             raise ValueError(
                 f"`{option}` cannot be used with items, since it could leave no token to go on with or cut a code "
                 "short: leave it out."
             )
-    depth = catalogue.trie.depth
+    depth = catalogue.trie.depth if wanted.mode != "chat" else 0
     if wanted.start is None and params.max_tokens is not None and params.max_tokens < depth:
         raise ValueError(
             f"max_tokens={params.max_tokens} would cut codes of {depth} tokens short: ask for {depth + 1}."

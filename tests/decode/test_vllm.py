@@ -118,6 +118,30 @@ def test_sampling_gives_real_and_allowed_items_only_and_leaves_other_requests_al
     assert items_of(catalogue, engine.tokens, answers[3], end).count(None) > 30
 
 
+@pytest.mark.parametrize("mode", ["items", "chat"])
+def test_lists_and_chats_name_only_real_items_whole(engine, recommender, prompts, mode):
+    catalogue, tokens = engine.catalogue, set(engine.tokens.tolist())
+    mention = recommender.tokenizer.convert_tokens_to_ids("<|item|>")
+    bias = {"logit_bias": {mention: 6.0}} if mode == "chat" else {}  # an untrained model seldom mentions items
+    asked = {"items": mode, "deny": ["i1", "i7", "i9"]}
+    params = SamplingParams(n=40, temperature=2.0, max_tokens=30, seed=1, extra_args=asked, **bias)
+    output = engine.llm.generate([{"prompt_token_ids": prompts[0]}], params, use_tqdm=False)[0]
+    codes = {
+        tuple(engine.tokens[code].tolist()): item
+        for code, item in zip(catalogue.codes, catalogue.item_ids, strict=True)
+    }
+    named = []
+    for answer in (list(one.token_ids) for one in output.outputs):
+        runs: list[list[int]] = [[]]
+        for token in answer:
+            runs = [*runs[:-1], [*runs[-1], token]] if token in tokens else [*runs, []]
+        named.append([codes[tuple(run)] for run in runs if run])  # a KeyError would be no item
+    assert sum(map(len, named)) > 40
+    assert not {"i1", "i7", "i9"} & {item for items in named for item in items}
+    if mode == "items":
+        assert all(items and len(set(items)) == len(items) for items in named)
+
+
 def test_bad_requests_are_refused_at_admission(engine, prompts):
     for params, says in [
         ({"extra_args": {"items": "item", "deny": ["nobody"]}}, "catalogue lacks: 'nobody'"),

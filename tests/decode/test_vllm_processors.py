@@ -25,7 +25,9 @@ SLOTS = 4
 def config(tiny_run, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tiny_run / "catalogue"))
     folder = str(tiny_run / "train-1-sft" / "model")
-    return SimpleNamespace(model_config=SimpleNamespace(model=folder, tokenizer=folder), speculative_config=None)
+    return SimpleNamespace(
+        model_config=SimpleNamespace(model=folder, tokenizer=folder, max_model_len=32), speculative_config=None
+    )
 
 
 @pytest.fixture
@@ -34,15 +36,16 @@ def catalogue(tiny_run):
 
 
 def asking(**args):
-    return SamplingParams(extra_args={"items": "item", **args})
+    options = {"max_tokens": args.pop("max_tokens")} if "max_tokens" in args else {}
+    return SamplingParams(extra_args={"items": "item", **args}, **options)
 
 
 def following(processor, catalogue, answer, deny=()):
     """Tokens that may follow an answer of item tokens, by going over all codes."""
     items = [i for i, item_id in enumerate(catalogue.item_ids) if item_id not in deny]
-    codes = [processor.mask.tokens[catalogue.codes[item]].tolist() for item in items]
+    codes = [processor.reader.tokens[catalogue.codes[item]].tolist() for item in items]
     after = {code[len(answer)] for code in codes if code[: len(answer)] == answer and len(code) > len(answer)}
-    return after or {processor.mask.end}
+    return after or {processor.reader.end}
 
 
 def finite(row):
@@ -55,7 +58,7 @@ def logits(rows=SLOTS):
 
 def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalogue):
     processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
-    first = processor.mask.tokens[catalogue.codes[5]].tolist()
+    first = processor.reader.tokens[catalogue.codes[5]].tolist()
     outputs, deny = [[], [], []], ("i5", "i6", "i7")
     added = [(0, asking(), [9, 9], outputs[0]), (1, SamplingParams(), [9], outputs[1])]
     added += [(2, asking(deny=list(deny), answer_start=2), [9, 9, *first[:2]], outputs[2])]
@@ -67,7 +70,7 @@ def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalo
     outputs[0] += first  # vLLM appends to its own list
     processor.update_state(BatchUpdate(3, [], [], [(0, 2, MoveDirectionality.SWAP)]))
     masked = processor.apply(logits(3))
-    assert finite(masked[2]) == {processor.mask.end}
+    assert finite(masked[2]) == {processor.reader.end}
     assert finite(masked[0]) == following(processor, catalogue, first[:2], deny)
     processor.update_state(BatchUpdate(2, [0], [], [(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
     outputs[0][1:] = []  # a recycled or resumed row: only its tokens count
@@ -76,6 +79,32 @@ def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalo
     processor.update_state(BatchUpdate(1, [0], [], []))
     assert len(finite(processor.apply(logits(1))[0])) == 448
     assert not processor.is_argmax_invariant()
+
+
+def test_v1_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
+    processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
+    reader, first = processor.reader, processor.reader.tokens[catalogue.codes[5]].tolist()
+    words = set(range(448)) - set(reader.tokens.tolist())
+    modes, outputs = ["items", "chat", "item", "chat"], [list(first), [9, 9], [], [9] * 40 + [reader.mention, first[0]]]
+    rows = zip(range(4), modes, outputs, strict=True)
+    added = [(row, asking(items=mode, max_tokens=20 + 40 * (row == 3)), [9, 9], out) for row, mode, out in rows]
+    processor.update_state(BatchUpdate(4, removed=[], added=[*added, (4, SamplingParams(), [9], [])], moved=[]))
+    masked = processor.apply(logits(5))
+    assert finite(masked[0]) == {reader.end, reader.separator[0]}
+    assert finite(masked[1]) == words
+    assert finite(masked[2]) == following(processor, catalogue, [])
+    assert finite(masked[3]) == following(processor, catalogue, first[:1])
+    assert len(finite(masked[4])) == 448
+    outputs[1] += [9] * 16  # two tokens are left, so a mention would be cut short
+    assert finite(processor.apply(logits(5))[1]) == words - {reader.mention}
+
+
+def test_an_answer_that_begins_no_item_is_ended_and_logged(config, caplog):
+    processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
+    processor.update_state(BatchUpdate(1, [], [(0, asking(), [9], [9])], []))
+    with caplog.at_level("WARNING", "vllm.llmrec"):
+        assert finite(processor.apply(logits(1))[0]) == {processor.reader.end}
+    assert "begin no allowed item" in caplog.text and "first is [9]" in caplog.text
 
 
 def states(tokens, prompt_lengths):
@@ -105,7 +134,7 @@ def context(slots, lengths):
 
 
 def test_v2_masks_by_slot_whatever_the_order_of_rows(config, catalogue):
-    tokens = vllm_processor_v2.ItemMask.served(config)[0].tokens
+    tokens = vllm_processor_v2.served(config)[0].tokens
     first = tokens[catalogue.codes[5]].tolist()
     held = states({3: [9, 9, *first], 0: [9, *first[:1]], 2: [9, 9, 9]}, {3: 2, 0: 2, 2: 3})
     processor = vllm_processor_v2.ItemLogitsProcessor(config, held)
@@ -119,14 +148,32 @@ def test_v2_masks_by_slot_whatever_the_order_of_rows(config, catalogue):
         processor, catalogue, first[:1], ["i6"]
     )  # tokens past its length are not read
     masked = processor.apply(logits(3), context([3, 0, 2], [5, 2, 3]))
-    assert finite(masked[0]) == {processor.mask.end}
+    assert finite(masked[0]) == {processor.reader.end}
     assert finite(masked[1]) == following(processor, catalogue, first[:1])
+
+
+def test_v2_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
+    reader, _ = vllm_processor_v2.served(config)
+    first, words = reader.tokens[catalogue.codes[5]].tolist(), set(range(448)) - set(reader.tokens.tolist())
+    held = states(
+        {0: [9, 9, *first], 1: [9, 9, 9], 2: [9] * 12 + [reader.mention, first[0]], 3: [9]}, dict.fromkeys(range(4), 2)
+    )
+    processor = vllm_processor_v2.ItemLogitsProcessor(config, held)
+    processor.add_request(0, asking(items="items", max_tokens=20))
+    processor.add_request(1, asking(items="chat", max_tokens=4))
+    processor.add_request(2, asking(items="chat"))
+    processor.add_request(3, SamplingParams())
+    masked = processor.apply(logits(4), context([2, 0, 3, 1], [14, 2 + len(first), 1, 3]))
+    assert finite(masked[0]) == following(processor, catalogue, first[:1])
+    assert finite(masked[1]) == {reader.end, reader.separator[0]}
+    assert len(finite(masked[2])) == 448
+    assert finite(masked[3]) == words - {reader.mention}  # three tokens are left
 
 
 def test_v2_forgets_a_slot_s_last_request(config, catalogue):
     processor = vllm_processor_v2.ItemLogitsProcessor(config, states({1: [9, 9]}, {1: 2}))
     processor.add_request(1, asking(deny=["i1"], answer_start=9))
-    assert finite(processor.apply(logits(1), context([1], [2]))[0]) == {processor.mask.end}  # begins past the prompt
+    assert finite(processor.apply(logits(1), context([1], [2]))[0]) == {processor.reader.end}  # begins past the prompt
     processor.add_request(1, asking())
     assert finite(processor.apply(logits(1), context([1], [2]))[0]) == following(processor, catalogue, [])
     processor.add_request(1, SamplingParams())

@@ -7,10 +7,11 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, random_prompts, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.filters import Filter
+from llmrec.decode.answers import OUTSIDE, Answers
+from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.mask import mask
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
-from llmrec.decode.vllm_mask import OUTSIDE, ItemMask
 from llmrec.decode.vllm_request import VARIABLE, asked, served_catalogue
 from llmrec.decode.vllm_rounds import Reply, rounds
 from llmrec.errors import CodeError, ModelError, RequestError
@@ -20,27 +21,32 @@ from llmrec.indexing.trie import Trie
 END = 2
 
 
-def answered(model, mask, ask):
+def only_items(logits, rows, answers, reader, filters=None):
+    return mask(logits, rows, answers, Filters(reader.trie, filters, len(rows)), reader)
+
+
+def answered(model, reader, ask):
     """What vLLM says: its sampled token first, then the likeliest, over logits that the mask went over."""
     with torch.no_grad():
         logits = model(torch.tensor([ask.tokens])).logits[0, -1:].clone()
-    answer = np.full((1, mask.trie.depth), -1)
+    answer = np.full((1, reader.trie.depth), -1)
     begun = ask.tokens[ask.answer_start :]
     answer[0, : len(begun)] = begun
-    logprobs = mask.apply(logits, np.array([0]), answer, mask.compile([None])).log_softmax(-1)[0]
+    only_items(logits, np.array([0]), answer, reader)
+    logprobs = logits.log_softmax(-1)[0]
     top = logprobs.topk(ask.logprobs)
     return Reply([int(logprobs.argmax()), *top.indices.tolist()], [float(logprobs.max()), *top.values.tolist()])
 
 
 def search(model, trie, prompts, *arguments, **more):
-    mask, replies = ItemMask(trie, TOKENS, END), None
+    reader, replies = Answers(trie, TOKENS, END), None
     run = rounds(trie, TOKENS, prompts, *arguments, **more)
     while True:
         try:
             asks = run.send(replies)
         except StopIteration as end:
             return end.value
-        replies = [answered(model, mask, ask) for ask in asks]
+        replies = [answered(model, reader, ask) for ask in asks]
 
 
 def random_filter(random, trie):
@@ -95,15 +101,16 @@ def test_requests_that_make_no_sense_and_servers_without_the_processor_are_refus
 
 def test_the_mask_lets_through_what_follows_each_answer_and_touches_no_other_row():
     trie = Trie.build([(0, 3), (0, 4), (1,)], SYMBOLS)
-    mask = ItemMask(trie, TOKENS, END)
     answers = np.full((6, 2), -1)
     answers[1, 0], answers[2, 0], answers[3, 0] = TOKENS[0], TOKENS[1], TOKENS[0]
     answers[4, 0], answers[5, 0] = 60, OUTSIDE  # begin no item
     allowed = [{0, 1}, {3, 4}, None, {4}, None, None]
-    filters = mask.compile([None, None, None, Filter.of(trie, deny=[0]), None, None])
+    filters = [None, None, None, Filter.of(trie, deny=[0]), None, None]
     rows = np.array([0, 1, 2, 4, 5, 7])
     logits = torch.arange(8 * 97.0).view(8, 97)
-    masked = mask.apply(logits.clone(), rows, answers, filters)
+    masked = logits.clone()
+    lost = only_items(masked, rows, answers, Answers(trie, TOKENS, END), filters)
+    assert lost.tolist() == [False, False, False, False, True, True]
     assert (masked[[3, 6]] == logits[[3, 6]]).all()
     for row, symbols in zip(rows, allowed, strict=True):
         tokens = {END} if symbols is None else {int(TOKENS[s]) for s in symbols}
@@ -113,16 +120,9 @@ def test_the_mask_lets_through_what_follows_each_answer_and_touches_no_other_row
 
 
 def test_a_batch_in_which_every_answer_has_ended_may_only_end():
-    mask = ItemMask(Trie.build([(1,)], SYMBOLS), TOKENS, END)
-    masked = mask.apply(torch.zeros(2, 97), np.arange(2), np.full((2, 1), TOKENS[1]), mask.compile([None, None]))
+    reader, masked = Answers(Trie.build([(1,)], SYMBOLS), TOKENS, END), torch.zeros(2, 97)
+    assert not only_items(masked, np.arange(2), np.full((2, 1), TOKENS[1]), reader).any()
     assert torch.isfinite(masked).nonzero().tolist() == [[0, END], [1, END]]
-
-
-def test_an_answer_that_begins_no_item_is_ended_and_logged(caplog):
-    mask = ItemMask(Trie.build([(1, 2)], SYMBOLS), TOKENS, END)
-    with caplog.at_level("WARNING", "vllm.llmrec"):
-        mask.apply(torch.zeros(1, 97), np.array([0]), np.array([[60, -1]]), mask.compile([None]))
-    assert "begin no allowed item" in caplog.text and "[60, -1]" in caplog.text
 
 
 def test_what_a_request_asks_is_read_or_refused(tiny_run):
