@@ -32,6 +32,8 @@ class Facts:
         levels: tokens of a code.
         chat: whether the tokenizer has a chat template.
         dtype: of the weights, such as float32.
+        rows: of the embedding.
+        adapter: whether adapters are there as trained.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Facts:
     levels: int
     chat: bool
     dtype: str
+    rows: int
+    adapter: bool
 
     @property
     def model(self) -> dict[str, Any]:
@@ -107,28 +111,21 @@ def _header(facts: Facts) -> str:
     from huggingface_hub import ModelCardData
 
     known = UNKNOWN not in (base_licence(facts.model), _data_licence(facts))
-    named: dict[str, Any] = {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
     source = facts.data["recipe"]["source"]
-    metrics = list(facts.metrics["systems"][facts.metrics["model"]]) if facts.metrics else []
-    data = ModelCardData(
-        license="other" if known else "unknown",
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["recommendation", "semantic-ids", "llmrec"],
-        base_model=base_name(facts.model),
-        datasets=None if source == "files" else [source],
-        metrics=metrics or None,
-        **({"model_name": facts.name, "eval_results": _results(facts)} if metrics else {}),
-        **named,
-    )
+    about: dict[str, Any] = {"license": "other" if known else "unknown", "base_model": base_name(facts.model)}
+    about |= {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
+    about |= {"datasets": None if source == "files" else [source]}
+    if facts.metrics:
+        about |= {"metrics": list(facts.metrics["systems"][facts.metrics["model"]])}
+        about |= {"model_name": facts.name, "eval_results": _results(facts, facts.metrics)}
+    tags = ["recommendation", "semantic-ids", "llmrec"]
+    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **about)
     return data.to_yaml()
 
 
-def _results(facts: Facts) -> list[Any]:
+def _results(facts: Facts, metrics: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    metrics = facts.metrics
-    assert metrics is not None
     return [
         EvalResult(
             task_type="other",
@@ -179,7 +176,7 @@ history = rec.catalogue.item_ids[:3]  # item ids, oldest first
 print(rec.recommend(history, k=5))  # [(item id, log-probability), ...], best first
 ```
 
-With vLLM (`pip install 'llmrec[serve]'`), many at once:
+With vLLM (`pip install 'llmrec[serve]'`), many at once; in a script, below `if __name__ == "__main__":`
 
 ```python
 from pathlib import Path
@@ -206,7 +203,14 @@ prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history=""
 tokens = {words_to_tokens}
 answer = model.generate(**tokens, max_new_tokens={facts.levels}, do_sample=False)[0, tokens["input_ids"].shape[1] :]
 print(tokenizer.decode(answer))
-```"""
+```{_adapter(facts) if facts.adapter else ""}"""
+
+
+def _adapter(facts: Facts) -> str:
+    return f"""
+
+`adapter/` holds the adapters as trained, which the weights above contain already. For the base itself: resize it with
+`resize_token_embeddings({facts.rows}, mean_resizing=False)`, then `PeftModel.from_pretrained(base, "adapter")`."""
 
 
 def _figures(facts: Facts) -> str:
@@ -221,7 +225,7 @@ def _figures(facts: Facts) -> str:
         name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     protocol = "; ".join(f"{words.label(key).lower()} {code(value)}" for key, value in metrics["protocol"].items())
-    verdict = code(words.headline(metrics))
+    verdict = words.headline(metrics | {"model": "the model"})  # whose name comes from somebody's files
     return "\n\n".join(["## Figures", verdict, "\n".join(rows), f"In brackets, the interval. Protocol: {protocol}."])
 
 
@@ -231,7 +235,7 @@ def _training(facts: Facts) -> str:
         recipe = made["recipe"]
         told = {**recipe["train"], **_named(recipe["model"]), "history": recipe.get("history"), "seed": made["seed"]}
         rows += [f"**Stage {number}**, on {code(made['device'])} in {code(words.duration(made['seconds']))}:"]
-        rows += ["\n".join(f"- {key}: {code(value)}" for key, value in {**told, **made["facts"]}.items())]
+        rows += ["\n".join(f"- {key}: {code(v)}" for key, v in {**told, **made["facts"]}.items() if v is not None)]
     versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1]["versions"].items())
     return "\n\n".join(["## Training", *rows, f"Versions: {code(versions)}."])
 
@@ -259,5 +263,5 @@ Both bind who shares this folder: the weights were made from both, and `catalogu
 def _limits(facts: Facts) -> str:
     return f"""## Limits
 
-It knows the items of its catalogue and no others, and what was popular when its log was written. Figures are of held-out
-events of the same log, not of people who were asked. Exported by llmrec {__version__}."""
+It knows the items of its catalogue and no others, and what was popular when its log was written. Figures are of
+held-out events of the same log, not of people who were asked. Exported by llmrec {__version__}."""

@@ -1,9 +1,9 @@
 """Export: a run's model as one folder to share, which transformers, vLLM and llmrec open with nothing else beside it.
 
-    DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
-          llmrec.json  README.md                                            our note, the model card
-          catalogue/                                                        items, codes, trie
-          adapter/                                                          as trained, where adapters were
+DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
+      llmrec.json  README.md                                            our note, the model card
+      catalogue/                                                        items, codes, trie
+      adapter/                                                          as trained, where adapters were
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmrec.model.folder import NOTE
 from llmrec.pipeline import trained_folder
 from llmrec.stage import MADE
 
-_PRIVATE = shutil.ignore_patterns(MADE, ".*", "README.md")  # peft's card names the base by its path on this machine
+_PRIVATE = {MADE, "README.md"}  # peft's card names the base by its path on this machine
 
 
 def export(run: Path, target: Path) -> Path:
@@ -75,8 +75,12 @@ def _free(target: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Contents alone: checkpoints are written for their owner's eyes only, and an export is to be shared."""
-    shutil.copytree(source, target, copy_function=shutil.copyfile, ignore=_PRIVATE, dirs_exist_ok=True)
+    """Contents alone: weights are written for their owner's eyes only, and an export is to be shared."""
+    for file in sorted(source.rglob("*")):
+        inside = file.relative_to(source)
+        if file.is_file() and file.name not in _PRIVATE and not any(part.startswith(".") for part in inside.parts):
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / inside)
 
 
 def _usable(folder: Path) -> None:
@@ -96,7 +100,7 @@ def _name_base(adapter: Path, trained: Path) -> None:
 
 def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Facts:
     stages = sorted(run.glob(f"train-*-*/{MADE}"), key=lambda path: int(path.parent.name.split("-")[1]))
-    tokenizer = read_json(folder / "tokenizer_config.json")
+    tokenizer, config = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
     return Facts(
         name=run.resolve().name,
         data=read_json(run / "data" / MADE),
@@ -105,5 +109,7 @@ def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Fact
         example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
         levels=catalogue.codes.shape[1],
         chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
-        dtype=read_json(folder / "config.json").get("dtype", "auto"),
+        dtype=config.get("dtype", "auto"),
+        rows=config.get("text_config", config)["vocab_size"],
+        adapter=(folder / "adapter").is_dir(),
     )

@@ -1,0 +1,148 @@
+"""An export is a plain folder that anybody opens; what cannot be exported is told, and nothing half-made is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmrec.cli.main import main
+from llmrec.errors import LlmrecError, RunError
+from llmrec.export import export
+from llmrec.files import read_json
+
+
+def blocks(folder: Path) -> dict[str, str]:
+    """The card's Python snippets, by the library that they are about."""
+    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return dict(zip(("llmrec", "vllm", "transformers"), found, strict=True))
+
+
+def python(script: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["adapted", "scratch"])
+def test_the_snippets_of_the_card_run_and_the_plain_one_needs_nothing_of_ours(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Both in one process, the plain one first; its tokens must be the ones that llmrec would ask with."""
+    import llmrec
+
+    folder = request.getfixturevalue(kind)
+    parts = blocks(folder)
+    tell = "import sys\nassert 'llmrec' not in sys.modules\nprint(tokens['input_ids'][0].tolist())\n"
+    plain, asked, recommended = python(parts["transformers"] + tell + parts["llmrec"], folder).splitlines()
+    recommender = llmrec.load(folder)
+    assert json.loads(asked) == recommender.prompts([[0, 1, 2]])[0]
+    assert plain in recommender.catalogue.code_texts  # trained well enough to say an item even unhelped
+    expected = recommender.recommend(recommender.catalogue.item_ids[:3], 5)
+    assert recommended == str(expected)
+
+
+def test_the_folder_holds_what_is_to_be_shared_and_nothing_of_this_machine(adapted: Path, base: Path) -> None:
+    names = {path.relative_to(adapted).as_posix() for path in adapted.rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "llmrec.json", "README.md"} <= names
+    assert {"catalogue/codes.parquet", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
+    assert not {name for name in names if name.endswith("made.json") or name.startswith(".")}
+    for name in names:
+        content = (adapted / name).read_bytes()
+        assert str(base.parent).encode() not in content, f"{name} names a path of this machine"
+        assert (adapted / name).stat().st_mode & 0o044, f"{name} can be read by its owner alone"
+
+
+def test_generation_takes_nothing_over_from_the_base(adapted: Path, base: Path) -> None:
+    assert read_json(base / "generation_config.json")["top_k"] == 2
+    ours = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
+    assert set(read_json(adapted / "generation_config.json")) <= ours
+    assert read_json(adapted / "config.json").get("use_cache", True) is True
+
+
+def test_recommend_answers_from_an_export_as_from_its_run(
+    tiny_run: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for folder in (tiny_run, scratch):
+        monkeypatch.setattr(sys, "argv", ["llmrec", "recommend", str(folder), "--history", "i1,i2,i3", "--json"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] and len(told[0]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recommend", "{export}", "--user", "u1"], "holds no users, as an export does not: say --history"),
+        (["evaluate", "{export}"], "is not a run folder"),
+        (["export", "{export}", "{new}"], "holds no trained model"),
+        (["export", "{run}", "{run}"], "is a folder with files in it, and an export overwrites nothing"),
+        (["export", "{run}", "{run}/recipe.yaml"], "recipe.yaml is a file, and an export overwrites nothing"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(
+    arguments: list[str],
+    words: str,
+    tiny_run: Path,
+    scratch: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [part.format(export=scratch, run=tiny_run, new=tmp_path / "new") for part in arguments]
+    monkeypatch.setattr(sys, "argv", ["llmrec", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_folder_may_be_the_target_and_hidden_files_count_as_files(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert (export(tiny_run, tmp_path / "empty") / "config.json").is_file()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".git").write_text("")
+    with pytest.raises(RunError, match="overwrites nothing"):
+        export(tiny_run, tmp_path / "full")
+
+
+def test_a_mount_point_is_not_replaced(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "mounted")
+    with pytest.raises(RunError, match="Name a folder inside"):
+        export(tiny_run, tmp_path / "mounted")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if source.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(RunError, match="disk is full"):
+        export(tiny_run, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_another_catalogue_is_not_exported(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    note = tmp_path / "run" / "train-1-sft" / "model" / "llmrec.json"
+    note.write_text(json.dumps(read_json(note) | {"catalogue": "0" * 64}))
+    with pytest.raises(LlmrecError, match=r"trained on another catalogue.*Finish it first: llmrec run"):
+        export(tmp_path / "run", tmp_path / "new")

@@ -1,0 +1,56 @@
+"""What was trained and what is exported are one model: base + adapters = merged weights, run = export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import llmrec
+from llmrec.decode.scorer import Scorer
+
+HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
+
+
+@pytest.fixture(scope="module")
+def with_adapters(base: Path, adapted: Path) -> Any:
+    """The base, grown as the card says, with the exported adapters on it."""
+    from peft import PeftModel
+
+    rows = AutoModelForCausalLM.from_pretrained(adapted).config.vocab_size
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    return PeftModel.from_pretrained(model, adapted / "adapter").eval()
+
+
+def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapters: Any, adapted: Path) -> None:
+    merged, recommender = AutoModelForCausalLM.from_pretrained(adapted).eval(), llmrec.load(adapted)
+    known = len(recommender.tokenizer)  # rows beyond it are padding, random in both
+    with torch.no_grad():
+        for prompt in recommender.prompts(HISTORIES):
+            tokens = torch.tensor([prompt])
+            found, wanted = merged(tokens).logits[..., :known], with_adapters(tokens).logits[..., :known]
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+            with with_adapters.disable_adapter():  # else the base alone would do as well, and this would test nothing
+                assert (with_adapters(tokens).logits[..., :known] - found).abs().max() > 0.1
+
+
+def test_base_with_adapters_and_merged_weights_recommend_the_same_items(with_adapters: Any, adapted: Path) -> None:
+    recommender = llmrec.load(adapted)
+    wanted = recommender.rank(HISTORIES, 10)
+    recommender.scorer = Scorer(with_adapters)
+    found = recommender.rank(HISTORIES, 10)
+    assert (found.items == wanted.items).all()
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adapted", "scratch"])
+def test_a_run_and_its_export_recommend_the_same_to_the_last_bit(kind: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue({"adapted": "adapted_run", "scratch": "tiny_run"}[kind])
+    ours, theirs = (llmrec.load(folder).rank(HISTORIES, 10) for folder in (run, request.getfixturevalue(kind)))
+    assert (ours.items == theirs.items).all()
+    assert (ours.scores == theirs.scores).all()
