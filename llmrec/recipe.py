@@ -233,12 +233,22 @@ class Model(Part):
         return self
 
 
+class Validation(Part):
+    """Early stopping: next items that no training example holds, ranked by the model as it stands."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
+    metric: Metric = "ndcg@10"
+    users: Positive = Field(500, description="a seeded sample of the users with a validation item")
+    patience: Positive = Field(3, description="validations without a new best before training stops")
+
+
 class Sft(Part):
     """Supervised fine-tuning."""
 
     method: Literal["sft"] = "sft"
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch: Positive = Field(32, description="packed rows per step")
+    batch: Positive = Field(32, description="packed rows per step, over all processes")
+    accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
     row_tokens: Annotated[int, Field(ge=16)] | None = Field(
         None, description="tokens of a packed row; the window otherwise"
     )
@@ -246,11 +256,57 @@ class Sft(Part):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup: Share = 0.05
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, slower steps")
     save_every: Positive = Field(200, description="steps between checkpoints")
+    validation: Validation = Validation()
     adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
     spare_share: Share = Field(
         0.02, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
     )
+
+    def pass_rows(self, processes: int) -> int:
+        """Packed rows that one process takes in one pass.
+
+        Raises:
+            ValueError: a step's rows cannot be shared evenly.
+        """
+        parts = processes * self.accumulate
+        if self.batch % parts:
+            near = self.batch // parts * parts
+            raise ValueError(
+                f"batch: {self.batch} packed rows do not divide over {processes} processes of {self.accumulate} "
+                f"pass(es) each. Set batch to {f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
+            )
+        return self.batch // parts
+
+
+class Launch(Part):
+    """Where and how training is carried out; nothing of it changes what a run makes, so nothing is redone for it."""
+
+    processes: Positive = Field(1, description="over all machines, one a GPU")
+    strategy: Literal["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
+    machines: Positive = 1
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="which machine this is, 0 for the one that writes")
+    address: str | None = Field(None, description="of machine 0, as the others reach it")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(29500, description="on machine 0, where machines > 1")
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] | None = Field(
+        None, description="trackers; TensorBoard where it is installed if nothing is said, [] for none"
+    )
+
+    @property
+    def alone(self) -> bool:
+        """Whether training needs no other process than the one that reads the recipe."""
+        return self.processes == 1 and self.strategy == "ddp"
+
+    @model_validator(mode="after")
+    def _machines_fit(self) -> Launch:
+        if self.processes % self.machines:
+            raise ValueError(f"processes: {self.processes} do not divide over machines: {self.machines}")
+        if self.rank >= self.machines:
+            raise ValueError(f"rank: {self.rank} is no machine of {self.machines}: they are counted from 0")
+        if self.machines > 1 and not self.address:
+            raise ValueError("machines: several need `address`, the name or IP of machine 0")
+        return self
 
 
 class Evaluate(Part):
@@ -284,6 +340,21 @@ class Recipe(Part):
     model: Model = Model()
     train: Annotated[list[Sft], Field(min_length=1)] = [Sft()]
     evaluate: Evaluate = Evaluate()
+    launch: Launch = Launch()
+
+    @model_validator(mode="after")
+    def _launch_fits(self) -> Recipe:
+        for number, stage in enumerate(self.train):
+            try:
+                stage.pass_rows(self.launch.processes)
+            except ValueError as error:
+                raise ValueError(f"train.{number}.{error}") from None
+            if stage.validation.every and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number}.validation ranks with the whole model, which {self.launch.strategy} cuts up. "
+                    "Use launch.strategy: ddp or deepspeed-zero2, or train.N.validation.every: 0"
+                )
+        return self
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -301,7 +372,7 @@ def shrink(recipe: Recipe) -> Recipe:
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
         model=change(recipe.model, **(nano if recipe.model.base == "nano" else adapted)),
         train=[
-            change(stage, epochs=min(stage.epochs, 1.0), batch=8, save_every=min(stage.save_every, 10))
+            change(stage, epochs=min(stage.epochs, 1.0), batch=8, accumulate=1, save_every=min(stage.save_every, 10))
             for stage in recipe.train
         ],
     )
