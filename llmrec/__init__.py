@@ -8,29 +8,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrec.decode.recommender import Recommender
+    from llmrec.decode.recommender import EngineName, Recommender
 
 __version__ = "0.1.0"
 
 
-def load(run: str | Path, held_out_wording: bool = False) -> Recommender:
+def load(
+    run: str | Path, held_out_wording: bool = False, engine: EngineName = "transformers", **options: Any
+) -> Recommender:
     """The recommender that a run trained.
 
     Args:
         run: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
         held_out_wording: prompt with a wording that training never saw.
+        engine: what runs the model; vLLM takes half a minute to start.
+        options: arguments of `vllm.LLM`, for that engine.
 
     Raises:
         RunError: the folder holds no trained model.
     """
     from llmrec.decode.recommender import Recommender
-    from llmrec.indexing.catalogue import Catalogue
     from llmrec.model.folder import NOTE
     from llmrec.pipeline import trained_folder
 
     folder = Path(run)
     model = folder if (folder / NOTE).is_file() else trained_folder(folder) / "model"
-    return Recommender(model, Catalogue.load(folder / "catalogue"), held_out_wording)
+    return Recommender.open(model, folder / "catalogue", held_out_wording, engine, **options)

@@ -173,8 +173,8 @@ def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Calla
     trained = out / f"train-{len(recipe.train)}-{recipe.train[-1].method}"
 
     def make(folder: Path) -> dict[str, Any]:
-        dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
-        recommender = Recommender(trained / "model", catalogue, recipe.evaluate.wording == "held-out")
+        dataset = Dataset.load(out / "data")
+        recommender = Recommender.open(trained / "model", out / "catalogue", recipe.evaluate.wording == "held-out")
         result = evaluate(
             recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress
         )

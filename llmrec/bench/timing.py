@@ -30,4 +30,6 @@ def take_turns(contenders: dict[str, Callable[[], Any]], rounds: int, warm_up: i
 def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
     """How many times longer the first took, round by round: median, and the range over rounds."""
     each = np.asarray(slow) / np.asarray(fast)
-    return {name: round(float(of(each)), 3) for name, of in (("median", np.median), ("least", np.min), ("most", np.max))}
+    return {
+        name: round(float(of(each)), 3) for name, of in (("median", np.median), ("least", np.min), ("most", np.max))
+    }

@@ -13,12 +13,14 @@ def command(
     run: Path = typer.Argument(help="a run folder"),
     target: str = typer.Option("test", help="test or valid"),
     beams: int = typer.Option(None, help="another beam width than the recipe's"),
+    engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     import tempfile
 
     import llmrec
     from llmrec.data.dataset import Dataset
+    from llmrec.decode.recommender import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
     from llmrec.recipe_file import load
@@ -28,7 +30,7 @@ def command(
     if not (run / "recipe.yaml").is_file():
         raise RunError(f"{run} is not a run folder: it has no recipe.yaml.")
     recipe = load(run / "recipe.yaml", [f"evaluate.beams={beams}"] if beams else [])
-    recommender = llmrec.load(run, held_out_wording=recipe.evaluate.wording == "held-out")
+    recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
     with stages(("evaluate",)) as tell, tempfile.TemporaryDirectory() as folder:
         result = evaluate(
             recommender,

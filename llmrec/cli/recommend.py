@@ -15,14 +15,16 @@ def command(
     history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
     k: int = typer.Option(10, "-k", help="items wanted"),
     seen: bool = typer.Option(False, "--seen", help="items of the history may be recommended again"),
+    engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     import llmrec
+    from llmrec.decode.recommender import engine_named
     from llmrec.errors import RequestError
 
     if (user is None) == (history is None):
         raise RequestError("say for whom: either --user ID, or --history ID,ID,…")
-    recommender = llmrec.load(run)
+    recommender = llmrec.load(run, engine=engine_named(engine))
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
     found = recommender.recommend(past, k, exclude_seen=not seen)
     titles, number = recommender.catalogue.titles, recommender.catalogue.item_number

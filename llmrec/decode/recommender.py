@@ -6,21 +6,25 @@ import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from llmrec.decode.exact import score_all
+from llmrec import extras
+from llmrec.decode.engine import Engine, TransformersEngine
 from llmrec.decode.filters import Filter
-from llmrec.decode.scorer import Scorer
-from llmrec.decode.search import Ranked, beam_search
+from llmrec.decode.search import Ranked
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
+from llmrec.model.folder import Note
 from llmrec.model.prompting import encode
 from llmrec.model.vocabulary import token_ids
 from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.templates import Wording
 
+EngineName = Literal["transformers", "vllm"]
 BEAMS = 50  # beams are cheap beside the prompt, and narrow beams lose items
 
 
@@ -30,29 +34,67 @@ class Recommender:
     Attributes:
         catalogue: items and codes.
         note: what the model was trained with.
+        engine: what runs the model.
     """
 
-    def __init__(self, folder: Path, catalogue: Catalogue, held_out_wording: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        note: Note,
+        catalogue: Catalogue,
+        engine: Engine,
+        held_out_wording: bool = False,
+    ) -> None:
+        """Put a recommender together; `open` does it from a model folder.
+
+        Args:
+            held_out_wording: prompt with a wording that training never saw.
+
+        Raises:
+            ModelError: the model was trained on another catalogue.
+        """
+        if note.catalogue != catalogue.hash:
+            raise ModelError(
+                f"the model was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
+                "Use the catalogue folder of its own run."
+            )
+        self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
+        self.wording = Wording(prompt=note.held_out_prompt if held_out_wording else note.prompt, answer="")
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        catalogue_folder: Path,
+        held_out_wording: bool = False,
+        engine: EngineName = "transformers",
+        **options: Any,
+    ) -> Recommender:
         """Load a model folder for a catalogue.
 
         Args:
             folder: a model folder.
-            catalogue: the one it was trained on.
+            catalogue_folder: of the catalogue that it was trained on.
             held_out_wording: prompt with a wording that training never saw.
+            engine: what runs the model.
+            options: arguments of `vllm.LLM`, for that engine.
 
         Raises:
             ModelError: not a model folder, or one of another catalogue.
+            CodeError: not an intact catalogue folder.
+            ExtraError: vLLM is not installed.
         """
-        model, self.tokenizer, self.note = model_folder.load(folder)
-        if self.note.catalogue != catalogue.hash:
-            raise ModelError(
-                f"{folder} was trained on the catalogue {self.note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
-                "Use the catalogue folder of its own run."
-            )
-        self.catalogue = catalogue
-        self.scorer = Scorer(model)
-        self.tokens = token_ids(self.tokenizer, catalogue.tokens)
-        self.wording = Wording(prompt=self.note.held_out_prompt if held_out_wording else self.note.prompt, answer="")
+        tokenizer, note = model_folder.load_words(folder)
+        catalogue = Catalogue.load(catalogue_folder)
+        if engine == "vllm":
+            extras.need("serve")
+            from llmrec.decode.vllm_engine import VllmEngine
+
+            runs: Engine = VllmEngine.open(folder, catalogue_folder, **options)
+        else:
+            model = model_folder.load_model(folder)
+            runs = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
+        return cls(tokenizer, note, catalogue, runs, held_out_wording)
 
     def recommend(
         self,
@@ -102,11 +144,15 @@ class Recommender:
     ) -> Ranked:
         """As `recommend`, for a batch of histories of item numbers."""
         width = min(max(k, beams or BEAMS), len(self.catalogue.item_ids))
-        return beam_search(self.scorer, self.catalogue.trie, self.tokens, self.prompts(histories), k, width, filters)
+        return self.engine.rank(self.prompts(histories), k, filters, width)
 
     def score(self, histories: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
-        """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue."""
-        return score_all(self.scorer, self.catalogue.trie, self.tokens, self.prompts(histories), filters=filters)
+        """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue.
+
+        Raises:
+            RequestError: the engine is vLLM, which tells only the likeliest.
+        """
+        return self.engine.score(self.prompts(histories), filters)
 
     def prompts(self, histories: Sequence[Sequence[int]]) -> list[list[int]]:
         """Tokens of the next-item prompt of each history of item numbers."""
@@ -140,3 +186,15 @@ class Recommender:
         near = difflib.get_close_matches(str(unknown[0]), self.catalogue.item_ids[:100_000], 1, 0.7)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return ", ".join(f"'{item_id}'" for item_id in unknown[:5]) + ("…" if len(unknown) > 5 else ".") + hint
+
+
+def engine_named(name: str) -> EngineName:
+    """An engine's name, as somebody typed it.
+
+    Raises:
+        RequestError: there is no such engine.
+    """
+    known: dict[str, EngineName] = {engine: engine for engine in get_args(EngineName)}
+    if name in known:
+        return known[name]
+    raise RequestError(f"there is no engine '{name}': say transformers or vllm.")

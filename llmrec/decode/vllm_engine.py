@@ -134,6 +134,14 @@ class VllmEngine(_Engine):
                 return end.value
             replies = self._answered(asks)
 
+    def score(self, prompts: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
+        """Refuse: vLLM tells the likeliest tokens of a prefix, not the score of every item.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError("vLLM does not score every item: open the run with engine='transformers' for that.")
+
     def _answered(self, asks: list[Ask]) -> list[Reply]:
         outputs = self.llm.generate(
             [{"prompt_token_ids": ask.tokens} for ask in asks], [_parameters(ask) for ask in asks], use_tqdm=False

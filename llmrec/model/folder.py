@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +50,36 @@ def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedMod
     Raises:
         ModelError: not such a folder.
     """
+    tokenizer, note = load_words(folder)
+    return load_model(folder, dtype), tokenizer, note
+
+
+def load_words(folder: Path) -> tuple[PreTrainedTokenizerBase, Note]:
+    """The tokenizer and the note of a model folder, without its weights.
+
+    Raises:
+        ModelError: not such a folder.
+    """
     if not (folder / NOTE).is_file():
         raise ModelError(f"{folder} is not a model folder of llmrec: it has no {NOTE}. `llmrec run` makes one.")
-    note = Note(**read_json(folder / NOTE))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    with _explained(folder):
+        return AutoTokenizer.from_pretrained(folder), Note(**read_json(folder / NOTE))
+
+
+def load_model(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """The weights of a model folder, in evaluation mode, on the GPU where there is one.
+
+    Raises:
+        ModelError: they cannot be loaded.
+    """
+    with _explained(folder):
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, note

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llmrec
-from llmrec.decode.recommender import Recommender
+from llmrec.decode.recommender import Recommender, engine_named
 from llmrec.errors import ModelError, RequestError, RunError
 from llmrec.indexing.catalogue import Catalogue
 
@@ -116,15 +116,21 @@ def test_a_prompt_at_decoding_is_a_prompt_of_training_to_the_token(tiny_run: Pat
         assert recommender.prompts([history])[0] == example.tokens[:-answer].tolist()
 
 
-def test_a_model_of_another_catalogue_is_refused(tiny_run: Path) -> None:
+def test_a_model_of_another_catalogue_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     one = Catalogue.load(tiny_run / "catalogue")
     last = one.codes.max(axis=0)
     starts = [0, int(last[0]) + 1, int(last[1]) + 1]
     widths = [*np.diff(starts).tolist(), len(one.tokens) - starts[-1]]
     swapped = (one.codes - np.array(starts))[np.r_[1, 0, 2:40]]
     other = Catalogue.of(one.items, swapped.astype(np.int32), widths)
+    other.save(tmp_path, {})
     with pytest.raises(ModelError, match=r"was trained on the catalogue [0-9a-f]{12}…, not on [0-9a-f]{12}…"):
-        Recommender(tiny_run / "train-1-sft" / "model", other)
+        Recommender.open(tiny_run / "train-1-sft" / "model", tmp_path)
+
+
+def test_an_engine_that_there_is_not_is_refused() -> None:
+    with pytest.raises(RequestError, match="'tpu': say transformers or vllm"):
+        engine_named("tpu")
 
 
 def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path) -> None:
