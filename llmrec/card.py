@@ -183,8 +183,9 @@ from pathlib import Path
 
 from llmrec.decode.vllm_engine import VllmEngine
 
-engine = VllmEngine.open(Path("."), Path("catalogue"), dtype="{facts.dtype}")
-found = engine.rank(rec.prompts([[0, 1, 2]]), k=5)  # a history of item numbers
+options = {{"dtype": "{facts.dtype}", "enforce_eager": True}}  # eager starts sooner; on a GPU, without it serves faster
+engine = VllmEngine.open(Path("."), Path("catalogue"), **options)
+found = engine.rank(rec.prompts([[0, 1, 2]]), k=5, beams=50)  # a history of item numbers
 print([rec.catalogue.item_ids[number] for number in found.items[0]])
 ```
 

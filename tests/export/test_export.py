@@ -5,24 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from snippets import blocks
 
 from llmrec.cli.main import main
 from llmrec.errors import LlmrecError, RunError
 from llmrec.export import export
 from llmrec.files import read_json
-
-
-def blocks(folder: Path) -> dict[str, str]:
-    """The card's Python snippets, by the library that they are about."""
-    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    return dict(zip(("llmrec", "vllm", "transformers"), found, strict=True))
 
 
 def python(script: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper for 20 s at the first request
 
-from tests.export.test_export import blocks
+from snippets import blocks
 
 HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
 
@@ -35,7 +35,8 @@ def said(adapted: Path) -> Iterator[dict[str, Any]]:
 
 def test_vllm_gives_the_items_of_the_export_that_transformers_gives(said: dict[str, Any]) -> None:
     recommender, engine = said["rec"], said["engine"]
-    ours, theirs = recommender.rank(HISTORIES, 10), engine.rank(recommender.prompts(HISTORIES), 10)
+    ours = recommender.rank(HISTORIES, 10, beams=20)
+    theirs = engine.rank(recommender.prompts(HISTORIES), 10, beams=20)
     assert (ours.items == theirs.items).all()
     np.testing.assert_allclose(theirs.scores, ours.scores, rtol=0, atol=1e-4)
 
