@@ -15,11 +15,27 @@ import pyarrow.parquet as pq
 from llmrec.contracts import Sequences
 from llmrec.data.clean import clean
 from llmrec.data.sources import read
+from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
 from llmrec.recipe import Data
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Events to predict.
+
+    Attributes:
+        users: (cases,) int64 user number of each; a user may have several cases.
+        targets: (cases,) int32 item number of each.
+        histories: what the user did before each, oldest first; never empty.
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    histories: Sequences
 
 
 @dataclass(frozen=True)
@@ -94,13 +110,24 @@ class Dataset:
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
 
     def targets(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """The held-out event of each user that has one.
+        """The held-out events of a split; leave-one-out has one of each user. See `cases` for what was known before.
 
         Returns:
-            (cases,) user numbers and (cases,) item numbers.
+            (events,) user numbers and (events,) item numbers.
         """
         events = np.flatnonzero(self.splits == _SPLITS.index(split))
         return self.histories.rows[events], self.histories.items[events]
+
+    def cases(self, split: Split) -> Cases:
+        """Every held-out event of a split that something came before, with all that its user did before it."""
+        events = np.flatnonzero(self.splits == _SPLITS.index(split))
+        users = self.histories.rows[events]
+        starts = self.histories.offsets[users]
+        events, users, starts = (column[events > starts] for column in (events, users, starts))
+        offsets = np.concatenate([[0], np.cumsum(events - starts)]).astype(np.int64)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+        known = self.histories.items[np.repeat(starts, np.diff(offsets)) + within]
+        return Cases(users, self.histories.items[events], Sequences(offsets, known))
 
 
 def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
@@ -110,25 +137,23 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
         Facts for `made.json`: counts, what was dropped and why, where the data come from.
 
     Raises:
-        DataError: see `sources.read` and `clean.clean`; or no user has three events.
+        DataError: see `sources.read` and `clean.clean`; or nothing is held out.
     """
     raw = read(data)
     cleaned = clean(raw, data, seed)
-    dataset = Dataset(cleaned.interactions, cleaned.items)
-    tested = int((dataset.splits == 2).sum())
-    if tested == 0:
-        raise DataError(
-            "no user has three or more events, so nothing can be held out for test. More interactions are needed."
-        )
-    assert_order(dataset)
-    dataset.save(folder)
-    if raw.dropped:
-        (folder / "dropped.txt").write_text("\n".join(raw.dropped) + "\n", encoding="utf-8")
+    cleaned.save(folder)
+    dataset = Dataset.load(folder)
+    cases = dataset.cases("test")
+    if not len(cases.users):
+        raise DataError(_NOTHING_HELD_OUT[data.split])
+    assert_order(dataset, data.split in MONOTONE)
     return {
         "users": len(dataset.histories),
         "items": dataset.n_items,
         "interactions": dataset.interactions.num_rows,
-        "test users": tested,
+        "test users": len(np.unique(cases.users)),
+        "test cases": len(cases.users),
+        "split": data.split,
         "timestamp unit": raw.unit,
         "tie-break": f"seeded random (seed {seed})",
         "dropped": cleaned.dropped,
@@ -136,15 +161,30 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
-def assert_order(dataset: Dataset) -> None:
-    """The leak check of the data stage: time never runs backwards, and held-out events come after every training event.
+_NOTHING_HELD_OUT = {
+    "leave-one-out": "no user has three or more events, so nothing can be held out for test. "
+    "More interactions are needed.",
+    "temporal": "nothing is late enough to be held out for test: raise data.held_out, or use data.split=leave-one-out",
+    "cold-items": "no item was drawn for the test: raise data.held_out, or use data.split=leave-one-out",
+    "cold-users": "no user was drawn for the test: raise data.held_out, or use data.split=leave-one-out",
+    "column": "the column of data.columns.split names no event `test` that another event of its user comes before.",
+}
+
+
+def assert_order(dataset: Dataset, monotone: bool = True) -> None:
+    """The leak check of the data stage: time never runs backwards.
+
+    Args:
+        dataset: as made.
+        monotone: whether the split also promises that held-out events come after every training event of their user.
 
     Raises:
         DataError: an event stands before an earlier one of its user.
     """
     rows, times = dataset.histories.rows, dataset.interactions["timestamp"].to_numpy()
     same_user = rows[1:] == rows[:-1]
-    if (same_user & (np.diff(times) < 0)).any() or (same_user & (np.diff(dataset.splits) < 0)).any():
+    turned = (same_user & (np.diff(dataset.splits) < 0)).any() if monotone else False
+    if (same_user & (np.diff(times) < 0)).any() or turned:
         raise DataError(
             "an event stands before an earlier one of the same user: the split would leak. "
             "This is a bug; please report it."

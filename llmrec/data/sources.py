@@ -9,9 +9,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,29 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec import embedded
+from llmrec.data.raw import Raw
 from llmrec.data.tables import Rows, glob_free, read_table, refuse_many
 from llmrec.data.times import read_times, try_cast
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
-
-
-@dataclass
-class Raw:
-    """What a source gives.
-
-    Attributes:
-        interactions: user_id, item_id: string; timestamp: int64; rating: float32 where there is one.
-        items: item_id: string, title and other columns.
-        unit: of `timestamp`: "seconds", or "position" in the user's history.
-        origin: name, licence, files.
-        dropped: one line of words for each row that did not parse.
-    """
-
-    interactions: pa.Table
-    items: pa.Table
-    unit: str
-    origin: dict[str, Any] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
 
 
 def read(data: Data) -> Raw:
@@ -199,7 +179,9 @@ def where() -> list[tuple[str, bool, str]]:
 def _needed(data: Data) -> dict[str, str]:
     columns = data.columns
     named = {"columns.user_id": columns.user_id, "columns.item_id": columns.item_id}
-    optional = {"columns.timestamp": columns.timestamp, "columns.rating": columns.rating}
+    optional = {
+        f"columns.{key}": getattr(columns, key) for key in ("timestamp", "rating", "review", "summary", "split")
+    }
     return named | {key: name for key, name in optional.items() if name}
 
 
@@ -231,8 +213,15 @@ def _typed(rows: Rows, data: Data) -> tuple[pa.Table, str, list[str]]:
             given = events[getattr(columns, name)][record].as_py()
             words = "is missing" if given is None or not str(given).strip() else f"'{given}' does not parse"
             why.setdefault(record, f"{getattr(columns, name)} {words}")
+    table |= {name: as_text(events[theirs]) for name, theirs in _words(columns).items()}
     whole, told = _without(pa.table(table), rows, why)
     return whole, unit, told
+
+
+def _words(columns: Columns) -> dict[str, str]:
+    """Columns of text that may be empty: our name → theirs."""
+    named = {"review": columns.review, "summary": columns.summary, "part": columns.split}
+    return {ours: theirs for ours, theirs in named.items() if theirs}
 
 
 def _without(table: pa.Table, rows: Rows, why: dict[int, str]) -> tuple[pa.Table, list[str]]:
