@@ -44,11 +44,14 @@ class Columns(Part):
 class World(Part):
     """A generated world whose truth is known: `data.source: world`."""
 
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="draws the world; the run's own seed leaves it as it is")
     users: Positive = 500
     items: Positive = 200
     groups: Positive = Field(8, description="kinds of items, each with words of its own; a user likes one of them")
     events: Annotated[int, Field(ge=3)] = Field(12, description="of each user; half as many to half more")
-    order: Share = Field(0.5, description="how often the planted successor of the last item comes next")
+    order: Annotated[float, Field(ge=0, le=0.99)] = Field(
+        0.5, description="how often the planted successor of the last item comes next"
+    )
     taste: Share = Field(0.3, description="how often an item of the user's group does; the rest is popularity")
     popularity: Annotated[float, Field(ge=0)] = Field(0.8, description="Zipf exponent: 0 makes all items alike")
 

@@ -20,6 +20,7 @@ from llmrec import embedded
 from llmrec.data.raw import Raw
 from llmrec.data.tables import Rows, glob_free, read_table, refuse_many
 from llmrec.data.times import read_times, try_cast
+from llmrec.data.world_words import read_world
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
@@ -157,6 +158,7 @@ SOURCES: dict[str, Callable[[Data], Raw]] = {
     "amazon-beauty-2014": read_prepared,
     "amazon-games-2018": read_prepared,
     "files": read_files,
+    "world": lambda data: read_world(data.world),
 }
 
 
@@ -169,6 +171,8 @@ def where() -> list[tuple[str, bool, str]]:
             found.append((name, here, str(embedded.cache_folder() / name) if here else "get it with: llmrec setup"))
         elif name == "files":
             found.append((name, True, "your own: llmrec init FILES"))
+        elif name == "world":
+            found.append((name, True, "generated, its truth known: data.world"))
         else:
             folder = Path(os.environ.get("LLMREC_DATA", "")) / name
             here = "LLMREC_DATA" in os.environ and folder.is_dir()
