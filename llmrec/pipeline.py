@@ -5,6 +5,8 @@ Each stage is a folder; a stage whose recipe part, inputs and format are unchang
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrec import extras, shipped
+from llmrec import extras, launch, shipped
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
@@ -22,11 +24,12 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump
 from llmrec.stage import Stage, lock, made_hash
+from llmrec.train import together
 
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
 
-_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 1, 1, 1, 1, 1, 2  # format numbers: raise one to redo its stage
+_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 1, 1, 1, 2, 1, 2  # format numbers: raise one to redo its stage
 
 
 def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda stage, done: None) -> Path:
@@ -46,15 +49,72 @@ def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda st
         RunError: the folder is in use, or cannot be written.
     """
     extras.need(*(name for name, stage in (("train", "train"), ("report", "report")) if _reaches(until, stage)))
-    with lock(out):
+    if together.world() > 1:
+        raise RunError(
+            "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
+            "or start one and say `launch: {processes: N}` in the recipe."
+        )
+    if recipe.launch.rank:
+        launch.train(recipe.launch, out, lambda done: tell("train", done))  # machine 0 does all the rest
+        return out
+    with lock(out) as held:
         write_text(out / "recipe.yaml", dump(recipe))
-        last = STAGES.index(until)
-        hashes: dict[str, str] = {}
-        for stage in STAGES[: last + 1]:
-            tell(stage, 0.0)
-            _MAKERS[stage](recipe, out, hashes, lambda done, stage=stage: tell(stage, min(done, 0.999)))  # type: ignore[misc]
-            tell(stage, 1.0)
+        _make(recipe, out, STAGES[: STAGES.index(until) + 1], tell, held)
     return out
+
+
+def train(recipe: Recipe, out: Path, tell: Tell = lambda stage, done: None) -> Path:
+    """The training stages alone, and what they need where it is missing.
+
+    Of several processes that `accelerate launch` started each calls this; they share the training, and the first one
+    makes and writes everything else.
+
+    Args:
+        recipe: what to do.
+        out: the run folder, which all processes see.
+        tell: told how far each stage is.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: the folder is in use, or cannot be written.
+    """
+    if together.world() == 1 and os.environ.get(launch.HELD) != str(out.resolve()):
+        return run(recipe, out, "train", tell)
+    extras.need("train")
+    together.begin()
+    mine = together.is_first() and os.environ.get(launch.HELD) != str(out.resolve())
+    with lock(out) if mine else contextlib.nullcontext():
+        if mine:
+            write_text(out / "recipe.yaml", dump(recipe))
+        with together.in_turn():
+            hashes = _make(recipe, out, STAGES[: STAGES.index("train")], tell)
+        _make(recipe, out, ("train",), tell, None, hashes)
+    return out
+
+
+def _make(
+    recipe: Recipe,
+    out: Path,
+    stages: tuple[str, ...],
+    tell: Tell,
+    held: int | None = None,
+    hashes: dict[str, str] | None = None,
+) -> dict[str, str]:
+    """Make stages in order; `held` is the descriptor of the lock, `hashes` those of earlier stages."""
+    hashes = {} if hashes is None else hashes
+    for stage in stages:
+        tell(stage, 0.0)
+        make = partial(_train, held=held) if stage == "train" else _MAKERS[stage]
+        make(recipe, out, hashes, partial(_tell_part, tell, stage))
+        tell(stage, 1.0)
+    return hashes
+
+
+def _tell_part(tell: Tell, stage: str, done: float) -> None:
+    tell(stage, min(done, 0.999))
 
 
 def _reaches(until: str, stage: str) -> bool:
@@ -104,13 +164,12 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
 
 def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
     from llmrec.tasks import examples
+    from llmrec.tasks.source import Source
 
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
-        texts = read_json(out / "items" / "texts.json")
-        return examples.make(
-            recipe.tasks, dataset.before("valid"), dataset.user_ids, catalogue, texts, recipe.seed, folder
-        )
+        source = Source.load(dataset, catalogue, read_json(out / "items" / "texts.json"))
+        return examples.make(recipe.tasks, source, recipe.seed, folder)
 
     inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
         "prompts": hash_folder(shipped.folder("prompts"))
@@ -118,14 +177,21 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
     hashes["tasks"] = Stage(out / "tasks", _TASKS, recipe.tasks.model_dump(mode="json"), inputs, recipe.seed).run(make)
 
 
-def _train(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
+def _train(
+    recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None], held: int | None = None
+) -> None:
+    """The training stages; a process that holds the run's lock may start others where the recipe asks for them."""
     planned = [out / f"train-{number}-{part.method}" for number, part in enumerate(recipe.train, 1)]
     for stale in set(out.glob("train-*-*")) - set(planned):
-        shutil.rmtree(stale)
+        if together.is_first():
+            shutil.rmtree(stale)
+    elsewhere = None
+    if held is not None and not recipe.launch.alone:
+        elsewhere = partial(launch.train, recipe.launch, out, progress, held)
     previous = trained_folder(Path(recipe.model.start)) if recipe.model.start else None
     for number, folder in enumerate(planned, 1):
         share = partial(_share, progress, number - 1, len(planned))
-        hashes["train"] = _train_one(recipe, out, number, folder, previous, hashes, share)
+        hashes["train"] = _train_one(recipe, out, number, folder, previous, hashes, share, elsewhere)
         previous = folder
 
 
@@ -137,8 +203,12 @@ def _train_one(
     previous: Path | None,
     hashes: dict[str, str],
     progress: Callable[[float], None],
+    elsewhere: Callable[[], None] | None,
 ) -> str:
-    """One training stage; it starts from the model of the stage, or of the run, before it, where there is one."""
+    """One training stage; it starts from the model of the stage, or of the run, before it, where there is one.
+
+    `elsewhere` makes this and all later training stages in other processes.
+    """
     work = out / ".work" / folder.name
     parts = {
         "model": recipe.model.model_dump(mode="json"),
@@ -147,6 +217,10 @@ def _train_one(
     }
     inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"]}
     inputs |= {"previous": made_hash(previous)} if previous else {}
+    inputs |= {"items": hashes["items"]} if recipe.model.init_tokens in ("text", "centroids") else {}
+    if recipe.train[number - 1].validation.every:
+        parts["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"beams", "exclude_seen", "wording"})
+        inputs["data"] = hashes["data"]
     stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
     def make(target: Path) -> dict[str, Any]:
@@ -155,11 +229,42 @@ def _train_one(
 
         catalogue, table = Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
         before = previous / "model" if previous else None
-        return training.make(recipe, number, catalogue, table, stage.key, work, before, target, progress)
+        validate = _validator(recipe, number, out, catalogue)
+        logs = out / "logs" / folder.name
+        return training.make(
+            recipe, number, catalogue, table, stage.key, work, out, before, target, progress, validate, logs
+        )
 
-    output = stage.run(make)
-    shutil.rmtree(work, ignore_errors=True)
+    if elsewhere and not stage.is_made():
+        elsewhere()
+        if not stage.is_made():
+            raise RunError(f"{folder} was not made, though its training ended well. See {out / launch.LOG}.")
+    output = _made_together(stage, make)
+    if together.is_first():
+        shutil.rmtree(work, ignore_errors=True)
     return output
+
+
+def _made_together(stage: Stage, make: Callable[[Path], dict[str, Any]]) -> str:
+    """Make a stage that all processes work on and the first one writes; alone, `Stage.run`."""
+    missing = not stage.is_made()
+    together.wait()  # all have looked before one writes
+    if together.is_first():
+        stage.run(make)
+    elif missing:
+        make(stage.folder)
+    together.wait()
+    return made_hash(stage.folder)
+
+
+def _validator(recipe: Recipe, number: int, out: Path, catalogue: Catalogue) -> Any:
+    """What early stopping of a training stage measures; None where it has none."""
+    from llmrec.evaluate.validation import validator
+
+    settings = recipe.train[number - 1].validation
+    if not settings.every:
+        return None
+    return validator(settings, recipe.evaluate, Dataset.load(out / "data"), catalogue, recipe.seed)
 
 
 def _share(progress: Callable[[float], None], before: int, stages: int, done: float) -> None:
@@ -197,11 +302,16 @@ def trained_folder(out: Path) -> Path:
     Raises:
         RunError: nothing has been trained in it.
     """
-    found = sorted(out.glob("train-*-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [folder for folder in found if (folder / "made.json").is_file()]
+    whole = trained_folders(out)
     if not whole:
         raise RunError(f"{out} holds no trained model. Make one with: llmrec run RECIPE --out {out}")
     return whole[-1]
+
+
+def trained_folders(out: Path) -> list[Path]:
+    """The folders of all finished training stages of a run, in order."""
+    found = sorted(out.glob("train-*-*"), key=lambda path: int(path.name.split("-")[1]))
+    return [folder for folder in found if (folder / "made.json").is_file()]
 
 
 _MAKERS = dict(zip(STAGES, (_data, _items, _catalogue, _tasks, _train, _evaluate, _report), strict=True))

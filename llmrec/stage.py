@@ -107,8 +107,8 @@ def device() -> str:
 
 
 @contextlib.contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """Hold a run folder; a second process is told who holds it.
+def lock(run: Path) -> Iterator[int]:
+    """Hold a run folder, by a file descriptor that children may hold on to; a second process is told who holds it.
 
     Raises:
         RunError: somebody else does.
@@ -128,4 +128,4 @@ def lock(run: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        yield
+        yield file.fileno()

@@ -23,8 +23,9 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "evaluate"), 7),
-    **dict.fromkeys(("stage", "results", "pipeline", "report", "card", "export", "serve", "bench"), 8),
+    **dict.fromkeys(("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "bench"), 8),
     "cli": 9,
+    "__main__": 10,
 }
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
 NEIGHBOURS = {
@@ -32,7 +33,9 @@ NEIGHBOURS = {
     ("recipe_file", "recipe"),
     ("bench", "results"),
     ("bench", "pipeline"),
+    ("bench", "report"),
     ("pipeline", "stage"),
+    ("pipeline", "launch"),
     ("results", "stage"),
     ("pipeline", "report"),
     ("card", "report"),
@@ -42,7 +45,7 @@ NEIGHBOURS = {
 }
 DOORS = {
     "trl": ("train/",),
-    "peft": ("model/", "train/"),
+    "peft": ("model/", "train/", "bench/train"),
     "bitsandbytes": ("model/",),
     "vllm": ("decode/vllm", "serve/"),
     "gradio": ("serve/",),

@@ -9,7 +9,21 @@ import warnings
 import typer
 
 from llmrec import __version__
-from llmrec.cli import data, doctor, evaluate, export, init, interrupt, recipe_schema, recommend, report, run, setup
+from llmrec.cli import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    export,
+    init,
+    interrupt,
+    recipe_schema,
+    recommend,
+    report,
+    run,
+    setup,
+    train,
+)
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
 from llmrec.quiet import quieten
@@ -23,9 +37,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (init, run, setup, recommend, evaluate, report, export, doctor, recipe_schema):
+for verb in (init, run, train, setup, recommend, evaluate, report, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
+app.add_typer(bench.app, name="bench", help=bench.__doc__)
 
 
 def _version(wanted: bool) -> None:

@@ -1,4 +1,10 @@
-"""One loss for every way of training: hidden states → supervised positions only → output head → log-probabilities."""
+"""One loss for every way of training: hidden states → supervised positions only → output head → log-probabilities.
+
+Memory is bounded by cutting positions, not the vocabulary: a piece is as many positions as make `chunk` logits, and is
+computed again in the backward pass. A cut through the vocabulary would hold as many logits at a time and ask of every
+head that it gives out its rows, which adapted, quantised and sharded heads do not. Only past `chunk` tokens of
+vocabulary (33 million) would a single position be more than that.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,9 @@ from llmrec.train.packing import IGNORE
 CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
 
 
-def label_logprobs(hidden: Tensor, labels: Tensor, head: Any, chunk: int = CHUNK) -> Tensor:
+def label_logprobs(
+    hidden: Tensor, labels: Tensor, head: Any, chunk: int = CHUNK, scale: float = 1.0, softcap: float | None = None
+) -> Tensor:
     """Log-probability of each supervised label, from the hidden state one place before it.
 
     Args:
@@ -21,18 +29,36 @@ def label_logprobs(hidden: Tensor, labels: Tensor, head: Any, chunk: int = CHUNK
         labels: (rows, length) int64, the token at its own place; IGNORE where nothing is supervised.
         head: maps (positions, width) to (positions, vocabulary).
         chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
+        scale: what the model multiplies its logits by (Cohere, Granite).
+        softcap: the bound that the model bends its logits under (Gemma 2), in logits.
 
     Returns:
         (supervised,) float32 log-probabilities in nats, row by row.
     """
     wanted = labels[:, 1:] != IGNORE
     states, targets = hidden[:, :-1][wanted], labels[:, 1:][wanted]
-    positions = max(1, chunk // head.weight.shape[0])
+    positions = max(1, chunk // _vocabulary(head))
     if len(targets) <= positions:
-        return _score(states, targets, head)
+        return _score(states, targets, head, scale, softcap)
     parts = zip(states.split(positions), targets.split(positions), strict=True)
-    return torch.cat([checkpoint(_score, state, target, head, use_reentrant=False) for state, target in parts])
+    return torch.cat(
+        [checkpoint(_score, state, target, head, scale, softcap, use_reentrant=False) for state, target in parts]
+    )
 
 
-def _score(states: Tensor, targets: Tensor, head: Any) -> Tensor:
-    return -nn.functional.cross_entropy(head(states).float(), targets, reduction="none")
+def shape_of(config: Any) -> tuple[float, float | None]:
+    """What a model of transformers does to its logits after the head: their scale and soft cap."""
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return scale, getattr(config, "final_logit_softcapping", None)
+
+
+def _score(states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
+    logits = head(states).float()
+    logits = logits if scale == 1 else logits * scale
+    logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _vocabulary(head: Any) -> int:
+    """Rows of a head; of one that DeepSpeed has cut up, its weight tells nothing."""
+    return int(getattr(head, "out_features", None) or head.weight.shape[0])

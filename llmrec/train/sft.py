@@ -3,62 +3,171 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.trainer_callback import PrinterCallback
 
 from llmrec.errors import ModelError
-from llmrec.files import write_text
+from llmrec.model.held import undecayed
 from llmrec.recipe import Sft
-from llmrec.train.loss import label_logprobs
+from llmrec.train import together, trackers
+from llmrec.train.early import Early, Measure
+from llmrec.train.loss import label_logprobs, shape_of
+from llmrec.train.memory import explain_memory
+from llmrec.train.order import Filled, Order
 from llmrec.train.packing import PackedRows, collate
+from llmrec.train.watch import Described, Progress, Watch, newest_checkpoint
 
-Progress = Callable[[float], None]
-_WHOLE = "whole"  # a file that marks a checkpoint as written to its end
+
+@dataclass(frozen=True)
+class Around:
+    """What surrounds a training and does not change it, but for an early end.
+
+    Attributes:
+        name: of the stage in the recipe, for messages.
+        adapt: how much of the model is trained, for messages.
+        measure: the figure of validation; needed where the stage validates.
+        described: numbers of packed rows → what they hold, in words.
+        logs: folder for trackers; None for no trackers.
+        report_to: names of trackers; None for TensorBoard where it is installed.
+    """
+
+    name: str = "train.N"
+    adapt: str = "full"
+    measure: Measure | None = None
+    described: Described = field(default=lambda rows: f"rows {', '.join(map(str, rows[:8]))}")
+    logs: Path | None = None
+    report_to: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended.
+
+    Attributes:
+        facts: for made.json: steps taken, the best validation.
+        weights: by parameter name, where the strategy has cut the model up and this is the first process; None where
+            the model itself holds them.
+    """
+
+    facts: dict[str, Any]
+    weights: dict[str, Tensor] | None
 
 
 def train(
-    model: PreTrainedModel, rows: PackedRows, stage: Sft, seed: int, work: Path, dropout: float, progress: Progress
-) -> None:
+    model: PreTrainedModel,
+    rows: PackedRows,
+    stage: Sft,
+    seed: int,
+    work: Path,
+    dropout: float,
+    progress: Progress,
+    around: Around | None = None,
+) -> Trained:
     """Train a model in place; goes on from the newest whole checkpoint in `work`.
 
+    Under `accelerate launch` every process calls this with the same arguments and takes its share of each step.
+
     Args:
-        model: trained in place.
+        model: trained in place; with early stopping it ends with the weights of the best step.
         rows: packed examples.
         stage: the recipe's part.
         seed: of order and dropout.
         work: folder for checkpoints and log.jsonl.
         dropout: probability of dropping outputs of attention and feed-forward blocks and embeddings.
         progress: told the share done, 0 to 1.
+        around: validation, trackers and names.
 
     Raises:
-        ModelError: the loss is not a number.
+        ModelError: the loss is not a number, memory does not suffice, a tracker is not installed, or the rows of a step
+            do not divide over the processes.
     """
+    around = around or Around()
     work.mkdir(parents=True, exist_ok=True)
-    arguments = _arguments(stage, seed, work)
-    start = _newest_checkpoint(work)
-    with _own_loss(model), _dropped(model, dropout):
-        trainer = Trainer(
-            model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[_Watch(work, progress)]
-        )
-        trainer.remove_callback(_printer(trainer))
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    start = newest_checkpoint(work)
+    together.wait()  # half-written checkpoints are gone before anybody writes one
+    early = Early(stage.validation, around.measure, work) if stage.validation.every and around.measure else None
+    tracked = trackers.kept_in(around.logs) if around.logs else contextlib.nullcontext()
+    with explain_memory(stage, around.name, around.adapt), _own_loss(model), _dropped(model, dropout), tracked:
+        loop = _loop(model, rows, stage, seed, work, progress, around, early)
+        history = TrainerState.load_from_json(str(start / "trainer_state.json")).log_history if start else []
+        if not (early and early.over(history)):
+            loop.train(resume_from_checkpoint=None if start is None else str(start))
+            history = loop.state.log_history
+    if early:
+        early.restore(model, history)
+    return Trained(_facts(history, early), _gathered(loop))
 
 
-def _arguments(stage: Sft, seed: int, work: Path) -> TrainingArguments:
+def _loop(
+    model: Any,
+    rows: PackedRows,
+    stage: Sft,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    around: Around,
+    early: Early | None,
+) -> _Loop:
+    arguments = _arguments(stage, seed, work, trackers.chosen(around.report_to) if around.logs else [])
+    order = Order(len(rows), stage.batch, seed % 2**32, together.world() * stage.accumulate)
+    watch = Watch(work, progress, order, around.name, around.described)
+    loop = _Loop(
+        watch,
+        model=model,
+        args=arguments,
+        train_dataset=Filled(rows),
+        data_collator=collate,
+        callbacks=[watch, *([early] if early else [])],
+    )
+    loop.remove_callback(PrinterCallback)
+    if early:
+        early.tell = loop.log
+    return loop
+
+
+class _Loop(Trainer):
+    """The loop of transformers, with our order of rows and an eye on every loss."""
+
+    def __init__(self, watch: Watch, **given: Any) -> None:
+        self.watch = watch
+        super().__init__(**given)
+        watch.gather = self.accelerator.gather
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self.watch.order
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Not those of embedding rows that stay, or that only some examples use."""
+        held = undecayed(self.model)
+        return [name for name in super().get_decay_parameter_names(model) if name not in held]
+
+    def training_step(self, *given: Any, **named: Any) -> Tensor:
+        """One pass; its loss is looked at later, since looking waits for the device."""
+        loss = super().training_step(*given, **named)
+        self.watch.losses.append(loss)
+        return loss
+
+
+def _arguments(stage: Sft, seed: int, work: Path, report_to: Sequence[str] = ()) -> TrainingArguments:
+    try:
+        share = stage.pass_rows(together.world())
+    except ValueError as error:
+        raise ModelError(f"train.N.{error}.") from None
     return TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=stage.batch,
+        per_device_train_batch_size=share,
+        gradient_accumulation_steps=stage.accumulate,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
         weight_decay=stage.weight_decay,
@@ -68,15 +177,19 @@ def _arguments(stage: Sft, seed: int, work: Path) -> TrainingArguments:
         warmup_steps=stage.warmup,
         bf16=stage.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
+        average_tokens_across_devices=True,  # the loss is the mean over the tokens of a whole step, whoever holds them
+        ddp_find_unused_parameters=False,
         logging_steps=10,
-        logging_nan_inf_filter=False,  # it would hide the loss that `_Watch` stops on
+        logging_nan_inf_filter=False,  # it would hide the loss that `Watch` stops on
         save_steps=stage.save_every,
         save_total_limit=2,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         seed=seed % 2**32,
         data_seed=seed % 2**32,
-        report_to=[],
+        report_to=list(report_to),
+        project="llmrec",
+        run_name=f"{work.parent.parent.name} {work.name}",
         disable_tqdm=True,
     )
 
@@ -84,7 +197,7 @@ def _arguments(stage: Sft, seed: int, work: Path) -> TrainingArguments:
 def scored(
     model: PreTrainedModel,
     input_ids: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
     **inputs: Any,
 ) -> CausalLMOutput:
@@ -92,11 +205,14 @@ def scored(
 
     Returns:
         loss: minus the mean log-probability of supervised tokens, in nats; over the whole step where its count is
-            given.
+            given. Without labels, what the model's own forward pass returns: validation asks for it.
     """
+    if labels is None:
+        return type(model).forward(model, input_ids=input_ids, **inputs)
     inner = plain(model)
     hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-    logprobs = label_logprobs(hidden, labels, inner.get_output_embeddings())
+    scale, softcap = shape_of(inner.config.get_text_config())
+    logprobs = label_logprobs(hidden, labels, inner.get_output_embeddings(), scale=scale, softcap=softcap)
     count = len(logprobs) if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=-logprobs.sum() / count)  # type: ignore[arg-type]  # it says FloatTensor, and means any
 
@@ -139,60 +255,17 @@ def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
             handle.remove()
 
 
-def _newest_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for folder in [folder for folder in found if not (folder / _WHOLE).is_file()]:
-        shutil.rmtree(folder)
-    whole = [folder for folder in found if folder.is_dir()]
-    return whole[-1] if whole else None
+def _facts(history: list[dict[str, float]], early: Early | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"steps": int(history[-1]["step"]) if history else 0, "processes": together.world()}
+    if early:
+        step, figure = early.best(history)
+        facts |= {"best step": step, early.key.replace("_", " "): round(figure, 5)}
+    return facts
 
 
-def _printer(trainer: Trainer) -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
-
-
-class _Watch(TrainerCallback):
-    """Writes log.jsonl, tells progress, marks whole checkpoints, stops on a loss that is not a number."""
-
-    def __init__(self, work: Path, progress: Progress) -> None:
-        self.log, self.progress = work / "log.jsonl", progress
-        self.started = time.monotonic()
-        self.before = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop lines of steps that will be taken again."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.is_file() else []
-        kept = [line for line in lines if line["step"] <= state.global_step]
-        self.before = kept[-1]["seconds"] if kept else 0.0
-        write_text(self.log, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """One line for every log of the loop that has a loss."""
-        if not logs or "loss" not in logs:
-            return
-        if not np.isfinite(logs["loss"]):
-            raise ModelError(
-                f"the loss is not a number at step {state.global_step}. "
-                f"Lower train.N.learning_rate (now {args.learning_rate}); the last good checkpoint is kept."
-            )
-        seconds = self.before + time.monotonic() - self.started
-        line = {
-            "step": state.global_step,
-            "epoch": round(state.epoch, 4),
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-        }
-        with self.log.open("a") as file:
-            file.write(json.dumps(line | {"seconds": round(seconds, 2)}) + "\n")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell how far it is, and see that the last step is logged whatever its number."""
-        control.should_log |= state.global_step >= state.max_steps
-        self.progress(state.global_step / max(1, state.max_steps))
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole."""
-        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE, "")
+def _gathered(loop: _Loop) -> dict[str, Tensor] | None:
+    """The whole weights where FSDP or DeepSpeed hold the model; all processes must ask."""
+    if not (loop.is_fsdp_enabled or loop.is_deepspeed_enabled):
+        return None
+    weights = loop.accelerator.get_state_dict(loop.model_wrapped)
+    return weights if together.is_first() else None

@@ -1,0 +1,164 @@
+"""Training in several processes: a recipe's `launch` as an `accelerate launch` command, started, followed and ended.
+
+The children run `llmrec train … --lines`, and the first of them tells on its standard output how far it is and which
+known error ended it, one JSON value a line. Their standard error is kept in the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmrec import errors, shipped
+from llmrec.errors import LlmrecError, RunError
+from llmrec.recipe import Launch
+
+HELD = "LLMREC_HELD"  # the run folder whose lock a parent holds for its children
+LOG = "logs/launch.log"  # below the run folder
+_GRACE = 40  # seconds that torch's launcher may take to end its processes
+
+
+def train(launch: Launch, out: Path, progress: Callable[[float], None], lock: int | None = None) -> None:
+    """Start the training stages of a run in several processes and wait for their end.
+
+    Args:
+        launch: the recipe's part.
+        out: the run folder; recipe.yaml and the stages before training are there.
+        progress: told the share done.
+        lock: file descriptor of the run's lock, which the children hold as well.
+
+    Raises:
+        LlmrecError: the known error that ended a child.
+        RunError: this machine cannot do it, or a child ended in another way; says where its log is.
+    """
+    if not (out / "recipe.yaml").is_file():
+        raise RunError(f"{out} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see.")
+    check(launch)
+    log = out / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as kept, _started(command(launch, out), out, kept, lock) as process:
+        known = _follow(process, kept, progress)
+        code = process.wait()
+    if known:
+        raise _error(*known)
+    if code:
+        raise RunError(_unknown(code, log))
+
+
+def command(launch: Launch, out: Path) -> list[str]:
+    """The command that trains a run in several processes on this machine; all machines but 0 differ in the rank."""
+    place = [f"--machine_rank={launch.rank}", f"--main_process_port={launch.port if launch.machines > 1 else 0}"]
+    place += [f"--main_process_ip={launch.address}"] if launch.machines > 1 else []
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        f"--config_file={config(launch.strategy)}",
+        *(f"--num_processes={launch.processes}", f"--num_machines={launch.machines}", *place),
+        *("-m", "llmrec", "train", str(out / "recipe.yaml"), "--out", str(out), "--lines"),
+    ]
+
+
+def config(strategy: str) -> Path:
+    """The accelerate configuration of a strategy, as shipped."""
+    return shipped.folder("recipes") / "accelerate" / f"{strategy}.yaml"
+
+
+def check(launch: Launch) -> None:
+    """Refuse what this machine cannot do.
+
+    Raises:
+        RunError: a sharding strategy without GPUs, more processes than GPUs, or DeepSpeed is not installed.
+    """
+    import torch
+
+    from llmrec import extras
+
+    here, gpus = launch.processes // launch.machines, torch.cuda.device_count()
+    if not gpus and launch.strategy != "ddp":
+        raise RunError(f"launch.strategy: {launch.strategy} needs GPUs, and this machine has none. Use ddp.")
+    if gpus and here > gpus:
+        raise RunError(
+            f"launch.processes asks for {here} on this machine, which has {gpus} GPU(s): one each. Lower it."
+        )
+    if launch.strategy.startswith("deepspeed") and not extras.is_there("deepspeed"):
+        raise RunError(f"launch.strategy: {launch.strategy} needs a package. Type: pip install deepspeed")
+
+
+@contextlib.contextmanager
+def _started(line: list[str], out: Path, kept: Any, lock: int | None) -> Iterator[subprocess.Popen[str]]:
+    """The launcher as a process of its own session, so that Ctrl-C reaches this process alone, which then ends it."""
+    import torch
+
+    environment = os.environ | {HELD: str(out.resolve()), "OMP_WAIT_POLICY": "passive"}
+    if not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "1"  # `--cpu` would start one process alone
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=kept,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        pass_fds=[] if lock is None else [lock],
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()  # the launcher ends its processes, and then itself
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _follow(process: subprocess.Popen[str], kept: Any, progress: Callable[[float], None]) -> tuple[str, str] | None:
+    """Read what the children tell until all have ended; the kind and message of the first known error, if any."""
+    known = None
+    assert process.stdout is not None
+    for line in process.stdout:
+        told = _told(line)
+        if told is None:
+            kept.write(line)
+        elif "done" in told:
+            progress(told["done"])
+        elif known is None:
+            known = (told["error"], told["message"])
+    return known
+
+
+def _told(line: str) -> dict[str, Any] | None:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) and ({"done"} <= set(told) or {"error", "message"} <= set(told)) else None
+
+
+def _error(kind: str, message: str) -> LlmrecError:
+    found = getattr(errors, kind, LlmrecError)
+    return found(message) if issubclass(found, LlmrecError) else LlmrecError(message)
+
+
+def _unknown(code: int, log: Path) -> str:
+    """Words for an end that no child explained: its last lines, and whether the system killed it."""
+    with log.open(errors="replace") as file:
+        last = list(deque((line.rstrip() for line in file if line.strip()), 400))
+    if any(re.search(r"exitcode\s*:\s*-9\b", line) for line in last):
+        return (
+            f"the system killed a training process, most likely because memory ran out. In the recipe, raise "
+            f"train.N.accumulate, set train.N.gradient_checkpointing: true or lower launch.processes. Its log: {log}"
+        )
+    causes = [line for line in last if re.search(r"^(\[rank\d+\]: )?\w*(Error|Exception)\b", line)]
+    return f"training ended with exit code {code}: {causes[0] if causes else 'no reason given'}. Its whole log: {log}"
