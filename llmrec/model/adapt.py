@@ -1,38 +1,52 @@
-"""What of a pretrained model is trained: everything, or low-rank adapters and the rows of new tokens."""
+"""What of a model is trained: everything, low-rank adapters on a plain or a 4-bit base, or rows of new tokens alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llmrec.errors import ModelError
+from llmrec.model.held import hold
+from llmrec.model.rows import sides
+from llmrec.recipe import Adapt, Model
 
 
-def grow(model: PreTrainedModel, rows: int, new: np.ndarray, seed: int) -> None:
-    """Give a model embedding rows for new tokens, near the middle of the old ones; old rows stay bit for bit.
+def adapt(model: PreTrainedModel, settings: Model, method: Adapt | None, new: np.ndarray) -> Any:
+    """Choose what training changes. New rows are trained in every way, and beside them old ones at most in full.
 
     Args:
-        model: changed in place, input and (tied or not) output side.
-        rows: embedding rows it needs, padding included.
+        model: with rows for the new tokens; changed in place.
+        settings: the recipe's part.
+        method: what this stage trains; `settings.adapt` otherwise.
         new: (tokens,) ids of the new tokens.
-        seed: of the noise that tells them apart.
+
+    Returns:
+        The model to train: itself, or inside peft's.
+
+    Raises:
+        ModelError: qlora, and bitsandbytes is not installed.
     """
-    old = _rows(model.get_input_embeddings()).shape[0]
-    model.resize_token_embeddings(max(rows, old), mean_resizing=False)
-    sides = [_rows(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())]
-    for weight in {id(weight): weight for weight in sides}.values():  # tied sides are one
-        noise = torch.randn(len(new), weight.shape[1], generator=torch.Generator().manual_seed(seed % 2**63))
-        with torch.no_grad():
-            known = weight[: int(new.min())].float()
-            weight[torch.from_numpy(new)] = (known.mean(0) + 0.5 * known.std(0) * noise).to(weight.dtype)
+    chosen = method or settings.adapt
+    if chosen == "full":
+        if not old_rows_trained(settings, method):
+            hold(model, new)
+        return model
+    return ADAPTERS[chosen](model, settings.rank, new)
+
+
+def old_rows_trained(settings: Model, method: Adapt | None) -> bool:
+    """Whether training changes embedding rows of tokens that are not new."""
+    return (method or settings.adapt) == "full" and (settings.base == "nano" or settings.old_rows == "trained")
 
 
 def lora(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
     """Freeze a model but for low-rank adapters on its linear layers and the rows of new tokens, on both sides.
+
+    The rows train through peft's trainable tokens: their values beside the matrix, never a whole matrix.
 
     Args:
         model: with rows for the new tokens.
@@ -46,59 +60,62 @@ def lora(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    tied = _rows(model.get_input_embeddings()) is _rows(model.get_output_embeddings())
-    sides = [_name_of(model, model.get_input_embeddings())]
-    sides += [] if tied else [_name_of(model, model.get_output_embeddings())]
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.05,
         target_modules="all-linear",
-        trainable_token_indices={side: new.tolist() for side in sides},
+        trainable_token_indices={side: new.tolist() for side in _places(model)},
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    return with_bias(get_peft_model(model, config))
 
 
-def merged(model: Any, folder: Path) -> PreTrainedModel:
-    """The plain model that training made; adapters, where there are any, are kept in `folder`/adapter."""
-    if not hasattr(model, "merge_and_unload"):
-        return model
-    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
-    return model.merge_and_unload(safe_merge=True)
+def qlora(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
+    """As `lora`, over a base whose linear layers, but for the output head, are held in 4 bits.
 
-
-def moved(before: torch.Tensor, model: PreTrainedModel, new: np.ndarray) -> dict[str, float]:
-    """How far the rows of new tokens moved in training.
-
-    Args:
-        before: (tokens, width) the rows as training found them.
-        model: after training, merged.
-        new: (tokens,) their ids.
-
-    Returns:
-        Mean distance, and the share of rows that did not move at all.
-
-    Raises:
-        ModelError: no row moved: new tokens were frozen, and the model has learnt nothing about items.
+    Source: Dettmers et al. 2023, arXiv 2305.14314 (NF4, double quantization); bitsandbytes.
     """
-    after = _rows(model.get_input_embeddings()).detach()[torch.from_numpy(new)].float().cpu()
-    distance = (after - before.float().cpu()).norm(dim=1)
-    if not (distance > 0).any():
-        raise ModelError(
-            "no embedding row of the new item tokens moved in training: they were frozen. "
-            "This is a bug; please report it."
-        )
-    return {
-        "mean distance": round(float(distance.mean()), 5),
-        "unmoved share": round(float((distance == 0).float().mean()), 5),
-    }
+    from llmrec.model.quantize import to_nf4
+
+    return lora(to_nf4(model), rank, new)
 
 
-def _rows(side: Any) -> torch.nn.Parameter:
-    """(vocabulary, width) the rows of an embedding, or of an output head."""
-    return side.weight
+def embeddings_only(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
+    """Freeze a model but for the rows of new tokens, on both sides: a first stage before the others."""
+    from peft import TrainableTokensConfig, get_peft_model
+
+    config = TrainableTokensConfig(
+        token_indices=new.tolist(), target_modules=_places(model), init_weights=True, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():  # it says that tied sides would come apart, and then ties them
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings=True")
+        return with_bias(get_peft_model(model, config))
 
 
-def _name_of(model: PreTrainedModel, part: torch.nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is part).rsplit(".", 1)[-1]
+ADAPTERS = {"lora": lora, "qlora": qlora, "embeddings-only": embeddings_only}
+
+
+def _places(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that hold embedding rows; of the input alone where the sides are tied (peft ties them)."""
+    parts = [model.get_input_embeddings(), model.get_output_embeddings()][: len(sides(model))]
+    return [next(name for name, module in model.named_modules() if module is part).rsplit(".", 1)[-1] for part in parts]
+
+
+def with_bias(model: Any) -> Any:
+    """Put back the bias of an output head (Phi), which peft 0.21's trainable tokens leave out."""
+    head = model.get_base_model().get_output_embeddings()
+    layer = getattr(head, "token_adapter", head)
+    bias = getattr(layer.base_layer, "bias", None) if hasattr(layer, "base_layer") else None
+    if bias is None:
+        return model
+
+    def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        plain = layer.merged or layer.disable_adapters  # then peft calls the head itself
+        return output if plain else output + bias.to(output.dtype)
+
+    with torch.no_grad():
+        nothing = layer(torch.zeros_like(layer.base_layer.weight[:1]))
+    if not nothing.any():  # a later peft may keep the bias
+        head.register_forward_hook(add)
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from llmrec.files import atomic_folder
 from llmrec.model import nano
 
 # part of a base's name → its architecture in transformers, for `tiny_base`
-FAMILIES = {"qwen3": "qwen3", "qwen": "qwen2", "gemma": "gemma2", "mistral": "mistral", "phi": "phi3"}
+FAMILIES = {
+    "qwen3": "qwen3",
+    "qwen": "qwen2",
+    "gemma": "gemma2",
+    "mistral": "mistral",
+    "phi-1": "phi",
+    "phi-2": "phi",
+    "phi": "phi3",
+}
 TINY_CHAT = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -29,7 +38,8 @@ def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
         dtype: of the weights.
 
     Raises:
-        ModelError: there is none of that name, it cannot be loaded, or its tokenizer gives no character offsets.
+        ModelError: there is none of that name, it cannot be loaded, or its tokenizer gives no character offsets or has
+            no token that ends a text.
         LlmrecError: an embedded base that was not fetched yet.
     """
     try:
@@ -45,8 +55,15 @@ def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
         raise ModelError(
             f"model.base: the tokenizer of '{name}' gives no character offsets. Choose a base with a tokenizer.json."
         )
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            f"model.base: the tokenizer of '{name}' has no token that ends a text, so no answer could end. "
+            "Name one in a copy of its folder: `eos_token` in tokenizer_config.json, an entry of its vocabulary."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        warnings.warn(f"the base '{name}' has no chat template: prompts are given to it as they are", stacklevel=2)
     return model, tokenizer
 
 
@@ -72,13 +89,16 @@ def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
     return model, AutoTokenizer.from_pretrained(folder, **options)
 
 
-def tiny_base(name: str, words: list[str], folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def tiny_base(
+    name: str, words: list[str], folder: Path, tied: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Two layers of a base's family with random weights, and a tokenizer made from some words: proves the path, no hub.
 
     Args:
         name: as in `load_base`; the family is read from it, Llama where it tells nothing.
         words: texts to learn the vocabulary from.
         folder: keeps the tokenizer.
+        tied: whether the output head is the embedding.
     """
     if not (folder / "tokenizer_config.json").is_file():
         with atomic_folder(folder) as temporary:
@@ -96,7 +116,7 @@ def tiny_base(name: str, words: list[str], folder: Path) -> tuple[PreTrainedMode
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=1024,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 from llmrec.model.prompting import wrap
+from llmrec.train.spares import Spares
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ class Encoded:
     supervised: np.ndarray
 
 
-def encode_examples(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, window: int) -> list[Encoded]:
+def encode_examples(
+    examples: pa.Table, tokenizer: PreTrainedTokenizerBase, window: int, spares: Spares | None = None
+) -> list[Encoded]:
     """Tokenize prompt and answer together; answers always count, history items where the example says so.
 
     Args:
         examples: the table that `tasks.examples.make` wrote.
         tokenizer: with the item tokens, and character offsets.
         window: tokens that the model can hold.
+        spares: lends spare tokens to a share of the items; None for no loans.
 
     Raises:
         ModelError: an example is longer than the window.
@@ -54,8 +59,29 @@ def encode_examples(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, wind
             spans = [(len(text), len(text) + len(row["answer"]) + len(eos))]
             if row["supervise"] == "history":
                 spans += [(shift + s["start"], shift + s["stop"]) for s in row["slots"] if s["kind"] == "history"]
-            out.append(Encoded(np.asarray(ids, np.int64), _inside(np.asarray(offsets), spans)))
+            tokens = np.asarray(ids, np.int64)
+            worn = spares.lend(tokens, len(out)) if spares else tokens
+            out.append(Encoded(worn, _inside(np.asarray(offsets), spans)))
     return out
+
+
+def used(examples: Iterable[Encoded], new: np.ndarray) -> dict[str, np.ndarray]:
+    """Which new tokens examples give a gradient to.
+
+    Args:
+        examples: those that training saw.
+        new: (tokens,) ids of the new tokens.
+
+    Returns:
+        `input` → (tokens,) bool, those before a supervised token of their example; `output` → supervised ones.
+    """
+    seen = {side: np.zeros(int(new.max()) + 1, bool) for side in ("input", "output")}
+    for example in examples:
+        places = np.flatnonzero(example.supervised[1:]) + 1
+        parts = {"input": example.tokens[: places.max(initial=0)], "output": example.tokens[places]}
+        for side, tokens in parts.items():
+            seen[side][tokens[tokens < len(seen[side])]] = True
+    return {side: found[new] for side, found in seen.items()}
 
 
 def _inside(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

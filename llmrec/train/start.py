@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.files import atomic_folder
+from llmrec.files import atomic_folder, read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
-from llmrec.model.adapt import grow, lora
 from llmrec.model.base import load_base, tiny_base
+from llmrec.model.rows import Known, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import seed_everything
@@ -25,38 +26,36 @@ ROOM = 64  # positions beyond the longest example, for wordings of evaluation
 
 
 def start(
-    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, previous: Path | None = None
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model before its first step, and its tokenizer with the item tokens.
+    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, run: Path, previous: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The plain model before anything of it is chosen for training, and its tokenizer with the item tokens.
 
     Args:
-        recipe: of the run; `model` says which base and what of it is trained.
+        recipe: of the run; `model` says which base and how the rows of item tokens start.
         examples: the training examples; nano's own vocabulary is learnt from their words.
         catalogue: for the item tokens.
         work: folder that keeps the tokenizer of a killed run.
+        run: the run folder; what is known of items is read there where rows start from it.
         previous: a model folder to go on from, whose tokenizer has the item tokens already.
 
     Returns:
-        A model of transformers, inside peft's where adapters are trained.
+        The same model, bit for bit, whenever it is called.
 
     Raises:
         ModelError: a base that cannot be loaded or used.
     """
     seed_everything(recipe.seed)
     if previous:
-        return _previous(recipe, catalogue, previous)
+        model, tokenizer, _ = model_folder.load(previous, torch.float32)
+        return model, tokenizer
     if recipe.model.base == "nano":
         return _nano(recipe, examples, catalogue, work)
-    return _pretrained(recipe, examples, catalogue, work)
+    return _pretrained(recipe, examples, catalogue, work, run)
 
 
-def _previous(recipe: Recipe, catalogue: Catalogue, previous: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    model, tokenizer, _ = model_folder.load(previous, torch.float32)
-    new = new_token_ids(tokenizer, catalogue.tokens)
-    return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
-
-
-def _nano(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+def _nano(
+    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     kept = work / "tokenizer"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
@@ -68,8 +67,8 @@ def _nano(recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path) 
 
 
 def _pretrained(
-    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path
-) -> tuple[Any, PreTrainedTokenizerBase]:
+    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, run: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     base = recipe.model.base
     if recipe.model.tiny:
         model, tokenizer = tiny_base(base, _words(examples), work / "tokenizer")
@@ -77,8 +76,33 @@ def _pretrained(
         model, tokenizer = load_base(base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
     new = new_token_ids(tokenizer, catalogue.tokens)
-    grow(model, rows, new, recipe.seed)
-    return (lora(model, recipe.model.rank, new) if recipe.model.adapt == "lora" else model), tokenizer
+    values = initial(recipe.model.init_tokens, partial(known, catalogue, len(new), tokenizer, run))
+    grow(model, rows, new, recipe.seed, values)
+    return model, tokenizer
+
+
+def known(catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase, run: Path) -> Known:
+    """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
+
+    Args:
+        catalogue: of the run.
+        tokens: how many are new: the catalogue's, and others after them.
+        tokenizer: of the base.
+        run: the run folder.
+    """
+    from llmrec.indexing.build import BOOKS  # it brings faiss along
+
+    widths, file = catalogue.widths, run / "catalogue" / BOOKS
+    texts = tokenizer(read_json(run / "items" / "texts.json"), add_special_tokens=False)["input_ids"]
+    levels = np.full(tokens, -1)
+    levels[: len(catalogue.tokens)] = np.repeat(np.arange(len(widths)), widths)
+    if not file.is_file():
+        return Known(catalogue.codes, levels, texts, None)
+    books = np.load(file).astype(np.float32)
+    centroids = np.full((tokens, books.shape[2]), np.nan, np.float32)
+    for start_at, book in zip(np.cumsum([0, *widths]), books, strict=False):  # the separating level has no book
+        centroids[start_at : start_at + len(book)] = book
+    return Known(catalogue.codes, levels, texts, centroids)
 
 
 def _words(examples: pa.Table) -> list[str]:

@@ -1,0 +1,74 @@
+"""Spare tokens are learnt before any item has them: in training, a few items wear one in place of their own.
+
+A new item shares its prefix with known ones and gets a spare token on the separating level. Had the model never seen
+those tokens, it would hold every new item for impossible. So an item of an example now and then takes part under its
+own prefix and a spare token, in the prompt and in the answer alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.seed import stream
+
+
+@dataclass(frozen=True)
+class Spares:
+    """Which items of an example wear a spare token; the same for an example whoever encodes it, and when.
+
+    Attributes:
+        separating: (n,) int64 model tokens of the separating level, spares included.
+        spare: (m,) int64 those that no item has, m > 0.
+        levels: tokens of a code.
+        share: of the items of an example.
+        seed: of the run.
+        part: number of the training stage, so that another stage lends to others.
+    """
+
+    separating: np.ndarray
+    spare: np.ndarray
+    levels: int
+    share: float
+    seed: int
+    part: int
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, new: np.ndarray, share: float, seed: int, part: int) -> Spares | None:
+        """Of a catalogue.
+
+        Args:
+            catalogue: items and codes.
+            new: (tokens,) model tokens of the catalogue's.
+            share: of the items of an example.
+            seed: of the run.
+            part: number of the training stage.
+
+        Returns:
+            None where the catalogue has no spare tokens, or nothing is to be lent.
+        """
+        last = np.arange(len(catalogue.tokens))[-catalogue.widths[-1] :]
+        free = np.setdiff1d(last, catalogue.codes[:, -1])
+        return cls(new[last], new[free], catalogue.codes.shape[1], share, seed, part) if len(free) and share else None
+
+    def lend(self, tokens: np.ndarray, number: int) -> np.ndarray:
+        """An example in which some items wear a spare token, each the same one wherever it stands.
+
+        Args:
+            tokens: (length,) int64.
+            number: of the example among all.
+
+        Returns:
+            (length,) int64.
+        """
+        places = np.flatnonzero(np.isin(tokens, self.separating))
+        if not len(places):
+            return tokens
+        draw = stream(self.seed, "spares", self.part, number)
+        codes = [tuple(tokens[max(0, place + 1 - self.levels) : place + 1]) for place in places.tolist()]
+        lent = {code: draw.choice(self.spare) for code in dict.fromkeys(codes) if draw.random() < self.share}
+        worn = tokens.copy()
+        worn[places] = [lent.get(code, code[-1]) for code in codes]
+        return worn
