@@ -1,113 +1,106 @@
-"""Examples of every task, from the training part of the log and the catalogue: plain text, ready to read."""
+"""Examples of every task, from the training part of the log and the catalogue: an Arrow data set, ready to read.
+
+Shards depend on the seed and the data alone: each is made from its own run of users or items with random numbers of its
+own, so any number of workers writes the same files.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.feather as feather
+import pyarrow.dataset as ds
 
-from llmrec.contracts import Sequences
-from llmrec.errors import DataError
+from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Tasks
-from llmrec.seed import stream
-from llmrec.tasks import templates
-from llmrec.tasks.templates import Piece, Slot, Template, Wording, fill, neutral
+from llmrec.tasks.maker import SCHEMA, Maker, Shard
+from llmrec.tasks.source import Source
+from llmrec.tasks.templates import Piece, Slot, Wording, fill
+
+_BATCH = 4096  # rows that a reader of a shard holds at once
 
 
-@dataclass(frozen=True)
-class Example:
-    """One prompt and its answer.
-
-    Attributes:
-        prompt, answer: text; the answer follows the prompt with nothing between.
-        task: name of the task.
-        user_id, item_id: whom and what it is about; user_id is empty where nobody is concerned.
-        weight: of its loss.
-        supervise: "answer", or "history" to supervise the items in the prompt's history as well.
-        slots: where the pieces of the prompt came from.
-    """
-
-    prompt: str
-    answer: str
-    task: str
-    user_id: str
-    item_id: str
-    weight: float
-    supervise: str
-    slots: list[Slot]
-
-
-_SLOT = pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("kind", pa.string()), ("item_id", pa.string())])
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("prompt", "answer", "task", "user_id", "item_id")]
-    + [("weight", pa.float32()), ("supervise", pa.string()), ("slots", pa.list_(_SLOT))]
-)
-
-
-def make(
-    tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: Catalogue, texts: list[str], seed: int, folder: Path
-) -> dict[str, int]:
-    """The stage `tasks`: write every example to `examples.arrow`.
+def make(tasks: Tasks, source: Source, seed: int, folder: Path, workers: int | None = None) -> dict[str, object]:
+    """The stage `tasks`: write every example into shards below `examples/`.
 
     Args:
         tasks: weights and window of the recipe.
-        train: the training part of each history; held-out events must not be in it.
-        user_ids: (rows of train,) their names.
-        catalogue: items and codes.
-        texts: (items,) the text of each item.
+        source: the training part; held-out events must not be in it.
         seed: of wordings and samples.
         folder: to write into.
+        workers: shards made at a time; the files do not depend on it.
 
     Returns:
-        Task → number of examples.
+        Task → number of examples; under "skipped", task → reason → number of cases that were left out.
 
     Raises:
         DataError: no examples at all.
+        PromptError: a template that cannot be used.
     """
-    examples = [
-        *next_items(tasks, train, user_ids, catalogue, seed),
-        *alignment("item_to_text", tasks.item_to_text, catalogue, texts, seed),
-        *alignment("text_to_item", tasks.text_to_item, catalogue, texts, seed),
-    ]
-    if not examples:
+    maker = Maker(tasks, source, seed)
+    (folder / "examples").mkdir()
+
+    def write(shard: Shard) -> tuple[str, int, Counter[str]]:
+        table, skipped = maker.table(shard)
+        if table.num_rows:
+            with pa.OSFile(str(folder / "examples" / shard.file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as file:
+                file.write_table(table, max_chunksize=_BATCH)
+        return shard.task, table.num_rows, skipped
+
+    counts: Counter[str] = Counter()
+    skipped: dict[str, Counter[str]] = {}
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+        for task, rows, left_out in pool.map(write, maker.shards()):
+            counts[task] += rows
+            skipped.setdefault(task, Counter()).update(left_out)
+    if not counts.total():
         raise DataError(
-            "no training examples: every task has weight 0, or no history has two training events. See `tasks:`."
+            "no training examples: every task has weight 0, or no history has two training events, or the data lack "
+            f"what the tasks need. See `tasks:`. Left out: {_words(skipped) or 'nothing'}"
         )
-    table = pa.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA)
-    feather.write_feather(table, str(folder / "examples.arrow"), compression="lz4")
-    names, counts = np.unique(table["task"].to_numpy(zero_copy_only=False), return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return {**counts, "skipped": {task: dict(reasons) for task, reasons in skipped.items() if reasons}}
+
+
+def _words(skipped: dict[str, Counter[str]]) -> str:
+    return "; ".join(f"{task}: {count} × {why}" for task, reasons in skipped.items() for why, count in reasons.items())
 
 
 def load(folder: Path) -> pa.Table:
-    """The examples of a run's folder `tasks/`, memory-mapped."""
-    return feather.read_table(str(folder / "examples.arrow"))
+    """The examples of a run's folder `tasks/`, memory-mapped.
+
+    Raises:
+        RunError: there are none.
+    """
+    tables = []
+    for path in paths(folder):
+        with pa.memory_map(str(path)) as file:
+            tables.append(pa.ipc.open_file(file).read_all())
+    return pa.concat_tables(tables)
 
 
-def next_items(
-    tasks: Tasks, train: Sequences, user_ids: list[str], catalogue: Catalogue, seed: int
-) -> Iterator[Example]:
-    """Histories cut into windows; the last item of a window is the answer, the items before it the history."""
-    if not tasks.next_item:
-        return
-    template, draw = templates.load("next_item"), stream(seed, "next_item")
-    copies = _copies(len(train), tasks.next_item, draw)
-    for row, history in enumerate(train):
-        for copy in range(int(copies[row])):
-            for window in windows(history, tasks.history, tasks.windows):
-                wording = (
-                    template.train[int(draw.integers(len(template.train)))]
-                    if copy or len(template.train) > 1
-                    else template.train[0]
-                )
-                prompt, slots = next_item_prompt(wording, window[:-1], catalogue)
-                item = int(window[-1])
-                yield _example(template, wording, prompt, slots, user_ids[row], item, catalogue, "", tasks.supervise)
+def stream_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    """The examples of a run's folder `tasks/`, a few thousand at a time: memory stays small at any size."""
+    yield from ds.dataset([str(path) for path in paths(folder)], format="ipc").to_batches(
+        batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
+    )
+
+
+def paths(folder: Path) -> list[Path]:
+    """Shards of a run's folder `tasks/` in order; `datasets.load_dataset("arrow", data_files=…)` reads them too.
+
+    Raises:
+        RunError: there are none.
+    """
+    found = sorted((folder / "examples").glob("*.arrow"))
+    if not found:
+        raise RunError(f"{folder} holds no examples. `llmrec run` makes them.")
+    return found
 
 
 def next_item_prompt(wording: Wording, history: np.ndarray | list[int], catalogue: Catalogue) -> tuple[str, list[Slot]]:
@@ -116,53 +109,3 @@ def next_item_prompt(wording: Wording, history: np.ndarray | list[int], catalogu
         (catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history
     ]
     return fill(wording.prompt, {"history": pieces})
-
-
-def alignment(task: str, weight: float, catalogue: Catalogue, texts: list[str], seed: int) -> Iterator[Example]:
-    """Code → text or text → code, `weight` times for every item of the catalogue, wordings in turn."""
-    if not weight:
-        return
-    template, draw = templates.load(task), stream(seed, task)
-    copies = _copies(len(texts), weight, draw)
-    for item in np.repeat(np.arange(len(texts)), copies).tolist():
-        wording = template.train[int(draw.integers(len(template.train)))]
-        pieces = _item_pieces(item, catalogue, texts[item])
-        prompt, slots = fill(wording.prompt, pieces)
-        yield _example(template, wording, prompt, slots, "", item, catalogue, texts[item], "answer")
-
-
-def windows(history: np.ndarray, size: int, times: int) -> Iterator[np.ndarray]:
-    """Cut a history from its end into windows of at most size + 1 events, `times` over with other cuts.
-
-    Every event stands in `times` windows (fewer at the very ends); windows of one event teach nothing and are left out.
-    """
-    for turn in range(times):
-        stop = len(history) - turn * (size + 1) // times
-        while stop >= 2:
-            yield history[max(0, stop - size - 1) : stop]
-            stop -= size + 1
-
-
-def _item_pieces(item: int, catalogue: Catalogue, text: str) -> dict[str, list[Piece]]:
-    item_id = catalogue.item_ids[item]
-    return {"item": [(catalogue.code_texts[item], "item", item_id)], "text": [(neutral(text), "text", item_id)]}
-
-
-def _example(
-    template: Template,
-    wording: Wording,
-    prompt: str,
-    slots: list[Slot],
-    user_id: str,
-    item: int,
-    catalogue: Catalogue,
-    text: str,
-    supervise: str,
-) -> Example:
-    answer, _ = fill(wording.answer, _item_pieces(item, catalogue, text))
-    return Example(prompt, answer, template.task, user_id, catalogue.item_ids[item], 1.0, supervise, slots)
-
-
-def _copies(rows: int, weight: float, draw: np.random.Generator) -> np.ndarray:
-    """How often each row appears: the whole part of the weight, and once more with its fraction as the chance."""
-    return int(weight) + (draw.random(rows) < weight - int(weight)).astype(np.int64)

@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+import difflib
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from llmrec import shipped
 from llmrec.errors import PromptError
 
-# Slots that each kind of need can fill; {item} is always the item that the example is about.
-SLOTS = {"history": {"history", "item"}, "item_text": {"item", "text"}}
+# Everything that a wording can ask for: slot → what stands there.
+SLOTS = {
+    "history": "codes of the items before, oldest first",
+    "titles": "titles of the items before, oldest first",
+    "item": "code of the item that the example is about",
+    "title": "its title",
+    "text": "its text (items.text)",
+    "user": "the user's id",
+    "rating": "stars that the user gave the item",
+    "review": "what the user wrote about it",
+    "summary": "that in one sentence",
+    "headline": "the title of the review",
+    "explanation": "why the user liked it or not",
+    "hint": "a word that the explanation turns on",
+    "intention": "what somebody wants who would be glad of the item",
+    "preference": "what the user likes, in words",
+    "candidates": "codes on offer, the right one among them",
+    "options": "codes on offer behind letters",
+    "letter": "letter of the right one",
+    "verdict": "yes or no",
+}
+# Brackets that control tokens are written with, in any base, and their wide forms; what a reader sees instead.
+_NEUTRAL = str.maketrans("<>＜＞﹤﹥[]［］", "‹›‹›‹›()()")
 
 
 class Wording(BaseModel):
-    """One way to ask, and the answer to it."""
+    """One way to ask, and the answer to it.
+
+    Attributes:
+        prompt, answer: with slots in braces.
+        needs: slots beyond those that every wording of the task has; an example that lacks one gets another wording.
+        held_out: kept for evaluation, never trained on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: str
     answer: str
+    needs: list[str] = []
+    held_out: bool = False
+
+
+class _Loose(BaseModel):
+    """A wording as it stands in a file: the answer may be the file's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompt: str
+    answer: str | None = None
+    needs: list[str] = []
     held_out: bool = False
 
 
@@ -29,7 +69,15 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     task: str
     needs: list[str]
-    wordings: list[Wording]
+    answer: str | None = None
+    wordings: list[_Loose]
+
+    @field_validator("wordings", mode="before")
+    @classmethod
+    def _plain_texts_are_prompts(cls, wordings: object) -> object:
+        if not isinstance(wordings, list):
+            return wordings
+        return [{"prompt": wording} if isinstance(wording, str) else wording for wording in wordings]
 
 
 @dataclass(frozen=True)
@@ -38,13 +86,19 @@ class Template:
 
     Attributes:
         task: its name, as in a recipe's `tasks:`.
+        needs: slots that every wording of it has.
         train: wordings to learn from.
         held_out: wordings kept for evaluation; never trained on.
     """
 
     task: str
+    needs: tuple[str, ...]
     train: list[Wording]
     held_out: list[Wording]
+
+    def first(self, count: int | None) -> Template:
+        """With no more than so many wordings to train on; all of them for None."""
+        return replace(self, train=self.train[:count])
 
 
 @dataclass(frozen=True)
@@ -64,27 +118,44 @@ def load(task: str, root: Path | None = None) -> Template:
     """Read the template of a task from prompts/<family>/<task>.yaml.
 
     Raises:
-        PromptError: no such file, malformed, an unknown slot, or a slot that the task needs is never used.
+        PromptError: no such file, malformed, an unknown slot, or a slot that is needed and not used just once.
     """
     root = root or shipped.folder("prompts")
     found = sorted(root.glob(f"*/{task}.yaml"))
     if len(found) != 1:
         raise PromptError(f"there are {len(found)} templates for the task '{task}' below {root}; there must be one.")
+    return _read(found[0], found[0].stat().st_mtime_ns)
+
+
+@cache
+def _read(path: Path, changed: int) -> Template:
     try:
-        content = _File.model_validate(yaml.safe_load(found[0].read_text(encoding="utf-8")))
+        content = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
-        raise PromptError(f"{found[0]}: {error}") from None
-    unknown = [need for need in content.needs if need not in SLOTS]
-    if unknown:
-        raise PromptError(f"{found[0].name}: unknown need '{unknown[0]}'; there are: {', '.join(SLOTS)}.")
-    if content.task != task:
-        raise PromptError(f"{found[0].name}: its task is called '{content.task}'. Name the file after its task.")
-    for number, wording in enumerate(content.wordings):
-        _check(wording, content.needs, f"{found[0].name}, wording {number + 1}")
-    train = [w for w in content.wordings if not w.held_out]
+        raise PromptError(f"{path}: {error}") from None
+    if content.task != path.stem:
+        raise PromptError(f"{path.name}: its task is called '{content.task}'. Name the file after its task.")
+    wordings = [_whole(loose, content, f"{path.name}, wording {at}") for at, loose in enumerate(content.wordings, 1)]
+    train = [wording for wording in wordings if not wording.held_out]
     if not train:
-        raise PromptError(f"{found[0].name}: every wording is held out, so there is nothing to train on.")
-    return Template(content.task, train, [w for w in content.wordings if w.held_out])
+        raise PromptError(f"{path.name}: every wording is held out, so there is nothing to train on.")
+    return Template(content.task, tuple(content.needs), train, [wording for wording in wordings if wording.held_out])
+
+
+def _whole(loose: _Loose, content: _File, where: str) -> Wording:
+    """A wording with its answer, checked."""
+    answer = loose.answer if loose.answer is not None else content.answer
+    if answer is None:
+        raise PromptError(f"{where}: it has no answer. Write `answer:` beside its prompt, or once for the file.")
+    needs = [*content.needs, *loose.needs]
+    for need in needs:
+        if need not in SLOTS:
+            near = difflib.get_close_matches(need, SLOTS, 1, 0.5)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise PromptError(f"{where}: unknown need '{need}'; there are: {', '.join(SLOTS)}.{hint}")
+    wording = Wording(prompt=loose.prompt, answer=answer, needs=loose.needs, held_out=loose.held_out)
+    _check(wording, needs, where)
+    return wording
 
 
 def fill(text: str, pieces: dict[str, list[Piece]]) -> tuple[str, list[Slot]]:
@@ -98,7 +169,7 @@ def fill(text: str, pieces: dict[str, list[Piece]]) -> tuple[str, list[Slot]]:
         The text, and where each piece stands in it.
     """
     out, slots, length = [], [], 0
-    for literal, name, _, _ in string.Formatter().parse(text):
+    for literal, name in parts(text):
         out.append(literal)
         length += len(literal)
         for piece, kind, item_id in pieces[name] if name else []:
@@ -108,22 +179,29 @@ def fill(text: str, pieces: dict[str, list[Piece]]) -> tuple[str, list[Slot]]:
     return "".join(out), slots
 
 
+def parts(text: str) -> list[tuple[str, str | None]]:
+    """A wording's prompt or answer as (plain text, slot after it) in order; the last slot may be None."""
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(text)]
+
+
 def neutral(text: str) -> str:
-    """Free text that cannot be read as a code or a control token: angle brackets become typographic ones."""
-    return text.replace("<", "‹").replace(">", "›")
+    """Free text that cannot be read as a code or a control token: brackets become typographic or round ones.
+
+    `<…>`, `<|…|>` and `[…]` are what bases write control tokens with; every other character stays as it is.
+    """
+    return text.translate(_NEUTRAL)
 
 
 def _check(wording: Wording, needs: list[str], where: str) -> None:
-    known = set().union(*(SLOTS[need] for need in needs))
     try:
         prompt, answer = (_slots(part, where) for part in (wording.prompt, wording.answer))
     except ValueError as error:
         raise PromptError(f"{where}: {error}. Write a literal brace twice: {{{{ or }}}}") from None
     used = prompt + answer
     for name in used:
-        if name not in known:
-            raise PromptError(f"{where}: unknown slot {{{name}}}; this task has: {', '.join(sorted(known))}.")
-    for name in sorted(known):
+        if name not in needs:
+            raise PromptError(f"{where}: unknown slot {{{name}}}; its needs are: {', '.join(sorted(needs))}.")
+    for name in sorted(needs):
         if used.count(name) != 1:
             raise PromptError(f"{where}: the slot {{{name}}} must be used once, not {used.count(name)} times.")
     if len(answer) != 1:

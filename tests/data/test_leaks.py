@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmrec.data.dataset import Dataset
-from llmrec.files import hash_file, hash_folder
+from llmrec.files import hash_folder
 from llmrec.pipeline import run
 from llmrec.recipe_file import load
 from llmrec.teachers import TEACHERS
@@ -18,7 +18,7 @@ from llmrec.teachers import TEACHERS
 FITTED = {  # what is made from data, and what in it may differ: nothing
     "items": lambda out: hash_folder(out / "items"),
     "codes": lambda out: hash_folder(out / "catalogue"),
-    "prompts": lambda out: hash_file(out / "tasks" / "examples.arrow"),
+    "prompts": lambda out: hash_folder(out / "tasks" / "examples"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from llmrec.errors import PromptError
 from llmrec.tasks.templates import fill, load, neutral
 
 
-def template(folder: Path, wordings: list[dict[str, object]], needs: list[str] | None = None, **more: object) -> Path:
+def template(folder: Path, wordings: list[object], needs: list[str] | None = None, **more: object) -> Path:
     (folder / "family").mkdir()
-    content = {"task": "mine", "needs": needs or ["item_text"], "wordings": wordings} | more
+    content = {"task": "mine", "needs": ["item", "text"] if needs is None else needs, "wordings": wordings} | more
     (folder / "family" / "mine.yaml").write_text(yaml.safe_dump(content))
     return folder
 
 
+BRACKETS = "<>[]"
 GOOD = {"prompt": "What is {item}?", "answer": " {text}"}
 
 
@@ -38,12 +40,12 @@ def test_a_piece_is_never_read_as_a_template_itself() -> None:
     assert fill("{text}", {"text": [("{item} {{", "text", "")]})[0] == "{item} {{"
 
 
-@given(st.text())
-def test_neutral_text_holds_no_angle_brackets_and_changes_nothing_else(text: str) -> None:
+@given(st.text() | st.text("<>[]＜＞﹤﹥［］ab", max_size=8))
+def test_neutral_text_holds_no_brackets_of_control_tokens_and_changes_nothing_else(text: str) -> None:
     free = neutral(text)
-    assert not set("<>") & set(free)
+    assert not set(BRACKETS) & set(unicodedata.normalize("NFKC", free))
     assert len(free) == len(text)
-    assert all(a == b or a in "<>" for a, b in zip(text, free, strict=True))
+    assert all(a == b or set(BRACKETS) & set(unicodedata.normalize("NFKC", a)) for a, b in zip(text, free, strict=True))
 
 
 def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
     [
         (
             {"prompt": "What is {thing}? {item}", "answer": "{text}"},
-            r"wording 2: unknown slot {thing}.* has: item, text",
+            r"wording 2: unknown slot {thing}.* needs are: item, text",
         ),
         ({"prompt": "What is it?", "answer": "{text}"}, r"slot {item} must be used once, not 0 times"),
         ({"prompt": "{item} or {item}?", "answer": "{text}"}, r"slot {item} must be used once, not 2 times"),
@@ -67,7 +69,9 @@ def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
         ({"prompt": "{} {item}", "answer": "{text}"}, r"unknown slot {}"),
         ({"prompt": "{item!r}", "answer": "{text}"}, r"wording 2: write the slot as {item}, with nothing else in it"),
         ({"prompt": "{item:>9}", "answer": "{text}"}, r"wording 2: write the slot as {item}, with nothing else in it"),
-        ({"prompt": "{item}"}, r"answer"),
+        ({"prompt": "{item}"}, r"wording 2: it has no answer\. Write `answer:` beside its prompt"),
+        ({"prompt": "{item} {title}", "answer": "{text}"}, r"unknown slot {title}; its needs are: item, text"),
+        ({"prompt": "{item}", "answer": "{text}", "needs": ["title"]}, r"slot {title} must be used once, not 0 times"),
         ({"prompt": "{item}", "answer": "{text}", "heldout": True}, r"heldout"),
     ],
 )
@@ -82,8 +86,19 @@ def test_a_template_without_a_wording_to_train_on_is_refused(tmp_path: Path) -> 
 
 
 def test_an_unknown_need_is_told_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"unknown need 'item_texts'; there are: history, item_text"):
-        load("mine", template(tmp_path, [GOOD], needs=["item_texts"]))
+    with pytest.raises(PromptError, match=r"unknown need 'itm'; there are: history, .*Did you mean 'item'\?"):
+        load("mine", template(tmp_path, [GOOD], needs=["itm", "text"]))
+
+
+def test_a_plain_text_is_a_wording_with_the_answer_of_the_file(tmp_path: Path) -> None:
+    found = load("mine", template(tmp_path, ["What is {item}?", GOOD | {"held_out": True}], answer=" {text}!"))
+    assert [(w.prompt, w.answer) for w in found.train] == [("What is {item}?", " {text}!")]
+    assert found.held_out[0].answer == " {text}"
+
+
+def test_a_wording_may_need_more_than_the_others(tmp_path: Path) -> None:
+    more = {"prompt": "What is {item}, called {title}?", "answer": "{text}", "needs": ["title"]}
+    assert load("mine", template(tmp_path, [GOOD, more])).train[1].needs == ["title"]
 
 
 def test_a_file_must_hold_the_task_that_it_is_named_for(tmp_path: Path) -> None:

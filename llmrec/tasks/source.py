@@ -1,0 +1,84 @@
+"""What tasks may read: the training part of the log, the catalogue, and words that belong to them. Nothing held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmrec.contracts import Sequences
+from llmrec.data.dataset import Dataset
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.text import plain
+from llmrec.tasks.templates import neutral
+
+# Columns of the interactions that become slots; each is null where an event has none.
+EVENT_SLOTS = ("rating", "review", "summary", "headline", "explanation", "hint")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The training part, column by column; event, user and item numbers are positions in it.
+
+    Attributes:
+        train: the training part of every history.
+        users: (rows of train,) user ids.
+        item_ids, codes, titles, texts: (items,) ids, codes as they stand in prompts, titles and texts without brackets.
+        levels: tokens of a code.
+        events: slot → (events of train,) what an event carries, aligned with `train.items`.
+        intentions: (items,) what somebody wants who would be glad of the item, or None.
+        preferences: (rows of train,) what a user likes, in words, or None.
+    """
+
+    train: Sequences
+    users: pa.Array
+    item_ids: pa.Array
+    codes: pa.Array
+    titles: pa.Array
+    texts: pa.Array
+    levels: int
+    events: dict[str, pa.Array] = field(default_factory=dict)
+    intentions: pa.Array | None = None
+    preferences: pa.Array | None = None
+
+    @classmethod
+    def of(
+        cls,
+        train: Sequences,
+        users: list[str] | pa.Array,
+        catalogue: Catalogue,
+        texts: list[str],
+        events: dict[str, pa.Array] | None = None,
+    ) -> Source:
+        """Columns from lists; titles and texts lose what could be read as a code or a control token."""
+        return cls(
+            train,
+            users if isinstance(users, pa.Array) else pa.array(users, pa.string()),
+            pa.array(catalogue.item_ids, pa.string()),
+            pa.array(catalogue.code_texts, pa.string()),
+            pa.array([neutral(plain(title)) for title in catalogue.titles], pa.string()),
+            pa.array([neutral(text) for text in texts], pa.string()),
+            catalogue.codes.shape[1],
+            events or {},
+        )
+
+    @classmethod
+    def load(cls, dataset: Dataset, catalogue: Catalogue, texts: list[str]) -> Source:
+        """The training part of a data set: rows of other splits are left out here, before any task sees them."""
+        rows = dataset.interactions
+        users = rows["user_id"].take(pa.array(dataset.histories.offsets[:-1])).combine_chunks()
+        wanted = [name for name in EVENT_SLOTS if name in rows.column_names]
+        kept = rows.select(wanted).filter(pc.equal(rows["split"], "train")) if wanted else None
+        events = {name: kept[name].combine_chunks() for name in wanted} if kept is not None else {}
+        return cls.of(dataset.before("valid"), users, catalogue, texts, events)
+
+    @property
+    def n_items(self) -> int:
+        """How many items the catalogue has."""
+        return len(self.item_ids)
+
+    def seen(self, user: int) -> np.ndarray:
+        """Item numbers of a user's training part."""
+        return self.train[user]
