@@ -6,15 +6,12 @@ is ours: the weights are the same, only the vector they are applied to changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 
 from llmrec.contracts import Sequences
-
-BLOCK = 64
-"""Rows made dense at once. Few rows touch few items, so the products stay small without a sparse library."""
+from llmrec.teachers.linear import cooccurrence, score_by
 
 
 class Ease:
@@ -34,9 +31,7 @@ class Ease:
 
     def fit(self, train: Sequences, n_items: int) -> Self:
         """Solve for the weights in closed form; returns itself."""
-        gram = np.zeros((n_items, n_items), dtype=np.float32)
-        for _, items, block in _dense_blocks(train, np.ones(len(train.items), dtype=np.float32)):
-            gram[np.ix_(items, items)] += block.T @ block
+        gram = cooccurrence(train, n_items)
         gram[np.diag_indices(n_items)] += self.l2
         _invert_in_place(gram)
         gram /= -np.diag(gram).copy()
@@ -50,10 +45,7 @@ class Ease:
 
     def score_weighted(self, histories: Sequences, worth: np.ndarray) -> np.ndarray:
         """As `score`, with events that count `worth` (events,) float32 >= 0; of a repeated item, the largest."""
-        scores = np.zeros((len(histories), len(self.weights)), dtype=np.float32)
-        for rows, items, block in _dense_blocks(histories, worth):
-            np.matmul(block, self.weights[items], out=scores[rows])
-        return scores
+        return score_by(self.weights, histories, worth)
 
 
 class EaseRecent:
@@ -101,15 +93,3 @@ def _invert_in_place(a: np.ndarray) -> None:
     first += beside @ reach.T
     beside *= -1
     a[half:, :half] = beside.T
-
-
-def _dense_blocks(rows: Sequences, worth: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield `BLOCK` rows at a time: which rows, their distinct items (i,), and a (rows, i) float32 matrix of worth."""
-    for start in range(0, len(rows), BLOCK):
-        stop = min(start + BLOCK, len(rows))
-        events = slice(rows.offsets[start], rows.offsets[stop])
-        items, column = np.unique(rows.items[events], return_inverse=True)
-        row = np.repeat(np.arange(stop - start), rows.lengths[start:stop])
-        block = np.zeros((stop - start, len(items)), dtype=np.float32)
-        np.maximum.at(block, (row, column), worth[events])
-        yield slice(start, stop), items, block

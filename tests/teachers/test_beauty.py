@@ -8,7 +8,7 @@ import pytest
 
 from llmrec.contracts import Sequences
 from llmrec.metrics import Places, hit, ndcg, place
-from llmrec.teachers import TEACHERS, fit_teachers
+from llmrec.teachers import fit_teachers
 
 # shared/data/README.md: R@5, N@5, R@10, N@10, R@20, N@20. Its row for popularity, alone, gives the target the best of
 # its tied places, against what the README says of ties; in expectation popularity is the second row here.
@@ -50,7 +50,7 @@ def figures(places: Places) -> list[float]:
 def test_the_baselines_meet_the_published_table_of_beauty():
     full, n_items = full_histories(beauty())
     seen, targets = [row[:-1] for row in full], np.array([row[-1] for row in full])
-    teachers = fit_teachers(TEACHERS, Sequences.of([row[:-2] for row in full]), n_items)
+    teachers = fit_teachers(TABLE, Sequences.of([row[:-2] for row in full]), n_items)
     for name, teacher in teachers.items():
         parts = []
         for start in range(0, len(full), 512):

@@ -1,0 +1,68 @@
+"""Fit teachers on a prepared data set and rank every test user over the whole catalogue; one JSON into results/.
+
+LLMREC_DATA=FOLDER python scripts/bench_teachers.py amazon-beauty-2014 sasrec bpr lightgcn
+… sasrec --set epochs=5             other settings than the defaults, for trials
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from llmrec.data import dataset as data
+from llmrec.data.dataset import Dataset
+from llmrec.metrics import Places, hit, ndcg, place
+from llmrec.recipe import Data
+from llmrec.results import write_result
+from llmrec.teachers import TEACHERS
+
+
+def main() -> None:
+    """Print, and with --out write, the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source")
+    parser.add_argument("teachers", nargs="+", choices=list(TEACHERS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--target", choices=["valid", "test"], default="test")
+    parser.add_argument("--out", type=Path, help="folder for the JSON")
+    given = parser.parse_args()
+    settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)}
+    with tempfile.TemporaryDirectory() as folder:
+        facts = data.make(Data.model_validate({"source": given.source}), 42, Path(folder))
+        dataset = Dataset.load(Path(folder))
+    figures = {}
+    for name in given.teachers:
+        figures[name] = measure(name, settings, dataset, given.target)
+        print(name, json.dumps(figures[name]), flush=True)
+    if given.out:
+        about = {"protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation"}
+        command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out {given.out}"
+        write_result(
+            given.out / f"teachers-{given.source}.json", command, figures, **about, settings=settings, facts=facts
+        )
+
+
+def measure(name: str, settings: dict[str, object], dataset: Dataset, target: str) -> dict[str, float]:
+    """Seconds to fit and to rank, and recall and NDCG at 5, 10 and 20."""
+    begin = time.perf_counter()
+    teacher = TEACHERS[name](**settings).fit(dataset.before("valid"), dataset.n_items)
+    fitted = time.perf_counter()
+    cases = dataset.cases("valid" if target == "valid" else "test")
+    parts = []
+    for start in range(0, len(cases.users), 512):
+        rows = range(start, min(start + 512, len(cases.users)))
+        histories = type(cases.histories).of([cases.histories[row] for row in rows])
+        parts.append(place(teacher.score(histories), cases.targets[start : rows.stop], histories))
+    places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
+    told = {f"{kind}@{k}": round(float(metric(places, k).mean()), 5) for k in (5, 10, 20)
+            for kind, metric in (("hr", hit), ("ndcg", ndcg))}  # fmt: skip
+    return {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1), **told}
+
+
+if __name__ == "__main__":
+    main()
