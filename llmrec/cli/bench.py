@@ -24,3 +24,17 @@ def decode(
 ) -> None:
     """Constrained decoding: against `generate` with a dictionary, bare prefill, STATIC, exact scoring."""
     console.print(f"{part} → {out}")
+
+
+@app.command()
+def train(
+    part: str = typer.Argument("all", help="which figures: memory, speed, feeding or all"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON files and plots"),
+    work: Path = typer.Option(Path("runs/.bench-train"), help="folder for prepared runs, kept for the next time"),
+    tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
+) -> None:
+    """Training: against a bare loop, against an example per prefix, memory of new tokens."""
+    from llmrec.bench.train import measure
+
+    for path in measure(part, out, work, tiny, lambda line: console.print(line, markup=False, highlight=False)):
+        console.print(str(path), markup=False, highlight=False)
