@@ -49,4 +49,5 @@ def dense_blocks(rows: Sequences, worth: np.ndarray) -> Iterator[tuple[slice, np
 def canonical(train: Sequences) -> Sequences:
     """The rows that hold anything, sorted by content, so that what is trained on them cannot depend on their order."""
     rows: list[np.ndarray] = [train[int(row)] for row in np.flatnonzero(train.lengths)]
-    return Sequences.of(sorted(rows, key=lambda row: row.astype(">i4").tobytes()))
+    rows.sort(key=lambda row: row.astype(">i4").tobytes())
+    return Sequences.of(rows)
