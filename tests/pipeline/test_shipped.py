@@ -24,6 +24,6 @@ def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: st
     assert len(set(found)) == 10
     assert set(found).isdisjoint(history)
     facts = read_json(trained_folder(out) / "made.json")["facts"]
-    assert facts["new rows"]["mean distance"] > 0
+    assert facts["new rows"]["input"]["mean distance"] > 0
     assert (facts["trained parameters"] < facts["parameters"]) == (recipe.model.adapt == "lora")
     assert (out / "report.html").is_file()

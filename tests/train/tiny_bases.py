@@ -31,7 +31,7 @@ FAMILIES = {
 }
 WORDS = ["Somebody picked these, oldest first.", "What comes next? Name one item of the list, please."] * 3
 WIDTHS = [4, 3, 5]  # of the last level, tokens 3 and 4 are spare
-CODES = np.array([[a, b, c] for a in range(4) for b in range(3) for c in range(3)], np.int32)[::3]
+CODES = np.array([[a, b, (a + b) % 3] for a in range(4) for b in range(3)], np.int32)
 
 
 def catalogue() -> Catalogue:
