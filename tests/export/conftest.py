@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,13 +32,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def adapted_run(world: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small world learnt by low-rank adapters and new rows on that base. Tests must not change it."""
+def learnt(world: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Way of training → the small world learnt on that base, in that way. Tests must not change it."""
     from llmrec.pipeline import run
     from llmrec.recipe_file import load
 
-    recipe = load(world, [f"model.base={base}", "model.adapt=lora", "model.rank=4"])
-    return run(recipe, tmp_path_factory.mktemp("runs") / "adapted")
+    @cache
+    def by(method: str) -> Path:
+        recipe = load(world, [f"model.base={base}", f"model.adapt={method}", "model.rank=4"])
+        return run(recipe, tmp_path_factory.mktemp("runs") / method)
+
+    return by
+
+
+@pytest.fixture(scope="session")
+def adapted_run(learnt: Callable[[str], Path]) -> Path:
+    """The small world learnt by low-rank adapters and new rows."""
+    return learnt("lora")
 
 
 @pytest.fixture(scope="session")

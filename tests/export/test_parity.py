@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,30 @@ from transformers import AutoModelForCausalLM
 
 import llmrec
 from llmrec.decode.scorer import Scorer
+from llmrec.export import export
 
 HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
 
 
+@pytest.fixture(scope="module", params=["lora", "qlora", "embeddings-only"])
+def exported(request: pytest.FixtureRequest, learnt: Callable[[str], Path], tmp_path_factory: Any) -> Path:
+    """An export of what each way of training that keeps adapters has made."""
+    return export(learnt(request.param), tmp_path_factory.mktemp("exports") / request.param)
+
+
 @pytest.fixture(scope="module")
-def with_adapters(base: Path, adapted: Path) -> Any:
-    """The base, grown as the card says, with the exported adapters on it."""
+def with_adapters(base: Path, exported: Path) -> Any:
+    """The base, grown as the card says, with the exported adapters on it; plain weights, as the merge went into."""
     from peft import PeftModel
 
-    rows = AutoModelForCausalLM.from_pretrained(adapted).config.vocab_size
+    rows = AutoModelForCausalLM.from_pretrained(exported).config.vocab_size
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.resize_token_embeddings(rows, mean_resizing=False)
-    return PeftModel.from_pretrained(model, adapted / "adapter").eval()
+    return PeftModel.from_pretrained(model, exported / "adapter").eval()
 
 
-def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapters: Any, adapted: Path) -> None:
-    merged, recommender = AutoModelForCausalLM.from_pretrained(adapted).eval(), llmrec.load(adapted)
+def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapters: Any, exported: Path) -> None:
+    merged, recommender = AutoModelForCausalLM.from_pretrained(exported).eval(), llmrec.load(exported)
     known = len(recommender.tokenizer)  # rows beyond it are padding, random in both
     with torch.no_grad():
         for prompt in recommender.prompts(HISTORIES):
@@ -39,13 +47,18 @@ def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapter
                 assert (with_adapters(tokens).logits[..., :known] - found).abs().max() > 0.1
 
 
-def test_base_with_adapters_and_merged_weights_recommend_the_same_items(with_adapters: Any, adapted: Path) -> None:
-    recommender = llmrec.load(adapted)
+def test_base_with_adapters_and_merged_weights_recommend_the_same_items(with_adapters: Any, exported: Path) -> None:
+    recommender = llmrec.load(exported)
     wanted = recommender.rank(HISTORIES, 10)
     recommender.scorer = Scorer(with_adapters)
     found = recommender.rank(HISTORIES, 10)
     assert (found.items == wanted.items).all()
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-4)
+
+
+def test_the_card_tells_what_merging_into_the_plain_base_cost(exported: Path) -> None:
+    told = "loss merged" in (exported / "README.md").read_text()
+    assert told == (exported.name == "qlora")
 
 
 @pytest.mark.parametrize("kind", ["adapted", "scratch"])
