@@ -179,14 +179,11 @@ print(rec.recommend(history, k=5))  # [(item id, log-probability), ...], best fi
 With vLLM (`pip install 'llmrec[serve]'`), many at once; in a script, below `if __name__ == "__main__":`
 
 ```python
-from pathlib import Path
-
-from llmrec.decode.vllm_engine import VllmEngine
+import llmrec
 
 options = {{"dtype": "{facts.dtype}", "enforce_eager": True}}  # eager starts sooner; on a GPU, without it serves faster
-engine = VllmEngine.open(Path("."), Path("catalogue"), **options)
-found = engine.rank(rec.prompts([[0, 1, 2]]), k=5, beams=50)  # a history of item numbers
-print([rec.catalogue.item_ids[number] for number in found.items[0]])
+rec = llmrec.load(".", engine="vllm", **options)
+print(rec.recommend(rec.catalogue.item_ids[:3], k=5))
 ```
 
 With transformers alone; then nothing keeps an answer from being no item:

@@ -15,32 +15,28 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper
 
 from snippets import blocks
 
+import llmrec
+from llmrec.decode.recommender import Recommender
+
 HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
 
 
 @pytest.fixture(scope="module")
-def said(adapted: Path) -> Iterator[dict[str, Any]]:
-    """The names that the card's snippets leave, run in the folder: llmrec's, then vLLM's."""
+def served(adapted: Path) -> Iterator[Recommender]:
+    """What the card's snippet leaves, run in the folder."""
     names: dict[str, Any] = {}
-    parts, before = blocks(adapted), Path.cwd()
+    before = Path.cwd()
     os.chdir(adapted)
     try:
-        exec(parts["llmrec"] + parts["vllm"], names)
-        yield names
+        exec(blocks(adapted)["vllm"], names)
+        yield names["rec"]
     finally:
         os.chdir(before)
-        if "engine" in names:
-            names["engine"].llm.llm_engine.engine_core.shutdown()
+        if "rec" in names:
+            names["rec"].engine.llm.llm_engine.engine_core.shutdown()
 
 
-def test_vllm_gives_the_items_of_the_export_that_transformers_gives(said: dict[str, Any]) -> None:
-    recommender, engine = said["rec"], said["engine"]
-    ours = recommender.rank(HISTORIES, 10, beams=20)
-    theirs = engine.rank(recommender.prompts(HISTORIES), 10, beams=20)
+def test_vllm_gives_the_items_of_an_export_that_transformers_gives(served: Recommender, adapted: Path) -> None:
+    ours, theirs = llmrec.load(adapted).rank(HISTORIES, 10), served.rank(HISTORIES, 10)
     assert (ours.items == theirs.items).all()
     np.testing.assert_allclose(theirs.scores, ours.scores, rtol=0, atol=1e-4)
-
-
-def test_the_card_s_own_request_is_answered_alike_by_both(said: dict[str, Any]) -> None:
-    expected = said["rec"].rank([[0, 1, 2]], 5)
-    assert (said["found"].items == expected.items).all()

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import llmrec
-from llmrec.decode.scorer import Scorer
+from llmrec.decode.engine import TransformersEngine
 from llmrec.export import export
+from llmrec.model.vocabulary import token_ids
 
 HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
 
@@ -49,11 +50,14 @@ def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapter
 
 def test_base_with_adapters_and_merged_weights_recommend_the_same_items(with_adapters: Any, exported: Path) -> None:
     recommender = llmrec.load(exported)
-    wanted = recommender.rank(HISTORIES, 10)
-    recommender.scorer = Scorer(with_adapters)
+    catalogue, wanted = recommender.catalogue, recommender.rank(HISTORIES, 10)
+    tokens = token_ids(recommender.tokenizer, catalogue.tokens)
+    recommender.engine = TransformersEngine(with_adapters, catalogue.trie, tokens)
     found = recommender.rank(HISTORIES, 10)
     assert (found.items == wanted.items).all()
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-4)
+    with with_adapters.disable_adapter():
+        assert (recommender.rank(HISTORIES, 10).items != wanted.items).any()
 
 
 def test_the_card_tells_what_merging_into_the_plain_base_cost(exported: Path) -> None:
