@@ -37,11 +37,10 @@ def train(launch: Launch, out: Path, progress: Callable[[float], None], lock: in
 
     Raises:
         LlmrecError: the known error that ended a child.
-        RunError: this machine cannot do it, or a child ended in another way; says where its log is.
+        RunError: machine 0 has not begun, or a child ended in another way; says where its log is.
     """
     if not (out / "recipe.yaml").is_file():
         raise RunError(f"{out} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see.")
-    check(launch)
     log = out / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as kept, _started(command(launch, out), out, kept, lock) as process:
@@ -76,6 +75,8 @@ def check(launch: Launch) -> None:
     Raises:
         RunError: a sharding strategy without GPUs, more processes than GPUs, or DeepSpeed is not installed.
     """
+    if launch.alone:
+        return
     import torch
 
     from llmrec import extras

@@ -24,7 +24,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump
 from llmrec.stage import Stage, lock, made_hash
-from llmrec.train import together
+from llmrec.train import together, trackers
 
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
@@ -54,6 +54,9 @@ def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda st
             "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
             "or start one and say `launch: {processes: N}` in the recipe."
         )
+    if _reaches(until, "train"):
+        _check_training(recipe, recipe.launch.processes)
+        launch.check(recipe.launch)
     if recipe.launch.rank:
         launch.train(recipe.launch, out, lambda done: tell("train", done))  # machine 0 does all the rest
         return out
@@ -84,6 +87,7 @@ def train(recipe: Recipe, out: Path, tell: Tell = lambda stage, done: None) -> P
     if together.world() == 1 and os.environ.get(launch.HELD) != str(out.resolve()):
         return run(recipe, out, "train", tell)
     extras.need("train")
+    _check_training(recipe, together.world())
     together.begin()
     mine = together.is_first() and os.environ.get(launch.HELD) != str(out.resolve())
     with lock(out) if mine else contextlib.nullcontext():
@@ -115,6 +119,16 @@ def _make(
 
 def _tell_part(tell: Tell, stage: str, done: float) -> None:
     tell(stage, min(done, 0.999))
+
+
+def _check_training(recipe: Recipe, processes: int) -> None:
+    """Refuse now what training would refuse after everything before it is made."""
+    trackers.chosen(recipe.launch.report_to)
+    for number, stage in enumerate(recipe.train):
+        try:
+            stage.pass_rows(processes)
+        except ValueError as error:
+            raise RunError(f"train.{number}.{error}.") from None
 
 
 def _reaches(until: str, stage: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +33,12 @@ def command(
         path = shipped.recipe(recipe)
         plan = load(path, overrides or [], tiny)
         run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
-        if lines or not together.is_first():
-            pipeline.train(plan, run, _tell if lines and together.is_first() else lambda stage, done: None)
+        if not together.is_first():
+            with _patient():
+                pipeline.train(plan, run)
+            return
+        if lines:
+            pipeline.train(plan, run, _tell)
             return
         console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
         with stages(pipeline.STAGES[: pipeline.STAGES.index("train") + 1]) as tell:
@@ -45,6 +50,18 @@ def command(
 def _tell(stage: str, done: float) -> None:
     if stage == "train":
         print(json.dumps({"done": round(done, 4)}), flush=True)
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """An error that all processes meet is told by the first: the launcher ends the others while they wait here."""
+    from llmrec.errors import LlmrecError
+
+    try:
+        yield
+    except LlmrecError:
+        time.sleep(5)
+        raise
 
 
 @contextlib.contextmanager

@@ -95,9 +95,10 @@ def train(
     start = newest_checkpoint(work)
     together.wait()  # half-written checkpoints are gone before anybody writes one
     early = Early(stage.validation, around.measure, work) if stage.validation.every and around.measure else None
-    tracked = trackers.kept_in(around.logs) if around.logs else contextlib.nullcontext()
+    names = trackers.chosen(around.report_to) if around.logs else []
+    tracked = trackers.kept_in(around.logs) if around.logs and names else contextlib.nullcontext()
     with explain_memory(stage, around.name, around.adapt), _own_loss(model), _dropped(model, dropout), tracked:
-        loop = _loop(model, rows, stage, seed, work, progress, around, early)
+        loop = _loop(model, rows, _arguments(stage, seed, work, names), progress, around, early)
         history = TrainerState.load_from_json(str(start / "trainer_state.json")).log_history if start else []
         if not (early and early.over(history)):
             loop.train(resume_from_checkpoint=None if start is None else str(start))
@@ -110,16 +111,14 @@ def train(
 def _loop(
     model: Any,
     rows: PackedRows,
-    stage: Sft,
-    seed: int,
-    work: Path,
+    arguments: TrainingArguments,
     progress: Progress,
     around: Around,
     early: Early | None,
 ) -> _Loop:
-    arguments = _arguments(stage, seed, work, trackers.chosen(around.report_to) if around.logs else [])
-    order = Order(len(rows), stage.batch, seed % 2**32, together.world() * stage.accumulate)
-    watch = Watch(work, progress, order, around.name, around.described)
+    parts = together.world() * arguments.gradient_accumulation_steps
+    order = Order(len(rows), parts * arguments.per_device_train_batch_size, arguments.data_seed or 0, parts)
+    watch = Watch(Path(str(arguments.output_dir)), progress, order, around.name, around.described)
     loop = _Loop(
         watch,
         model=model,
