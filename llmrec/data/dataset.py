@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,12 @@ from llmrec.data.clean import clean
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
+from llmrec.files import read_json
 from llmrec.recipe import Data
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
+MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Dataset:
     Attributes:
         interactions: user_id, item_id, timestamp, split, …; sorted by user, oldest first.
         items: item_id, title, …; an item's row number here is its number in every array.
+        facts: what the stage that made it noted (split, tie-break, …); empty where it was not a stage.
     """
 
     interactions: pa.Table
     items: pa.Table
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Dataset:
@@ -60,7 +64,8 @@ class Dataset:
         for name in ("interactions.parquet", "items.parquet"):
             if not (folder / name).is_file():
                 raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
-        return cls(pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "items.parquet"))
+        facts = read_json(folder / MADE)["facts"] if (folder / MADE).is_file() else {}
+        return cls(pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "items.parquet"), facts)
 
     def save(self, folder: Path) -> None:
         """Write both tables into a folder."""

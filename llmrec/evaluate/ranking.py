@@ -11,17 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.contracts import Sequences
-from llmrec.data.dataset import Dataset
+from llmrec.contracts import Sequences, Teacher
+from llmrec.data.dataset import Cases, Dataset
+from llmrec.data.times import try_cast
 from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import Recommender
+from llmrec.errors import DataError
+from llmrec.evaluate import beyond
 from llmrec.files import write_json
-from llmrec.metrics.ranking import RANKING, Places, place, place_in_list
+from llmrec.metrics.ranking import RANKING, Places, place, place_in_list, weighted
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Evaluate
 from llmrec.teachers import fit_teachers
 
 Progress = Callable[[float], None]
+BLOCK = 512
+"""Cases that a teacher scores at once, each a row over the catalogue."""
 
 
 def evaluate(
@@ -33,38 +38,42 @@ def evaluate(
     seed: int,
     folder: Path,
     progress: Progress,
+    vectors: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Rank, measure, compare, write `recommendations.parquet`, `per_user.parquet`, `examples.json`, `metrics.json`.
 
-    The model's ranks come from its log-probabilities alone. Every system ranks the same users from the same histories,
+    The model's ranks come from its log-probabilities alone. Every system ranks the same cases from the same histories,
     and with `exclude_seen` none of them may give an item of the history.
 
+    Args:
+        recommender: the model.
+        name: what to call it.
+        dataset: split.
+        settings: of the recipe.
+        target: the split that is predicted.
+        seed: of intervals and tests.
+        folder: to write into.
+        progress: told how much is done, 0 to 1.
+        vectors: (items, dimensions) of the items' texts, for the variety of lists; left out without them.
+
     Returns:
-        What metrics.json holds: protocol, systems with intervals, paired differences to the model.
+        What metrics.json holds: protocol, systems with intervals, paired differences to the model, what lists are like
+        beyond accuracy, and means by slice.
+
+    Raises:
+        DataError: nothing is held out.
     """
-    users, targets = dataset.targets(target)
-    before = dataset.before(target)
-    histories = Sequences.of([before[user] for user in users])
-    ranked = _recommend(recommender, histories, settings, progress)
-    places = {name: place_in_list(ranked[0], targets)}
+    cases = dataset.cases(target)
+    if not len(cases.users):
+        raise DataError(f"the split holds out nothing for {target}. Evaluate on another part, or split otherwise.")
+    ranked = _recommend(recommender, cases.histories, settings, progress)
+    places, lists = {name: place_in_list(ranked[0], cases.targets)}, {name: ranked[0]}
     for baseline, teacher in fit_teachers(settings.baselines, dataset.before("valid"), dataset.n_items).items():
-        scores = teacher.score(histories)
-        places[baseline] = place(scores, targets, histories if settings.exclude_seen else None)
+        places[baseline], lists[baseline] = _rank_by(teacher, cases, settings.exclude_seen)
     per_user = {system: _per_user(found, settings.ranking) for system, found in places.items()}
+    world = beyond.World.of(dataset, cases, settings, vectors)
     result = {
-        "protocol": {
-            "split": "leave-one-out",
-            "target": target,
-            "candidates": "whole catalogue",
-            "items": dataset.n_items,
-            "users": len(users),
-            "exclude_seen": settings.exclude_seen,
-            "beams": settings.beams,
-            "wording": settings.wording,
-            "ties": "expectation",
-            "intervals": "95 %, bootstrap over users",
-            "seed": seed,
-        },
+        "protocol": _protocol(dataset, cases, settings, target, seed),
         "model": name,
         "systems": {s: {m: asdict(bootstrap(v, seed)) for m, v in table.items()} for s, table in per_user.items()},
         "paired": {
@@ -72,10 +81,66 @@ def evaluate(
             for s, table in per_user.items()
             if s != name
         },
+        "beyond": {system: beyond.figures(world, found) for system, found in lists.items()},
+        "slices": beyond.by_slice(world, per_user),
     }
-    _write(folder, dataset, users, targets, histories, ranked, per_user, recommender.catalogue.titles)
+    if settings.worth:
+        result["worth"] = _worth(dataset, cases, settings, per_user)
+    _write(folder, dataset, cases, ranked, per_user, recommender.catalogue.titles)
     write_json(folder / "metrics.json", result)
     return result
+
+
+def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, target: str, seed: int) -> dict[str, Any]:
+    """Everything that moves figures beside the model; `evaluate.compare` refuses runs that differ in it."""
+    return {
+        "split": dataset.facts.get("split", "leave-one-out"),
+        "tie-break": dataset.facts.get("tie-break", "unknown"),
+        "target": target,
+        "candidates": "whole catalogue",
+        "items": dataset.n_items,
+        "users": len(np.unique(cases.users)),
+        "cases": len(cases.users),
+        "exclude_seen": settings.exclude_seen,
+        "beams": settings.beams,
+        "wording": settings.wording,
+        "ties": "expectation",
+        "intervals": "95 %, bootstrap over cases",
+        "seed": seed,
+    }
+
+
+def _rank_by(teacher: Teacher, cases: Cases, exclude_seen: bool) -> tuple[Places, np.ndarray]:
+    """Where a teacher puts each target, and its best few items, some cases at a time."""
+    places, lists = [], []
+    for start in range(0, len(cases.users), BLOCK):
+        stop = min(start + BLOCK, len(cases.users))
+        histories = Sequences.of([cases.histories[row] for row in range(start, stop)])
+        scores = teacher.score(histories)
+        places.append(place(scores, cases.targets[start:stop], histories if exclude_seen else None))
+        lists.append(beyond.top(scores, histories if exclude_seen else None, beyond.K))
+    return Places(*(np.concatenate([getattr(p, side) for p in places]) for side in ("higher", "tied"))), np.concatenate(
+        lists
+    )
+
+
+def _worth(
+    dataset: Dataset, cases: Cases, settings: Evaluate, per_user: dict[str, dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """System → metric → mean in which a case counts what its target is worth, by the column `evaluate.worth`."""
+    assert settings.worth
+    if settings.worth not in dataset.items.column_names:
+        raise DataError(
+            f"evaluate.worth names the column '{settings.worth}', but items have: "
+            + ", ".join(dataset.items.column_names)
+        )
+    column = try_cast(dataset.items[settings.worth], "DOUBLE")
+    worth = column.to_numpy()[cases.targets]
+    return {
+        "column": settings.worth,
+        "cases without one": int(np.isnan(worth).sum()),
+        "systems": {s: {m: weighted(v, worth) for m, v in table.items()} for s, table in per_user.items()},
+    }
 
 
 def _recommend(
@@ -103,38 +168,35 @@ def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:
 def _write(
     folder: Path,
     dataset: Dataset,
-    users: np.ndarray,
-    targets: np.ndarray,
-    histories: Sequences,
+    cases: Cases,
     ranked: tuple[np.ndarray, np.ndarray],
     per_user: dict[str, dict[str, np.ndarray]],
     titles: list[str],
 ) -> None:
-    user_ids, item_ids = np.array(dataset.user_ids)[users], np.array(dataset.item_ids)
+    user_ids, item_ids = np.array(dataset.user_ids)[cases.users], np.array(dataset.item_ids)
     items, scores = ranked
     rows, columns = np.nonzero(items >= 0)
-    pq.write_table(
-        pa.table(
-            {
-                "user_id": user_ids[rows],
-                "item_id": item_ids[items[rows, columns]],
-                "rank": (columns + 1).astype(np.int32),
-                "score": scores[rows, columns],
-            }
-        ),
-        folder / "recommendations.parquet",
-    )
+    shown = {
+        "user_id": user_ids[rows],
+        "item_id": item_ids[items[rows, columns]],
+        "rank": (columns + 1).astype(np.int32),
+        "score": scores[rows, columns],
+    }
+    if len(np.unique(cases.users)) < len(cases.users):  # a user has several lists
+        shown["case"] = rows.astype(np.int32)
+    pq.write_table(pa.table(shown), folder / "recommendations.parquet")
     table = {f"{system} {metric}": values for system, metrics in per_user.items() for metric, values in metrics.items()}
-    pq.write_table(pa.table({"user_id": user_ids, **table}), folder / "per_user.parquet")
+    told = pa.table({"user_id": user_ids, "target": item_ids[cases.targets], **table})
+    pq.write_table(told, folder / "per_user.parquet")
     examples = [
         {
             "user_id": str(user_ids[row]),
-            "history": [titles[item] for item in histories[row][-8:]],
+            "history": [titles[item] for item in cases.histories[row][-8:]],
             "recommended": [titles[item] for item in items[row][:10] if item >= 0],
-            "held_out": titles[int(targets[row])],
-            "held_out_rank": _rank(items[row], int(targets[row])),
+            "held_out": titles[int(cases.targets[row])],
+            "held_out_rank": _rank(items[row], int(cases.targets[row])),
         }
-        for row in np.random.default_rng(0).permutation(len(users))[:6].tolist()
+        for row in np.random.default_rng(0).permutation(len(cases.users))[:6].tolist()
     ]
     write_json(folder / "examples.json", examples)
 

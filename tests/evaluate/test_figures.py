@@ -98,3 +98,30 @@ def test_examples_show_what_was_recommended(folder: Path, truth: dict[str, str],
     for example in json.loads((folder / "examples.json").read_text()):
         assert example["recommended"] == [titles[item] for _, item, _ in found[example["user_id"]]]
         assert example["held_out"] == titles[truth[example["user_id"]]]
+
+
+@pytest.mark.parametrize("split", ["temporal", "cold-items", "cold-users"])
+def test_every_held_out_event_is_a_case_under_any_split(split: str, tiny_run: Path, tmp_path: Path) -> None:
+    import llmrec
+    from llmrec.data.clean import clean
+    from llmrec.data.sources import read
+    from llmrec.evaluate.ranking import evaluate
+
+    recipe = load(
+        tiny_run / "recipe.yaml",
+        [f"data.split={split}", "data.max_users=12", "data.held_out=0.3", "evaluate.worth=price"],
+    )
+    cleaned = clean(read(recipe.data), recipe.data, recipe.seed)
+    prices = cleaned.items.append_column("price", [[str(n) if n % 3 else "?" for n in range(cleaned.items.num_rows)]])
+    dataset = Dataset(cleaned.interactions, prices, {"split": split})
+    told = evaluate(llmrec.load(tiny_run), "nano", dataset, recipe.evaluate, "test", 0, tmp_path, lambda done: None)
+    cases = dataset.cases("test")
+    per_user = pq.read_table(tmp_path / "per_user.parquet")
+    assert per_user["target"].to_pylist() == [dataset.item_ids[item] for item in cases.targets]
+    assert told["protocol"]["split"] == split
+    assert (told["protocol"]["cases"], told["protocol"]["users"]) == (len(cases.users), len(set(cases.users.tolist())))
+    priced = cases.targets % 3 > 0
+    hits = per_user["markov hr@5"].to_numpy()
+    assert told["worth"]["systems"]["markov"]["hr@5"] == pytest.approx(
+        hits[priced] @ cases.targets[priced] / cases.targets[priced].sum()
+    )

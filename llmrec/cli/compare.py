@@ -1,0 +1,44 @@
+"""Two runs side by side: every metric with its interval, the paired difference and its p-value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from llmrec.cli.screen import say, screen
+
+
+def command(
+    first: Path = typer.Argument(help="a run folder"),
+    second: Path = typer.Argument(help="another, judged the same way"),
+    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from llmrec.evaluate.compare import compare, read
+
+    a, b = read(first), read(second)
+    found = compare(a, b)
+    if as_json:
+        say(found)
+        return
+    names = [f"{one.name} ({one.metrics['model']})" for one in (a, b)]
+    table = Table(
+        box=box.SIMPLE,
+        caption=f"{len(a.cases)} cases; 95 % intervals over cases; Δ: first minus second, paired; "
+        "p: permutation test, two-sided",
+    )
+    for title in ("", *names, "Δ", "95 %", "p"):
+        table.add_column(title, justify="right" if title else "left")
+    for metric, figures in found.items():
+        delta = figures["difference"]
+        sides = [
+            f"{side['mean']:.4f}  {side['low']:.4f} to {side['high']:.4f}"
+            for side in (figures["first"], figures["second"])
+        ]
+        table.add_row(
+            metric, *sides, f"{delta['mean']:+.4f}", f"{delta['low']:+.4f} to {delta['high']:+.4f}", f"{delta['p']:.4f}"
+        )
+    screen.print(table)
