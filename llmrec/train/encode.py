@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 from llmrec.model.prompting import wrap
+from llmrec.tasks.shorten import shorten
+from llmrec.tasks.tokens import CodedTexts
 from llmrec.train.spares import Spares
 
 
@@ -35,34 +38,53 @@ def encode_examples(
     Args:
         examples: the table that `tasks.examples.make` wrote.
         tokenizer: with the item tokens, and character offsets.
-        window: tokens that the model can hold.
+        window: tokens that the model can hold; a longer example loses the oldest items of its history.
         spares: lends spare tokens to a share of the items; None for no loans.
 
     Raises:
-        ModelError: an example is longer than the window.
+        ModelError: an example is longer than the window even with one item of its history.
     """
     eos = tokenizer.eos_token or ""
+    tokenize = CodedTexts(tokenizer, special=not tokenizer.chat_template)
     out: list[Encoded] = []
     for batch in examples.to_batches(max_chunksize=1024):
-        rows = batch.to_pylist()
+        rows = batch.select(["prompt", "answer", "task", "supervise"]).to_pylist()
+        slots = batch["slots"].to_pylist() if any(row["supervise"] == "history" for row in rows) else None
         wrapped = [wrap(tokenizer, row["prompt"]) for row in rows]
         texts = [text + row["answer"] + eos for (text, _), row in zip(wrapped, rows, strict=True)]
-        encoded = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, return_offsets_mapping=True)
-        for row, (text, shift), ids, offsets in zip(
-            rows, wrapped, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
+        for number, (ids, offsets) in enumerate(tokenize(texts)):
+            row, (text, shift) = rows[number], wrapped[number]
+            pieces = slots[number] if slots else []
             if len(ids) > window:
-                raise ModelError(
-                    f"an example of '{row['task']}' has {len(ids)} tokens but the model holds {window}. "
-                    f"Lower tasks.history (or shorten items.text)."
-                )
+                whole = row | {"slots": batch["slots"][number].as_py()}
+                text, shift, pieces, ids, offsets = _shortened(whole, tokenizer, window)
             spans = [(len(text), len(text) + len(row["answer"]) + len(eos))]
             if row["supervise"] == "history":
-                spans += [(shift + s["start"], shift + s["stop"]) for s in row["slots"] if s["kind"] == "history"]
-            tokens = np.asarray(ids, np.int64)
-            worn = spares.lend(tokens, len(out)) if spares else tokens
-            out.append(Encoded(worn, _inside(np.asarray(offsets), spans)))
+                spans += [(shift + s["start"], shift + s["stop"]) for s in pieces if s["kind"] == "history"]
+            worn = spares.lend(ids, len(out)) if spares else ids
+            out.append(Encoded(worn, _inside(offsets, spans)))
     return out
+
+
+def _shortened(
+    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, window: int
+) -> tuple[str, int, list[dict[str, Any]], np.ndarray, np.ndarray]:
+    """Text, place of the prompt in it, slots, ids and offsets of an example with as much history as fits."""
+
+    def encode(prompt: str) -> Any:
+        whole = wrap(tokenizer, prompt)[0] + row["answer"] + (tokenizer.eos_token or "")
+        return tokenizer(whole, add_special_tokens=not tokenizer.chat_template, return_offsets_mapping=True)
+
+    kept = shorten(row, window, lambda prompt: len(encode(prompt)["input_ids"]))
+    encoded = encode(kept["prompt"])
+    if len(encoded["input_ids"]) > window:
+        raise ModelError(
+            f"an example of '{row['task']}' has {len(encoded['input_ids'])} tokens but the model holds {window}. "
+            f"Lower tasks.history (or shorten items.text)."
+        )
+    text, shift = wrap(tokenizer, kept["prompt"])
+    ids, offsets = np.array(encoded["input_ids"], np.int64), np.array(encoded["offset_mapping"], np.int64)
+    return text, shift, kept["slots"], ids, offsets
 
 
 def used(examples: Iterable[Encoded], new: np.ndarray) -> dict[str, np.ndarray]:
