@@ -1,17 +1,19 @@
-"""The loss, the packing and the loop against torch's own cross entropy, one example at a time."""
+"""The loss and the packing against torch's own cross entropy and TRL's loss, one example at a time."""
 
 from __future__ import annotations
 
 import copy
-import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig, LlamaForCausalLM, PhiConfig
 
-from llmrec.recipe import Sft
+from llmrec.model.adapt import lora
+from llmrec.model.base import tiny_base
 from llmrec.train import sft
 from llmrec.train.encode import Encoded
 from llmrec.train.loss import label_logprobs
@@ -100,29 +102,6 @@ def test_packing_places_every_example_once_and_overfills_no_row(row_tokens: int)
     assert len(rows) < 1.2 * lengths.sum() / row_tokens + 70
 
 
-def step(folder: Path, batch: int, rows: PackedRows) -> dict[str, torch.Tensor]:
-    """A model after one step over all rows; smaller batches are gathered up to the same step."""
-    llama = model()
-    stage = Sft(epochs=1, batch=batch, learning_rate=1e-2, warmup=0.0)
-    arguments = sft._arguments(stage, 0, folder)
-    arguments.gradient_accumulation_steps = len(rows) // batch
-    with sft._own_loss(llama), sft._dropped(llama, 0.0):
-        trainer = sft.Trainer(model=llama, args=arguments, train_dataset=rows, data_collator=collate)
-        trainer.remove_callback(sft._printer(trainer))
-        trainer.train()
-    return copy.deepcopy(llama.state_dict())
-
-
-def test_a_batch_of_eight_trains_like_eight_batches_of_one(tmp_path: Path) -> None:
-    """Rows hold different numbers of supervised tokens: the mean must be over tokens of the step, not over rows."""
-    rows = PackedRows(examples(8), 2, np.random.default_rng(0))  # every example has a row of its own
-    assert len(rows) == 8
-    eight, one = step(tmp_path / "eight", 8, rows), step(tmp_path / "one", 1, rows)
-    for name, weight in eight.items():
-        torch.testing.assert_close(weight, one[name], rtol=1e-3, atol=1e-5)
-    assert any(not torch.equal(weight, model().state_dict()[name]) for name, weight in eight.items())
-
-
 def test_dropout_is_on_while_training_only_and_leaves_the_model_plain() -> None:
     llama = model()
     ids = torch.randint(50, (1, 9))
@@ -133,20 +112,77 @@ def test_dropout_is_on_while_training_only_and_leaves_the_model_plain() -> None:
     assert torch.equal(llama(ids).logits, before)
 
 
-def test_a_loss_that_is_no_number_stops_training_in_words(tmp_path: Path) -> None:
-    llama = model()
-    with torch.no_grad():
-        llama.get_input_embeddings().weight[0] = float("nan")
-    tokens = np.zeros(6, np.int64)
-    rows = PackedRows([Encoded(tokens, tokens == 0)] * 30, 6, np.random.default_rng(0))
-    with pytest.raises(sft.ModelError, match=r"the loss is not a number at step \d+\. Lower train\.N\.learning_rate"):
-        sft.train(llama, rows, Sft(epochs=1, batch=1), 0, tmp_path, 0.0, lambda done: None)
+SHAPE: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+HEADS = {
+    "tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "untied": LlamaConfig(**SHAPE, tie_word_embeddings=False),
+    "with a bias": PhiConfig(**SHAPE),
+    "bent under a cap": Gemma2Config(**SHAPE, head_dim=16, num_key_value_heads=2, final_logit_softcapping=2.0),
+    "scaled": GraniteConfig(**SHAPE, num_key_value_heads=2, logits_scaling=4.0),
+}
 
 
-def test_a_training_of_three_steps_has_a_log(tmp_path: Path) -> None:
-    rows = PackedRows(examples(3), 2, np.random.default_rng(0))
-    told: list[float] = []
-    sft.train(model(), rows, Sft(epochs=1, batch=1), 0, tmp_path, 0.0, told.append)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3]
-    assert told == [pytest.approx(step / 3) for step in (1, 2, 3)]
+def wrapped(name: str) -> Any:
+    """A model with one kind of output head; "adapted" ones are peft's, with rows of new tokens that train apart."""
+    torch.manual_seed(1)
+    llama: Any = AutoModelForCausalLM.from_config(HEADS[name.removeprefix("adapted, ")], attn_implementation="sdpa")
+    if head_bias := getattr(llama.get_output_embeddings(), "bias", None) is not None:
+        torch.nn.init.normal_(llama.get_output_embeddings().bias)
+    assert head_bias == (name.endswith("bias"))
+    if not name.startswith("adapted"):
+        return llama
+    adapted = lora(llama, 4, np.arange(40, 50))
+    for key, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3 if "delta" in key else 0.1)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("name", [*HEADS, "adapted, tied", "adapted, untied", "adapted, with a bias"])
+@pytest.mark.parametrize("chunk", [60, 2**25])
+def test_every_kind_of_head_gives_plain_cross_entropy_and_its_gradients(
+    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the model's own forward pass, to 1e-5; a chunk of 60 logits is a position at a time."""
+    whole, parts = wrapped(name), examples(12)
+    rows = PackedRows(parts, 31, np.random.default_rng(1))
+    batch = collate([rows[row] for row in range(len(rows))])
+    monkeypatch.setattr(sft, "label_logprobs", partial(label_logprobs, chunk=chunk))
+    ours, truth = sft.scored(whole, **batch).loss, plain_loss(whole, parts) / rows.supervised
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
+    trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    for one, other in zip(torch.autograd.grad(ours, trained), torch.autograd.grad(truth, trained), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert one.abs().max() > 0
+
+
+def test_the_loss_is_trls_on_the_same_examples_in_value_and_gradient(tmp_path: Path) -> None:
+    """Prompt and completion, as SFTTrainer takes them, padded one a row there and packed here."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    words = ["Somebody picked these, oldest first.", "What comes next? Name one item of the list, please."] * 3
+    torch.manual_seed(0)
+    llama, tokenizer = tiny_base("llama", words, tmp_path / "tokenizer")
+    cut = [word.index(" ", 5 + 3 * number) for number, word in enumerate(words)]
+    given = [{"prompt": word[:at], "completion": word[at:]} for word, at in zip(words, cut, strict=True)]
+    arguments = SFTConfig(output_dir=str(tmp_path), max_length=None, use_cpu=True, bf16=False, report_to=[])
+    loop = SFTTrainer(
+        copy.deepcopy(llama), arguments, train_dataset=Dataset.from_list(given), processing_class=tokenizer
+    )
+    theirs = loop.compute_loss(loop.model, dict(loop.data_collator(list(loop.train_dataset))))
+    parts = [Encoded(np.array(row["input_ids"]), np.array(row["labels"]) != IGNORE) for row in loop.train_dataset]
+    rows = PackedRows(parts, 40, np.random.default_rng(0))
+    assert len(rows) < len(parts)
+    ours = sft.scored(llama, **collate([rows[row] for row in range(len(rows))])).loss
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    pairs = zip(gradients(llama, ours), gradients(loop.model, theirs), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
