@@ -1,24 +1,52 @@
-"""From a prompt to the text a model reads: through the base's chat template where it has one, plainly where not."""
+"""From a prompt to the text a model reads: through the base's chat template where it has one, plainly where not.
+
+A prompt is what a user says. A talk is a prompt with further lines that begin with "Assistant: " or "User: ", in turn;
+texts of the data have no line breaks, so they cannot open a turn.
+"""
 
 from __future__ import annotations
 
+import re
+from weakref import WeakKeyDictionary
+
 from transformers import PreTrainedTokenizerBase
+
+_FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[str]]] = WeakKeyDictionary()
+_TURN = re.compile(r"\n(Assistant|User): ")
 
 
 def wrap(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[str, int]:
     """The text that an answer follows directly.
 
     Returns:
-        The text without a beginning-of-text token, and where in it the prompt starts.
+        The text without a beginning-of-text token, and where in it the prompt (of a talk, its first turn) starts.
     """
     if not tokenizer.chat_template:
         return prompt, 0
-    mark = "\u2063prompt\u2063"  # not the prompt itself: a template may trim or escape what it is given
-    text = str(
-        tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
-    )
-    start = text.index(mark)
-    return text.replace(mark, prompt, 1), start
+    said = turns(prompt)
+    frame = _frame(tokenizer, len(said))
+    words = [turn["content"] + after for turn, after in zip(said, frame[1:], strict=True)]
+    return frame[0] + "".join(words), len(frame[0])
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, turns: int) -> list[str]:
+    """What the chat template puts before, between and behind the words of a talk: asked for once, since it is slow."""
+    known = _FRAMES.setdefault(tokenizer, {})
+    key = (str(tokenizer.chat_template), turns)
+    if key not in known:
+        # marks, not the turns themselves: a template may trim or escape what it is given
+        marks = [f"\u2063turn {number}\u2063" for number in range(turns)]
+        talk = [{"role": ("user", "assistant")[at % 2], "content": mark} for at, mark in enumerate(marks)]
+        text = str(tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
+        known[key] = re.split("|".join(marks), text)
+    return known[key]
+
+
+def turns(prompt: str) -> list[dict[str, str]]:
+    """The turns of a talk as chat templates take them; a plain prompt is one turn of the user's."""
+    first, *rest = _TURN.split(prompt)
+    later = [{"role": role.lower(), "content": words} for role, words in zip(rest[::2], rest[1::2], strict=True)]
+    return [{"role": "user", "content": first}, *later]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

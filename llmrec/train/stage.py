@@ -23,6 +23,7 @@ from llmrec.model.vocabulary import MENTION, new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import stream
 from llmrec.tasks import templates
+from llmrec.tasks.maker import items_held
 from llmrec.train import sft, together
 from llmrec.train.encode import Encoded, encode_examples, used
 from llmrec.train.memory import explain_memory
@@ -164,4 +165,6 @@ def _merge_cost(trained: Any, plain: Any, encoded: list[Encoded], most: int = 32
 def _note(recipe: Recipe, catalogue: Catalogue) -> model_folder.Note:
     template = templates.load("next_item")
     held_out = (template.held_out or template.train)[0].prompt
-    return model_folder.Note(catalogue.hash, recipe.tasks.history, template.train[0].prompt, held_out)
+    return model_folder.Note(
+        catalogue.hash, items_held(recipe.tasks, catalogue.codes.shape[1]), template.train[0].prompt, held_out
+    )
