@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from llmrec.errors import RequestError
-from llmrec.indexing.trie import Trie
+from llmrec.indexing.trie import ROOT, Trie
 
 
 class Subset:
@@ -141,12 +142,13 @@ class Filters:
         keys = np.unique(rows[still].astype(np.int64) * self.items + positions[still])
         listed = self.handful[keys // self.items]
         more = copy.copy(self)
+        more.__dict__ = {name: value for name, value in vars(self).items() if name not in ("closed", "opened")}
         more.allow, more.deny = np.setdiff1d(self.allow, keys[listed]), np.union1d(self.deny, keys[~listed])
         more.any = True
         return more
 
     def keep(self, rows: np.ndarray, nodes: np.ndarray, source: np.ndarray, child: np.ndarray) -> np.ndarray:
-        """(edges,) bool, whether each child has items left: `count` > 0, by looking up listed items, not children.
+        """(edges,) bool, whether each child has items left: `count` > 0, by looking up listed nodes, not children.
 
         Args:
             rows: (n,) the row that each of the nodes belongs to.
@@ -160,28 +162,60 @@ class Filters:
             keep[mine] = subset.before[self.trie.stop[child[mine]]] > subset.before[self.trie.start[child[mine]]]
         if self.handful.any():
             keep[self.handful[rows][source]] = False
-            keep[self._edges(self.allow, rows, nodes, source, child)] = True
-        touched = np.unique(self._edges(self.deny, rows, nodes, source, child))
-        at = child[touched]
-        keep[touched] &= self.count(rows[source[touched]], self.trie.start[at], self.trie.stop[at]) > 0
+            keep[self._edges(self.opened, rows, nodes)] = True
+        keep[self._edges(self.closed, rows, nodes)] = False
         return keep
 
-    def _edges(
-        self, keys: np.ndarray, rows: np.ndarray, nodes: np.ndarray, source: np.ndarray, child: np.ndarray
-    ) -> np.ndarray:
-        """(listed items under the nodes,) the edge that leads to each, numbered as in `keep`."""
-        base = rows.astype(np.int64) * self.items
-        low = np.searchsorted(keys, base + self.trie.start[nodes])
-        counts = np.searchsorted(keys, base + self.trie.stop[nodes]) - low
+    @cached_property
+    def opened(self) -> np.ndarray:
+        """(n,) int64 keys, sorted, of the nodes above an item of a handful: row * nodes + node."""
+        row, position = np.divmod(self.allow, self.items)
+        node, above = self.trie.leaf[position].astype(np.int64), []
+        while len(node):
+            above.append(row * len(self.trie.start) + node)
+            row, node = row[node > ROOT], self.trie.parent[node[node > ROOT]]
+        return np.unique(np.concatenate(above)) if above else self.allow
+
+    @cached_property
+    def closed(self) -> np.ndarray:
+        """(n,) int64 keys, sorted, of the nodes that denying left nothing under: row * nodes + node.
+
+        Level by level from below, since a node is closed where all that its row was offered under it is closed.
+        """
+        nodes = len(self.trie.start)
+        row, position = np.divmod(self.deny, self.items)
+        leaf = self.trie.leaf[position].astype(np.int64)
+        depth, leaf_keys, found = self.trie.depth_of(leaf), row * nodes + leaf, [self.deny[:0]]
+        below = self.deny[:0]
+        for level in range(self.trie.depth if len(leaf) else 0, 0, -1):
+            below = np.sort(np.concatenate([below, leaf_keys[depth == level]]), kind="stable")  # runs in order
+            found.append(below)
+            row, node = np.divmod(below, nodes)
+            above = row * nodes + self.trie.parent[node]
+            first = np.flatnonzero(np.diff(above, prepend=-1))
+            closed = np.add.reduceat(self._offered(row, node), first) if len(first) else first
+            below = above[first][closed == self._offered(*np.divmod(above[first], nodes))]
+        return np.sort(np.concatenate(found), kind="stable")
+
+    def _edges(self, keys: np.ndarray, rows: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """(listed nodes that are children of the nodes,) the edge that leads to each, numbered as in `keep`."""
+        base = rows.astype(np.int64) * len(self.trie.start)
+        first, last = self.trie.first_child[nodes], self.trie.first_child[nodes + 1]
+        low, high = np.searchsorted(keys, np.stack([base + first, base + last]))
+        counts = high - low
         which = np.repeat(np.arange(len(nodes)), counts)
-        listed = keys[np.arange(len(which)) + np.repeat(low - (np.cumsum(counts) - counts), counts)] - base[which]
-        bounds = np.searchsorted(source, np.arange(len(nodes) + 1))
-        edge, last = bounds[which], bounds[which + 1] - 1
-        while (edge < last).any():  # the last of its siblings to start at or before the listed item
-            middle = (edge + last + 1) // 2
-            starts = self.trie.start[child[middle]] <= listed
-            edge, last = np.where(starts, middle, edge), np.where(starts, last, middle - 1)
-        return edge
+        listed = keys[np.arange(len(which)) + np.repeat(low - (np.cumsum(counts) - counts), counts)]
+        before = np.cumsum(last - first) - last - base  # edges are numbered through
+        return listed + before[which]
+
+    def _offered(self, rows: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """(n,) items under each node of which the row was not allowed a handful only, denied ones counted too."""
+        start, stop = self.trie.start[nodes], self.trie.stop[nodes]
+        offered = stop - start
+        for number, subset in enumerate(self.subsets):
+            mine = self.subset_of[rows] == number
+            offered[mine] = subset.before[stop[mine]] - subset.before[start[mine]]
+        return offered
 
     def first(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """(n,) int64 lowest sorted position in start..stop - 1 that each row may be given; there must be one."""

@@ -152,7 +152,8 @@ def open_rows(trie: Trie, sieve: Filters, rows: int) -> Beams:
 
 def slots(row: np.ndarray) -> np.ndarray:
     """(n,) int64 place of each entry within its row; rows are in order."""
-    return np.arange(len(row)) - np.searchsorted(row, row)
+    first = np.flatnonzero(np.diff(row, prepend=-1))
+    return np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
 
 
 def dense(live: Beams, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +168,10 @@ def dense(live: Beams, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def expand(
     trie: Trie, sieve: Filters, live: Beams, logits: Logits, normalise: Normalise, temperature: float = 1.0
 ) -> tuple[np.ndarray, Beams]:
-    """(edges,) which live beam each is a child of, and every allowed child, scored; a live beam always has one."""
+    """(edges,) which live beam each is a child of, and every child, scored; one that may not be given has the key -inf.
+
+    With normalise='allowed' those are left out. A live beam always has an allowed child.
+    """
     source, symbol, child = trie.children(live.node)
     slot = slots(live.row)
     if sieve.any:
@@ -178,8 +182,11 @@ def expand(
     scores = logits.at(row, query, symbol) / temperature
     total = logits.totals()[live.row, slot] if normalise == "vocabulary" else segment_logsumexp(scores, source)
     scores += live.score[source] - total[source]
-    grown = Beams(row, child, scores, scores, query, symbol)
-    return (source[keep], grown[keep]) if sieve.any and normalise != "allowed" else (source, grown)
+    key = scores
+    if sieve.any and normalise != "allowed":
+        key = scores.copy()
+        key[np.flatnonzero(~keep)] = -np.inf
+    return source, Beams(row, child, scores, key, query, symbol)
 
 
 def finish(trie: Trie, sieve: Filters, pool: Beams, normalise: Normalise) -> tuple[Beams, Beams, np.ndarray]:
@@ -213,18 +220,27 @@ def join(trie: Trie, done: Beams, grown: Beams) -> Beams:
 
 
 def best_of(pool: Beams, width: int, rows: int) -> Beams:
-    """The `width` best of each row by key, still in the order of row and sorted position; of equals the first stay."""
+    """The `width` best of each row by key, still in the order of row and sorted position; of equals the first stay.
+
+    What has the key -inf is never among them.
+    """
     counts = np.bincount(pool.row, minlength=rows)
-    if counts.max(initial=0) <= width:
-        return pool
-    slot = slots(pool.row)
-    table = np.full((rows, counts.max()), -np.inf)
-    table[pool.row, slot] = pool.key
-    bar = -np.partition(-table, width - 1, axis=1)[:, width - 1 : width]
-    equal = table == bar
-    room = width - (table > bar).sum(1, keepdims=True)
-    keep = (table > bar) | (equal & (np.cumsum(equal, 1) <= room))
-    return pool[keep[pool.row, slot]]
+    keep = np.ones(len(pool.row), bool)
+    ends = np.cumsum(counts)
+    for row in np.flatnonzero(counts > width).tolist():  # one partition of a row's own keys beats any table of all rows
+        mine = slice(int(ends[row] - counts[row]), int(ends[row]))
+        keep[mine] = _largest(pool.key[mine], width)
+    chosen = np.flatnonzero(keep)
+    return pool[chosen[pool.key[chosen] > -np.inf]]
+
+
+def _largest(keys: np.ndarray, width: int) -> np.ndarray:
+    """(n,) bool, the `width` largest of more than so many keys; of equals the first."""
+    bar = np.partition(keys, len(keys) - width)[len(keys) - width]
+    chosen = keys > bar
+    equal = np.flatnonzero(keys == bar)
+    chosen[equal[: width - np.count_nonzero(chosen)]] = True
+    return chosen
 
 
 def ranked(trie: Trie, done: Beams, rows: int, k: int) -> Ranked:

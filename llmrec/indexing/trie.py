@@ -76,7 +76,8 @@ class Trie:
             about = json.loads((folder / "trie.json").read_text())
             if about["format"] != FORMAT:
                 raise CodeError(f"{folder}/trie.json has format {about['format']}, not {FORMAT}: {_REBUILD}")
-            arrays = {name: np.load(folder / f"trie.{name}.npy", mmap_mode="r") for name in ARRAYS}
+            mapped = {name: np.load(folder / f"trie.{name}.npy", mmap_mode="r") for name in ARRAYS}
+            arrays = {name: np.asarray(array) for name, array in mapped.items()}  # the class memmap is slow to index
             trie = cls(int(about["n_symbols"]), int(about["depth"]), **arrays)
             intact = trie.hash == about["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -107,7 +107,7 @@ def test_a_saved_trie_comes_back_the_same(tmp_path):
     trie = Trie.build([(0, 1), (0, 2), (3,)], 4)
     trie.save(tmp_path)
     again = Trie.load(tmp_path)
-    assert again.hash == trie.hash and isinstance(again.order, np.memmap)
+    assert again.hash == trie.hash and isinstance(again.order.base, np.memmap)
     assert again.children(np.array([ROOT]))[1].tolist() == [0, 3]
 
 
