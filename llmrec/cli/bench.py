@@ -21,9 +21,16 @@ def _options() -> None:
 def decode(
     part: str = typer.Argument("all", help="which figures: engines, curves, step, loss or all"),
     out: Path = typer.Option(RESULTS, help="folder for the JSON files and plots"),
+    dtype: str = typer.Option("bfloat16", help="of the weights: bfloat16 or float32"),
+    static: Path = typer.Option(None, help="a checkout of youtube/static-constraint-decoding to time beside ours"),
+    run: Path = typer.Option(None, help="a run folder, for what beam search loses against exact scoring"),
+    tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
 ) -> None:
     """Constrained decoding: against `generate` with a dictionary, bare prefill, STATIC, exact scoring."""
-    console.print(f"{part} → {out}")
+    from llmrec.bench.decode import TINY, Size, bench
+
+    for path in bench(part, out, TINY if tiny else Size(), dtype, static, run):
+        console.print(str(path), markup=False, highlight=False)
 
 
 @app.command()

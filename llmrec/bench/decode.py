@@ -1,0 +1,127 @@
+"""`llmrec bench decode`: the figures of constrained decoding, part by part, each into one JSON file under results/."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmrec.bench.decode_engines import measure, open_engines
+from llmrec.bench.decode_loss import measure_loss
+from llmrec.bench.decode_peers import dictionary_generate
+from llmrec.bench.decode_step import measure_steps
+from llmrec.bench.decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare
+from llmrec.errors import RequestError
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.results import write_result
+
+WORDS = 49_000  # prompts are of tokens below this, which every base has
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        base: the language model.
+        items: of the catalogue that engines are compared on.
+        beams: widths that engines are compared at.
+        batches: timed batches of each.
+        curve_beams, curve_items, curve_batches: points of the curves.
+        step_items: catalogues whose trie step is measured.
+        repeats: of a trie step.
+    """
+
+    base: str = "embedded:smollm2-135m-instruct"
+    items: int = 12_000
+    beams: tuple[int, ...] = (10, 20, 50)
+    batches: int = 5
+    curve_beams: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 256)
+    curve_items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    curve_batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    step_items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    repeats: int = 200
+
+
+TINY = Size(items=200, beams=(2,), batches=1, curve_beams=(1, 2), curve_items=(200, 500), curve_batches=(1, 2),
+            step_items=(10_000, 20_000), repeats=3)  # fmt: skip
+
+
+def bench(part: str, out: Path, size: Size, dtype: str, static: Path | None, run: Path | None) -> list[Path]:
+    """Measure one part, or all that can be.
+
+    Args:
+        part: engines, curves, step, loss or all.
+        out: folder for the results.
+        dtype: of weights, float32 or bfloat16.
+        static: a checkout of youtube/static-constraint-decoding to time beside ours.
+        run: a run folder, for what beam search loses.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RequestError: an unknown part, or `loss` without a run.
+    """
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "engines": lambda: _engines(size, dtype),
+        "curves": lambda: _curves(size, dtype),
+        "step": lambda: measure_steps(list(size.step_items), size.repeats, static),
+    }
+    if run is not None:
+        parts["loss"] = lambda: measure_loss(run, [10, 20, 50], None)
+    if part != "all" and part not in parts:
+        raise RequestError(f"there is no part '{part}' to measure (loss needs --run): say {', '.join(parts)} or all.")
+    return [_write(out, name, parts[name](), dtype) for name in ([*parts] if part == "all" else [part])]
+
+
+def _engines(size: Size, dtype: str) -> dict[str, Any]:
+    """Every engine at a few beam widths."""
+    with_vllm = importlib.util.find_spec("vllm") is not None
+    with _subject(size, dtype, catalogue_of(size.items)) as (folder, catalogue_folder):
+        engines = open_engines(folder, catalogue_folder, dtype, with_vllm)
+        found = [measure(engines, beams, size.batches, WORDS) for beams in size.beams]
+    return {
+        "items": size.items,
+        "prompt_tokens": LENGTHS,
+        "peer": inspect.getsource(dictionary_generate),
+        "by_beams": found,
+    }
+
+
+def _curves(size: Size, dtype: str) -> dict[str, Any]:
+    """Our transformers engine and the bare prompt by beams, by catalogue, by batch."""
+    by_items, by_beams, by_batch = {}, [], []
+    for items in size.curve_items:
+        with _subject(size, dtype, catalogue_of(items)) as (folder, catalogue_folder):
+            engines = open_engines(folder, catalogue_folder, dtype, False)
+
+            def measured(beams: int, batch: int, engines: Any = engines) -> dict[str, Any]:
+                return measure(engines, beams, size.batches, WORDS, ["generate"], batch)
+
+            by_items[str(items)] = measured(10, 8)
+            if items == size.curve_items[0]:
+                by_beams = [measured(beams, 8) for beams in size.curve_beams]
+                by_batch = [measured(10, batch) for batch in size.curve_batches]
+    return {"prompt_tokens": LENGTHS, "by_items": by_items, "by_beams": by_beams, "by_batch": by_batch}
+
+
+@contextlib.contextmanager
+def _subject(size: Size, dtype: str, catalogue: Catalogue) -> Iterator[tuple[Path, Path]]:
+    """A model and a catalogue in temporary folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield prepare(Path(folder), catalogue, size.base, getattr(torch, dtype))
+
+
+def _write(out: Path, part: str, figures: dict[str, Any], dtype: str) -> Path:
+    path = out / f"decode-{part}.json"
+    about = {"dtype": dtype, "threads": torch.get_num_threads(), "new_tokens": sum(WIDTHS)}
+    write_result(path, f"llmrec bench decode {part} --dtype {dtype}", figures, **about)
+    return path
