@@ -219,12 +219,16 @@ def _figures(facts: Facts) -> str:
     names = list(metrics["systems"][metrics["model"]])
     rows = ["| | " + " | ".join(words.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system, values in metrics["systems"].items():
-        cells = [f"{v['mean']:.{digits}f} ({v['low']:.{digits}f} to {v['high']:.{digits}f})" for v in values.values()]
-        name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [_interval(values.get(name), digits) for name in names]
+        called = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
+        rows.append(f"| {called} | " + " | ".join(cells) + " |")
     protocol = "; ".join(f"{words.label(key).lower()} {code(value)}" for key, value in metrics["protocol"].items())
     verdict = words.headline(metrics | {"model": "the model"})  # whose name comes from somebody's files
     return "\n\n".join(["## Figures", verdict, "\n".join(rows), f"In brackets, the interval. Protocol: {protocol}."])
+
+
+def _interval(value: dict[str, float] | None, digits: int) -> str:
+    return "–" if value is None else "{mean:.{0}f} ({low:.{0}f} to {high:.{0}f})".format(digits, **value)
 
 
 def _training(facts: Facts) -> str:

@@ -42,8 +42,12 @@ OVERRIDES = [
     "indexing.width=256",
     "tasks.history=20",
     "tasks.windows=1",
+    "tasks.mixture=none",
+    "tasks.next_item=1",
     "tasks.item_to_text=0",
     "tasks.text_to_item=0",
+    "tasks.wordings=1",
+    "tasks.supervise=history",
     "model.dropout=0",
     "train.0.batch=64",
 ]
@@ -202,12 +206,10 @@ class Judge:
     """NDCG@10 on validation, over the whole catalogue, for a fixed sample of users; items of the history excluded."""
 
     def __init__(self, ready: setting.Setting, users: int) -> None:
-        dataset = Dataset.load(ready.run / "data")
-        rows, targets = dataset.targets("valid")
-        chosen = np.sort(stream(0, "judge").permutation(len(rows))[:users])
-        before = dataset.before("valid")
-        self.histories = [before[int(row)].tolist() for row in rows[chosen]]
-        self.targets, self.ready, self.prompts = targets[chosen], ready, Prompts(ready)
+        cases = Dataset.load(ready.run / "data").cases("valid")
+        chosen = np.sort(stream(0, "judge").permutation(len(cases.users))[:users])
+        self.histories = [cases.histories[int(row)].tolist() for row in chosen]
+        self.targets, self.ready, self.prompts = cases.targets[chosen], ready, Prompts(ready)
 
     def __call__(self, model: Any, batch: int = 100, beams: int = 20) -> float:
         """The mean over users."""
