@@ -406,6 +406,19 @@ class Recipe(Part):
     launch: Launch = Launch()
 
     @model_validator(mode="after")
+    def _stages_can_adapt(self) -> Recipe:
+        first = self.train[0].adapt or "full"
+        if self.model.base == "nano" and not self.model.start and first != "full":
+            raise ValueError(f"train.0.adapt: {first} would leave nano's random weights as they are; begin with full")
+        for number, stage in enumerate(self.train):
+            if (stage.adapt or self.model.adapt) == "qlora" and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number} adapts with qlora, whose 4-bit weights {self.launch.strategy} cannot cut up. "
+                    "Use launch.strategy: ddp or deepspeed-zero2, or adapt: lora"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _launch_fits(self) -> Recipe:
         for number, stage in enumerate(self.train):
             try:

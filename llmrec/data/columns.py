@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.sources import as_text
+from llmrec.data.own import as_text
 from llmrec.data.times import read_times, try_cast
 from llmrec.errors import DataError
 

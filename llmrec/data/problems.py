@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.sources import as_text, read_files
+from llmrec.data.own import as_text, read_files
 from llmrec.data.starter import as_plain
 from llmrec.data.tables import Rows, read_table
 from llmrec.data.times import read_times, try_cast

@@ -15,7 +15,7 @@ import yaml
 
 from llmrec.data.clean import Cleaned, clean
 from llmrec.data.look import Look
-from llmrec.data.sources import as_text, read_files
+from llmrec.data.own import as_text, read_files
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 

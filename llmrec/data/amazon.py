@@ -1,0 +1,208 @@
+"""Amazon Reviews as their maker publishes them: one JSON a line, reviews and metadata of a category, plain or gzipped.
+
+Three editions name their fields differently. Reviews stay in their files until they are cleaned; metadata lines of 2014
+are Python literals, not JSON, so metadata of all editions is read line by line.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from llmrec.data import origins
+from llmrec.data.own import files
+from llmrec.data.raw import Raw, Scan
+from llmrec.data.tables import glob_free, refuse_many
+from llmrec.errors import DataError
+from llmrec.recipe import Data
+
+_PRICE = re.compile(r"^\s*(?:from\s+)?\$?\s*([\d,]+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Edition:
+    """How an edition names things.
+
+    Attributes:
+        user, item, rating, time, review, summary: fields of a review.
+        scale: by which its times are divided to give seconds.
+        key, brand, category: fields of the metadata.
+        reviews, items: names of its files, the usual one first.
+    """
+
+    user: str
+    item: str
+    rating: str
+    time: str
+    review: str
+    summary: str
+    scale: int
+    key: str
+    brand: str
+    category: str
+    reviews: tuple[str, ...]
+    items: tuple[str, ...]
+
+
+_OLD = ("reviewerID", "asin", "overall", "unixReviewTime", "reviewText", "summary", 1, "asin", "brand")
+EDITIONS = {
+    "amazon-reviews-2014": Edition(
+        *_OLD, "categories", ("reviews_{}_5.json", "reviews_{}.json"), ("meta_{}.json",)
+    ),
+    "amazon-reviews-2018": Edition(*_OLD, "category", ("{}.json", "{}_5.json"), ("meta_{}.json",)),
+    "amazon-reviews-2023": Edition(
+        "user_id", "parent_asin", "rating", "timestamp", "text", "title", 1000, "parent_asin", "store", "categories",
+        ("{}.jsonl",), ("meta_{}.jsonl",),
+    ),
+}  # fmt: skip
+
+
+def read_amazon(data: Data) -> Raw:
+    """Reviews and metadata of the files that a recipe names, or of its category in the set's folder.
+
+    Raises:
+        DataError: a file is missing, cut short, or has more malformed lines than `data.max_bad_rows`.
+    """
+    edition = EDITIONS[data.source]
+    logs = files(data.interactions) if data.interactions else [_find(data, edition.reviews)]
+    catalogues = files(data.items) if data.items else [_find(data, edition.items)]
+    for path in (*logs, *catalogues):
+        if not path.is_file():
+            raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
+    scan, bad = _reviews(logs, edition)
+    items, broken, against = _metadata(catalogues, edition)
+    refuse_many(bad + broken, data.max_bad_rows)
+    about = origins.ORIGINS[data.source]
+    named = {"source": about.about, "licence": about.licence, "interactions": ", ".join(path.name for path in logs)}
+    return Raw(scan, items, "seconds", named, bad + broken + against)
+
+
+def _find(data: Data, names: tuple[str, ...]) -> Path:
+    if not data.category:
+        raise DataError(
+            f"data.source: {data.source} needs data.category=NAME (such as Beauty), or the files themselves: "
+            "data.interactions=FILE data.items=FILE"
+        )
+    folder = origins.folder(data.source)
+    tried = [f"{name.format(data.category)}{ending}" for name in names for ending in (".gz", "")]
+    for name in tried:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(
+        f"{folder} has none of {', '.join(tried)}. Fetch it: llmrec data fetch {data.source} --category {data.category}"
+    )
+
+
+def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[str]]:
+    """The reviews as a query, and a line of words for each that lacks an id, a time or a rating."""
+    paths = "[" + ", ".join("'" + glob_free(path).replace("'", "''") + "'" for path in logs) + "]"
+    kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")
+    kinds |= {edition.rating: "DOUBLE", edition.time: "BIGINT"}
+    columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in kinds.items()) + "}"
+    source = f"read_json({paths}, format='newline_delimited', ignore_errors=true, columns={columns})"
+    needed = (edition.user, edition.item, edition.time, edition.rating)
+    whole = " AND ".join(f"{name} IS NOT NULL" for name in needed)
+    chosen = f"""{edition.user} AS user_id, {edition.item} AS item_id, {edition.time} // {edition.scale} AS timestamp,
+                 CAST({edition.rating} AS FLOAT) AS rating, {edition.review} AS review, {edition.summary} AS summary"""
+    try:
+        broken = duckdb.connect().execute(f"SELECT count(*) FROM {source} WHERE NOT ({whole})").fetchall()[0][0]
+    except duckdb.Error as error:
+        raise DataError(f"{_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
+    told = [line for path in logs for line in _lacking(path, needed)] if broken else []
+    return Scan(
+        f"SELECT {chosen} FROM {source} WHERE {whole}",
+        ["user_id", "item_id", "timestamp", "rating", "review", "summary"],
+    ), told
+
+
+def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[str]:
+    for number, text in _lines(path):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            yield f"{path.name}, line {number}: not JSON"
+            continue
+        missing = [name for name in needed if not isinstance(row, dict) or row.get(name) in (None, "")]
+        if missing:
+            yield f"{path.name}, line {number}: {missing[0]} is missing"
+
+
+def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[str], list[str]]:
+    """One row an item, the first that its files have; lines that do not parse, and rows against an earlier one."""
+    rows: dict[str, dict[str, Any]] = {}
+    firsts: dict[str, str] = {}
+    broken, against = [], []
+    for path in catalogues:
+        for number, text in _lines(path):
+            place = f"{path.name}, line {number}"
+            try:
+                given = _parse(text)
+                row = _item(given, edition)
+            except (ValueError, SyntaxError, KeyError, AttributeError, MemoryError, RecursionError):
+                broken.append(f"{place}: neither JSON nor a Python literal with '{edition.key}'")
+                continue
+            key = row["item_id"]
+            if key not in rows:
+                rows[key], firsts[key] = row, place
+            elif rows[key] != row:
+                against.append(f"{place}: item '{key}' has other values than in its first row ({firsts[key]})")
+    kinds = [(name, pa.string()) for name in ("item_id", "title", "brand", "category", "description")]
+    return pa.Table.from_pylist(list(rows.values()), pa.schema([*kinds, ("price", pa.float64())])), broken, against
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+            yield from ((number, text) for number, text in enumerate(file, 1) if text.strip())
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}. Fetch it again.") from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text.strip())
+
+
+def _item(given: Any, edition: Edition) -> dict[str, Any]:
+    key = str(given[edition.key]).strip()
+    if not key:
+        raise KeyError(edition.key)
+    path = given.get(edition.category) or []
+    path = path[0] if path and isinstance(path[0], list) else path  # 2014 has several paths, the first is the main one
+    return {
+        "item_id": key,
+        "title": _words(given.get("title")),
+        "brand": _words(given.get(edition.brand)),
+        "category": _words(path if isinstance(path, str) else " > ".join(map(str, path))),
+        "description": _words(given.get("description")),
+        "price": _price(given.get("price")),
+    }
+
+
+def _words(value: Any) -> str | None:
+    """Text without entities, tags and needless blanks; lists joined; None where nothing is left."""
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return " ".join(re.sub(r"<[^>]{1,200}>", " ", html.unescape(text)).split()) or None
+
+
+def _price(value: Any) -> float | None:
+    """The first number of a price; later editions have pieces of a page in the field, which are no price."""
+    found = _PRICE.match(str(value)) if value is not None else None
+    return float(found[1].replace(",", "")) if found else None
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
