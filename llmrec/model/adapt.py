@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,10 @@ def adapt(model: PreTrainedModel, settings: Model, method: Adapt | None, new: np
         if not old_rows_trained(settings, method):
             hold(model, new)
         return model
-    return ADAPTERS[chosen](model, settings.rank, new)
+    adapted = ADAPTERS[chosen](model, settings.rank, new)
+    # checkpoints hold what is trained, and not the whole embedding because it has grown
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
 
 
 def old_rows_trained(settings: Model, method: Adapt | None) -> bool:
@@ -88,8 +94,7 @@ def embeddings_only(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:
     config = TrainableTokensConfig(
         token_indices=new.tolist(), target_modules=_places(model), init_weights=True, task_type="CAUSAL_LM"
     )
-    with warnings.catch_warnings():  # it says that tied sides would come apart, and then ties them
-        warnings.filterwarnings("ignore", message=".*tie_word_embeddings=True")
+    with quiet_ties():
         return with_bias(get_peft_model(model, config))
 
 
@@ -100,6 +105,14 @@ def _places(model: PreTrainedModel) -> list[str]:
     """Names of the modules that hold embedding rows; of the input alone where the sides are tied (peft ties them)."""
     parts = [model.get_input_embeddings(), model.get_output_embeddings()][: len(sides(model))]
     return [next(name for name, module in model.named_modules() if module is part).rsplit(".", 1)[-1] for part in parts]
+
+
+@contextlib.contextmanager
+def quiet_ties() -> Iterator[None]:
+    """Silence for a warning of peft's, that tied sides would come apart: it then ties them, and our tests hold it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings=True")
+        yield
 
 
 def with_bias(model: Any) -> Any:

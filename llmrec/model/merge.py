@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 from llmrec.files import hash_json, read_json, write_json
+from llmrec.model.adapt import quiet_ties, with_bias
 from llmrec.model.held import release
 
 VOCABULARY = "vocabulary.json"  # beside an adapter: which vocabulary its rows belong to
@@ -63,8 +64,6 @@ def load_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     """
     from peft import PeftModel
 
-    from llmrec.model.adapt import with_bias
-
     known, here = read_json(folder / VOCABULARY), _vocabulary(model, tokenizer)
     if known != here:
         raise ModelError(
@@ -73,7 +72,8 @@ def load_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
             f"({here['hash'][:12]}…). Give it the base of its own run, with the item tokens of its own catalogue."
         )
     try:
-        return with_bias(PeftModel.from_pretrained(model, str(folder)))
+        with quiet_ties():
+            return with_bias(PeftModel.from_pretrained(model, str(folder)))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

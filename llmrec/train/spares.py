@@ -1,8 +1,9 @@
 """Spare tokens are learnt before any item has them: in training, a few items wear one in place of their own.
 
-A new item shares its prefix with known ones and gets a spare token on the separating level. Had the model never seen
-those tokens, it would hold every new item for impossible. So an item of an example now and then takes part under its
-own prefix and a spare token, in the prompt and in the answer alike.
+A new item shares its prefix with known ones and gets a token of the separating level that none of them has. Had the
+model never seen it there, it would hold every new item for impossible. So an item of an example now and then takes part
+under its own prefix and such a token, in the prompt and in the answer alike: half the time the token that its prefix
+would give out next (`indexing.build.extend`), half the time one that no item has anywhere.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Spares:
     Attributes:
         separating: (n,) int64 model tokens of the separating level, spares included.
         spare: (m,) int64 those that no item has, m > 0.
+        following: prefix of model tokens → the token that its next new item gets, where there is one left.
         levels: tokens of a code.
         share: of the items of an example.
         seed: of the run.
@@ -30,6 +32,7 @@ class Spares:
 
     separating: np.ndarray
     spare: np.ndarray
+    following: dict[tuple[int, ...], int]
     levels: int
     share: float
     seed: int
@@ -51,7 +54,13 @@ class Spares:
         """
         last = np.arange(len(catalogue.tokens))[-catalogue.widths[-1] :]
         free = np.setdiff1d(last, catalogue.codes[:, -1])
-        return cls(new[last], new[free], catalogue.codes.shape[1], share, seed, part) if len(free) and share else None
+        if not len(free) or not share:
+            return None
+        highest: dict[tuple[int, ...], int] = {}
+        for *prefix, symbol in catalogue.codes.tolist():
+            highest[tuple(new[prefix].tolist())] = max(highest.get(tuple(new[prefix].tolist()), -1), symbol)
+        following = {prefix: int(new[symbol + 1]) for prefix, symbol in highest.items() if symbol < last[-1]}
+        return cls(new[last], new[free], following, catalogue.codes.shape[1], share, seed, part)
 
     def lend(self, tokens: np.ndarray, number: int) -> np.ndarray:
         """An example in which some items wear a spare token, each the same one wherever it stands.
@@ -68,7 +77,11 @@ class Spares:
             return tokens
         draw = stream(self.seed, "spares", self.part, number)
         codes = [tuple(tokens[max(0, place + 1 - self.levels) : place + 1]) for place in places.tolist()]
-        lent = {code: draw.choice(self.spare) for code in dict.fromkeys(codes) if draw.random() < self.share}
+        lent = {code: self._free(code, draw) for code in dict.fromkeys(codes) if draw.random() < self.share}
         worn = tokens.copy()
         worn[places] = [lent.get(code, code[-1]) for code in codes]
         return worn
+
+    def _free(self, code: tuple[int, ...], draw: np.random.Generator) -> int:
+        spare, after = int(draw.choice(self.spare)), draw.random() < 0.5
+        return self.following.get(code[:-1], spare) if after else spare
