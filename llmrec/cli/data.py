@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec.cli.screen import say, screen
+from llmrec.cli.screen import console, say, screen, stages
 
 if TYPE_CHECKING:
     from llmrec.data.problems import Checked
@@ -18,16 +18,46 @@ app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": [
 
 @app.command("list")
 def list_sources(as_json: bool = typer.Option(False, "--json", help="print JSON")) -> None:
-    """Data sets that `data.source` can name, and whether they are here."""
+    """Data sets that `data.source` can name: whether they are here, how large, on what terms, from where."""
+    from llmrec.data.origins import ORIGINS
     from llmrec.data.sources import where
 
-    places = where()
+    told = [
+        {"source": name, "here": here, "where": words}
+        | (
+            {key: getattr(ORIGINS[name], key) for key in ("about", "size", "licence", "page")}
+            if name in ORIGINS
+            else {}
+        )
+        for name, here, words in where()
+    ]
     if as_json:
-        say([{"source": name, "here": here, "where": words} for name, here, words in places])
+        say(told)
         return
-    for name, here, words in places:
-        mark = "[green]here[/]   " if here else "[yellow]missing[/]"
-        screen.print(f"{mark} {name:<20} {words}", highlight=False, soft_wrap=True)
+    for one in told:
+        mark = "[green]here[/]   " if one["here"] else "[yellow]missing[/]"
+        screen.print(f"{mark} {one['source']:<20} {one['where']}", highlight=False, soft_wrap=True)
+        for key in ("about", "size", "licence", "page"):
+            if key in one:
+                screen.print(f"{'':<29}{one[key]}", style="dim", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("fetch")
+def fetch_set(
+    name: str = typer.Argument(help="a set that `llmrec data list` names"),
+    category: str = typer.Option(None, help="Amazon: a category as its files name it, such as Beauty"),
+    mirror: str = typer.Option(None, help="an address below which the same files lie"),
+) -> None:
+    """Fetch a data set from its makers into the cache; a fetch that was cut goes on where it was."""
+    from llmrec.data.fetch import fetch
+    from llmrec.data.origins import ORIGINS
+
+    if name in ORIGINS:
+        console.print(f"{ORIGINS[name].about}. {ORIGINS[name].size}.", highlight=False, soft_wrap=True)
+        console.print(f"Terms: {ORIGINS[name].licence}. See {ORIGINS[name].page}", highlight=False, soft_wrap=True)
+    with stages(()) as tell:
+        folder = fetch(name, category, mirror, tell)
+    typer.echo(folder)
 
 
 @app.command("check")
@@ -66,10 +96,13 @@ def show(
         dataset, unit = facts.of_recipe(recipe)
     found = facts.facts(dataset, recipe.items.text, unit)
     if as_json:
-        say(found)
+        say(found | {"interactions by tenth of the items": facts.long_tail(dataset)})
         return
     for name, value in found.items():
         typer.echo(f"{name:<26} {value}")
+    typer.echo("\nInteractions by tenth of the items, most popular first:")
+    for place, share in enumerate(facts.long_tail(dataset), 1):
+        typer.echo(f"{place * 10:>4} %  {'█' * round(60 * share) or '▏'} {share:.1%}")
 
 
 def _check(files: list[Path]) -> Checked:

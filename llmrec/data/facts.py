@@ -60,6 +60,13 @@ def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
     }
 
 
+def long_tail(dataset: Dataset) -> list[float]:
+    """Shares of all interactions that each tenth of the items has, most popular first; they sum to 1."""
+    seen = np.sort(np.bincount(dataset.histories.items, minlength=dataset.n_items))[::-1]
+    tenths = np.arange(len(seen)) * 10 // len(seen)
+    return [round(float(share), 4) for share in np.bincount(tenths, weights=seen, minlength=10) / seen.sum()]
+
+
 def _spread(counts: np.ndarray) -> str:
     low, middle, high = np.percentile(counts, [5, 50, 95]).astype(int)
     return f"{middle} in the middle, {low} to {high} for nine in ten, {counts.max()} at most"
