@@ -34,3 +34,7 @@ class RequestError(LlmrecError):
 
 class RunError(LlmrecError):
     """A run folder that cannot be read, written or gone on with."""
+
+
+class TextError(LlmrecError):
+    """Words that tasks need and nobody could write."""

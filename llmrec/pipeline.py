@@ -179,11 +179,12 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
 def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
     from llmrec.tasks import examples
     from llmrec.tasks.source import Source
+    from llmrec.tasks.wishes import worded
 
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
         source = Source.load(dataset, catalogue, read_json(out / "items" / "texts.json"))
-        return examples.make(recipe.tasks, source, recipe.seed, folder)
+        return examples.make(recipe.tasks, worded(source, catalogue.items, recipe.tasks), recipe.seed, folder)
 
     inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
         "prompts": hash_folder(shipped.folder("prompts"))

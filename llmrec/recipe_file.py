@@ -54,7 +54,11 @@ def _anchor_files(recipe: Recipe, path: Path) -> Recipe:
         return None if name is None else str((path.parent / Path(name).expanduser()).resolve())
 
     files = {"interactions": absolute(recipe.data.interactions), "items": absolute(recipe.data.items)}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
+    parts: dict[str, Any] = {"data": recipe.data.model_copy(update=files)}
+    if recipe.tasks.oracle:
+        oracle = recipe.tasks.oracle.model_copy(update={"cache": absolute(recipe.tasks.oracle.cache)})
+        parts["tasks"] = recipe.tasks.model_copy(update={"oracle": oracle})
+    return recipe.model_copy(update=parts)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

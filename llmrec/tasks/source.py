@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +15,19 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import plain
 from llmrec.tasks.templates import neutral
 
-# Columns of the interactions that become slots; each is null where an event has none.
-EVENT_SLOTS = ("rating", "review", "summary", "headline", "explanation", "hint")
+# Slot → columns of the interactions that can fill it, the first that there is; null where an event has none. What
+# Amazon calls the summary of a review is its headline, and P5 uses it as both.
+EVENT_SLOTS = {
+    "rating": ("rating",),
+    "review": ("review",),
+    "summary": ("summary",),
+    "headline": ("headline", "summary"),
+    "explanation": ("explanation",),
+    "hint": ("hint",),
+}
+
+
+_WORD = re.compile(r"\w{4,}")
 
 
 @dataclass(frozen=True)
@@ -69,10 +81,16 @@ class Source:
         """The training part of a data set: rows of other splits are left out here, before any task sees them."""
         rows = dataset.interactions
         users = rows["user_id"].take(pa.array(dataset.histories.offsets[:-1])).combine_chunks()
-        wanted = [name for name in EVENT_SLOTS if name in rows.column_names]
-        kept = rows.select(wanted).filter(pc.equal(rows["split"], "train")) if wanted else None
-        events = {name: kept[name].combine_chunks() for name in wanted} if kept is not None else {}
-        return cls.of(dataset.before("valid"), users, catalogue, texts, events)
+        found = {
+            slot: next((name for name in names if name in rows.column_names), None)
+            for slot, names in EVENT_SLOTS.items()
+        }
+        kept = rows.select(sorted({name for name in found.values() if name})).filter(pc.equal(rows["split"], "train"))
+        events = {slot: kept[name].combine_chunks() for slot, name in found.items() if name}
+        source = cls.of(dataset.before("valid"), users, catalogue, texts, events)
+        if "explanation" in events and "hint" not in events:
+            events["hint"] = hints(source, events["explanation"])
+        return source
 
     @property
     def n_items(self) -> int:
@@ -82,3 +100,13 @@ class Source:
     def seen(self, user: int) -> np.ndarray:
         """Item numbers of a user's training part."""
         return self.train[user]
+
+
+def hints(source: Source, explanations: pa.Array) -> pa.Array:
+    """(events,) of each explanation the first word that its item's text has too, the feature it turns on; or null."""
+    known = [set(_WORD.findall(text.lower())) for text in source.texts.to_pylist()]
+    found = [
+        next((word for word in _WORD.findall(plain(said).lower()) if word in known[item]), None)
+        for said, item in zip(explanations.to_pylist(), source.train.items.tolist(), strict=True)
+    ]
+    return pa.array(found, pa.string())
