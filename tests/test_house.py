@@ -47,7 +47,7 @@ DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/", "bench/train"),
     "bitsandbytes": ("model/",),
-    "vllm": ("decode/vllm", "serve/"),
+    "vllm": ("decode/vllm", "serve/", "bench/"),
     "gradio": ("serve/",),
     "matplotlib": ("report/",),
     "duckdb": ("data/",),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmrec.bench.decode_engines import measure, open_engines
@@ -20,6 +21,7 @@ from llmrec.bench.decode_step import measure_steps
 from llmrec.bench.decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.report.curves import draw
 from llmrec.results import write_result
 
 WORDS = 49_000  # prompts are of tokens below this, which every base has
@@ -79,7 +81,10 @@ def bench(part: str, out: Path, size: Size, dtype: str, static: Path | None, run
         parts["loss"] = lambda: measure_loss(run, [10, 20, 50], None)
     if part != "all" and part not in parts:
         raise RequestError(f"there is no part '{part}' to measure (loss needs --run): say {', '.join(parts)} or all.")
-    return [_write(out, name, parts[name](), dtype) for name in ([*parts] if part == "all" else [part])]
+    made = {name: parts[name]() for name in ([*parts] if part == "all" else [part])}
+    if "curves" in made:
+        _draw(made["curves"], out)
+    return [_write(out, name, figures, dtype) for name, figures in made.items()]
 
 
 def _engines(size: Size, dtype: str) -> dict[str, Any]:
@@ -118,6 +123,22 @@ def _subject(size: Size, dtype: str, catalogue: Catalogue) -> Iterator[tuple[Pat
     """A model and a catalogue in temporary folders."""
     with tempfile.TemporaryDirectory() as folder:
         yield prepare(Path(folder), catalogue, size.base, getattr(torch, dtype))
+
+
+def _draw(figures: dict[str, Any], out: Path) -> None:
+    """Three plots of the curves: milliseconds a batch against beams, catalogue and batch, beside the bare prompt's."""
+    curves = {
+        "beams": [(one["beams"], one) for one in figures["by_beams"]],
+        "catalogue": [(int(items), one) for items, one in figures["by_items"].items()],
+        "batch": [(one["batch"], one) for one in figures["by_batch"]],
+    }
+    across = {"beams": "Beams", "catalogue": "Items in the catalogue", "batch": "Users in a batch"}
+    for name, points in curves.items():
+        lines = {
+            said: [(at, 1e3 * float(np.median(one["seconds_a_batch"][engine]))) for at, one in points]
+            for said, engine in (("beam search", "transformers"), ("the prompt alone", "prefill"))
+        }
+        draw(lines, across[name], "Milliseconds a batch", out / f"decode-curves-{name}.svg", log=True)
 
 
 def _write(out: Path, part: str, figures: dict[str, Any], dtype: str) -> Path:
