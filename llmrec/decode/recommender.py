@@ -117,8 +117,8 @@ class Recommender:
             beams: prefixes kept at each level; more lose less. At least k.
 
         Returns:
-            (item id, log-probability among the allowed items), best first, distinct; fewer than k where the filters
-            leave fewer.
+            (item id, log-probability), best first, distinct; fewer than k, with a warning, where the filters leave
+            fewer.
 
         Raises:
             RequestError: k is not between 1 and the catalogue's size, no item of the history is known, or a filter
@@ -133,7 +133,10 @@ class Recommender:
         allowed = None if allow is None else self._numbers(allow, "allow")
         found = self.rank([numbers], k, [Filter.of(self.catalogue.trie, denied, allowed)], beams)
         pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
-        return [(self.catalogue.item_ids[item], score) for item, score in pairs if item >= 0]
+        named = [(self.catalogue.item_ids[item], score) for item, score in pairs if item >= 0]
+        if len(named) < k:
+            warnings.warn(f"the filters leave {len(named)} items, fewer than the {k} asked for", stacklevel=2)
+        return named
 
     def rank(
         self,
