@@ -20,13 +20,13 @@ def hold(model: PreTrainedModel, new: np.ndarray) -> None:
 
     Args:
         model: changed in place, until `release`; its logits stay the same.
-        new: (tokens,) ids whose rows are trained.
+        new: (tokens,) ids whose rows are trained, one after another: they were appended.
     """
     embedding, head = _sides(model)
-    ids, trained = torch.from_numpy(new), torch.zeros(embedding.weight.shape[0], dtype=torch.bool)
-    trained[ids] = True
-    embedding._held = embedding.register_forward_hook(partial(_looked_up, trained))
-    head.forward = partial(_scored, head, ids)
+    first, stop = int(new.min()), int(new.max()) + 1
+    assert stop - first == len(new), "ids of new tokens have gaps"
+    embedding._held = embedding.register_forward_hook(partial(_looked_up, first, stop))
+    head.forward = partial(_scored, head, first, stop)
 
 
 def release(model: PreTrainedModel) -> None:
@@ -52,12 +52,14 @@ def _sides(model: Any) -> tuple[Any, Any]:
     return model.get_input_embeddings(), model.get_output_embeddings()
 
 
-def _looked_up(trained: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return torch.where(trained.to(output.device)[inputs[0]][..., None], output, output.detach())
+def _looked_up(first: int, stop: int, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    trained = (inputs[0] >= first) & (inputs[0] < stop)
+    return torch.where(trained[..., None], output, output.detach())
 
 
-def _scored(head: nn.Linear, ids: Tensor, states: Tensor) -> Tensor:
-    ids = ids.to(states.device)
-    logits = nn.functional.linear(states, head.weight.detach(), None if head.bias is None else head.bias.detach())
-    new = nn.functional.linear(states, head.weight[ids], None if head.bias is None else head.bias[ids])
-    return logits.index_copy_(-1, ids, new.to(logits.dtype))
+def _scored(head: nn.Linear, first: int, stop: int, states: Tensor) -> Tensor:
+    bias = head.bias
+    logits = nn.functional.linear(states, head.weight.detach(), None if bias is None else bias.detach())
+    new = nn.functional.linear(states, head.weight[first:stop], None if bias is None else bias[first:stop])
+    logits[..., first:stop] = new
+    return logits

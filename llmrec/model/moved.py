@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from llmrec.errors import ModelError
 from llmrec.model.rows import sides
+from llmrec.model.vocabulary import MENTION
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def moved(
         new: (tokens,) their ids.
         tokens: (tokens,) their names.
         used: `input` and `output` → (tokens,) bool, those that training used there; tied sides are used by both.
-        spare: (tokens,) bool, those that no item has yet.
+        spare: (tokens,) bool, those that no item has.
         old_trained: whether the other rows were trained as well.
 
     Returns:
@@ -65,6 +66,7 @@ def moved(
         ModelError: a row that was used did not move, or an old row moved that was to stay.
     """
     after, facts, tied = Before.of(model, new), {}, len(before.new) == 1
+    in_codes = np.array([token != MENTION for token in tokens])
     for side, rows in before.new.items():
         distance = (after.new[side] - rows).norm(dim=1).numpy()
         _assert_moved(side, distance, tokens, used["input"] | used["output"] if tied else used[side])
@@ -73,7 +75,9 @@ def moved(
                 f"embedding rows of the base's own tokens changed on the {side} side though they were to stay. "
                 "Set model.old_rows: trained if they may change; otherwise this is a bug, please report it."
             )
-        facts[side] = _figures(distance[~spare]) | ({"spares": _figures(distance[spare])} if spare.any() else {})
+        facts[side] = _figures(distance[in_codes & ~spare])
+        if (in_codes & spare).any():
+            facts[side]["spares"] = _figures(distance[in_codes & spare])
     return facts
 
 
@@ -88,7 +92,7 @@ def _assert_moved(side: str, distance: np.ndarray, tokens: Sequence[str], used: 
         )
 
 
-def _figures(distance: np.ndarray) -> dict[str, float]:
+def _figures(distance: np.ndarray) -> dict[str, Any]:
     mean = float(distance.mean()) if len(distance) else 0.0
     return {"tokens": len(distance), "mean distance": round(mean, 5), "unmoved": int((distance == 0).sum())}
 
