@@ -64,7 +64,8 @@ def reopen(out: Path, stage: str) -> None:
 def files(out: Path) -> dict[str, str]:
     """Hash of every file of a run that should not depend on when it was made."""
     timed = {MADE, "log.jsonl", "report.html", ".lock"}  # seconds stand in these
-    found = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in timed)
+    whole = (path for path in sorted(out.rglob("*")) if path.relative_to(out).parts[0] != "logs")  # of trackers
+    found = (path for path in whole if path.is_file() and path.name not in timed)
     return {path.relative_to(out).as_posix(): hash_file(path) for path in found}
 
 
