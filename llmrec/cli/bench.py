@@ -45,3 +45,21 @@ def train(
 
     for path in measure(part, out, work, tiny, lambda line: console.print(line, markup=False, highlight=False)):
         console.print(str(path), markup=False, highlight=False)
+
+
+@app.command()
+def data(
+    part: str = typer.Argument("all", help="which figures: log, metrics, peer or all"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON files"),
+    events: int = typer.Option(100_000_000, help="interactions of the generated log"),
+    memory: float = typer.Option(4.0, help="GiB that DuckDB may hold"),
+    peer: Path = typer.Option(None, help="a checkout of MiniOneRec, to time its pre-processing beside ours"),
+    work: Path = typer.Option(None, help="folder for generated logs, kept for the next time"),
+    tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
+) -> None:
+    """Data: a log of a hundred million rows through 5-core, split and histories; metrics; a peer's script."""
+    from llmrec.bench.data import TINY, Size, bench
+
+    size = TINY if tiny else Size(events=events, memory=memory)
+    for path in bench(part, out, size, peer, work, lambda line: console.print(line, markup=False, highlight=False)):
+        console.print(str(path), markup=False, highlight=False)

@@ -83,7 +83,7 @@ def read_amazon(data: Data) -> Raw:
     items, broken, against = _metadata(catalogues, edition)
     refuse_many(bad + broken, data.max_bad_rows)
     about = origins.ORIGINS[data.source]
-    named = {"source": about.about, "licence": about.licence, "interactions": ", ".join(path.name for path in logs)}
+    named = {"source": about.about, "licence": about.licence, "files": _names([*logs, *catalogues])}
     return Raw(scan, items, "seconds", named, bad + broken + against)
 
 

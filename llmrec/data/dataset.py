@@ -95,18 +95,22 @@ class Dataset:
     @cached_property
     def histories(self) -> Sequences:
         """Every event of every user, held-out ones included. Use `before` for what a model may see."""
-        ids = self.interactions["item_id"].combine_chunks()
-        numbers = pc.index_in(ids, value_set=self.items["item_id"].combine_chunks()).to_numpy(zero_copy_only=False)
-        users = self.interactions["user_id"].combine_chunks()
-        change = np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)) + 1
-        offsets = np.concatenate([[0], change, [len(users)]]).astype(np.int64)
-        return Sequences(offsets, numbers.astype(np.int32))
+        numbers = _positions(self.interactions["item_id"], self.items["item_id"].combine_chunks())
+        starts, before, last = [np.zeros(1, np.int64)], 0, None
+        for users in self.interactions["user_id"].chunks:  # one array of all ids may be too long for Arrow's offsets
+            if not len(users):
+                continue
+            change = np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)) + 1
+            if last is not None and users[0] != last:
+                change = np.concatenate([[0], change])
+            starts.append(change + before)
+            before, last = before + len(users), users[-1]
+        return Sequences(np.concatenate([*starts, [before]]).astype(np.int64), numbers.astype(np.int32))
 
     @cached_property
     def splits(self) -> np.ndarray:
         """(events,) int8: 0 train, 1 valid, 2 test, aligned with `histories.items`."""
-        column = self.interactions["split"].combine_chunks()
-        return pc.index_in(column, value_set=pa.array(_SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
+        return _positions(self.interactions["split"], pa.array(_SPLITS)).astype(np.int8)
 
     def before(self, split: Split) -> Sequences:
         """What may be seen when predicting a split: earlier splits. `before("valid")` is the training part."""
@@ -133,6 +137,12 @@ class Dataset:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
         known = self.histories.items[np.repeat(starts, np.diff(offsets)) + within]
         return Cases(users, self.histories.items[events], Sequences(offsets, known))
+
+
+def _positions(column: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
+    """(rows,) where each value stands among the known ones."""
+    found = pc.index_in(column, value_set=known)
+    return np.concatenate([np.zeros(0, np.int32), *(chunk.to_numpy(zero_copy_only=False) for chunk in found.chunks)])
 
 
 def make(data: Data, seed: int, folder: Path) -> dict[str, object]:

@@ -55,7 +55,7 @@ def read_files(data: Data, quiet: bool = False) -> Raw:
     read = [_catalogue(rows, data.columns) for rows in items]
     told = bad + [line for _, lines in read for line in lines]
     refuse_many(told, data.max_bad_rows)
-    named = {"source": "files", "interactions": _names(logs), "items": _names(catalogues)}
+    named = {"source": "files", "files": f"{_names(logs)}; {_names(catalogues)}"}
     return Raw(interactions, _one([table for table, _ in read]), unit, named, told)
 
 

@@ -51,11 +51,13 @@ def _temporal(db: duckdb.DuckDBPyConnection, data: Data, unit: str) -> str:
             "data.split: temporal needs clock times, but these timestamps are only positions in each user's history, "
             "which say nothing across users. Use data.split=leave-one-out"
         )
-    shares = [1 - 2 * data.held_out, 1 - data.held_out]
-    cuts = db.execute(f"SELECT quantile_disc(timestamp, {shares}) FROM placed WHERE place > 1").fetchall()[0][0]
-    if cuts is None:
+    cases = int(db.execute("SELECT count(*) FROM placed WHERE place > 1").fetchall()[0][0])
+    if not cases:
         raise DataError("data.split: temporal found no user with two events. More interactions are needed.")
-    return f"CASE WHEN timestamp <= {cuts[0]} THEN 'train' WHEN timestamp <= {cuts[1]} THEN 'valid' ELSE 'test' END"
+    in_time = "SELECT timestamp FROM placed WHERE place > 1 ORDER BY timestamp LIMIT 1 OFFSET"
+    firsts = (int(cases * (1 - 2 * data.held_out)), int(cases * (1 - data.held_out)))
+    valid, test = (db.execute(f"{in_time} {first}").fetchall()[0][0] for first in firsts)
+    return f"CASE WHEN timestamp < {valid} THEN 'train' WHEN timestamp < {test} THEN 'valid' ELSE 'test' END"
 
 
 def _drawn(key: str, table: str, name: str, data: Data, seed: int) -> str:

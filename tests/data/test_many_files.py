@@ -33,7 +33,7 @@ def test_files_of_a_pattern_are_one_log_in_order_of_their_names(tmp_path: Path) 
     assert isinstance(raw.interactions, pa.Table)
     assert raw.interactions["user_id"].to_pylist() == ["u01", "u01", "u02", "u02"]
     assert raw.interactions["timestamp"].to_pylist() == [0, 1, 2, 3]
-    assert raw.origin["interactions"] == "log-01.csv, log-02.csv"
+    assert raw.origin["files"] == "log-01.csv, log-02.csv; items.csv"
 
 
 def test_bad_rows_of_several_files_are_told_with_their_file(tmp_path: Path) -> None:

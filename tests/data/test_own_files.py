@@ -227,3 +227,30 @@ def test_prepared_sets_say_which_variable_to_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("LLMREC_DATA", raising=False)
     with pytest.raises(DataError, match="export LLMREC_DATA=FOLDER"):
         read(Data(source="amazon-beauty-2014"))
+
+
+def test_facts_count_rows_and_name_files(tmp_path: Path) -> None:
+    from llmrec.data import dataset as data
+
+    (tmp_path / "made").mkdir()
+    facts = data.make(write(tmp_path, HEADER + "u,i1,1\nu,i2,2\nu,i1,3\n"), 0, tmp_path / "made")
+    assert (facts["users"], facts["items"], facts["interactions"]) == (1, 2, 3)
+    assert facts["files"] == "log.csv; items.csv"
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_a_gz_that_was_cut_short_is_refused(kind: str, tmp_path: Path) -> None:
+    events = "".join(f"u{n},i{n**7},{n}\n" for n in range(3000))
+    text = HEADER + events if kind == "csv" else (HEADER + events).replace(",", "\t")
+    if kind == "jsonl":
+        text = "".join(json.dumps({"user_id": f"u{n}", "item_id": n**7, "timestamp": n}) + "\n" for n in range(3000))
+    source = write(tmp_path, "", name=f"log.{kind}.gz")
+    path = tmp_path / f"log.{kind}.gz"
+    path.write_bytes(gzip.compress(text.encode())[: len(text) // 8])
+    with pytest.raises(DataError, match=rf"log\.{kind}\.gz cannot be read"):
+        read(source)
+
+
+def test_a_title_of_a_million_letters_is_a_title(tmp_path: Path) -> None:
+    found = read(write(tmp_path, HEADER + "u,i1,1\n", items=f"item_id,title\ni1,{'x' * 1_000_000}\n"))
+    assert len(found.items["title"][0].as_py()) == 1_000_000
