@@ -139,13 +139,13 @@ def test_ctrl_c_ends_in_130_with_one_sentence_and_the_next_run_goes_on(
 
 
 def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
-    from llmrec.train.sft import _newest_checkpoint
+    from llmrec.train.watch import newest_checkpoint
 
     for number, whole in ((20, True), (100, True), (120, False)):
         (tmp_path / f"checkpoint-{number}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{number}" / "whole").touch()
-    assert _newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
     assert not (tmp_path / "checkpoint-120").exists()
 
 
