@@ -39,15 +39,12 @@ def validator(
     Raises:
         DataError: nobody has a validation item.
     """
-    users, targets = dataset.targets("valid")
-    if not len(users):
+    cases = dataset.cases("valid")
+    if not len(cases.users):
         raise DataError("no user has a validation item, so nothing can be validated. Set train.N.validation.every: 0.")
-    chosen = stream(seed, "validation").permutation(len(users))[: settings.users]
-    before = dataset.before("valid")
-    histories = sorted(
-        ((before[user].tolist(), target) for user, target in zip(users[chosen], targets[chosen], strict=True)),
-        key=lambda pair: len(pair[0]),
-    )
+    drawn = stream(seed, "validation").permutation(len(cases.users))[: settings.users]
+    chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
+    histories, targets = [cases.histories[case].tolist() for case in chosen], cases.targets[chosen]
     kind, deepest = settings.metric.split("@")
     k = min(int(deepest), dataset.n_items)
 
@@ -56,10 +53,10 @@ def validator(
         live = Recommender(tokenizer, note, catalogue, engine, evaluation.wording == "held-out")
         found = []
         for start in range(0, len(histories), evaluation.batch):
-            batch = [history for history, _ in histories[start : start + evaluation.batch]]
+            batch = histories[start : start + evaluation.batch]
             filters = [Filter.of(catalogue.trie, seen if evaluation.exclude_seen else ()) for seen in batch]
             found.append(live.rank(batch, k, filters, evaluation.beams).items)
-        places = place_in_list(np.concatenate(found), np.array([target for _, target in histories]))
+        places = place_in_list(np.concatenate(found), targets)
         return float(RANKING[kind](places, int(deepest)).mean())
 
     return measure
