@@ -139,7 +139,8 @@ class _Rules:
 
     def repeated(self) -> None:
         """Copies of an event, of which `_number` kept one."""
-        self._count("repeated rows", "sum(copies - 1)::BIGINT FROM events")
+        copies = self.db.execute("SELECT sum(copies - 1)::BIGINT FROM events").fetchall()[0][0]
+        self.counts["repeated rows"] = int(copies or 0)
         self.db.execute(
             "INSERT INTO dropped SELECT u, i, timestamp, 'repeated rows', 0 FROM events, range(copies - 1) "
             "WHERE copies > 1"
@@ -148,32 +149,28 @@ class _Rules:
 
     def drop(self, reason: str, condition: str) -> None:
         """Take out the events that meet a condition."""
-        self._note(reason, condition)
-        self.db.execute(f"DELETE FROM events WHERE {condition}")
+        number = len(self.counts)
+        self.db.execute(
+            f"INSERT INTO dropped SELECT u, i, timestamp, $reason, {number} FROM events WHERE {condition}",
+            {"reason": reason},
+        )
+        self.counts[reason] = int(self.db.execute(f"DELETE FROM events WHERE {condition}").fetchall()[0][0])
 
     def core(self, core: int) -> None:
         """Take out users and items with fewer than `core` events until none is left to take out."""
         reason = f"users or items with fewer than {core} events"
         self.db.execute("CREATE TABLE pairs AS SELECT u, i FROM events")
-        left = -1
-        while left != (left := int(self.db.execute("SELECT count(*) FROM pairs").fetchall()[0][0])):
+        count = -1
+        while count != (count := int(self.db.execute("SELECT count(*) FROM pairs").fetchall()[0][0])):
             for key in ("i", "u"):
                 poor = f"SELECT {key} FROM pairs GROUP BY {key} HAVING count(*) < {core}"
                 self.db.execute(f"DELETE FROM pairs WHERE {key} IN ({poor})")
         # Whoever is taken out loses all rows, so what is left is told by who is left.
-        gone = "u NOT IN (SELECT u FROM pairs) OR i NOT IN (SELECT i FROM pairs)"
-        self.drop(reason, gone)
+        for table, key, whole in (("poor_users", "u", "people"), ("poor_items", "i", "things")):
+            left = f"SELECT DISTINCT {key} FROM pairs"
+            self.db.execute(f"CREATE TABLE {table} AS SELECT {key} FROM {whole} WHERE {key} NOT IN ({left})")
         self.db.execute("DROP TABLE pairs")
-
-    def _note(self, reason: str, condition: str) -> None:
-        self._count(reason, f"count(*) FROM events WHERE {condition}")
-        self.db.execute(
-            f"INSERT INTO dropped SELECT u, i, timestamp, $reason, {len(self.counts)} FROM events WHERE {condition}",
-            {"reason": reason},
-        )
-
-    def _count(self, reason: str, what: str) -> None:
-        self.counts[reason] = int(self.db.execute(f"SELECT {what}").fetchall()[0][0] or 0)
+        self.drop(reason, "u IN (SELECT u FROM poor_users) OR i IN (SELECT i FROM poor_items)")
 
 
 def _database() -> duckdb.DuckDBPyConnection:

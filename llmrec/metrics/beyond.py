@@ -9,12 +9,14 @@ Abdollahpouri et al. 2019, arXiv 1907.13286 (popularity lift).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from llmrec.contracts import Sequences
 
-BLOCK = 1 << 22
-"""Numbers held at once while lists are turned into vectors: 16 MB of float32."""
+BLOCK = 1 << 20
+"""Numbers looked at at once: few enough to stay in a processor's cache."""
 
 
 def exposures(lists: np.ndarray, n_items: int) -> np.ndarray:
@@ -23,10 +25,11 @@ def exposures(lists: np.ndarray, n_items: int) -> np.ndarray:
     Raises:
         ValueError: an item number beyond the catalogue.
     """
-    # Counting -1 as a number of its own needs no copy of the lists without it.
-    counts = np.bincount((lists + 1).ravel(), minlength=n_items + 1)
-    if len(counts) > n_items + 1:
-        raise ValueError(f"Item {len(counts) - 2} is recommended, but the catalogue ends at {n_items - 1}.")
+    if lists.size and lists.max() >= n_items:
+        raise ValueError(f"Item {lists.max()} is recommended, but the catalogue ends at {n_items - 1}.")
+    counts = np.zeros(n_items + 1, np.int64)
+    for block in _blocks(lists):
+        counts += np.bincount((block + 1).ravel(), minlength=n_items + 1)  # -1 is counted too, and left out below
     return counts[1:]
 
 
@@ -81,15 +84,18 @@ def diversity(lists: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def category_diversity(lists: np.ndarray, category: np.ndarray) -> np.ndarray:
     """(rows,) float64 in 0..1: share of the pairs of a list whose categories differ; (n_items,) int labels from 0."""
-    labels = np.where(lists >= 0, category[lists], -1 - np.arange(lists.shape[1]))  # an end is like nothing
-    ordered = np.sort(labels, axis=1)
-    same = np.zeros(len(lists))
-    for gap in range(1, lists.shape[1]):
-        matches = (ordered[:, gap:] == ordered[:, :-gap]).sum(axis=1)
-        if not matches.any():
-            break
-        same += matches
-    return 1 - _by_pairs(2 * same, lists)
+    k = lists.shape[1]
+    ends = (-1 - np.arange(k)).astype(np.int32)  # an end is like nothing, not even another end
+    labels = np.append(category, 0).astype(np.int32)
+    same: list[np.ndarray] = [np.zeros(0)]
+    for block in _blocks(lists):
+        ordered = np.sort(np.where(block >= 0, labels[block], ends), axis=1)
+        change = np.ones(ordered.shape, bool)
+        change[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        starts = np.flatnonzero(change)
+        alike = np.diff(np.append(starts, ordered.size))  # of each category of each list, how many items
+        same.append(np.bincount(starts // max(k, 1), weights=alike * (alike - 1), minlength=len(block)))
+    return 1 - _by_pairs(np.concatenate(same), lists)
 
 
 def serendipity(lists: np.ndarray, targets: np.ndarray, obvious: np.ndarray) -> np.ndarray:
@@ -112,10 +118,15 @@ def popularity_lift(lists: np.ndarray, histories: Sequences, users_of_item: np.n
 
 def _mean(lists: np.ndarray, of_item: np.ndarray) -> np.ndarray:
     """Mean over each list of a figure (n_items,)."""
-    padded = np.append(of_item.astype(np.float32), np.float32(0))
-    lengths = (lists >= 0).sum(axis=1)
+    padded = np.append(of_item.astype(np.float32), np.float32(0))  # -1 reads the last one: nothing
+    totals = [padded[block].sum(axis=1, dtype=np.float64) for block in _blocks(lists)]
     with np.errstate(invalid="ignore"):
-        return np.take(padded, lists, mode="wrap").sum(axis=1, dtype=np.float64) / lengths
+        return np.concatenate([np.zeros(0), *totals]) / (lists >= 0).sum(axis=1)
+
+
+def _blocks(lists: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, BLOCK // max(lists.shape[1], 1))
+    return (lists[start : start + step] for start in range(0, len(lists), step))
 
 
 def _by_pairs(twice: np.ndarray, lists: np.ndarray) -> np.ndarray:

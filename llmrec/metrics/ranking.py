@@ -80,10 +80,9 @@ def place_in_list(items: np.ndarray, targets: np.ndarray) -> Places:
     """
     if len(items) != len(targets):
         raise ValueError(f"{len(items)} lists of recommendations need as many targets; got {len(targets)}.")
-    found = items == np.asarray(targets)[:, None]
-    # The extra column says "found at the end", so argmax works for lists without the target and for k = 0.
-    first = np.concatenate([found, np.ones((len(items), 1), dtype=bool)], axis=1).argmax(axis=1)
-    higher = np.where(first < items.shape[1], first, BEYOND).astype(np.int64)
+    found = items == np.asarray(targets, items.dtype)[:, None]
+    first = found.argmax(axis=1) if items.shape[1] else np.zeros(len(items), np.int64)
+    higher = np.where(found.any(axis=1), first, BEYOND).astype(np.int64)
     return Places(higher, np.zeros_like(higher))
 
 
