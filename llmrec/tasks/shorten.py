@@ -40,10 +40,10 @@ def without_oldest(row: Row, count: int) -> Row:
     if not count:
         return row
     start, stop = pieces[0]["start"], pieces[count]["start"]
-    gone = stop - start
-    slots = [
-        slot | {"start": slot["start"] - gone, "stop": slot["stop"] - gone} if slot["start"] >= stop else slot
-        for slot in row["slots"]
-        if slot not in pieces[:count]
-    ]
+    slots = []
+    for slot in row["slots"]:
+        if slot["start"] >= stop:
+            slots.append(slot | {"start": slot["start"] - stop + start, "stop": slot["stop"] - stop + start})
+        elif slot["start"] < start:
+            slots.append(slot)
     return row | {"prompt": row["prompt"][:start] + row["prompt"][stop:], "slots": slots}

@@ -11,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from task_world import source
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmrec.embedded import path as embedded_path
 from llmrec.errors import ModelError
 from llmrec.model import nano
-from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import TASKS, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.examples import load, make
@@ -34,20 +31,6 @@ SEGMENT = (
 )
 
 
-def tokenizers(folder: Path) -> dict[str, PreTrainedTokenizerBase]:
-    found = {"sentencepiece": nano.train_tokenizer(WORDS, 500, folder)}
-    base = embedded_path("smollm2-135m-instruct")
-    found["byte-level"] = AutoTokenizer.from_pretrained(base, gguf_file=next(base.glob("*.gguf")).name)
-    for one in found.values():
-        add_tokens(one, CODES)
-    return found
-
-
-@pytest.fixture(scope="module")
-def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerBase]:
-    return tokenizers(tmp_path_factory.mktemp("tokenizers"))
-
-
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte-level"])
 @pytest.mark.parametrize("special", [True, False])
 @given(texts=st.lists(st.lists(SEGMENT, max_size=8).map("".join), max_size=5))
@@ -63,7 +46,7 @@ def test_the_short_way_gives_the_same_tokens_at_the_same_characters(every, kind:
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte-level"])
 def test_segments_are_tokenized_once(every, kind: str) -> None:
     short = CodedTexts(every[kind], True)
-    texts = [f"{WORDS[0]} {CODES[i]}{CODES[30]}{CODES[i + 1]}{CODES[30]} and then" for i in range(29)]
+    texts = [f"{WORDS[0]} {CODES[i]}<b_0>{CODES[i + 1]}<b_0> and then" for i in range(29)]
     short(texts)
     assert len(short._places) == 1 + 30 + 1  # the opening, each item's code, the end
 
