@@ -20,7 +20,8 @@ from llmrec.model import folder as model_folder
 from llmrec.model.vocabulary import token_ids
 
 BATCH = 8
-VLLM = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 512}
+VLLM: dict[str, Any] = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 512}
+BACKEND = {"structured_outputs_config": {"backend": "xgrammar"}}  # vLLM's beam search cannot choose one by itself
 
 
 def open_engines(folder: Path, catalogue_folder: Path, dtype: str, with_vllm: bool) -> dict[str, Rank]:
@@ -37,7 +38,7 @@ def open_engines(folder: Path, catalogue_folder: Path, dtype: str, with_vllm: bo
     if with_vllm:
         from llmrec.decode.vllm_engine import VllmEngine
 
-        vllm = VllmEngine.open(folder, catalogue_folder, dtype=dtype, **VLLM)
+        vllm = VllmEngine.open(folder, catalogue_folder, dtype=dtype, **VLLM, **BACKEND)
         engines |= {
             "vllm": lambda prompts, k: vllm.rank(prompts, k),
             "vllm beam_search": vllm_beam_search(vllm.llm, catalogue),

@@ -47,10 +47,11 @@ def dictionary_generate(model: Any, catalogue: Catalogue, tokens: np.ndarray) ->
 
 
 def vllm_beam_search(llm: Any, catalogue: Catalogue) -> Rank:
-    """vLLM's own beam search, held to the catalogue by its structured outputs (a choice among all codes)."""
+    """vLLM's own beam search, held to the catalogue by its structured outputs: a grammar of all codes."""
     from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
+    from vllm.v1.structured_output.utils import choice_as_grammar
 
-    choice = StructuredOutputsParams(choice=catalogue.code_texts)
+    choice = StructuredOutputsParams(grammar=choice_as_grammar(catalogue.code_texts))
 
     def rank(prompts: Sequence[Sequence[int]], k: int) -> Any:
         params = BeamSearchParams(beam_width=k, max_tokens=catalogue.trie.depth, structured_outputs=choice)
