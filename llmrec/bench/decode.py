@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmrec.bench.decode_engines import measure, open_engines
+from llmrec.bench.decode_engines import measure, open_engines, open_model, ours, prefill
 from llmrec.bench.decode_loss import measure_loss
 from llmrec.bench.decode_peers import dictionary_generate
 from llmrec.bench.decode_step import measure_steps
-from llmrec.bench.decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare
+from llmrec.bench.decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare, trie_of
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.report.curves import draw
@@ -104,17 +104,14 @@ def _engines(size: Size, dtype: str) -> dict[str, Any]:
 def _curves(size: Size, dtype: str) -> dict[str, Any]:
     """Our transformers engine and the bare prompt by beams, by catalogue, by batch."""
     by_items, by_beams, by_batch = {}, [], []
+    with _subject(size, dtype, catalogue_of(200)) as (folder, catalogue_folder):
+        model, tokens = open_model(folder, catalogue_folder, dtype)
     for items in size.curve_items:
-        with _subject(size, dtype, catalogue_of(items)) as (folder, catalogue_folder):
-            engines = open_engines(folder, catalogue_folder, dtype, False)
-
-            def measured(beams: int, batch: int, engines: Any = engines) -> dict[str, Any]:
-                return measure(engines, beams, size.batches, WORDS, ["generate"], batch)
-
-            by_items[str(items)] = measured(10, 8)
-            if items == size.curve_items[0]:
-                by_beams = [measured(beams, 8) for beams in size.curve_beams]
-                by_batch = [measured(10, batch) for batch in size.curve_batches]
+        engines = {"transformers": ours(model, trie_of(items), tokens), "prefill": prefill(model)}
+        by_items[str(items)] = measure(engines, 10, size.batches, WORDS)
+        if items == size.curve_items[0]:
+            by_beams = [measure(engines, beams, size.batches, WORDS) for beams in size.curve_beams]
+            by_batch = [measure(engines, 10, size.batches, WORDS, batch) for batch in size.curve_batches]
     return {"prompt_tokens": LENGTHS, "by_items": by_items, "by_beams": by_beams, "by_batch": by_batch}
 
 

@@ -16,6 +16,7 @@ from llmrec.bench.decode_subject import prompts
 from llmrec.bench.timing import ratio
 from llmrec.decode.engine import TransformersEngine
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.trie import Trie
 from llmrec.model import folder as model_folder
 from llmrec.model.vocabulary import token_ids
 
@@ -26,27 +27,35 @@ BACKEND = {"structured_outputs_config": {"backend": "xgrammar"}}  # vLLM's beam 
 
 def open_engines(folder: Path, catalogue_folder: Path, dtype: str, with_vllm: bool) -> dict[str, Rank]:
     """Name → what ranks a batch; vLLM's two where it is installed."""
-    model, tokenizer, _ = model_folder.load(folder, getattr(torch, dtype))
+    model, tokens = open_model(folder, catalogue_folder, dtype)
     catalogue = Catalogue.load(catalogue_folder)
-    tokens = token_ids(tokenizer, catalogue.tokens)
-    ours = TransformersEngine(model, catalogue.trie, tokens)
     engines: dict[str, Rank] = {
-        "transformers": lambda prompts, k: ours.rank(prompts, k),
-        "prefill": _prefill(model),
+        "transformers": ours(model, catalogue.trie, tokens),
+        "prefill": prefill(model),
         "generate": dictionary_generate(model, catalogue, tokens),
     }
     if with_vllm:
         from llmrec.decode.vllm_engine import VllmEngine
 
         vllm = VllmEngine.open(folder, catalogue_folder, dtype=dtype, **VLLM, **BACKEND)
-        engines |= {
-            "vllm": lambda prompts, k: vllm.rank(prompts, k),
-            "vllm beam_search": vllm_beam_search(vllm.llm, catalogue),
-        }
+        engines["vllm"] = lambda prompts, k: vllm.rank(prompts, k)
+        engines["vllm beam_search"] = vllm_beam_search(vllm.llm, catalogue)
     return engines
 
 
-def _prefill(model: Any) -> Rank:
+def open_model(folder: Path, catalogue_folder: Path, dtype: str) -> tuple[Any, np.ndarray]:
+    """The model, and its token of each symbol."""
+    model, tokenizer, _ = model_folder.load(folder, getattr(torch, dtype))
+    return model, token_ids(tokenizer, Catalogue.load(catalogue_folder).tokens)
+
+
+def ours(model: Any, trie: Trie, tokens: np.ndarray) -> Rank:
+    """Our engine on transformers, as many beams as items asked for."""
+    engine = TransformersEngine(model, trie, tokens)
+    return lambda prompts, k: engine.rank(prompts, k)
+
+
+def prefill(model: Any) -> Rank:
     """One pass over the padded prompts, keeping keys and values, and nothing else: what no decoder can do without."""
     decoder = model.get_decoder()
 
@@ -59,24 +68,21 @@ def _prefill(model: Any) -> Rank:
     return run
 
 
-def measure(
-    engines: dict[str, Rank], beams: int, batches: int, vocabulary: int, skip: Sequence[str] = (), batch: int = BATCH
-) -> dict[str, Any]:
+def measure(engines: dict[str, Rank], beams: int, batches: int, vocabulary: int, batch: int = BATCH) -> dict[str, Any]:
     """Every batch through all engines in turn, each time with new prompts.
 
     Args:
         vocabulary: prompts are of words below this.
-        skip: engines left out.
+        batch: users at once.
 
     Returns:
         Seconds a batch, users a second, and how many times longer each engine takes than ours and than the prompt.
     """
     random = np.random.default_rng(beams)
-    contenders = {name: rank for name, rank in engines.items() if name not in skip}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
     for number in range(-1, batches):
         given = prompts(random, batch, vocabulary)
-        for name, rank in contenders.items():
+        for name, rank in engines.items():
             if number < 0 and name in ("generate", "vllm beam_search"):
                 continue  # minutes long, and nothing to warm
             spent = _timed(rank, given, beams)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from llmrec.bench.decode_peers import Static
-from llmrec.bench.decode_subject import skewed_codes
+from llmrec.bench.decode_subject import skewed_codes, trie_of
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Logits
 from llmrec.decode.search import Beams, best_of, expand, finish, join, open_rows
@@ -156,8 +156,7 @@ def _step(trie: Trie, sieve: Filters, live: Beams, logits: Logits) -> tuple[Beam
 def _search(items: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of each step of a search with random logits, and of compiling the filters of its users."""
     random = np.random.default_rng(1)
-    starts = np.arange(4, dtype=np.int32) * WIDTH
-    trie = Trie.build(skewed_codes(np.random.default_rng(0), items) + starts, 4 * WIDTH)
+    trie = trie_of(items)
     seen = [Filter.of(trie, random.choice(items, SEEN, replace=False)) for _ in range(USERS)]
     logits = [Logits(2 * torch.randn(USERS, BEAMS, 4 * WIDTH), None) for _ in range(trie.depth)]
     found = {}

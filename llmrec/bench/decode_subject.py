@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.trie import Trie
 from llmrec.model import folder as model_folder
 from llmrec.model.base import load_base
 from llmrec.model.vocabulary import add_tokens, token_ids
@@ -53,6 +54,12 @@ def catalogue_of(items: int, seed: int = 0) -> Catalogue:
     return Catalogue.of(
         pa.table({"item_id": names, "title": names}), skewed_codes(np.random.default_rng(seed), items), WIDTHS
     )
+
+
+def trie_of(items: int, seed: int = 0) -> Trie:
+    """The trie alone of such a catalogue: a list of ten million ids would only cost memory."""
+    starts = np.cumsum([0, *WIDTHS[:-1]], dtype=np.int32)
+    return Trie.build(skewed_codes(np.random.default_rng(seed), items) + starts, sum(WIDTHS))
 
 
 def prepare(folder: Path, catalogue: Catalogue, base: str, dtype: torch.dtype) -> tuple[Path, Path]:
