@@ -22,8 +22,8 @@ from llmrec.data.raw import Raw
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
-EXTRAS = ("rating", "review", "summary", "explanation")
-"""Columns of interactions that are carried along where a source has them."""
+TEXTS = ("review", "summary", "explanation")
+"""Words that an event may come with. They stay where they were read until the order of events is known."""
 
 _databases = itertools.count()
 
@@ -70,21 +70,19 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
         DataError: nothing is left (which rule emptied it), items contradict one another, or see `splits.expression`.
     """
     db = _database()
-    if isinstance(raw.interactions, pa.Table):
-        db.register("raw", raw.interactions)
-    else:
-        db.execute(f"CREATE VIEW raw AS {raw.interactions.query}")
-    db.register("raw_items", raw.items)
+    texts = [name for name in TEXTS if name in raw.columns]
+    _register(db, raw, bool(texts))
     _refuse_contradicting_items(db)
     rules = _Rules(db)
     rules.malformed(raw.dropped)
-    extras = _number(db, raw)
+    extras: list[str] = [name for name in ("rating", "part") if name in raw.columns]
+    _number(db, extras, texts)
     rules.repeated()
     _apply(rules, raw, data, seed)
     if rules.left == 0:
         raise DataError(f"no interactions are left after cleaning: {rules.story()}. Loosen the rule in `data:`.")
     _catalogue(db, data, rules)
-    return Cleaned(db, _placed(db, data, seed, raw.unit, extras), rules.counts)
+    return Cleaned(db, _placed(db, data, seed, raw.unit, extras, texts), rules.counts)
 
 
 def _apply(rules: _Rules, raw: Raw, data: Data, seed: int) -> None:
@@ -192,8 +190,19 @@ def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
         raise DataError(f"the items file has different rows for one item id: {names}. Keep one row for each item.")
 
 
-def _number(db: duckdb.DuckDBPyConnection, raw: Raw) -> list[str]:
-    """Make `people`, `things` and `events` (one row for each user, item and time); returns the extra columns.
+def _register(db: duckdb.DuckDBPyConnection, raw: Raw, with_texts: bool) -> None:
+    """Make `raw` and `raw_items`: views, but where words must be found again by their row, `raw` is a table."""
+    db.register("raw_items", raw.items)
+    query = "SELECT * FROM given"
+    if isinstance(raw.interactions, pa.Table):
+        db.register("given", raw.interactions)
+    else:
+        query = raw.interactions.query
+    db.execute(f"CREATE {'TABLE' if with_texts else 'VIEW'} raw AS {query}")
+
+
+def _number(db: duckdb.DuckDBPyConnection, extras: list[str], texts: list[str]) -> None:
+    """Make `people`, `things` and `events` (one row for each user, item and time).
 
     Of copies with different ratings the highest is kept, and with it what else its row says.
     """
@@ -203,20 +212,21 @@ def _number(db: duckdb.DuckDBPyConnection, raw: Raw) -> list[str]:
             f"""CREATE TABLE {table} AS SELECT (row_number() OVER (ORDER BY length({name}), {name}) - 1)::INTEGER {key},
                 {name} FROM (SELECT DISTINCT {name} FROM raw{also})"""
         )
-    extras = [name for name in (*EXTRAS, "part") if name in raw.columns]
-    best, chosen = "", ""
-    if len(extras) == 1:
-        best = chosen = f", max({extras[0]}) AS {extras[0]}"
-    elif extras:
-        best = f", max(struct_pack({', '.join(extras)})) AS best"
-        chosen = ", " + ", ".join(f"best.{name} AS {name}" for name in extras)
-    columns = "*" if best == chosen else f"u, i, timestamp, copies{chosen}"
+    best = "".join(f", max({name}) AS {name}" for name in extras) + (", max(raw.rowid) AS words" if texts else "")
+    numbered = "raw JOIN people USING (user_id) JOIN things USING (item_id)"
     db.execute(
-        f"""CREATE TABLE events AS SELECT {columns} FROM (
-                SELECT u, i, timestamp, count(*) AS copies{best}
-                FROM raw JOIN people USING (user_id) JOIN things USING (item_id) GROUP BY u, i, timestamp)"""
+        f"""CREATE TABLE events AS SELECT u, i, timestamp, count(*) AS copies{best}
+            FROM {numbered} GROUP BY u, i, timestamp"""
     )
-    return extras
+    if texts:
+        ranked = f"struct_pack({', '.join([*extras, *texts])})"
+        db.execute(
+            f"""UPDATE events SET words = best.words FROM (
+                    SELECT u, i, timestamp, arg_max(raw.rowid, {ranked}) AS words FROM {numbered}
+                    SEMI JOIN (SELECT u, i, timestamp FROM events WHERE copies > 1) AS twice USING (u, i, timestamp)
+                    GROUP BY u, i, timestamp) AS best
+                WHERE events.u = best.u AND events.i = best.i AND events.timestamp = best.timestamp"""
+        )
 
 
 def _catalogue(db: duckdb.DuckDBPyConnection, data: Data, rules: _Rules) -> None:
@@ -234,21 +244,26 @@ def _catalogue(db: duckdb.DuckDBPyConnection, data: Data, rules: _Rules) -> None
     )
 
 
-def _placed(db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str, extras: list[str]) -> str:
+def _placed(
+    db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str, extras: list[str], texts: list[str]
+) -> str:
     """Put every history in order (table `placed`); returns the query for the interactions with their split."""
     # Sixteen digits of the hash sort as all of them do, in a quarter of the memory.
     tie = f"('0x' || substr(md5(concat('{seed}', '|', user_id, '|', item_id)), 1, 16))::UBIGINT"
+    carried = [*extras, "words"] if texts else extras
     db.execute(
-        f"""CREATE TABLE placed AS SELECT u, i, timestamp{"".join(f", {name}" for name in extras)},
+        f"""CREATE TABLE placed AS SELECT u, i, timestamp{"".join(f", {name}" for name in carried)},
                 row_number() OVER history AS place, count(*) OVER (PARTITION BY u) AS events_of_user
             FROM events JOIN people USING (u) JOIN things USING (i)
             WINDOW history AS (PARTITION BY u ORDER BY timestamp, {tie}, i)"""
     )
     db.execute("DROP TABLE events")
-    carried = "".join(f", {name}" for name in extras if name != "part")
+    shown = [f"placed.{name}" for name in extras if name != "part"] + [f"raw.{name}" for name in texts]
+    found = " JOIN raw ON raw.rowid = placed.words" if texts else ""
     return f"""
-        SELECT user_id, item_id, timestamp{carried}, {splits.expression(db, data, seed, unit)} AS split
-        FROM placed JOIN people USING (u) JOIN things USING (i) ORDER BY u, place"""
+        SELECT people.user_id, things.item_id, placed.timestamp{"".join(f", {name}" for name in shown)},
+               {splits.expression(db, data, seed, unit)} AS split
+        FROM placed JOIN people USING (u) JOIN things USING (i){found} ORDER BY placed.u, placed.place"""
 
 
 def _seconds(day: str) -> int:

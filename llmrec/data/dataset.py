@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmrec.contracts import Sequences
-from llmrec.data.clean import clean
+from llmrec.data.clean import TEXTS, clean
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
@@ -55,8 +55,12 @@ class Dataset:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: Path) -> Dataset:
+    def load(cls, folder: Path, texts: bool = True) -> Dataset:
         """Read `interactions.parquet` and `items.parquet` of a folder.
+
+        Args:
+            folder: as `save` or the stage left it.
+            texts: read what users wrote, too; without it, a log of reviews takes a small part of the memory.
 
         Raises:
             RunError: a file is missing.
@@ -65,7 +69,9 @@ class Dataset:
             if not (folder / name).is_file():
                 raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
         facts = read_json(folder / MADE)["facts"] if (folder / MADE).is_file() else {}
-        return cls(pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "items.parquet"), facts)
+        events = folder / "interactions.parquet"
+        columns = [name for name in pq.read_schema(events).names if texts or name not in TEXTS]
+        return cls(pq.read_table(events, columns=columns), pq.read_table(folder / "items.parquet"), facts)
 
     def save(self, folder: Path) -> None:
         """Write both tables into a folder."""
@@ -90,7 +96,7 @@ class Dataset:
     @cached_property
     def user_ids(self) -> list[str]:
         """User id by user number, in the order of `histories`."""
-        return [self.interactions["user_id"][int(start)].as_py() for start in self.histories.offsets[:-1]]
+        return self.interactions["user_id"].take(pa.array(self.histories.offsets[:-1])).to_pylist()
 
     @cached_property
     def histories(self) -> Sequences:
@@ -157,7 +163,7 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     raw = read(data)
     cleaned = clean(raw, data, seed)
     cleaned.save(folder)
-    dataset = Dataset.load(folder)
+    dataset = Dataset.load(folder, texts=False)
     cases = dataset.cases("test")
     if not len(cases.users):
         raise DataError(_NOTHING_HELD_OUT[data.split])

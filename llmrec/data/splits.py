@@ -57,7 +57,9 @@ def _temporal(db: duckdb.DuckDBPyConnection, data: Data, unit: str) -> str:
     in_time = "SELECT timestamp FROM placed WHERE place > 1 ORDER BY timestamp LIMIT 1 OFFSET"
     firsts = (int(cases * (1 - 2 * data.held_out)), int(cases * (1 - data.held_out)))
     valid, test = (db.execute(f"{in_time} {first}").fetchall()[0][0] for first in firsts)
-    return f"CASE WHEN timestamp < {valid} THEN 'train' WHEN timestamp < {test} THEN 'valid' ELSE 'test' END"
+    return (
+        f"CASE WHEN placed.timestamp < {valid} THEN 'train' WHEN placed.timestamp < {test} THEN 'valid' ELSE 'test' END"
+    )
 
 
 def _drawn(key: str, table: str, name: str, data: Data, seed: int) -> str:
