@@ -21,17 +21,17 @@ Batch = dict[str, Tensor]
 
 
 def optimizer(model: nn.Module, stage: Sft) -> torch.optim.AdamW:
-    """AdamW on what is trained, without decay of norms and biases."""
+    """AdamW on what is trained, fused as in the loop of transformers, without decay of norms and biases."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": stage.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def step(model: Any, batch: Batch, adam: torch.optim.AdamW, rate: float, precision: str) -> float:
-    """One step of training, waited for.
+def step(model: Any, batch: Batch, adam: torch.optim.AdamW, rate: float, precision: str) -> Tensor:
+    """One step of training; on a GPU nobody waits for it.
 
     Args:
         model: trained in place.
@@ -54,7 +54,7 @@ def step(model: Any, batch: Batch, adam: torch.optim.AdamW, rate: float, precisi
         group["lr"] = rate
     adam.step()
     adam.zero_grad()
-    return loss.item()
+    return loss.detach()
 
 
 def train(model: Any, batches: Iterator[Batch], steps: int, stage: Sft, tell: Callable[[], None]) -> None:
