@@ -23,6 +23,7 @@ from llmrec.cli import (
     report,
     run,
     setup,
+    tasks,
     train,
 )
 from llmrec.cli.screen import console
@@ -41,6 +42,7 @@ app = typer.Typer(
 for verb in (init, run, train, setup, recommend, evaluate, compare, report, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
+app.add_typer(tasks.app, name="tasks", help=tasks.__doc__)
 app.add_typer(bench.app, name="bench", help=bench.__doc__)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from weakref import WeakKeyDictionary
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llmrec import embedded
+from llmrec.errors import ModelError
 
 _FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[str]]] = WeakKeyDictionary()
 _TURN = re.compile(r"\n(Assistant|User): ")
@@ -53,3 +56,23 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Tokens of a prompt, ready for an answer to follow."""
     text, _ = wrap(tokenizer, prompt)
     return list(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pretrained base, without its weights.
+
+    Args:
+        name: `embedded:NAME`, a folder, or a hub name.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    try:
+        if not name.startswith("embedded:"):
+            return AutoTokenizer.from_pretrained(name)
+        folder = embedded.path(name.removeprefix("embedded:"))
+        return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    except (OSError, ValueError, StopIteration) as error:
+        raise ModelError(
+            f"model.base: the tokenizer of '{name}' cannot be loaded: {str(error).strip()[:200]}"
+        ) from error

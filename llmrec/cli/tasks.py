@@ -1,0 +1,159 @@
+"""What the model learns from: exact prompts, answers, tokens, and which of them it must predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from llmrec.cli.screen import say, screen
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+    from llmrec.indexing.catalogue import Catalogue
+    from llmrec.recipe import Recipe
+
+app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+_COLOURS = {"history": "cyan", "title": "cyan", "item": "magenta", "candidate": "yellow"}
+
+
+@app.callback()
+def _options() -> None:
+    """Prompts and answers of a recipe."""
+
+
+@app.command()
+def show(
+    run: str = typer.Argument(help="a recipe, or a run folder", metavar="RECIPE_OR_RUN"),
+    overrides: list[str] = typer.Argument(
+        None, help="key=value, such as tasks.mixture=lc-rec", metavar="[KEY=VALUE]..."
+    ),
+    task: str = typer.Option(None, help="one task; one example of each otherwise"),
+    user: str = typer.Option(None, help="examples about this user"),
+    item: str = typer.Option(None, help="examples about this item"),
+    count: int = typer.Option(1, min=1, help="examples of a task"),
+    tiny: bool = typer.Option(False, "--tiny", help="at most 200 users, a very small model"),
+    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+) -> None:
+    """Exact examples. Green is what the model must predict, the history is cyan, and what the base adds is dim."""
+    recipe, folder = _prepared(run, overrides or [], tiny)
+    from llmrec.indexing.catalogue import Catalogue
+    from llmrec.tasks import examples
+
+    table, catalogue = examples.load(folder / "tasks"), Catalogue.load(folder / "catalogue")
+    chosen = _chosen(table, {"task": task, "user_id": user, "item_id": item}, count)
+    for example in _explained(chosen, _tokenizer(recipe, table, catalogue, folder)):
+        say(example) if as_json else _print(example)
+
+
+def _prepared(run: str, overrides: list[str], tiny: bool) -> tuple[Recipe, Path]:
+    """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
+    from llmrec import pipeline, shipped
+    from llmrec.recipe_file import load
+
+    if (Path(run) / "tasks" / "made.json").is_file() and not overrides and not tiny:
+        return load(Path(run) / "recipe.yaml"), Path(run)
+    path = shipped.recipe(run)
+    recipe = load(path, overrides, tiny)
+    name = path.stem + ("-tiny" if tiny else "")
+    return recipe, pipeline.run(recipe, Path("runs") / ".tasks" / name, until="tasks")
+
+
+def _chosen(table: pa.Table, wanted: dict[str, str | None], count: int) -> pa.Table:
+    """The first examples of each task that are about what is wanted.
+
+    Raises:
+        RequestError: there are none; says what there is instead.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from llmrec.errors import RequestError
+
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        found = table.filter(pc.equal(table[name], value))
+        if not found.num_rows:
+            raise RequestError(f"there is no example whose {name} is '{value}'. {_near(table, name, value)}")
+        table = found
+    tasks = table["task"].unique().to_pylist()
+    return pa.concat_tables([table.filter(pc.equal(table["task"], task)).slice(0, count) for task in tasks])
+
+
+def _near(table: pa.Table, name: str, value: str) -> str:
+    import difflib
+
+    from llmrec.recipe import TASKS
+
+    known = [one for one in table[name].unique().to_pylist() if one]
+    if name == "task":
+        meant = difflib.get_close_matches(value, TASKS, 1, 0.5)
+        others = f"Did you mean '{meant[0]}'? " if meant else ""
+        return f"{others}There are: {', '.join(known)}. Others need a weight, such as tasks.rerank=1"
+    near = difflib.get_close_matches(value, known[:100_000], 3, 0.5) or known[:3]
+    return f"There are {len(known)} others, such as {', '.join(near)}."
+
+
+def _tokenizer(recipe: Recipe, table: pa.Table, catalogue: Catalogue, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that training uses: the trained model's, nano's learnt anew, or the base's with the item tokens."""
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    from llmrec.model.prompting import load_tokenizer
+    from llmrec.model.vocabulary import add_tokens
+    from llmrec.train.start import start
+
+    trained = sorted(folder.glob("train-*-*/model/tokenizer_config.json"))
+    if trained:
+        return AutoTokenizer.from_pretrained(trained[-1].parent)
+    if recipe.model.base == "nano" or recipe.model.tiny:
+        with tempfile.TemporaryDirectory() as work:
+            return start(recipe, table, catalogue, Path(work), folder)[1]
+    tokenizer = load_tokenizer(recipe.model.base)
+    add_tokens(tokenizer, catalogue.tokens)
+    return tokenizer
+
+
+def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Each example with the text that the model reads and its tokens, exactly as training encodes them."""
+    from llmrec.model.prompting import wrap
+    from llmrec.train.encode import encode_examples
+
+    out = []
+    for row, encoded in zip(table.to_pylist(), encode_examples(table, tokenizer, 1 << 20), strict=True):
+        text, start = wrap(tokenizer, row["prompt"])
+        pairs = zip(encoded.tokens.tolist(), encoded.supervised.tolist(), strict=True)
+        tokens = [{"id": token, "text": tokenizer.decode([token]), "supervised": mark} for token, mark in pairs]
+        places = {"starts": start, "answers": len(text)}
+        whole = text + row["answer"] + (tokenizer.eos_token or "")
+        out.append(row | {"text": whole, **places, "tokens": tokens})
+    return out
+
+
+def _print(example: dict[str, Any]) -> None:
+    from rich.rule import Rule
+    from rich.text import Text
+
+    about = [f"{name} {example[name]}" for name in ("user_id", "item_id", "label") if example[name] not in ("", None)]
+    screen.print(Rule(f"{example['task']}   {'   '.join(about)}", align="left"))
+    text = Text(example["text"], style="dim")
+    start, end = example["starts"], len(example["text"])
+    text.stylize("not dim", start, start + len(example["prompt"]))
+    for slot in example["slots"]:
+        text.stylize(_COLOURS.get(slot["kind"], "blue"), start + slot["start"], start + slot["stop"])
+    text.stylize("not dim bold green", example["answers"], end)
+    screen.print(text, soft_wrap=True)
+    tokens = Text()
+    for token in example["tokens"]:
+        style = "bold green" if token["supervised"] else "dim"
+        tokens.append(token["text"].replace("\n", "⏎").replace(" ", "␣") or f"#{token['id']}", style).append("│", "dim")
+    screen.print(tokens, soft_wrap=True)
+    predicted = sum(token["supervised"] for token in example["tokens"])
+    screen.print(f"{len(example['tokens'])} tokens, {predicted} to predict; weight {example['weight']:g}", style="dim")
+    if example["candidates"]:
+        screen.print(f"on offer: {', '.join(example['candidates'])}", style="dim", markup=False, soft_wrap=True)
