@@ -10,6 +10,7 @@ EXTRAS = {
     "train": ["accelerate", "peft", "trl", "datasets", "gguf"],
     "report": ["matplotlib"],
     "serve": ["vllm"],
+    "http": ["fastapi", "uvicorn", "prometheus_client"],
     "text": ["sacrebleu", "rouge_score"],
 }
 

@@ -36,6 +36,8 @@ NEIGHBOURS = {
     ("bench", "report"),
     ("pipeline", "stage"),
     ("pipeline", "launch"),
+    ("bench", "serve"),
+    ("serve", "pipeline"),
     ("results", "stage"),
     ("pipeline", "report"),
     ("card", "report"),

@@ -22,6 +22,7 @@ from llmrec.cli import (
     recommend,
     report,
     run,
+    serve,
     setup,
     tasks,
     train,
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (init, run, train, setup, recommend, evaluate, compare, report, export, doctor, recipe_schema):
+for verb in (init, run, train, setup, recommend, serve, evaluate, compare, report, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
 app.add_typer(tasks.app, name="tasks", help=tasks.__doc__)

@@ -144,7 +144,9 @@ class VllmEngine(_Engine):
 
     def _answered(self, asks: list[Ask]) -> list[Reply]:
         outputs = self.llm.generate(
-            [{"prompt_token_ids": ask.tokens} for ask in asks], [_parameters(ask) for ask in asks], use_tqdm=False
+            [{"prompt_token_ids": ask.tokens} for ask in asks],
+            [_parameters(ask, self.catalogue) for ask in asks],
+            use_tqdm=False,
         )
         return [_reply(output) for output in outputs]
 
@@ -193,12 +195,12 @@ class AsyncVllmEngine(_Engine):
 
     async def _answered(self, ask: Ask) -> Reply:
         name, last = f"llmrec-{next(self._numbers)}", None
-        async for output in self.llm.generate({"prompt_token_ids": ask.tokens}, _parameters(ask), name):
+        async for output in self.llm.generate({"prompt_token_ids": ask.tokens}, _parameters(ask, self.catalogue), name):
             last = output
         return _reply(last)
 
 
-def _parameters(ask: Ask) -> SamplingParams:
+def _parameters(ask: Ask, catalogue: Catalogue) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -209,7 +211,7 @@ def _parameters(ask: Ask) -> SamplingParams:
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args={"items": "item", "answer_start": ask.answer_start},
+        extra_args={"items": "item", "answer_start": ask.answer_start, "catalogue": catalogue.hash},
     )
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from llmrec.decode.answers import OUTSIDE, PAD, Mode
+from llmrec.decode.answers import OUTSIDE, PAD, Answers, Mode
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.vllm_request import asked, check
-from llmrec.decode.vllm_served import mask_and_log, served
+from llmrec.decode.vllm_request import check
+from llmrec.decode.vllm_served import Served, mask_and_log
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -36,6 +36,7 @@ class Row(NamedTuple):
         filter: what it may be given.
         mode: the kind of answer.
         limit: tokens that may be generated.
+        reader: reads its answer, by its own catalogue.
     """
 
     begun: list[int]
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     filter: Filter | None
     mode: Mode
     limit: int
+    reader: Answers
 
 
 class ItemLogitsProcessor(LogitsProcessor):
@@ -61,12 +63,12 @@ class ItemLogitsProcessor(LogitsProcessor):
         """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
 
         Raises:
-            CodeError, ModelError: see `served`.
+            CodeError, ModelError: see `Served`.
         """
-        self.reader, self.catalogue = served(vllm_config)
+        self.served = Served(vllm_config)
         self.window: int = vllm_config.model_config.max_model_len
         self.rows: dict[int, Row] = {}
-        self._compiled: dict[Mode, tuple[np.ndarray, Filters]] = {}
+        self._compiled: dict[tuple[Mode, Answers], tuple[np.ndarray, Filters]] = {}
 
     def is_argmax_invariant(self) -> bool:
         """False: the likeliest token of all is seldom an item's."""
@@ -75,40 +77,44 @@ class ItemLogitsProcessor(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow which rows of the batch ask for items."""
         if process_dict_updates(self.rows, batch_update, self._row):
-            self._compiled = {mode: self._compile(mode) for mode in {row.mode for row in self.rows.values()}}
+            kinds = {(row.mode, row.reader) for row in self.rows.values()}
+            self._compiled = {kind: self._compile(*kind) for kind in kinds}
 
     def apply(self, logits: Tensor) -> Tensor:
         """Mask (batch, vocabulary) logits in place; rows that ask for no items are left alone."""
-        for mode, (order, filters) in self._compiled.items():
+        for (mode, reader), (order, filters) in self._compiled.items():
             rows = [self.rows[row] for row in order.tolist()]
             room = np.array([row.limit - len(row.output) for row in rows])
-            mask_and_log(logits, order, self._answers(rows, mode), filters, self.reader, mode, room)
+            mask_and_log(logits, order, _answers(rows, mode, reader), filters, reader, mode, room)
         return logits
 
-    def _compile(self, mode: Mode) -> tuple[np.ndarray, Filters]:
-        """The rows of one kind, and their filters, kept while the batch stays the same."""
-        order = np.array(sorted(number for number, row in self.rows.items() if row.mode == mode))
-        return order, Filters(self.reader.trie, [self.rows[row].filter for row in order.tolist()], len(order))
+    def _compile(self, mode: Mode, reader: Answers) -> tuple[np.ndarray, Filters]:
+        """The rows of one kind and catalogue, and their filters, kept while the batch stays the same."""
+        mine = (number for number, row in self.rows.items() if row.mode == mode and row.reader is reader)
+        order = np.array(sorted(mine))
+        return order, Filters(reader.trie, [self.rows[row].filter for row in order.tolist()], len(order))
 
     def _row(self, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
-        wanted = asked(params.extra_args, self.catalogue)
-        if wanted is None:
+        found = self.served.asked(params.extra_args)
+        if found is None:
             return None
+        wanted, reader = found
         length = 0 if prompt is None else len(prompt)
         limit = min(params.max_tokens or self.window, self.window - length)
         begun = [] if wanted.start is None or prompt is None else list(prompt[wanted.start :])
         if wanted.start is not None and wanted.start > length:  # seen only here, where raising would end the server
             begun = [OUTSIDE]
-        return Row(begun, output, wanted.filter, wanted.mode, limit)
+        return Row(begun, output, wanted.filter, wanted.mode, limit, reader)
 
-    def _answers(self, rows: list[Row], mode: Mode) -> np.ndarray:
-        """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
-        reach = self.reader.reach(mode)
-        said = [_said(row, mode, reach) for row in rows]
-        answers = np.full((len(rows), max(map(len, said))), PAD, np.int64)
-        for place, tokens in enumerate(said):
-            answers[place, : len(tokens)] = tokens
-        return answers
+
+def _answers(rows: list[Row], mode: Mode, reader: Answers) -> np.ndarray:
+    """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
+    reach = reader.reach(mode)
+    said = [_said(row, mode, reach) for row in rows]
+    answers = np.full((len(rows), max(map(len, said))), PAD, np.int64)
+    for place, tokens in enumerate(said):
+        answers[place, : len(tokens)] = tokens
+    return answers
 
 
 def _said(row: Row, mode: Mode, reach: int | None) -> list[int]:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from llmrec.decode.answers import OUTSIDE, PAD, Mode
+from llmrec.decode.answers import OUTSIDE, PAD, Answers, Mode
 from llmrec.decode.filters import Filters
-from llmrec.decode.vllm_request import Asked, asked, check
-from llmrec.decode.vllm_served import mask_and_log, served
+from llmrec.decode.vllm_request import Asked, check
+from llmrec.decode.vllm_served import Served, mask_and_log
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -41,16 +41,16 @@ class ItemLogitsProcessor(LogitsProcessor):
         """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
 
         Raises:
-            CodeError, ModelError: see `served`.
+            CodeError, ModelError: see `Served`.
         """
-        self.reader, self.catalogue = served(vllm_config)
+        self.served = Served(vllm_config)
         self.states = req_states
-        self.asked: list[Asked | None] = [None] * req_states.max_num_reqs
+        self.asked: list[tuple[Asked, Answers] | None] = [None] * req_states.max_num_reqs
         self.limit = np.zeros(req_states.max_num_reqs, np.int64)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Take over a slot; True if its request asks for items."""
-        self.asked[req_idx] = wanted = asked(sampling_params.extra_args, self.catalogue)
+        self.asked[req_idx] = wanted = self.served.asked(sampling_params.extra_args)
         self.limit[req_idx] = sampling_params.max_tokens or self._window()
         return wanted is not None
 
@@ -58,28 +58,33 @@ class ItemLogitsProcessor(LogitsProcessor):
         """Mask (rows, vocabulary) logits in place; rows that ask for no items are left alone."""
         slots = ctx.idx_mapping_np  # one row a request, in this order, since nothing is drafted
         asked_for = [self.asked[slot] for slot in slots.tolist()]
-        for mode in {one.mode for one in asked_for if one}:
-            rows = np.array([row for row, one in enumerate(asked_for) if one and one.mode == mode])
-            self._mask(logits, rows, slots[rows], mode, ctx)
+        kinds = [one and (one[0].mode, one[1]) for one in asked_for]
+        for kind in {one for one in kinds if one}:
+            rows = np.array([row for row, one in enumerate(kinds) if one == kind])
+            self._mask(logits, rows, slots[rows], *kind, ctx)
         return logits
 
-    def _mask(self, logits: Tensor, rows: np.ndarray, slots: np.ndarray, mode: Mode, ctx: LogitsContext) -> None:
-        """Mask the rows of one kind of answer."""
-        wanted = [one for slot in slots.tolist() if (one := self.asked[slot])]
+    def _mask(
+        self, logits: Tensor, rows: np.ndarray, slots: np.ndarray, mode: Mode, reader: Answers, ctx: LogitsContext
+    ) -> None:
+        """Mask the rows of one kind of answer and one catalogue."""
+        wanted = [one[0] for slot in slots.tolist() if (one := self.asked[slot])]
         prompt = self.states.prompt_len.np[slots].astype(np.int64)
         known = ctx.seq_lens_upper_bound_np[rows].astype(np.int64)  # exact, since nothing is drafted
         start = np.array(
             [length if one.start is None else one.start for one, length in zip(wanted, prompt, strict=True)]
         )
-        answers = self._answers(slots, start, known, mode)
+        answers = self._answers(slots, start, known, mode, reader)
         answers[start > prompt] = OUTSIDE
         room = np.minimum(self.limit[slots], self._window() - prompt) - (known - prompt)
-        filters = Filters(self.reader.trie, [one.filter for one in wanted], len(wanted))
-        mask_and_log(logits, rows, answers, filters, self.reader, mode, room)
+        filters = Filters(reader.trie, [one.filter for one in wanted], len(wanted))
+        mask_and_log(logits, rows, answers, filters, reader, mode, room)
 
-    def _answers(self, slots: np.ndarray, start: np.ndarray, known: np.ndarray, mode: Mode) -> np.ndarray:
+    def _answers(
+        self, slots: np.ndarray, start: np.ndarray, known: np.ndarray, mode: Mode, reader: Answers
+    ) -> np.ndarray:
         """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
-        reach = self.reader.reach(mode)
+        reach = reader.reach(mode)
         first = np.maximum(start, known - reach) if mode == "chat" and reach else start
         place = first[:, None] + np.arange(reach or max(1, int((known - start).max())))
         tokens = self.states.all_token_ids.gpu

@@ -8,9 +8,11 @@ A request asks through `SamplingParams.extra_args`, over HTTP `vllm_xargs`:
     {"items": "item", "deny": ["50", "181"]}         and not one of these items
     {"items": "item", "allow": ["12", "13"]}         and only one of these
     {"items": "item", "answer_start": 96}            the answer began at token 96 of the prompt, and goes on
+    {"items": "item", "catalogue": "df07f922…"}      by this catalogue of the shelf (the whole hash), not the first
 
-Requests without `items` are left alone, so one server answers both. The server is told its catalogue at start by an
-environment variable: vLLM checks requests in one process and masks logits in another, and only that reaches both.
+Requests without `items` are left alone, so one server answers both. The server is told its first catalogue, and where
+its shelf of others is, at start by environment variables: vLLM checks requests in one process and masks logits in
+another, and only those reach both.
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from llmrec.decode import shelf
 from llmrec.decode.answers import Mode
 from llmrec.decode.filters import Filter
-from llmrec.errors import CodeError, RequestError
+from llmrec.errors import CodeError, LlmrecError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
 VARIABLE = "LLMREC_CATALOGUE"
-KEYS = ("items", "deny", "allow", "answer_start")
+KEYS = ("items", "deny", "allow", "answer_start", "catalogue")
 # what could leave a row nothing to say, or a code cut short: option of vLLM -> its harmless values
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
@@ -64,7 +67,7 @@ class Asked:
 
 
 def served_catalogue() -> Catalogue:
-    """The catalogue that this server was started for.
+    """The catalogue that this server was started for: the first.
 
     Raises:
         CodeError: the variable LLMREC_CATALOGUE is not set, or names no intact catalogue folder.
@@ -76,6 +79,17 @@ def served_catalogue() -> Catalogue:
             f"starting vLLM, e.g. {VARIABLE}=runs/NAME/catalogue."
         )
     return _load(folder)
+
+
+def named_catalogue(extra_args: Mapping[str, Any] | None) -> Catalogue:
+    """The catalogue that a request names; the first where it names none.
+
+    Raises:
+        RequestError: it is not on the shelf.
+        CodeError: see `served_catalogue` and `shelf.by_hash`.
+    """
+    first, wanted = served_catalogue(), (extra_args or {}).get("catalogue")
+    return first if wanted is None or wanted == first.hash else shelf.by_hash(str(wanted))
 
 
 @lru_cache(maxsize=2)
@@ -107,8 +121,8 @@ def check(params: SamplingParams) -> None:
         ValueError: see `asked`; or another option of the request could leave no token or cut the code short.
     """
     try:
-        wanted = asked(params.extra_args, catalogue := served_catalogue())
-    except RequestError as error:
+        wanted = asked(params.extra_args, catalogue := named_catalogue(params.extra_args))
+    except LlmrecError as error:
         raise ValueError(str(error)) from error
     if wanted is None:
         return

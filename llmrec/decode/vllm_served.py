@@ -1,10 +1,11 @@
-"""What a vLLM server lets through: its catalogue, checked against its model, and a mask that logs."""
+"""What a vLLM server lets through: its catalogues, checked against its model, and a mask that logs."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +14,8 @@ from transformers import AutoTokenizer
 from llmrec.decode.answers import Answers, Mode, separator_tokens
 from llmrec.decode.filters import Filters
 from llmrec.decode.mask import mask
-from llmrec.decode.vllm_request import VARIABLE, served_catalogue
-from llmrec.errors import ModelError
+from llmrec.decode.vllm_request import VARIABLE, Asked, asked, named_catalogue, served_catalogue
+from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.folder import NOTE
@@ -24,17 +25,64 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 log = logging.getLogger("vllm.llmrec")  # below vLLM's own logger, which a server has set up
+_KEPT = 4  # readers beside the first; rows in flight hold their own
+_NOWHERE = 2**40  # an answer that begins past any prompt: it may only end
 
 
-def served(config: VllmConfig) -> tuple[Answers, Catalogue]:
-    """How to read the answers of the model that vLLM serves, and its catalogue.
+class Served:
+    """How to read the answers of the model that vLLM serves, by any catalogue that a request names.
 
-    Raises:
-        CodeError: no catalogue was named, or it is not intact.
-        ModelError: the model is no folder of llmrec, was trained on another catalogue, has no end token, or drafts
-            several tokens at once (speculative decoding).
+    Attributes:
+        first: reads by the catalogue that the server was started for.
     """
-    catalogue, folder = served_catalogue(), Path(config.model_config.model)
+
+    def __init__(self, config: VllmConfig) -> None:
+        """Check the model and its catalogue.
+
+        Raises:
+            CodeError: no catalogue was named, or it is not intact.
+            ModelError: the model is no folder of llmrec, was trained on another catalogue, has no end token, or drafts
+                several tokens at once (speculative decoding).
+        """
+        catalogue, folder = served_catalogue(), Path(config.model_config.model)
+        _check(config, catalogue, folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer)
+        if self._tokenizer.eos_token_id is None:
+            raise ModelError(f"The tokenizer of {folder} has no end token, so an answer could not end: give it one.")
+        self._separator = separator_tokens(self._tokenizer, catalogue.tokens[0])
+        self.first = self._new(catalogue)
+        self._readers = {catalogue.hash: self.first}
+
+    def asked(self, extra_args: Mapping[str, Any] | None) -> tuple[Asked, Answers] | None:
+        """What an admitted request asks, and the reader of its answer; None where it asks for no items.
+
+        A catalogue that was taken off the shelf since is logged and its answer ended, since raising would end the
+        server.
+        """
+        if "items" not in (extra_args or {}):
+            return None
+        try:
+            catalogue = named_catalogue(extra_args)
+            wanted = asked(extra_args, catalogue)
+            return None if wanted is None else (wanted, self._reader(catalogue))
+        except LlmrecError as error:
+            log.error("an admitted request is ended without an item: %s", error)
+            return Asked(_NOWHERE, None), self.first
+
+    def _reader(self, catalogue: Catalogue) -> Answers:
+        if catalogue.hash not in self._readers:
+            self._readers[catalogue.hash] = self._new(catalogue)
+            for stale in list(self._readers)[1:-_KEPT]:
+                del self._readers[stale]
+        return self._readers[catalogue.hash]
+
+    def _new(self, catalogue: Catalogue) -> Answers:
+        mention = self._tokenizer.get_vocab().get(MENTION)
+        tokens = token_ids(self._tokenizer, catalogue.tokens)
+        return Answers(catalogue.trie, tokens, self._tokenizer.eos_token_id, self._separator, mention)
+
+
+def _check(config: VllmConfig, catalogue: Catalogue, folder: Path) -> None:
     if not (folder / NOTE).is_file():
         raise ModelError(f"{folder} is not a model folder of llmrec: it has no {NOTE}. Serve a run's model folder.")
     trained_on = read_json(folder / NOTE)["catalogue"]
@@ -45,13 +93,6 @@ def served(config: VllmConfig) -> tuple[Answers, Catalogue]:
         )
     if config.speculative_config is not None:
         raise ModelError("The item processor cannot check drafted tokens: start vLLM without speculative decoding.")
-    tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"The tokenizer of {folder} has no end token, so an answer could not end: give it one.")
-    separator = separator_tokens(tokenizer, catalogue.tokens[0])
-    mention = tokenizer.get_vocab().get(MENTION)
-    tokens = token_ids(tokenizer, catalogue.tokens)
-    return Answers(catalogue.trie, tokens, tokenizer.eos_token_id, separator, mention), catalogue
 
 
 def mask_and_log(

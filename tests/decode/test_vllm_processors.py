@@ -15,6 +15,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from llmrec.decode import vllm_processor, vllm_processor_v2
 from llmrec.decode.vllm_engine import PROCESSORS
 from llmrec.decode.vllm_request import VARIABLE
+from llmrec.decode.vllm_served import Served
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
 
@@ -43,9 +44,9 @@ def asking(**args):
 def following(processor, catalogue, answer, deny=()):
     """Tokens that may follow an answer of item tokens, by going over all codes."""
     items = [i for i, item_id in enumerate(catalogue.item_ids) if item_id not in deny]
-    codes = [processor.reader.tokens[catalogue.codes[item]].tolist() for item in items]
+    codes = [processor.served.first.tokens[catalogue.codes[item]].tolist() for item in items]
     after = {code[len(answer)] for code in codes if code[: len(answer)] == answer and len(code) > len(answer)}
-    return after or {processor.reader.end}
+    return after or {processor.served.first.end}
 
 
 def finite(row):
@@ -58,7 +59,7 @@ def logits(rows=SLOTS):
 
 def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalogue):
     processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
-    first = processor.reader.tokens[catalogue.codes[5]].tolist()
+    first = processor.served.first.tokens[catalogue.codes[5]].tolist()
     outputs, deny = [[], [], []], ("i5", "i6", "i7")
     added = [(0, asking(), [9, 9], outputs[0]), (1, SamplingParams(), [9], outputs[1])]
     added += [(2, asking(deny=list(deny), answer_start=2), [9, 9, *first[:2]], outputs[2])]
@@ -70,7 +71,7 @@ def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalo
     outputs[0] += first  # vLLM appends to its own list
     processor.update_state(BatchUpdate(3, [], [], [(0, 2, MoveDirectionality.SWAP)]))
     masked = processor.apply(logits(3))
-    assert finite(masked[2]) == {processor.reader.end}
+    assert finite(masked[2]) == {processor.served.first.end}
     assert finite(masked[0]) == following(processor, catalogue, first[:2], deny)
     processor.update_state(BatchUpdate(2, [0], [], [(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
     outputs[0][1:] = []  # a recycled or resumed row: only its tokens count
@@ -83,7 +84,7 @@ def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalo
 
 def test_v1_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
     processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
-    reader, first = processor.reader, processor.reader.tokens[catalogue.codes[5]].tolist()
+    reader, first = processor.served.first, processor.served.first.tokens[catalogue.codes[5]].tolist()
     words = set(range(448)) - set(reader.tokens.tolist())
     modes, outputs = ["items", "chat", "item", "chat"], [list(first), [9, 9], [], [9] * 40 + [reader.mention, first[0]]]
     rows = zip(range(4), modes, outputs, strict=True)
@@ -103,7 +104,7 @@ def test_an_answer_that_begins_no_item_is_ended_and_logged(config, caplog):
     processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
     processor.update_state(BatchUpdate(1, [], [(0, asking(), [9], [9])], []))
     with caplog.at_level("WARNING", "vllm.llmrec"):
-        assert finite(processor.apply(logits(1))[0]) == {processor.reader.end}
+        assert finite(processor.apply(logits(1))[0]) == {processor.served.first.end}
     assert "begin no allowed item" in caplog.text and "first is [9]" in caplog.text
 
 
@@ -134,7 +135,7 @@ def context(slots, lengths):
 
 
 def test_v2_masks_by_slot_whatever_the_order_of_rows(config, catalogue):
-    tokens = vllm_processor_v2.served(config)[0].tokens
+    tokens = Served(config).first.tokens
     first = tokens[catalogue.codes[5]].tolist()
     held = states({3: [9, 9, *first], 0: [9, *first[:1]], 2: [9, 9, 9]}, {3: 2, 0: 2, 2: 3})
     processor = vllm_processor_v2.ItemLogitsProcessor(config, held)
@@ -148,12 +149,12 @@ def test_v2_masks_by_slot_whatever_the_order_of_rows(config, catalogue):
         processor, catalogue, first[:1], ["i6"]
     )  # tokens past its length are not read
     masked = processor.apply(logits(3), context([3, 0, 2], [5, 2, 3]))
-    assert finite(masked[0]) == {processor.reader.end}
+    assert finite(masked[0]) == {processor.served.first.end}
     assert finite(masked[1]) == following(processor, catalogue, first[:1])
 
 
 def test_v2_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
-    reader, _ = vllm_processor_v2.served(config)
+    reader = Served(config).first
     first, words = reader.tokens[catalogue.codes[5]].tolist(), set(range(448)) - set(reader.tokens.tolist())
     held = states(
         {0: [9, 9, *first], 1: [9, 9, 9], 2: [9] * 12 + [reader.mention, first[0]], 3: [9]}, dict.fromkeys(range(4), 2)
@@ -173,7 +174,9 @@ def test_v2_serves_lists_chats_items_and_plain_requests_in_one_batch(config, cat
 def test_v2_forgets_a_slot_s_last_request(config, catalogue):
     processor = vllm_processor_v2.ItemLogitsProcessor(config, states({1: [9, 9]}, {1: 2}))
     processor.add_request(1, asking(deny=["i1"], answer_start=9))
-    assert finite(processor.apply(logits(1), context([1], [2]))[0]) == {processor.reader.end}  # begins past the prompt
+    assert finite(processor.apply(logits(1), context([1], [2]))[0]) == {
+        processor.served.first.end
+    }  # begins past the prompt
     processor.add_request(1, asking())
     assert finite(processor.apply(logits(1), context([1], [2]))[0]) == following(processor, catalogue, [])
     processor.add_request(1, SamplingParams())

@@ -1,0 +1,223 @@
+"""A desk answers requests by one catalogue: it reads them, writes prompts and filters, and checks what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from llmrec.decode.filters import Filter
+from llmrec.decode.recommender import BEAMS
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.trie import Trie
+from llmrec.items.text import plain
+from llmrec.model.folder import Note
+from llmrec.model.prompting import encode
+from llmrec.serve.categories import Categories, Category
+from llmrec.serve.ranker import Ranker
+from llmrec.serve.refused import Refused
+from llmrec.serve.settings import Limits
+from llmrec.serve.shapes import Answer, Ask, Item, Timing
+from llmrec.serve.users import Users
+from llmrec.tasks.templates import fill, neutral, parts
+
+SHOWN = 100  # unknown items listed in an answer
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A request in item numbers.
+
+    Attributes:
+        seen: the history, oldest first.
+        denied: (n,) never given.
+        allowed: (n,) item numbers, the only ones given; None for every item.
+        category: given besides `allowed`, and an item must be in both.
+        unknown: item ids that the catalogue lacks.
+    """
+
+    seen: list[int]
+    denied: np.ndarray
+    allowed: np.ndarray | None
+    category: Category | None
+    unknown: list[str]
+
+    def offered(self, items: np.ndarray) -> np.ndarray:
+        """(n,) bool, whether each item number may be given."""
+        fine = ~np.isin(items, self.denied)
+        fine &= np.isin(items, self.allowed) if self.allowed is not None else True
+        return fine & self.category.mask[items] if self.category else fine
+
+    def filter(self, trie: Trie) -> Filter | None:
+        """The same, as a search takes it."""
+        if self.allowed is not None:
+            both = self.allowed[self.category.mask[self.allowed]] if self.category else self.allowed
+            return Filter.of(trie, self.denied, both)
+        if self.category is None and not len(self.denied):
+            return None
+        return Filter.of(trie, self.denied, self.category.subset if self.category else None)
+
+
+class Desk:
+    """One catalogue of a model."""
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        note: Note,
+        catalogue: Catalogue,
+        ranker: Ranker,
+        users: Users,
+        limits: Limits,
+    ) -> None:
+        """Furnish a desk.
+
+        Args:
+            name: of the model, for clients.
+            note: of the model; its catalogue need not be this one.
+        """
+        self.name, self.catalogue, self.ranker, self.users, self.limits = name, catalogue, ranker, users, limits
+        self._tokenizer, self._note = tokenizer, note
+        self._slots = [slot for _, slot in parts(note.prompt) if slot]
+        self._categories = Categories(catalogue)
+        self._popular = users.popular(catalogue)
+        self._invalid = 0
+
+    async def answer(self, ask: Ask, request_id: str) -> Answer:
+        """The items for one request.
+
+        Raises:
+            Refused: the request cannot be answered as it is.
+        """
+        begin = time.perf_counter()
+        self._check(ask)
+        wanted = self._wanted(ask)
+        if not wanted.seen and not ask.query:
+            prepared = time.perf_counter() - begin
+            items, scores, waited, ranked = *self._by_popularity(wanted, ask.k), 0.0, 0.0
+        else:
+            prompt, allowed = self.prompt(wanted.seen, ask.query), wanted.filter(self.catalogue.trie)
+            prepared = time.perf_counter() - begin
+            found = await self.ranker.rank(prompt, self._width(ask.k), allowed)
+            items, scores, waited, ranked = found.items[: ask.k], found.scores[: ask.k], found.waited, found.ranked
+        items, scores = self._real(items, scores, wanted)
+        seconds = (prepared, waited, ranked, time.perf_counter() - begin)
+        return Answer(
+            request_id=request_id,
+            model=self.name,
+            catalogue=self.catalogue.hash,
+            ranked_by="model" if wanted.seen or ask.query else "popularity",
+            items=self._shown(items, scores),
+            unknown=wanted.unknown[:SHOWN],
+            notes=self._notes(ask, wanted, len(items)),
+            timing_ms=Timing(**dict(zip(Timing.model_fields, (round(1e3 * one, 3) for one in seconds), strict=True))),
+        )
+
+    def take_invalid(self) -> int:
+        """Items that the search gave and that were no allowed ones, since this was last asked."""
+        fresh, self._invalid = self._invalid, 0
+        return fresh
+
+    def prompt(self, seen: Sequence[int], query: str | None = None) -> list[int]:
+        """Tokens of the prompt for a history of item numbers, and a query where the model's prompt has a place."""
+        codes, ids = self.catalogue.code_texts, self.catalogue.item_ids
+        pieces = {"history": [(codes[item], "history", ids[item]) for item in seen[-self._note.history :]]}
+        if "query" in self._slots:
+            pieces["query"] = [(neutral(plain(query)), "query", "")]
+        return encode(self._tokenizer, fill(self._note.prompt, pieces)[0])
+
+    def _check(self, ask: Ask) -> None:
+        """Limits, and fields that exclude one another."""
+        limits, items = self.limits, len(self.catalogue.item_ids)
+        if (ask.history is None) == (ask.user is None):
+            raise Refused(422, "say for whom: either `history` or `user`.", "history")
+        if ask.k > min(limits.k, items):
+            raise Refused(422, f"k is {ask.k}, but at most {min(limits.k, items)} items are given at a time.", "k")
+        for name, listed, most in (
+            ("history", ask.history, limits.history),
+            ("allow", ask.allow, limits.listed),
+            ("deny", ask.deny, limits.listed),
+        ):
+            if listed is not None and len(listed) > most:
+                raise Refused(422, f"`{name}` lists {len(listed)} items, and {most} are the most: send fewer.", name)
+        self._check_query(ask.query)
+
+    def _check_query(self, query: str | None) -> None:
+        if query is None:
+            return
+        if len(query) > self.limits.query:
+            raise Refused(422, f"`query` has more than {self.limits.query} characters: shorten it.", "query")
+        if "query" not in self._slots:
+            raise Refused(
+                422,
+                "this model was not trained with queries: its prompt has no place for one, and words that it never saw "
+                "there would only disturb it. Leave `query` out, and narrow the items down by `category` or `allow`.",
+                "query",
+            )
+
+    def _wanted(self, ask: Ask) -> _Wanted:
+        history = self.users.history(ask.user) if ask.user is not None else ask.history or []
+        seen, unknown = self._numbers(history, "history")
+        denied, more = self._numbers(ask.deny, None)
+        allowed, others = self._numbers(ask.allow, "allow") if ask.allow is not None else (None, [])
+        hidden = np.unique(np.array([*denied, *(seen if ask.exclude_seen else ())], np.int64))
+        only = None if allowed is None else np.unique(np.array(allowed, np.int64))
+        return _Wanted(seen, hidden, only, self._categories.wanted(ask.category), [*unknown, *more, *others])
+
+    def _numbers(self, ids: Sequence[str], fatal: str | None) -> tuple[list[int], list[str]]:
+        """Item numbers of known ids, and the unknown ids; where all are unknown and that is fatal, a refusal."""
+        known = self.catalogue.item_number
+        unknown = [one for one in ids if one not in known]
+        if fatal and unknown and len(unknown) == len(ids):
+            shown = ", ".join(f"'{one[:64]}'" for one in unknown[:5]) + ("…" if len(unknown) > 5 else "")
+            raise Refused(422, f"the catalogue has no item of `{fatal}`: {shown}", fatal)
+        return [known[one] for one in ids if one in known], unknown
+
+    def _width(self, k: int) -> int:
+        """Beams of the search: the same for all small k, so that requests of different k share a batch."""
+        return min(max(k, BEAMS), len(self.catalogue.item_ids))
+
+    def _by_popularity(self, wanted: _Wanted, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items that most users have, ties in the order of the catalogue; scores are log-shares of all users."""
+        if not len(self._popular):
+            raise Refused(
+                422,
+                "the history is empty, and this model was served without data to tell popular items from.",
+                "history",
+            )
+        items = np.argsort(-self._popular, kind="stable")
+        items = items[wanted.offered(items) & (self._popular[items] > 0)][:k]
+        return items, np.log(self._popular[items] / max(1, self._popular.sum()))
+
+    def _real(self, items: np.ndarray, scores: np.ndarray, wanted: _Wanted) -> tuple[np.ndarray, np.ndarray]:
+        """What may be given. The search gives nothing else; what it gave all the same is counted, never shown."""
+        given = items >= 0
+        items, scores = items[given], scores[given]
+        fine = (items < len(self.catalogue.item_ids)) & wanted.offered(np.minimum(items, len(self.catalogue.codes) - 1))
+        first = np.zeros(len(items), bool)
+        first[np.unique(items, return_index=True)[1]] = True
+        self._invalid += int((~(fine & first)).sum())
+        return items[fine & first], scores[fine & first]
+
+    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[Item]:
+        ids, titles = self.catalogue.item_ids, self.catalogue.titles
+        share = np.exp(scores - scores.max(initial=-np.inf)) if len(scores) else scores
+        share = share / share.sum() if len(share) else share
+        rows = zip(items.tolist(), scores.tolist(), share.tolist(), strict=True)
+        return [Item(item_id=ids[at], title=titles[at], score=score, share=part) for at, score, part in rows]
+
+    def _notes(self, ask: Ask, wanted: _Wanted, given: int) -> list[str]:
+        notes = []
+        if not wanted.seen and not ask.query:
+            notes.append("the history is empty, so these are the items that most users have")
+        elif len(wanted.seen) > self._note.history:
+            notes.append(f"the model read the newest {self._note.history} of {len(wanted.seen)} items of the history")
+        if wanted.unknown:
+            notes.append(f"{len(wanted.unknown)} item(s) of the request are not in the catalogue and were left out")
+        if given < ask.k:
+            notes.append(f"the filters leave {given} of the {ask.k} items wanted")
+        return notes

@@ -1,0 +1,26 @@
+"""A socket that listens."""
+
+from __future__ import annotations
+
+import socket
+
+from llmrec.errors import RunError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens, taken before anything slow is loaded.
+
+    Raises:
+        RunError: the port is in use, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise RunError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port, or stop what is there."
+        ) from error
+    return listening

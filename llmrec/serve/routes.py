@@ -1,0 +1,171 @@
+"""The routes, for vLLM's server and for our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from llmrec.errors import RequestError
+from llmrec.serve.figures import Figures
+from llmrec.serve.keys import Keys
+from llmrec.serve.refused import Refused, from_errors
+from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Refusal, Switch, Version
+from llmrec.serve.shop import Shop
+
+log = logging.getLogger("vllm.llmrec.serve")  # below vLLM's own logger, which its server has set up
+
+_EXAMPLES = {
+    "history": {"value": {"history": ["50", "181"], "k": 5}},
+    "user": {"value": {"user": "196", "k": 5, "category": {"genres": "Comedy"}}},
+    "several": {"value": {"requests": [{"history": ["50"]}, {"user": "196", "deny": ["1"]}]}},
+}
+_STATUSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": what}
+    for status, what in {
+        400: "not JSON",
+        401: "no key, or a wrong one",
+        413: "a body too large",
+        422: "a request that cannot be answered as it is",
+        429: "too many at once; see Retry-After",
+        503: "the server is starting or stopping",
+    }.items()
+}
+
+
+class Routes:
+    """Handlers; the shop comes when the engine is there."""
+
+    def __init__(self, figures: Figures, keys: Keys) -> None:
+        """Serve nothing yet."""
+        self.figures, self.keys = figures, keys
+        self.shop: Shop | None = None
+
+    def open(self, shop: Shop) -> None:
+        """Serve a shop."""
+        self.shop = shop
+        self.figures.inside.set_function(lambda: shop.door.inside)
+        self.figures.serving(shop.desk.catalogue.hash, len(shop.desk.catalogue.item_ids))
+
+    def attach(self, app: FastAPI) -> None:
+        """Add the routes to an app, each on its own: vLLM looks at them one by one."""
+        for path, method, handler, answer in (
+            ("/v1/recommendations", "POST", self.recommend, Answer | Answers),
+            ("/v1/catalogue", "GET", self.catalogues, Catalogues),
+            ("/v1/catalogue", "POST", self.switch, Catalogues),
+            ("/version", "GET", self.version, Version),
+        ):
+            app.router.add_api_route(
+                path,
+                handler,
+                methods=[method],
+                response_model=answer,
+                responses=_STATUSES,
+                tags=["recommendations"],
+                route_class_override=_route_class(self.figures),
+            )
+
+    async def recommend(
+        self,
+        request: Request,
+        body: Annotated[AskBody, Body(openapi_examples=_EXAMPLES)],  # type: ignore[arg-type]
+    ) -> Response:
+        """The likeliest next items after a history, or for a user of the run's data; one request, or several."""
+        shop = self._open()
+        request_id: str = request.state.request_id
+        asks = body.requests if isinstance(body, Asks) else [body]
+        if len(asks) > shop.settings.limits.batch:
+            raise Refused(
+                422, f"{len(asks)} requests in one body: send {shop.settings.limits.batch} at most.", "requests"
+            )
+        with shop.door.let_in(len(asks)):
+            desk = await shop.now()
+            answers = await _every([desk.answer(ask, request_id) for ask in asks], isinstance(body, Asks))
+        self.figures.answered(answers, desk)
+        given = Answers(answers=answers) if isinstance(body, Asks) else answers[0]
+        return Response(given.model_dump_json(), media_type="application/json")
+
+    async def catalogues(self) -> Catalogues:
+        """The catalogue in use, and those that are known."""
+        return await self._open().catalogues()
+
+    async def switch(self, request: Request, body: Switch) -> Catalogues:
+        """Give items of another catalogue; requests in flight finish on theirs. Needs the admin's key."""
+        if not self.keys.opens(request.headers.get("authorization"), admin=True):
+            raise Refused(
+                403, "only the admin's key changes the catalogue: start the server with LLMREC_ADMIN_KEY, and show it."
+            )
+        now = await self._open().switch(body.hash)
+        self.figures.serving(now.catalogue, now.items)
+        log.info("serving the catalogue %s, %d items", now.catalogue, now.items)
+        return now
+
+    async def version(self) -> Version:
+        """What is running."""
+        return await self._open().version()
+
+    def _open(self) -> Shop:
+        if self.shop is None:
+            raise Refused(503, "the server is starting: ask again in a moment.", Retry_After="5")
+        return self.shop
+
+
+async def _every(answers: list[Coroutine[Any, Any, Answer]], several: bool) -> list[Answer]:
+    """All answers; the first refusal, with its place among several, refuses all."""
+    found = await asyncio.gather(*answers, return_exceptions=True)
+    for place, one in enumerate(found):
+        if isinstance(one, Refused) and several:
+            raise Refused(one.status, str(one), f"requests.{place}" + (f".{one.param}" if one.param else ""))
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if isinstance(one, Answer)]
+
+
+def _route_class(figures: Figures) -> type[APIRoute]:
+    """Routes whose every error is a `Refusal`, whatever handlers the app around them has."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                request_id = getattr(request.state, "request_id", "")
+                try:
+                    response = await handler(request)
+                except Exception as error:
+                    refused = _refusal(error)
+                    if refused.status == 500:
+                        _log(request_id, error)
+                    response = refused.response(request_id)
+                figures.requests.labels(self.path, response.status_code).inc()
+                return response
+
+            return guarded
+
+    return Route
+
+
+def _refusal(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, RequestValidationError):
+        return from_errors(list(error.errors()))
+    if isinstance(error, RequestError):
+        return Refused(422, str(error))
+    if isinstance(error, HTTPException):  # FastAPI could not even read the body
+        return Refused(400, "the body cannot be read: send a JSON object in UTF-8.")
+    return Refused(500, "the server failed at this request; its log has the place under this request id.")
+
+
+def _log(request_id: str, error: Exception) -> None:
+    """Kind and place of an error, without its message, which may quote a client."""
+    place, trace = "?", error.__traceback__
+    while trace is not None:
+        place, trace = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_next
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, place)

@@ -1,0 +1,103 @@
+"""What a server is told at start, and how its processes pass it on: by environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmrec.decode.shelf import SHELF
+from llmrec.decode.vllm_request import VARIABLE
+from llmrec.errors import RunError
+from llmrec.files import read_json
+from llmrec.model.folder import NOTE
+
+SERVE = "LLMREC_SERVE"
+API_KEY, ADMIN_KEY = "LLMREC_API_KEY", "LLMREC_ADMIN_KEY"
+
+
+class Limits(BaseModel):
+    """What one client may ask; beyond it a request is refused, never cut silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    body: int = Field(2**20, ge=1, description="bytes of a request's body (413)")
+    history: int = Field(10_000, ge=1, description="items of a history (422); the model reads the newest of them")
+    listed: int = Field(10_000, ge=1, description="items of `allow` and of `deny` (422)")
+    k: int = Field(100, ge=1, description="items wanted (422)")
+    query: int = Field(1_000, ge=1, description="characters of a query (422)")
+    batch: int = Field(64, ge=1, description="requests in one body (422)")
+    concurrency: int = Field(256, ge=1, description="requests that wait or are worked on at a time (429)")
+
+
+class Settings(BaseModel):
+    """One server.
+
+    Attributes:
+        run: a run folder, or an export of one.
+        catalogues: further catalogue folders that it may be switched to, beside those in the run's `catalogues/`.
+        state: a file that tells every process of the server the catalogue it gives items of; None: there is one.
+        limits: see `Limits`.
+        without_key: nobody is asked for a key.
+        grace: seconds that requests in flight may take to finish after the server was told to stop.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    run: Path
+    catalogues: list[Path] = []
+    state: Path | None = None
+    limits: Limits = Limits()
+    without_key: bool = False
+    grace: float = 30.0
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.run.resolve().name
+
+    @property
+    def model(self) -> Path:
+        """The model folder.
+
+        Raises:
+            RunError: nothing was trained in the run.
+        """
+        from llmrec.pipeline import trained_folder
+
+        if not self.run.is_dir():
+            raise RunError(f"there is no folder {self.run}. Make a run with: llmrec run quickstart --out {self.run}")
+        return self.run if (self.run / NOTE).is_file() else trained_folder(self.run) / "model"
+
+    @property
+    def catalogue(self) -> Path:
+        """The catalogue folder that the model was trained on, which is served first."""
+        return self.run / "catalogue"
+
+    def environment(self) -> dict[str, str]:
+        """What the server's processes must find in their environment; keys are there already."""
+        roots = [self.catalogue, self.run / "catalogues", *self.catalogues]
+        return {
+            SERVE: self.model_dump_json(),
+            VARIABLE: str(self.catalogue.resolve()),
+            SHELF: os.pathsep.join(str(root.resolve()) for root in roots),
+        }
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """The settings that `llmrec serve` left.
+
+        Raises:
+            RunError: this server was not started by it.
+        """
+        if SERVE not in os.environ:
+            raise RunError(f"{SERVE} is not set: start the server with `llmrec serve RUN`.")
+        return cls.model_validate_json(os.environ[SERVE])
+
+    def users(self) -> Path | None:
+        """The folder of the run's interactions; None for an export, which holds none."""
+        folder = self.run / "data"
+        return folder if (folder / "interactions.parquet").is_file() else None
+
+    def trained_on(self) -> str:
+        """Hash of the catalogue that the model was trained on."""
+        return str(read_json(self.model / NOTE)["catalogue"])

