@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from llmrec.contracts import Sequences
 from llmrec.data.clean import TEXTS, clean
+from llmrec.data.raw import Raw
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
@@ -140,9 +141,9 @@ class Dataset:
         starts = self.histories.offsets[users]
         events, users, starts = (column[events > starts] for column in (events, users, starts))
         offsets = np.concatenate([[0], np.cumsum(events - starts)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-        known = self.histories.items[np.repeat(starts, np.diff(offsets)) + within]
-        return Cases(users, self.histories.items[events], Sequences(offsets, known))
+        places = np.arange(offsets[-1])
+        places += np.repeat(starts - offsets[:-1], np.diff(offsets))
+        return Cases(users, self.histories.items[events], Sequences(offsets, self.histories.items[places]))
 
 
 def _positions(column: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
@@ -161,8 +162,7 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
         DataError: see `sources.read` and `clean.clean`; or nothing is held out.
     """
     raw = read(data)
-    cleaned = clean(raw, data, seed)
-    cleaned.save(folder)
+    dropped = _clean_into(folder, raw, data, seed)
     dataset = Dataset.load(folder, texts=False)
     cases = dataset.cases("test")
     if not len(cases.users):
@@ -177,9 +177,16 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
         "split": data.split,
         "timestamp unit": raw.unit,
         "tie-break": f"seeded random (seed {seed})",
-        "dropped": cleaned.dropped,
+        "dropped": dropped,
         **raw.origin,
     }
+
+
+def _clean_into(folder: Path, raw: Raw, data: Data, seed: int) -> dict[str, int]:
+    """Clean into a folder; what cleaning held in memory is let go before the files are read."""
+    cleaned = clean(raw, data, seed)
+    cleaned.save(folder)
+    return cleaned.dropped
 
 
 _NOTHING_HELD_OUT = {

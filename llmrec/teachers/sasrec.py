@@ -19,6 +19,7 @@ from torch.nn import functional
 from llmrec.contracts import Sequences
 from llmrec.seed import stream
 from llmrec.teachers.linear import canonical
+from llmrec.teachers.softmax_loss import softmax_loss
 
 IGNORED = -100
 
@@ -137,8 +138,8 @@ class Network(nn.Module):
         """Mean cross-entropy in nats over the places that want an item; the output meets only those."""
         supervised = wanted != IGNORED
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = self.logits(self(read)[supervised])
-        return functional.cross_entropy(logits.float(), wanted[supervised])
+            states = self(read)[supervised].float()
+        return softmax_loss(states, self.items.weight[: self.n_items], self.bias, wanted[supervised])
 
 
 class Block(nn.Module):

@@ -10,7 +10,7 @@ from llmrec.data.worlds import Truth, events
 from llmrec.metrics import hit, place
 from llmrec.recipe import World
 from llmrec.seed import stream
-from llmrec.teachers import Bpr, ItemKnn, LightGcn, Popularity, SasRec
+from llmrec.teachers import Bpr, ItemKnn, LightGcn, Popularity, SasRec, softmax_loss
 from llmrec.teachers.pairs import batches
 from llmrec.teachers.sasrec import IGNORED
 
@@ -73,6 +73,24 @@ def test_sasrec_s_loss_is_the_mean_surprise_over_every_item_of_every_row():
             surprise.append(-functional.log_softmax(logits, dim=0)[item].item())
     # Training reads in bfloat16, hence the tolerance: three digits.
     assert teacher.network.loss(read, wanted).item() == pytest.approx(np.mean(surprise), rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
+)
+def test_the_softmax_loss_in_pieces_is_the_ordinary_one_with_its_gradients(precision, tolerance, monkeypatch):
+    monkeypatch.setattr(softmax_loss, "ROWS", 4)
+    torch.manual_seed(0)
+    given = [torch.randn(shape, requires_grad=True) for shape in ((11, 6), (9, 6), (9,))]
+    wanted = torch.randint(9, (11,))
+    states, weight, bias = given
+    ordinary = functional.cross_entropy(states @ weight.T + bias, wanted)
+    pieces = softmax_loss.softmax_loss(states, weight, bias, wanted, precision)
+    assert pieces.item() == pytest.approx(ordinary.item(), rel=tolerance)
+    for one, other in zip(
+        torch.autograd.grad(3 * pieces, given), torch.autograd.grad(3 * ordinary, given), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
 def test_sasrec_reads_its_window_and_no_more():
