@@ -63,3 +63,30 @@ def data(
     size = TINY if tiny else Size(events=events, memory=memory)
     for path in bench(part, out, size, peer, work, lambda line: console.print(line, markup=False, highlight=False)):
         console.print(str(path), markup=False, highlight=False)
+
+
+@app.command()
+def tasks(
+    part: str = typer.Argument("all", help="which figures: speed, large or all"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON files"),
+    peer: Path = typer.Option(None, help="a checkout of LC-Rec, to time its construction of examples beside ours"),
+    users: int = typer.Option(2000, help="speed: users of Amazon Beauty"),
+    rounds: int = typer.Option(3, help="speed: of taking turns"),
+    events: int = typer.Option(10_000_000, help="large: interactions of the generated log"),
+    work: Path = typer.Option(Path("runs/.bench-tasks"), help="folder for the prepared run, kept for the next time"),
+) -> None:
+    """Tasks: LC-Rec's mixture beside LC-Rec's own construction of it; memory of ten million interactions."""
+    from llmrec.bench.tasks import large, speed
+    from llmrec.errors import RunError
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    if part not in ("speed", "large", "all"):
+        raise RunError(f"there is no part '{part}'. Parts: speed, large, all")
+    if part != "large" and peer is None:
+        raise RunError("the speed is measured beside LC-Rec: give --peer DIR, a checkout of zhengbw0324/LC-Rec")
+    paths = [speed(peer, users, rounds, out, work, tell)] if part != "large" else []
+    paths += [large(events, out, tell)] if part != "speed" else []
+    for path in paths:
+        tell(str(path))

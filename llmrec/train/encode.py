@@ -58,11 +58,12 @@ def encode_examples(
             if len(ids) > window:
                 whole = row | {"slots": batch["slots"][number].as_py()}
                 text, shift, pieces, ids, offsets = _shortened(whole, tokenizer, window)
-            spans = [(len(text), len(text) + len(row["answer"]) + len(eos))]
+            supervised = (offsets[:, 0] >= len(text)) & (offsets[:, 1] > offsets[:, 0])  # the answer and its end
             if row["supervise"] == "history":
-                spans += [(shift + s["start"], shift + s["stop"]) for s in pieces if s["kind"] == "history"]
+                spans = [(shift + s["start"], shift + s["stop"]) for s in pieces if s["kind"] == "history"]
+                supervised |= _inside(offsets, spans)
             worn = spares.lend(ids, len(out)) if spares else ids
-            out.append(Encoded(worn, _inside(offsets, spans)))
+            out.append(Encoded(worn, supervised))
     return out
 
 
