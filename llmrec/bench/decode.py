@@ -44,7 +44,7 @@ class Size:
     base: str = "embedded:smollm2-135m-instruct"
     items: int = 12_000
     beams: tuple[int, ...] = (10, 20, 50)
-    batches: int = 5
+    batches: int = 3
     curve_beams: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 256)
     curve_items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     curve_batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
