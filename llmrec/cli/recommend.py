@@ -1,4 +1,4 @@
-"""Recommend items to a user of the run, or after a history of item ids."""
+"""Recommend items to a user of the run, after a history of item ids, or to every user into a file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 
 import typer
 
-from llmrec.cli.screen import say, screen
+from llmrec.cli.screen import say, screen, stages
 
 
 def command(
     run: Path = typer.Argument(help="a run folder, or an export of one"),
     user: str = typer.Option(None, help="a user id of the run's data"),
     history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
+    all_users: bool = typer.Option(False, "--all-users", help="every user of the run's data, into --out"),
+    out: Path = typer.Option(None, help="with --all-users: a .parquet file; a killed command goes on where it was"),
+    processes: int = typer.Option(1, min=1, help="with --all-users: how many share the work, each with a model"),
     k: int = typer.Option(10, "-k", help="items wanted"),
     seen: bool = typer.Option(False, "--seen", help="items of the history may be recommended again"),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
@@ -22,8 +25,11 @@ def command(
     from llmrec.decode.recommender import engine_named
     from llmrec.errors import RequestError
 
-    if (user is None) == (history is None):
-        raise RequestError("say for whom: either --user ID, or --history ID,ID,…")
+    if [user is not None, history is not None, all_users].count(True) != 1:
+        raise RequestError("say for whom: --user ID, --history ID,ID,… or --all-users --out recs.parquet")
+    if all_users:
+        _everybody(run, out, processes, k, seen, engine, as_json)
+        return
     recommender = llmrec.load(run, engine=engine_named(engine))
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
     found = recommender.recommend(past, k, exclude_seen=not seen)
@@ -35,6 +41,21 @@ def command(
         screen.print(
             f"{place:>3}  {score:8.3f}  {item_id:<12} {titles[number[item_id]]}", markup=False, highlight=False
         )
+
+
+def _everybody(run: Path, out: Path | None, processes: int, k: int, seen: bool, engine: str, as_json: bool) -> None:
+    from llmrec.decode.recommender import engine_named
+    from llmrec.errors import RequestError
+    from llmrec.serve.everybody import Job, recommend_all
+
+    if out is None:
+        raise RequestError("say where to: --all-users --out recs.parquet")
+    with stages(("users",)) as tell:
+        users = recommend_all(Job(run, out, k, seen, engine_named(engine)), processes, lambda done: tell("users", done))
+    if as_json:
+        say({"users": users, "out": str(out)})
+        return
+    screen.print(f"{out}: {k} items for each of {users} users", markup=False, highlight=False)
 
 
 def _history_of(run: Path, user: str) -> list[str]:

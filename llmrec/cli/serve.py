@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from llmrec.cli.screen import console
 
 if TYPE_CHECKING:
     from llmrec.serve.settings import Settings
+
+EXTRA = {"vllm": "serve", "transformers": "http"}  # engine -> what brings its packages
 
 
 def command(
@@ -33,22 +36,31 @@ def command(
     grace: float = typer.Option(30.0, min=0, help="seconds for requests in flight after a stop"),
     without_key: bool = typer.Option(False, "--without-key", help="ask nobody for a key; only on this machine"),
 ) -> None:
-    from llmrec.decode.recommender import engine_named
+    from llmrec import extras
     from llmrec.errors import RequestError
-    from llmrec.serve.settings import API_KEY, Limits, Settings
 
+    if engine not in EXTRA:
+        raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
     if without_key and host not in ("127.0.0.1", "::1", "localhost"):
         raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
+    if more and engine == "transformers":
+        raise RequestError(f"'{more[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+    extras.need(EXTRA[engine])
+    from llmrec.serve.listen import bind
+
+    listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
+    from llmrec.serve.settings import API_KEY, Limits, Settings
+
     limits = Limits(k=max_k, history=max_history, body=max_body, concurrency=max_waiting)
     settings = Settings(run=run, catalogues=catalogue, limits=limits, without_key=without_key, grace=grace)
     if not without_key and not os.environ.get(API_KEY):
         os.environ[API_KEY] = secrets.token_urlsafe(24)
         console.print(f"{API_KEY}={os.environ[API_KEY]}", markup=False, highlight=False)
-    if engine_named(engine) == "vllm":
+    if engine == "vllm":
         parallel = _parallel(tensor_parallel, pipeline_parallel, data_parallel, ray)
-        _vllm(settings, host, port, [*parallel, *(more or [])])
+        _vllm(settings, listening, [*parallel, *(more or [])])
     else:
-        _transformers(settings, host, port, more or [])
+        _transformers(settings, listening)
 
 
 def _parallel(tensor: int, pipeline: int, data: int, ray: bool) -> list[str]:
@@ -57,30 +69,21 @@ def _parallel(tensor: int, pipeline: int, data: int, ray: bool) -> list[str]:
     return [*options, *(["--distributed-executor-backend", "ray"] if ray else [])]
 
 
-def _vllm(settings: Settings, host: str, port: int, more: list[str]) -> None:
-    from llmrec import extras
-
-    extras.need("serve")
-    from llmrec.serve.listen import bind
+def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None:
     from llmrec.serve.start_vllm import command as start
 
-    bind(host, port).close()  # said at once, not after half a minute of loading
+    host, port = listening.getsockname()[:2]
+    listening.close()  # vLLM takes it itself
     words, environment = start(settings, host, port, more)
     console.print(f"starting vLLM on http://{host}:{port}; it is ready when /health answers", highlight=False)
     os.execve(words[0], words, environment)
 
 
-def _transformers(settings: Settings, host: str, port: int, more: list[str]) -> None:
-    from llmrec import extras
-    from llmrec.errors import RequestError
-
-    extras.need("http")
+def _transformers(settings: Settings, listening: socket.socket) -> None:
     from llmrec.serve.app import serve
     from llmrec.serve.keys import Keys
 
-    if more:
-        raise RequestError(f"'{more[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+    host, port = listening.getsockname()[:2]
     os.environ.update(settings.environment())
-    serve(
-        settings, Keys.from_environment(), host, port, lambda: console.print(f"http://{host}:{port}", highlight=False)
-    )
+    ready = f"http://{host}:{port}"
+    serve(settings, Keys.from_environment(), listening, lambda: console.print(ready, highlight=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import uvicorn
@@ -16,7 +17,6 @@ from llmrec.serve.batches import TransformersServing
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
 from llmrec.serve.keys import Keys
-from llmrec.serve.listen import bind
 from llmrec.serve.refused import Refused
 from llmrec.serve.routes import Routes
 from llmrec.serve.settings import Settings
@@ -48,16 +48,16 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     return app
 
 
-def serve(settings: Settings, keys: Keys, host: str, port: int, ready: Callable[[], None]) -> None:
+def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until told to stop (SIGTERM, Ctrl-C); requests in flight are finished first.
 
     Args:
+        listening: bound to where clients come.
         ready: called when the model is loaded and clients may come.
 
     Raises:
-        RunError: the port is in use.
+        LlmrecError: see `build`.
     """
-    listening = bind(host, port)
     app = build(settings, keys)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(settings.grace), ws="none"

@@ -1,0 +1,178 @@
+"""Recommendations for every user of a run, offline: in shards that outlive a kill, over any number of processes.
+
+Beside recs.parquet lies recs.parquet.parts/ while the work lasts: one file a shard, each whole or absent. A shard
+depends on its users alone, so the result is the same however often the work was stopped and however many processes
+shared it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmrec.decode.filters import Filter
+from llmrec.decode.recommender import EngineName, Recommender
+from llmrec.errors import RequestError, RunError
+from llmrec.files import atomic_file, hash_json, read_json, write_json
+from llmrec.serve.settings import Settings
+from llmrec.serve.users import Users
+
+BATCH = 64  # users at a time in the engine
+PLAN = "plan.json"
+SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to write.
+
+    Attributes:
+        run: a run folder.
+        out: the parquet file: user_id, rank from 1, item_id, score (log-probability in nats).
+        k: items a user.
+        seen: whether items of a user's history may be given again.
+        engine: what runs the model.
+        shard: users a shard; a kill loses one shard of each process.
+    """
+
+    run: Path
+    out: Path
+    k: int = 10
+    seen: bool = False
+    engine: EngineName = "transformers"
+    shard: int = 256
+
+    @property
+    def parts(self) -> Path:
+        """Where finished shards wait for the last one."""
+        return self.out.with_name(f"{self.out.name}.parts")
+
+
+def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = lambda done: None) -> int:
+    """Write recommendations for every user of the run; what an earlier call finished is not done again.
+
+    Args:
+        processes: how many share the work, each with a model of its own.
+        tell: called with the part that is done.
+
+    Returns:
+        How many users there are.
+
+    Raises:
+        RequestError: the run holds no users, or k is not between 1 and the catalogue's size.
+        RunError: half-done work of another kind lies there, or a process died.
+    """
+    settings = Settings(run=job.run)
+    if settings.users() is None:
+        raise RequestError(f"{job.run} holds no users, as an export does not: name the run that it was exported from.")
+    users = len(Users(settings.users()))
+    shards = -(-users // job.shard)
+    _plan(job, settings, users)
+    if processes == 1:
+        _work(job, 0, 1, tell)
+    else:
+        _share(job, min(processes, shards), shards, tell)
+    _join(job, shards)
+    return users
+
+
+def _plan(job: Job, settings: Settings, users: int) -> None:
+    """Note what is being made; shards made for anything else are refused."""
+    files = [*sorted(settings.model.iterdir()), *sorted((job.run / "data").iterdir())]
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    named = {name: value for name, value in asdict(job).items() if name not in ("run", "out")}
+    plan = {**named, "users": users, "catalogue": settings.trained_on(), "files": hash_json(facts)}
+    job.parts.mkdir(parents=True, exist_ok=True)
+    if not (job.parts / PLAN).is_file():
+        write_json(job.parts / PLAN, plan)
+    elif read_json(job.parts / PLAN) != plan:
+        raise RunError(
+            f"{job.parts} holds half of another job (other model, data or options). Finish that one, choose another "
+            f"--out, or begin anew: rm -r {job.parts}"
+        )
+
+
+def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = lambda done: None) -> None:
+    """Make every shard of one process that is not made yet."""
+    import llmrec
+
+    if processes > 1:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    users = Users(Settings(run=job.run).users())
+    ids = users.ids
+    todo = [number for number in range(rank, -(-len(ids) // job.shard), processes) if not _part(job, number).is_file()]
+    recommender = llmrec.load(job.run, engine=job.engine) if todo else None
+    for number in todo:
+        assert recommender is not None
+        mine = ids[number * job.shard : (number + 1) * job.shard]
+        tables = [_table(recommender, users, mine[at : at + BATCH], job) for at in range(0, len(mine), BATCH)]
+        with atomic_file(_part(job, number)) as temporary:
+            pq.write_table(pa.concat_tables(tables), temporary)
+        tell(min(1.0, (number + 1) * job.shard / len(ids)))
+
+
+def _table(recommender: Recommender, users: Users, some: list[str], job: Job) -> pa.Table:
+    catalogue = recommender.catalogue
+    if not 1 <= job.k <= len(catalogue.item_ids):
+        raise RequestError(f"k must be between 1 and the catalogue's {len(catalogue.item_ids)} items, not {job.k}.")
+    known = catalogue.item_number
+    histories = [[known[item] for item in users.history(user) if item in known] for user in some]
+    filters = None if job.seen else [Filter.of(catalogue.trie, history) for history in histories]
+    found = recommender.rank(histories, job.k, filters)
+    row, place = np.nonzero(found.items >= 0)
+    names = pa.array(catalogue.item_ids, pa.string())
+    columns: list[Any] = [
+        pa.array(some, pa.string()).take(pa.array(row)),
+        pa.array((place + 1).astype(np.int32)),
+        names.take(pa.array(found.items[row, place])),
+        pa.array(found.scores[row, place].astype(np.float32)),
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _share(job: Job, processes: int, shards: int, tell: Callable[[float], None]) -> None:
+    spawn = multiprocessing.get_context("spawn")  # a fork would share threads that the model holds
+    workers = [spawn.Process(target=_work, args=(job, rank, processes)) for rank in range(processes)]
+    for worker in workers:
+        worker.start()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            time.sleep(0.2)
+            tell(len(list(_made(job))) / shards)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RunError("a process ended before its work was done (see above). The same command goes on where it was.")
+
+
+def _join(job: Job, shards: int) -> None:
+    """One file of all shards, in order."""
+    parts = list(_made(job))
+    if len(parts) != shards:
+        raise RunError(f"{shards - len(parts)} of {shards} shards are missing in {job.parts}: type the same again.")
+    with atomic_file(job.out) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part))
+    shutil.rmtree(job.parts)
+
+
+def _part(job: Job, number: int) -> Path:
+    return job.parts / f"{number:06d}.parquet"
+
+
+def _made(job: Job) -> Iterator[Path]:
+    return iter(sorted(job.parts.glob("[0-9]*.parquet")))

@@ -1,0 +1,40 @@
+"""A served run: a copy of the tiny one, with catalogues beside its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from serving import LOGS, changed, foreign, serving
+
+from llmrec.indexing.catalogue import Catalogue
+
+
+class Served(NamedTuple):
+    """A run and the hashes of its catalogues."""
+
+    run: Path
+    first: str
+    second: str
+    foreign: str
+
+
+@pytest.fixture(scope="session")
+def served(tiny_run, tmp_path_factory) -> Served:
+    run = tmp_path_factory.mktemp("served") / "films"
+    shutil.copytree(tiny_run, run)
+    first = Catalogue.load(run / "catalogue")
+    second = changed(first, run / "catalogues" / "spring")
+    other = foreign(first, run / "catalogues" / "foreign")
+    return Served(run, first.hash, second.hash, other.hash)
+
+
+@pytest.fixture(scope="session")
+def address(served, tmp_path_factory) -> str:
+    """A server of that run on transformers, in a process of its own."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(served.run, log, "--engine", "transformers") as address:
+        LOGS[address] = log
+        yield address

@@ -1,0 +1,73 @@
+"""Recommendations for every user, offline."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+import llmrec
+from llmrec.data.dataset import Dataset
+from llmrec.errors import RequestError, RunError
+from llmrec.serve.everybody import Job, recommend_all
+
+
+@pytest.fixture(scope="module")
+def whole(served, tmp_path_factory):
+    out = tmp_path_factory.mktemp("everybody") / "recs.parquet"
+    assert recommend_all(Job(served.run, out, k=5, shard=16)) == 60
+    return out
+
+
+def test_everybody_gets_what_each_would_be_given(served, whole):
+    recommender, data = llmrec.load(served.run), Dataset.load(served.run / "data")
+    rows = pq.read_table(whole).to_pylist()
+    assert not whole.with_name("recs.parquet.parts").exists()
+    assert [row["user_id"] for row in rows[::5]] == data.user_ids
+    for number in (0, 17, 59):
+        mine = rows[5 * number : 5 * number + 5]
+        truth = recommender.recommend([data.item_ids[item] for item in data.histories[number]], k=5)
+        assert [(row["rank"], row["item_id"]) for row in mine] == [(at, item) for at, (item, _) in enumerate(truth, 1)]
+        assert [row["score"] for row in mine] == pytest.approx([score for _, score in truth], abs=5e-5)
+
+
+def test_killed_work_goes_on_and_two_processes_write_the_same_file(served, whole, tmp_path):
+    out = tmp_path / "recs.parquet"
+    script = "from llmrec.serve.everybody import *; recommend_all(Job(Path({!r}), Path({!r}), k=5, shard=16))"
+    command = [sys.executable, "-c", script.format(str(served.run), str(out))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    parts = out.with_name("recs.parquet.parts")
+    while process.poll() is None and len(list(parts.glob("0*.parquet"))) < 1:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert recommend_all(Job(served.run, out, k=5, shard=16), processes=2) == 60
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend_all(Job(served.run, out, k=3, shard=16), tell=lambda done: None)
+    parts = out.with_name("recs.parquet.parts")
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(Job(served.run, out, k=3, shard=16), tell=_stop)
+    assert len(list(parts.glob("0*.parquet"))) == 1
+    with pytest.raises(RunError, match="holds half of another job"):
+        recommend_all(Job(served.run, out, k=4, shard=16))
+
+
+def _stop(done):
+    raise KeyboardInterrupt
+
+
+def test_what_cannot_be_done_is_refused(served, tmp_path):
+    with pytest.raises(RequestError, match="k must be between 1 and the catalogue's 40 items"):
+        recommend_all(Job(served.run, tmp_path / "a.parquet", k=41))
+    export = tmp_path / "export"
+    shutil.copytree(served.run / "train-1-sft" / "model", export)
+    with pytest.raises(RequestError, match="holds no users"):
+        recommend_all(Job(export, tmp_path / "b.parquet"))

@@ -1,0 +1,201 @@
+"""Starting, being watched, stopping, being killed: what an operator sees."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from serving import CLIENT, LOGS, MASTER, foreign, free_port, serving, start, wait
+from typer.testing import CliRunner
+
+from llmrec.cli.main import app
+from llmrec.errors import LlmrecError
+from llmrec.indexing.catalogue import Catalogue
+
+SECRET = "my-diary-says"
+
+
+def command(*words, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "llmrec", "serve", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def figures(client):
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
+
+
+class Load(threading.Thread):
+    """A client that asks without pause and keeps what it got."""
+
+    def __init__(self, address, history):
+        super().__init__(daemon=True)
+        self.address, self.history, self.got, self.stopped = address, history, [], threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.stopped.is_set():
+            try:
+                with httpx.Client(base_url=self.address, headers=CLIENT, timeout=20) as client:
+                    while not self.stopped.is_set():
+                        response = client.post("/v1/recommendations", json={"history": self.history, "k": 5})
+                        self.got.append((response.status_code, response.json()))
+            except (httpx.TransportError, json.JSONDecodeError) as error:
+                self.got.append((type(error).__name__, None))
+                time.sleep(0.05)
+
+    def end(self):
+        self.stopped.set()
+        self.join(30)
+        return self.got
+
+
+def test_prometheus_sees_requests_phases_the_catalogue_and_no_invalid_item(address, served):
+    with httpx.Client(base_url=address, headers=CLIENT) as client:
+        before = figures(client)
+        for body in ({"history": ["i1"], "k": 7}, {"history": ["i1"], "k": 0}, {"history": [], "k": 3}):
+            client.post("/v1/recommendations", json=body)
+        after = figures(client)
+        grown = {name: value - before.get(name, 0) for name, value in after.items()}
+    assert grown["llmrec_requests_total", "/v1/recommendations", "200"] == 2
+    assert grown["llmrec_requests_total", "/v1/recommendations", "422"] == 1
+    assert (grown["llmrec_items_total", "model"], grown["llmrec_items_total", "popularity"]) == (7, 3)
+    for phase in ("prepared", "waited", "ranked", "total"):
+        assert grown["llmrec_request_seconds_count", phase] == 2
+    assert after["llmrec_invalid_items_total",] == 0
+    assert after["llmrec_catalogue_items", served.first] == 40
+
+
+def test_nothing_that_a_client_says_is_logged(address):
+    with httpx.Client(base_url=address, headers=CLIENT) as client:
+        for body in ({"history": [SECRET]}, {"history": ["i1"], "query": SECRET}, {SECRET: 1}, {"user": SECRET}):
+            assert client.post("/v1/recommendations", json=body).status_code == 422
+        client.get(f"/{SECRET}?q={SECRET}")
+        client.post("/v1/catalogue", json={"hash": SECRET}, headers=MASTER)
+    assert SECRET not in LOGS[address].read_text()
+
+
+def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    process = start(served.run, port, log, "--engine", "transformers")
+    wait(process, port, log)
+    loads = [Load(f"http://127.0.0.1:{port}", [f"i{number}"]) for number in range(4)]
+    time.sleep(0.7)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    time.sleep(0.1)
+    got = [one for load in loads for one in load.end()]
+    answered = [answer for status, answer in got if status == 200]
+    assert len(answered) > 4 and all(len(answer["items"]) == 5 for answer in answered)
+    assert {status for status, _ in got} <= {200, 503, "ConnectError", "ReadError", "RemoteProtocolError"}
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_server_killed_under_load_comes_back_and_answers_as_before(served, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    address = f"http://127.0.0.1:{port}"
+    process = start(served.run, port, log, "--engine", "transformers")
+    wait(process, port, log)
+    loads = [Load(address, [f"i{number}"]) for number in range(3)]
+    try:
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process = start(served.run, port, log, "--engine", "transformers")
+        wait(process, port, log)
+        time.sleep(0.5)
+    finally:
+        each = [load.end() for load in loads]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for got in each:
+        statuses = [status for status, _ in got]
+        lost = [place for place, status in enumerate(statuses) if status != 200]
+        assert lost and statuses[0] == statuses[-1] == 200
+        assert {statuses[place] for place in lost} <= {"ConnectError", "ReadError", "RemoteProtocolError"}
+        items = [[item["item_id"] for item in answer["items"]] for status, answer in got if status == 200]
+        assert all(given == items[0] for given in items)
+
+
+def test_a_port_in_use_ends_in_a_message_and_exit_code_2(served):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = command(served.run, "--engine", "transformers", "--port", taken.getsockname()[1])
+    assert code == 2 and "cannot listen on 127.0.0.1" in said and "--port" in said and "Traceback" not in said
+
+
+def test_what_cannot_be_served_is_said_at_start(served, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(served.run, bare, ignore=shutil.ignore_patterns("catalogue*"))
+    other = tmp_path / "other"
+    shutil.copytree(served.run, other)
+    foreign(Catalogue.load(served.run / "catalogue"), other / "catalogue")
+    for words, says in [
+        ((tmp_path / "nowhere",), "there is no folder"),
+        ((bare,), "is not a catalogue folder"),
+        ((other,), "was trained on the catalogue"),
+        ((served.run, "--without-key", "--host", "0.0.0.0"), "let everybody on the network in"),
+        ((served.run, "--", "--dtype", "auto"), "is an option of vLLM"),
+        ((served.run, "--engine", "none"), "say vllm or transformers"),
+    ]:
+        options = ("--engine", "transformers", "--port", str(free_port()))
+        found = CliRunner().invoke(app, ["serve", *options, *map(str, words)])
+        assert isinstance(found.exception, LlmrecError) and says in str(found.exception), found.output
+
+
+def test_missing_packages_are_named_with_their_extra(served, tmp_path):
+    for package, engine, extra in (("vllm", "vllm", "serve"), ("fastapi", "transformers", "http")):
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys\nclass Gone:\n    def find_spec(self, name, path=None, target=None):\n"
+            f"        if name.split('.')[0] == '{package}': raise ModuleNotFoundError(name)\n"
+            "sys.meta_path.insert(0, Gone())\n"
+        )
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        code, said = command(served.run, "--engine", engine, "--port", free_port(), PYTHONPATH=path)
+        assert code == 2 and f"pip install 'llmrec[{extra}]'" in said, said
+
+
+def test_without_a_key_one_is_made_and_shown(served, tmp_path):
+    log, port = tmp_path / "log", free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "LLMREC_API_KEY"}
+    words = [sys.executable, "-m", "llmrec", "serve", str(served.run), "--engine", "transformers", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, env=environment, stdout=out, stderr=out)
+    try:
+        wait(process, port, log)
+        key = next(line for line in log.read_text().splitlines() if line.startswith("LLMREC_API_KEY=")).split("=", 1)[1]
+        url = f"http://127.0.0.1:{port}/version"
+        assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).json()["engine"] == "transformers"
+        assert httpx.get(url).status_code == 401
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_an_export_is_served_and_knows_no_users(served, tmp_path):
+    from llmrec.export import export
+
+    with (
+        serving(export(served.run, tmp_path / "shared"), tmp_path / "log", "--engine", "transformers") as address,
+        httpx.Client(base_url=address, headers=CLIENT) as client,
+    ):
+        answer = client.post("/v1/recommendations", json={"history": ["i1"]})
+        assert answer.status_code == 200 and answer.json()["model"] == "shared"
+        for body, says in (({"user": "u1"}, "without its data"), ({"history": []}, "history is empty")):
+            refused = client.post("/v1/recommendations", json=body)
+            assert refused.status_code == 422 and says in refused.json()["error"]["message"]
