@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmrec.contracts import Sequences
-from llmrec.data.clean import TEXTS, clean
+from llmrec.data.clean import clean
 from llmrec.data.raw import Raw
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
@@ -61,7 +61,7 @@ class Dataset:
 
         Args:
             folder: as `save` or the stage left it.
-            texts: read what users wrote, too; without it, a log of reviews takes a small part of the memory.
+            texts: read ratings and what users wrote, too; a log of reviews takes a small part of the memory without.
 
         Raises:
             RunError: a file is missing.
@@ -71,7 +71,7 @@ class Dataset:
                 raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
         facts = read_json(folder / MADE)["facts"] if (folder / MADE).is_file() else {}
         events = folder / "interactions.parquet"
-        columns = [name for name in pq.read_schema(events).names if texts or name not in TEXTS]
+        columns = None if texts else ["user_id", "item_id", "timestamp", "split"]
         return cls(pq.read_table(events, columns=columns), pq.read_table(folder / "items.parquet"), facts)
 
     def save(self, folder: Path) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.own import as_text, read_files
+from llmrec.data.own import as_text, files, read_files
 from llmrec.data.starter import as_plain
 from llmrec.data.tables import Rows, read_table
 from llmrec.data.times import read_times, try_cast
+from llmrec.errors import DataError
 from llmrec.recipe import Data
 
 SHOWN = 5
@@ -56,11 +56,16 @@ def check(data: Data, text: list[str]) -> Checked:
         text: columns that describe an item, by our names.
 
     Raises:
-        DataError: a file cannot be read at all, or lacks a column.
+        DataError: a file cannot be read at all, or lacks a column; or a pattern means several files.
     """
     assert data.interactions and data.items
+    for name in (data.interactions, data.items):
+        if len(files(name)) > 1:
+            raise DataError(
+                f"{name} means {len(files(name))} files. Check them one by one: llmrec data check LOG ITEMS"
+            )
     raw = read_files(data.model_copy(update={"max_bad_rows": 1 << 40}), quiet=True)
-    log, items = (read_table(Path(name), data.delimiter, data.encoding) for name in (data.interactions, data.items))
+    log, items = (read_table(files(name)[0], data.delimiter, data.encoding) for name in (data.interactions, data.items))
     columns = data.columns
     item, user = as_text(log.table[columns.item_id]), as_text(log.table[columns.user_id])
     keys = as_text(items.table[columns.item_key or columns.item_id])

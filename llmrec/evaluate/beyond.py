@@ -123,9 +123,15 @@ def top(scores: np.ndarray, exclude: Sequences | None, k: int) -> np.ndarray:
     left = scores.copy()
     if exclude is not None:
         left[exclude.rows, exclude.items] = -np.inf
-    kept = min(k, scores.shape[1])
-    ordered = mixed[np.argsort(-left[:, mixed], axis=1, kind="stable")[:, :kept]].astype(np.int32)
-    ordered[np.take_along_axis(left, ordered, axis=1) == -np.inf] = -1
+    left, kept = left[:, mixed], min(k, scores.shape[1])
+    least = np.partition(left, -kept, axis=1)[:, -kept, None]
+    above, level = left > least, left == least
+    wanted = kept - above.sum(axis=1, keepdims=True)  # of those that tie for the last places, the first ones
+    columns = np.nonzero(above | (level & (np.cumsum(level, axis=1) <= wanted)))[1].reshape(len(left), kept)
+    found = np.take_along_axis(left, columns, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    ordered = mixed[np.take_along_axis(columns, order, axis=1)].astype(np.int32)
+    ordered[np.take_along_axis(found, order, axis=1) == -np.inf] = -1
     return np.pad(ordered, ((0, 0), (0, k - kept)), constant_values=-1)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from llmrec.data import own
 from llmrec.data.clean import clean
+from llmrec.data.problems import check
 from llmrec.data.raw import Scan
 from llmrec.data.sources import read
 from llmrec.errors import DataError
@@ -89,3 +90,11 @@ def test_a_streamed_log_without_a_column_is_refused_in_the_same_words(
     pq.write_table(pa.table({"a": [1], "item_id": [1], "timestamp": [1]}), tmp_path / "log.parquet")
     with pytest.raises(DataError, match=r"log\.parquet has no column 'user_id'"):
         read(recipe(tmp_path, "log.parquet"))
+
+
+def test_a_check_takes_one_file_of_each_kind(tmp_path: Path) -> None:
+    for month in ("02", "01"):
+        (tmp_path / f"log-{month}.csv").write_text("user_id,item_id,timestamp\nu,1,1\n")
+    with pytest.raises(DataError, match="means 2 files. Check them one by one"):
+        check(recipe(tmp_path, "log-*.csv"), ["title"])
+    assert not check(recipe(tmp_path, "log-01*.csv"), ["title"]).problems
