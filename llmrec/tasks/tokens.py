@@ -82,7 +82,7 @@ class CodedTexts:
         if self._ends[-1] > _REMEMBERED:
             self._forget()
         flat = [piece for pieces in cut for piece in pieces]
-        if not self._learn([piece for piece in dict.fromkeys(flat) if piece not in self._number]):
+        if not self._learn(list(set(flat).difference(self._number))):
             return None
         self._pool = [tuple(np.concatenate(column) for column in zip(*self._pool, strict=True))]  # type: ignore[list-item]
         numbers = np.fromiter(map(self._number.__getitem__, flat), np.int64, len(flat))
