@@ -17,6 +17,7 @@ import numpy as np
 
 from llmrec import extras, launch, shipped
 from llmrec.data import dataset as data
+from llmrec.data import own
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
@@ -29,7 +30,7 @@ from llmrec.train import together, trackers
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
 
-_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 1, 1, 1, 2, 1, 2  # format numbers: raise one to redo its stage
+_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 2, 1, 1, 2, 2, 3  # format numbers: raise one to redo its stage
 
 
 def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda stage, done: None) -> Path:
@@ -137,7 +138,8 @@ def _reaches(until: str, stage: str) -> bool:
 
 def _data(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
     files = {name: Path(getattr(recipe.data, name) or "") for name in ("interactions", "items")}
-    inputs = {name: hash_file(file) for name, file in files.items() if file.is_file()}
+    given = [(name, path) for name, file in files.items() if file.name for path in own.files(str(file))]
+    inputs = {f"{name} {path.name}": hash_file(path) for name, path in given if path.is_file()}
     part = recipe.data.model_dump(mode="json") | {name: file.name for name, file in files.items()}  # wherever they lie
     stage = Stage(out / "data", _DATA, part, inputs, recipe.seed)
     hashes["data"] = stage.run(lambda folder: data.make(recipe.data, recipe.seed, folder))
@@ -295,8 +297,9 @@ def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Calla
     def make(folder: Path) -> dict[str, Any]:
         dataset = Dataset.load(out / "data")
         recommender = Recommender.open(trained / "model", out / "catalogue", recipe.evaluate.wording == "held-out")
+        vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
         result = evaluate(
-            recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress
+            recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress, vectors
         )
         return {"users": result["protocol"]["users"]}
 

@@ -18,6 +18,8 @@ def command(
 ) -> None:
     import tempfile
 
+    import numpy as np
+
     import llmrec
     from llmrec.data.dataset import Dataset
     from llmrec.decode.recommender import engine_named
@@ -41,6 +43,7 @@ def command(
             recipe.seed,
             Path(folder),
             lambda done: tell("evaluate", done),
+            np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy"),
         )
     if as_json:
         say(result)

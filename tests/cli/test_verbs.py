@@ -65,7 +65,7 @@ def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
         (["run", "quickstart", "sede=1"], "Did you mean 'seed'?"),
         (["run", "quickstart", "--until", "training"], "--until training is not a stage. Stages: data, items"),
         (["recommend", "{empty}", "--history", "i1"], "holds no trained model"),
-        (["recommend", "{run}"], "say for whom: either --user ID, or --history"),
+        (["recommend", "{run}"], "say for whom: --user ID, --history ID"),
         (["recommend", "{run}", "--user", "u1", "--history", "i1"], "say for whom"),
         (["recommend", "{run}", "--user", "u999"], "there is no user 'u999' in"),
         (["recommend", "{run}", "--history", "zz"], "no item of the history is in the catalogue: 'zz'"),
@@ -180,5 +180,15 @@ def test_the_doctor_says_what_to_type(
 
 def test_the_recipe_schema_accepts_what_the_recipe_accepts(llmrec: Callable[..., Done]) -> None:
     schema = json.loads(llmrec("recipe-schema").out)
-    assert set(schema["properties"]) == {"seed", "data", "items", "indexing", "tasks", "model", "train", "evaluate"}
+    assert set(schema["properties"]) == {
+        "seed",
+        "data",
+        "items",
+        "indexing",
+        "tasks",
+        "model",
+        "train",
+        "evaluate",
+        "launch",
+    }
     assert schema["additionalProperties"] is False
