@@ -90,3 +90,24 @@ def tasks(
     paths += [large(events, out, tell)] if part != "speed" else []
     for path in paths:
         tell(str(path))
+
+
+@app.command()
+def serve(
+    run: Path = typer.Argument(help="a run folder with its data"),
+    engine: str = typer.Option("vllm", help="vllm or transformers"),
+    dtype: str = typer.Option("auto", help="of vLLM's weights"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON file"),
+    tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
+) -> None:
+    """Serving: requests a second and latency over HTTP, beside the engine offline and one bare token."""
+    from llmrec import extras
+    from llmrec.decode.recommender import engine_named
+
+    extras.need("serve" if engine == "vllm" else "http")
+    from llmrec.bench.serve import TINY, Size, bench
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    tell(str(bench(run, engine_named(engine), out, TINY if tiny else Size(), dtype, tell)))

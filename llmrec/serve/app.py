@@ -22,6 +22,8 @@ from llmrec.serve.routes import Routes
 from llmrec.serve.settings import Settings
 from llmrec.serve.shop import Shop
 
+KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the pools of clients keep theirs
+
 
 def build(settings: Settings, keys: Keys) -> FastAPI:
     """The app, its model loaded.
@@ -60,7 +62,12 @@ def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Calla
     """
     app = build(settings, keys)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(settings.grace), ws="none"
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.grace),
+        ws="none",
     )
     listening.listen()
     ready()

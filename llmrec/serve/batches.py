@@ -21,6 +21,8 @@ from llmrec.model.vocabulary import token_ids
 from llmrec.serve.ranker import Found
 
 BATCH = 32  # prompts at a time; a larger batch makes everybody wait for the longest
+LINGER = 0.3  # of a batch's time, the longest that the next one waits to become as large
+TICK = 0.0005  # seconds
 
 
 @dataclass
@@ -55,6 +57,7 @@ class TransformersServing:
         self.waiting: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, "llmrec-model")
         self._work: asyncio.Task[None] | None = None
+        self._last = (0, 0.0)  # requests and seconds of the last batch
 
     @classmethod
     def open(cls, folder: Path, batch: int = BATCH) -> TransformersServing:
@@ -86,6 +89,7 @@ class TransformersServing:
     async def _empty(self) -> None:
         loop = asyncio.get_running_loop()
         while self.waiting:
+            await self._gather()
             batch = self._next()
             begin = time.perf_counter()
             try:
@@ -94,9 +98,18 @@ class TransformersServing:
                 _each(batch, error)
                 continue
             seconds = time.perf_counter() - begin
+            self._last = (len(batch), seconds)
             for row, one in enumerate(batch):
                 if not one.answer.done():
                     one.answer.set_result(Found(items[row], scores[row], begin - one.since, seconds))
+
+    async def _gather(self) -> None:
+        """Wait a little for as many as there were last time: clients that were just answered and ask again would else
+        fall into two half-batches for ever. Where the last batch was one request, nobody waits."""
+        expected, seconds = self._last
+        end = time.perf_counter() + LINGER * seconds
+        while len(self.waiting) < min(expected, self.batch) and time.perf_counter() < end:
+            await asyncio.sleep(TICK)
 
     def _next(self) -> list[_Waiting]:
         """The prompt that has waited longest, and those of its kind behind it."""

@@ -15,6 +15,7 @@ KINDS = {
     403: "not_allowed",
     404: "not_found",
     413: "too_large",
+    415: "not_json",
     422: "bad_request",
     429: "busy",
     500: "server_error",

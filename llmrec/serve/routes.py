@@ -32,6 +32,7 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
         400: "not JSON",
         401: "no key, or a wrong one",
         413: "a body too large",
+        415: "a body that is not said to be JSON",
         422: "a request that cannot be answered as it is",
         429: "too many at once; see Retry-After",
         503: "the server is starting or stopping",
@@ -139,7 +140,7 @@ def _route_class(figures: Figures) -> type[APIRoute]:
                 try:
                     response = await handler(request)
                 except Exception as error:
-                    refused = _refusal(error)
+                    refused = _refusal(error, request.headers.get("content-type", ""))
                     if refused.status == 500:
                         _log(request_id, error)
                     response = refused.response(request_id)
@@ -151,9 +152,11 @@ def _route_class(figures: Figures) -> type[APIRoute]:
     return Route
 
 
-def _refusal(error: Exception) -> Refused:
+def _refusal(error: Exception, content_type: str) -> Refused:
     if isinstance(error, Refused):
         return error
+    if isinstance(error, RequestValidationError) and "json" not in content_type.lower():
+        return Refused(415, "say that the body is JSON: send the header `Content-Type: application/json`.")
     if isinstance(error, RequestValidationError):
         return from_errors(list(error.errors()))
     if isinstance(error, RequestError):

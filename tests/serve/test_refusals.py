@@ -79,6 +79,12 @@ def test_each_fault_has_a_status_a_place_and_a_reason(app, body, status, param, 
     assert fault["request_id"] == response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_that_is_not_said_to_be_json_is_told_how(app, kind):
+    refused = post(app, {"history": ["i1"]}, headers={"Content-Type": kind})
+    assert refused.status_code == 415 and "Content-Type: application/json" in refused.json()["error"]["message"]
+
+
 def test_a_body_that_hides_its_size_is_refused_when_it_is_too_large(app):
     async def endless():
         for _ in range(1_000):

@@ -1,0 +1,149 @@
+"""The same routes on a real vLLM server (its CPU build will do); about a minute, most of it vLLM starting."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+from serving import CLIENT, KEY, MASTER, serving, start, wait
+
+pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper for 20 s at the first request
+
+import llmrec
+from llmrec.indexing.catalogue import Catalogue
+
+pytestmark = pytest.mark.filterwarnings("ignore:the filters leave:UserWarning")
+SMALL = ("--", "--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "64")
+
+
+@pytest.fixture(scope="module")
+def vllm(served, tmp_path_factory):
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with serving(served.run, log, *SMALL) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(vllm):
+    with httpx.Client(base_url=vllm, headers=CLIENT, timeout=60) as client:
+        yield client
+
+
+def ask(client, **body):
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_both_engines_give_the_same_items(client, served):
+    recommender = llmrec.load(served.run)
+    for options in ({}, {"k": 40}, {"exclude_seen": False}, {"deny": ["i2", "i6"], "k": 3}, {"allow": ["i2", "i4"]}):
+        for history in (["i1", "i5"], ["i3"], ["i39", "i0", "i1"]):
+            items, truth = ask(client, history=history, **options)["items"], recommender.recommend(history, **options)
+            assert [item["item_id"] for item in items] == [item for item, _ in truth]
+            np.testing.assert_allclose([item["score"] for item in items], [score for _, score in truth], atol=5e-5)
+    assert ask(client, history=[], k=3)["ranked_by"] == "popularity"
+    refused = client.post("/v1/recommendations", json={"history": ["i1"], "k": 0})
+    assert refused.status_code == 422 and refused.json()["error"]["param"] == "k"
+    wrong = {"content": b"{", "headers": {"Content-Type": "application/json"}}
+    assert client.post("/v1/recommendations", **wrong).status_code == 400
+
+
+def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    catalogue = Catalogue.load(served.run / "catalogue")
+    mine = openai.OpenAI(base_url=f"{vllm}/v1", api_key=KEY, max_retries=0)
+    assert [model.id for model in mine.models.list()] == ["films"]
+    codes = dict(zip(catalogue.code_texts, catalogue.item_ids, strict=True))
+
+    def complete(**xargs):
+        options = {"model": "films", "prompt": "a film", "max_tokens": 8, "temperature": 2.0, "n": 30}
+        return [choice.text for choice in mine.completions.create(**options, extra_body={"vllm_xargs": xargs}).choices]
+
+    assert len({codes[text] for text in complete(items="item")}) > 3  # a KeyError would be no item
+    assert "new" not in codes.values()
+    second = Catalogue.load(served.run / "catalogues" / "spring")
+    there = dict(zip(second.code_texts, second.item_ids, strict=True))
+    assert {there[text] for text in complete(items="item", catalogue=served.second, allow=["new"])} == {"new"}
+    with pytest.raises(openai.BadRequestError, match="no catalogue"):
+        complete(items="item", catalogue="0" * 64)
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{vllm}/v1", api_key="wrong").models.list()
+    for path in ("/metrics", "/version", "/v1/models", "/load", "/openapi.json"):
+        assert httpx.get(vllm + path).status_code == 401
+        assert client.get(path).status_code == 200
+    assert httpx.get(f"{vllm}/health").status_code == 200
+    assert httpx.post(f"{vllm}/scale_elastic_ep", json={}).status_code == 401
+    assert client.get("/version").json()["engine"] == "vllm"
+    metrics = client.get("/metrics").text
+    assert "llmrec_invalid_items_total 0.0" in metrics and "vllm:" in metrics
+    assert "/v1/recommendations" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_catalogue_is_switched_under_load(vllm, client, served):
+    folders = {served.first: served.run / "catalogue", served.second: served.run / "catalogues" / "spring"}
+    known = {one: set(Catalogue.load(folder).item_ids) for one, folder in folders.items()}
+
+    async def load():
+        seen, done = [], asyncio.Event()
+        async with httpx.AsyncClient(base_url=vllm, headers=CLIENT, timeout=60) as many:
+
+            async def go_on(history):
+                while not done.is_set():
+                    seen.append(await many.post("/v1/recommendations", json={"history": history, "k": 35}))
+
+            work = [asyncio.create_task(go_on([f"i{number}"])) for number in (7, 20, 30)]
+            for wanted in (served.second, served.first):
+                await asyncio.sleep(0.7)
+                moved = await many.post("/v1/catalogue", json={"hash": wanted}, headers=MASTER)
+                assert moved.json()["catalogue"] == wanted
+            refused = await many.post("/v1/catalogue", json={"hash": served.foreign}, headers=MASTER)
+            assert refused.status_code == 422 and "other codes" in refused.json()["error"]["message"]
+            await asyncio.sleep(0.3)
+            done.set()
+            await asyncio.gather(*work)
+        return seen
+
+    seen = asyncio.run(load())
+    assert {response.status_code for response in seen} == {200}
+    answers = [response.json() for response in seen]
+    assert {answer["catalogue"] for answer in answers} == set(known)
+    for answer in answers:
+        given = {item["item_id"] for item in answer["items"]}
+        assert len(given) >= 34 and given <= known[answer["catalogue"]]
+
+
+def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
+    """Its every request is several of vLLM's, one after another, which vLLM by itself would cut off."""
+    from serving import free_port
+
+    port, log, got = free_port(), tmp_path / "log", []
+    process = start(served.run, port, log, *SMALL)
+    wait(process, port, log)
+
+    def go_on(history):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=CLIENT, timeout=30) as client:
+            try:
+                while True:
+                    response = client.post("/v1/recommendations", json={"history": [history], "k": 5})
+                    got.append((response.status_code, response.json()))
+            except (httpx.TransportError, json.JSONDecodeError) as error:
+                got.append((type(error).__name__, None))
+
+    threads = [threading.Thread(target=go_on, args=(f"i{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    for thread in threads:
+        thread.join(30)
+    answered = [answer for status, answer in got if status == 200]
+    assert len(answered) > 6 and all(len(answer["items"]) == 5 for answer in answered)
+    assert {status for status, _ in got} <= {200, 503, "ConnectError", "ReadError", "RemoteProtocolError"}
