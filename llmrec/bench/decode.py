@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from llmrec.bench.decode_engines import measure, open_engines, open_model, ours, prefill
+from llmrec.bench.decode_http import measure_http
 from llmrec.bench.decode_loss import measure_loss
 from llmrec.bench.decode_peers import dictionary_generate
 from llmrec.bench.decode_step import measure_steps
@@ -60,7 +61,7 @@ def bench(part: str, out: Path, size: Size, dtype: str, static: Path | None, run
     """Measure one part, or all that can be.
 
     Args:
-        part: engines, curves, step, loss or all.
+        part: engines, http, curves, step, loss or all.
         out: folder for the results.
         dtype: of weights, float32 or bfloat16.
         static: a checkout of youtube/static-constraint-decoding to time beside ours.
@@ -70,17 +71,21 @@ def bench(part: str, out: Path, size: Size, dtype: str, static: Path | None, run
         The files written.
 
     Raises:
-        RequestError: an unknown part, or `loss` without a run.
+        RequestError: an unknown part, `loss` without a run, or `http` without vLLM.
     """
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "engines": lambda: _engines(size, dtype),
         "curves": lambda: _curves(size, dtype),
         "step": lambda: measure_steps(list(size.step_items), size.repeats, static),
     }
+    if importlib.util.find_spec("vllm") is not None:
+        parts["http"] = lambda: _http(size, dtype)
     if run is not None:
         parts["loss"] = lambda: measure_loss(run, [10, 20, 50], None)
     if part != "all" and part not in parts:
-        raise RequestError(f"there is no part '{part}' to measure (loss needs --run): say {', '.join(parts)} or all.")
+        raise RequestError(
+            f"there is no part '{part}' to measure (loss needs --run, http needs vLLM): say {', '.join(parts)} or all."
+        )
     made = {name: parts[name]() for name in ([*parts] if part == "all" else [part])}
     if "curves" in made:
         _draw(made["curves"], out)
@@ -99,6 +104,13 @@ def _engines(size: Size, dtype: str) -> dict[str, Any]:
         "peer": inspect.getsource(dictionary_generate),
         "by_beams": found,
     }
+
+
+def _http(size: Size, dtype: str) -> dict[str, Any]:
+    """The server on vLLM, at the narrowest width."""
+    with _subject(size, dtype, catalogue_of(size.items)) as (folder, catalogue_folder):
+        found = measure_http(folder, catalogue_folder, dtype, size.beams[0], size.batches)
+    return {"items": size.items, "peer": inspect.getsource(dictionary_generate), **found}
 
 
 def _curves(size: Size, dtype: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def prepare(folder: Path, catalogue: Catalogue, base: str, dtype: torch.dtype) -
     rows[new] = rows[random.permutation(int(new.min()))[: len(new)]]  # equal rows would make every item a tie
     (folder / "catalogue").mkdir()
     catalogue.save(folder / "catalogue", {})
-    note = model_folder.Note(catalogue.hash, 20, "{history}", "{history}")
+    note = model_folder.Note(catalogue.hash, 50, "{history}", "{history}")
     model_folder.save(model, tokenizer, note, folder / "model")
     return folder / "model", folder / "catalogue"
 

@@ -19,7 +19,7 @@ def _options() -> None:
 
 @app.command()
 def decode(
-    part: str = typer.Argument("all", help="which figures: engines, curves, step, loss or all"),
+    part: str = typer.Argument("all", help="which figures: engines, http, curves, step, loss or all"),
     out: Path = typer.Option(RESULTS, help="folder for the JSON files and plots"),
     dtype: str = typer.Option("bfloat16", help="of the weights: bfloat16 or float32"),
     static: Path = typer.Option(None, help="a checkout of youtube/static-constraint-decoding to time beside ours"),

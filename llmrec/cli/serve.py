@@ -30,6 +30,7 @@ def command(
     data_parallel: int = typer.Option(1, min=1, help="copies of the model (vLLM)"),
     ray: bool = typer.Option(False, help="spread vLLM's workers with Ray"),
     max_k: int = typer.Option(100, min=1, help="items that a request may ask for"),
+    beams: int = typer.Option(50, min=1, help="prefixes that a search keeps at each level; more lose less"),
     max_history: int = typer.Option(10_000, min=1, help="items that a history may have"),
     max_body: int = typer.Option(2**20, min=1, help="bytes that a request may have"),
     max_waiting: int = typer.Option(256, min=1, help="requests in the server at a time; beyond it, 429"),
@@ -51,7 +52,7 @@ def command(
     listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
     from llmrec.serve.settings import API_KEY, Limits, Settings
 
-    limits = Limits(k=max_k, history=max_history, body=max_body, concurrency=max_waiting)
+    limits = Limits(k=max_k, beams=beams, history=max_history, body=max_body, concurrency=max_waiting)
     settings = Settings(run=run, catalogues=catalogue, limits=limits, without_key=without_key, grace=grace)
     if not without_key and not os.environ.get(API_KEY):
         os.environ[API_KEY] = secrets.token_urlsafe(24)

@@ -10,7 +10,6 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import BEAMS
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import plain
@@ -179,7 +178,7 @@ class Desk:
 
     def _width(self, k: int) -> int:
         """Beams of the search: the same for all small k, so that requests of different k share a batch."""
-        return min(max(k, BEAMS), len(self.catalogue.item_ids))
+        return min(max(k, self.limits.beams), len(self.catalogue.item_ids))
 
     def _by_popularity(self, wanted: _Wanted, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items that most users have, ties in the order of the catalogue; scores are log-shares of all users."""
