@@ -13,7 +13,7 @@ import time
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from serving import CLIENT, LOGS, MASTER, foreign, free_port, serving, start, wait
+from serving import CLIENT, LOGS, MASTER, foreign, free_port, start, wait
 from typer.testing import CliRunner
 
 from llmrec.cli.main import app
@@ -185,17 +185,3 @@ def test_without_a_key_one_is_made_and_shown(served, tmp_path):
     finally:
         process.terminate()
         process.wait(30)
-
-
-def test_an_export_is_served_and_knows_no_users(served, tmp_path):
-    from llmrec.export import export
-
-    with (
-        serving(export(served.run, tmp_path / "shared"), tmp_path / "log", "--engine", "transformers") as address,
-        httpx.Client(base_url=address, headers=CLIENT) as client,
-    ):
-        answer = client.post("/v1/recommendations", json={"history": ["i1"]})
-        assert answer.status_code == 200 and answer.json()["model"] == "shared"
-        for body, says in (({"user": "u1"}, "without its data"), ({"history": []}, "history is empty")):
-            refused = client.post("/v1/recommendations", json=body)
-            assert refused.status_code == 422 and says in refused.json()["error"]["message"]

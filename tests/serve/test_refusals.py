@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import ADMIN, CLIENT, KEY, MASTER
 
+from llmrec.export import export
 from llmrec.serve.app import build
 from llmrec.serve.keys import Keys
 from llmrec.serve.settings import Limits, Settings
@@ -138,6 +139,15 @@ def test_more_than_there_is_room_for_are_told_to_come_again(app):
 def test_a_catalogue_is_changed_by_the_admin_and_by_hash_alone(app, headers, body, status, says):
     refused = send(app, ("POST", "/v1/catalogue", {"json": body, "headers": headers}))[0]
     assert refused.status_code == status and says in refused.json()["error"]["message"]
+
+
+def test_an_export_is_served_and_knows_no_users(served, tmp_path):
+    app = build(Settings(run=export(served.run, tmp_path / "shared")), Keys(KEY, ADMIN))
+    answer = post(app, {"history": ["i1"]})
+    assert answer.status_code == 200 and answer.json()["model"] == "shared"
+    for body, says in (({"user": "u1"}, "without its data"), ({"history": []}, "history is empty")):
+        refused = post(app, body)
+        assert refused.status_code == 422 and says in refused.json()["error"]["message"]
 
 
 json_values = st.recursive(

@@ -1,0 +1,30 @@
+"""The bench of serving at a size that proves its path."""
+
+import pytest
+
+from llmrec.bench.serve import BATCH, Size, bench
+from llmrec.errors import RunError
+from llmrec.files import read_json
+
+
+def test_every_contender_is_measured_and_compared(tiny_run, tmp_path):
+    path = bench(tiny_run, "transformers", tmp_path, Size((1, BATCH), 0.3, 2, 0.1), "auto", lambda line: None)
+    figures = read_json(path)["figures"]
+    for clients in ("1", str(BATCH)):
+        mine = figures[clients]["recommendations"]
+        assert set(mine["statuses"]) == {"200"} and mine["requests"] >= 2
+        assert mine["p50_ms"] <= mine["p95_ms"] <= mine["p99_ms"]
+    whole = figures[str(BATCH)]
+    assert whole["offline"]["requests"] % BATCH == 0
+    assert whole["of offline"]["least"] <= whole["of offline"]["median"] <= whole["of offline"]["most"]
+    assert figures["invalid items"] == 0
+
+
+def test_a_server_that_does_not_come_up_is_said_with_its_log(tmp_path):
+    from llmrec.bench.serve_server import serving
+
+    with (
+        pytest.raises(RunError, match="there is no folder"),
+        serving(tmp_path / "no", tmp_path / "log", "transformers"),
+    ):
+        pass
