@@ -54,6 +54,11 @@ class Routes:
         self.figures.inside.set_function(lambda: shop.door.inside)
         self.figures.serving(shop.desk.catalogue.hash, len(shop.desk.catalogue.item_ids))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server was told to stop."""
+        return self.shop is not None and self.shop.door.closed
+
     def attach(self, app: FastAPI) -> None:
         """Add the routes to an app, each on its own: vLLM looks at them one by one."""
         for path, method, handler, answer in (
@@ -69,7 +74,7 @@ class Routes:
                 response_model=answer,
                 responses=_STATUSES,
                 tags=["recommendations"],
-                route_class_override=_route_class(self.figures),
+                route_class_override=_route_class(self),
             )
 
     async def recommend(
@@ -128,7 +133,7 @@ async def _every(answers: list[Coroutine[Any, Any, Answer]], several: bool) -> l
     return [one for one in found if isinstance(one, Answer)]
 
 
-def _route_class(figures: Figures) -> type[APIRoute]:
+def _route_class(routes: Routes) -> type[APIRoute]:
     """Routes whose every error is a `Refusal`, whatever handlers the app around them has."""
 
     class Route(APIRoute):
@@ -141,10 +146,12 @@ def _route_class(figures: Figures) -> type[APIRoute]:
                     response = await handler(request)
                 except Exception as error:
                     refused = _refusal(error, request.headers.get("content-type", ""))
-                    if refused.status == 500:
+                    if refused.status == 500 and routes.stopping:  # the engine went first
+                        refused = Refused(503, "the server is stopping: ask again in a moment.", Retry_After="5")
+                    elif refused.status == 500:
                         _log(request_id, error)
                     response = refused.response(request_id)
-                figures.requests.labels(self.path, response.status_code).inc()
+                routes.figures.requests.labels(self.path, response.status_code).inc()
                 return response
 
             return guarded
