@@ -9,6 +9,7 @@ from llmrec.errors import LlmrecError
 EXTRAS = {
     "train": ["accelerate", "peft", "trl", "datasets", "gguf"],
     "report": ["matplotlib"],
+    "indexing": ["sklearn"],
     "serve": ["vllm"],
     "http": ["fastapi", "uvicorn", "prometheus_client"],
     "text": ["sacrebleu", "rouge_score"],

@@ -167,13 +167,16 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
     old = Path(recipe.model.start) / "catalogue" if recipe.model.start else None
 
     def make(folder: Path) -> dict[str, Any]:
-        items = Dataset.load(out / "data").items
+        dataset = Dataset.load(out / "data", texts=False)
+        items = dataset.items
         vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
         if old:
             return build.extend(old, items, vectors, recipe.seed, folder)
-        return build.make(recipe.indexing, items, vectors, recipe.seed, folder)
+        train = dataset.before("valid") if recipe.indexing.behaves else None
+        return build.make(recipe.indexing, items, vectors, recipe.seed, folder, train)
 
-    inputs = {"items": hashes["items"]} | ({"old": made_hash(old)} if old else {})
+    inputs = {name: hashes[name] for name in ("items", *(["data"] if recipe.indexing.behaves else []))}
+    inputs |= {"old": made_hash(old)} if old else {}
     stage = Stage(out / "catalogue", _CATALOGUE, recipe.indexing.model_dump(mode="json"), inputs, recipe.seed)
     hashes["catalogue"] = stage.run(make)
 

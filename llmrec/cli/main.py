@@ -16,6 +16,7 @@ from llmrec.cli import (
     doctor,
     evaluate,
     export,
+    index,
     init,
     interrupt,
     recipe_schema,
@@ -43,6 +44,7 @@ app = typer.Typer(
 for verb in (init, run, train, setup, recommend, serve, evaluate, compare, report, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
+app.add_typer(index.app, name="index", help=index.__doc__)
 app.add_typer(tasks.app, name="tasks", help=tasks.__doc__)
 app.add_typer(bench.app, name="bench", help=bench.__doc__)
 

@@ -53,7 +53,7 @@ class Recommender:
         Raises:
             ModelError: the model was trained on another catalogue.
         """
-        if note.catalogue != catalogue.hash:
+        if note.catalogue not in catalogue.lineage:
             raise ModelError(
                 f"the model was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
                 "Use the catalogue folder of its own run."

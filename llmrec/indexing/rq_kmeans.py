@@ -1,20 +1,17 @@
 """Residual k-means: level by level, k-means over what the levels before left unexplained.
 
 Source: GRID (2507.22224) and OpenOneRec use it in place of RQ-VAE; Babenko and Lempitsky 2014 for residual quantizing.
+Balanced: no code of a level has more items than its share, as in GREAM.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 
-from llmrec.errors import CodeError
+from llmrec.indexing.balanced import balanced_kmeans
+from llmrec.indexing.distances import check_count, check_dim, kmeans, nearest, squared
 
 
 @dataclass(frozen=True)
@@ -40,16 +37,24 @@ class Codebooks:
             CodeError: vectors of another dimension than the codebooks'.
         """
         levels, _, dim = self.centroids.shape
-        if vectors.shape[1] != dim:
-            raise CodeError(
-                f"vectors have {vectors.shape[1]} numbers but the codebooks {dim}: they come from another encoder."
-            )
+        check_dim(vectors, dim)
         residual = vectors.astype(np.float32).copy()
         codes = np.zeros((len(vectors), levels), np.int32)
         for level in range(levels):
-            codes[:, level] = _nearest(residual, self.centroids[level])
+            codes[:, level] = nearest(residual, self.centroids[level])
             residual -= self.centroids[level][codes[:, level]]
         return codes, residual
+
+    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of what the levels before leave to every centroid of a level."""
+        residual = vectors.astype(np.float32).copy()
+        for before in range(level):
+            residual -= self.centroids[before][codes[:, before]]
+        return squared(residual, self.centroids[level])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The centroids."""
+        return {"centroids": self.centroids}
 
 
 def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> Codebooks:
@@ -64,39 +69,30 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> Codebooks:
     Raises:
         CodeError: fewer items than centroids.
     """
-    if len(vectors) < width:
-        raise CodeError(
-            f"{len(vectors)} items cannot fill {width} codes a level. "
-            f"Set indexing.width to {max(2, len(vectors) // 4)} or less."
-        )
+    check_count(len(vectors), width)
     residual = np.ascontiguousarray(vectors, np.float32).copy()
     books = []
     for level in range(levels):
-        with _quiet():
-            means = faiss.Kmeans(
-                residual.shape[1], width, niter=25, seed=seed % 2**31 + level, min_points_per_centroid=1
-            )
-            means.train(residual)
-        books.append(np.array(means.centroids))
-        residual -= books[-1][_nearest(residual, books[-1])]
+        books.append(kmeans(residual, width, seed % 2**31 + level))
+        residual -= books[-1][nearest(residual, books[-1])]
     return Codebooks(np.stack(books))
 
 
-def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(np.ascontiguousarray(centroids))
-    return index.search(np.ascontiguousarray(vectors), 1)[1][:, 0].astype(np.int32)
+def fit_balanced(vectors: np.ndarray, levels: int, width: int, seed: int) -> tuple[Codebooks, np.ndarray, np.ndarray]:
+    """As `fit`, with no more than ceil(items / width) items to a code of a level.
 
+    Returns:
+        The codebooks, (items, levels) int32 codes (not those of `encode`, which knows no shares), and (items, dim)
+        float32, what they leave unexplained.
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """faiss warns about few points for a centroid on the C level; the health report says it in words."""
-    sys.stderr.flush()
-    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    Raises:
+        CodeError: fewer items than centroids.
+    """
+    check_count(len(vectors), width)
+    residual = np.ascontiguousarray(vectors, np.float32).copy()
+    books, codes = [], np.zeros((len(vectors), levels), np.int32)
+    for level in range(levels):
+        book, codes[:, level] = balanced_kmeans(residual, width, seed % 2**31 + level)
+        residual -= book[codes[:, level]]
+        books.append(book)
+    return Codebooks(np.stack(books)), codes, residual

@@ -22,7 +22,7 @@ class Known:
     """What is known of the items that new tokens stand for.
 
     Attributes:
-        codes: (items, levels) int, the new tokens of each item.
+        codes: (items, levels) int, the new tokens of each item; a shorter code is padded by -1.
         levels: (tokens,) int, the level of each new token; -1 for one that is no part of a code.
         texts: (items,) model tokens of each item's text.
         centroids: (tokens, dim) float32, not a number where a token has none; None where the quantizer keeps none.
@@ -121,8 +121,9 @@ def text(base: Tensor, noise: Tensor, known: Known) -> Tensor:
     means, codes = _text_rows(base, known.texts), torch.from_numpy(known.codes.astype(np.int64))
     total, count = torch.zeros_like(noise), torch.zeros(len(noise), 1)
     for level in codes.T:
-        total.index_add_(0, level, means)
-        count.index_add_(0, level, torch.ones(len(level), 1))
+        here = level >= 0  # shorter codes are padded by -1
+        total.index_add_(0, level[here], means[here])
+        count.index_add_(0, level[here], torch.ones(int(here.sum()), 1))
     return _spread(total / count, base, noise, known.levels)
 
 

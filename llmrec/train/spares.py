@@ -22,15 +22,17 @@ class Spares:
 
     Attributes:
         separating: (n,) int64 model tokens of the separating level, spares included.
+        inner: (…,) int64 model tokens of the levels before it.
         spare: (m,) int64 those that no item has, m > 0.
         following: prefix of model tokens → the token that its next new item gets, where there is one left.
-        levels: tokens of a code.
+        levels: tokens of the longest code.
         share: of the items of an example.
         seed: of the run.
         part: number of the training stage, so that another stage lends to others.
     """
 
     separating: np.ndarray
+    inner: np.ndarray
     spare: np.ndarray
     following: dict[tuple[int, ...], int]
     levels: int
@@ -52,15 +54,16 @@ class Spares:
         Returns:
             None where the catalogue has no spare tokens, or nothing is to be lent.
         """
-        last = np.arange(len(catalogue.tokens))[-catalogue.widths[-1] :]
-        free = np.setdiff1d(last, catalogue.codes[:, -1])
-        if not len(free) or not share:
+        last, ends = np.arange(len(catalogue.tokens))[catalogue.first_of_last :], catalogue.prefixes[1]
+        free = np.setdiff1d(last, ends)
+        if not len(free) or not share or catalogue.ends not in ("separating", "own"):
             return None
         highest: dict[tuple[int, ...], int] = {}
-        for *prefix, symbol in catalogue.codes.tolist():
+        separated = catalogue.codes.tolist() if catalogue.ends == "separating" else []
+        for *prefix, symbol in ([symbol for symbol in row if symbol >= 0] for row in separated):
             highest[tuple(new[prefix].tolist())] = max(highest.get(tuple(new[prefix].tolist()), -1), symbol)
         following = {prefix: int(new[symbol + 1]) for prefix, symbol in highest.items() if symbol < last[-1]}
-        return cls(new[last], new[free], following, catalogue.codes.shape[1], share, seed, part)
+        return cls(new[last], new[: last[0]], new[free], following, catalogue.codes.shape[1], share, seed, part)
 
     def lend(self, tokens: np.ndarray, number: int) -> np.ndarray:
         """An example in which some items wear a spare token, each the same one wherever it stands.
@@ -76,7 +79,10 @@ class Spares:
         if not len(places):
             return tokens
         draw = stream(self.seed, "spares", self.part, number)
-        codes = [tuple(tokens[max(0, place + 1 - self.levels) : place + 1]) for place in places.tolist()]
+        outside = np.append(-1, np.flatnonzero(~np.isin(tokens, self.inner)))
+        begins = np.maximum(outside[np.searchsorted(outside, places) - 1] + 1, places + 1 - self.levels)
+        spans = zip(begins.tolist(), places.tolist(), strict=True)
+        codes = [tuple(tokens[begin : place + 1]) for begin, place in spans]
         lent = {code: self._free(code, draw) for code in dict.fromkeys(codes) if draw.random() < self.share}
         worn = tokens.copy()
         worn[places] = [lent.get(code, code[-1]) for code in codes]

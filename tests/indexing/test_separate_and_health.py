@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.indexing.health import health
+from llmrec.indexing import health as measured
+from llmrec.indexing.codes import symbols
 from llmrec.indexing.separate import last_level
+
+
+def health(codes: np.ndarray, widths: list[int], vectors: np.ndarray, seed: int) -> dict:
+    return measured.health(symbols(codes, range(codes.shape[1]), widths), widths, vectors, seed)
+
 
 CODES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)
 

@@ -1,0 +1,190 @@
+"""Figures of indexing: a million vectors, Amazon Beauty, RQ-VAE, new items, and MiniOneRec's RQ-VAE beside ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from llmrec import pipeline
+from llmrec.bench.indexing_peer import peer_codes
+from llmrec.data.dataset import Dataset
+from llmrec.errors import RunError
+from llmrec.indexing import build, rq_kmeans, rq_vae
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.codes import groups
+from llmrec.indexing.frozen import Frozen
+from llmrec.recipe import Indexing, Recipe
+from llmrec.results import write_result
+from llmrec.seed import stream
+
+Tell = Callable[[str], None]
+PARTS = ("million", "beauty", "rq-vae", "new", "error", "peer")
+LEVELS, WIDTH = 3, 256
+BEAUTY = {
+    "data": {"source": "amazon-beauty-2014"},
+    "items": {"text": ["title", "brand", "category"], "missing_text": "item-id"},
+    "indexing": {"levels": LEVELS, "width": WIDTH},
+}
+
+
+def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work: Path, tiny: bool, tell: Tell) -> Path:
+    """Measure one part, or all.
+
+    Args:
+        part: one of `PARTS`, or all.
+        out: folder of results.
+        items: million: generated vectors.
+        epochs: rq-vae, peer: at most.
+        peer: a checkout of MiniOneRec.
+        work: where the run with Beauty's vectors is kept.
+        tiny: generated vectors in place of Beauty's, and few of them.
+        tell: told each figure.
+
+    Returns:
+        The result's file.
+
+    Raises:
+        RunError: an unknown part, or the peer is wanted and not given.
+    """
+    if part not in (*PARTS, "all"):
+        raise RunError(f"there is no part '{part}'. Parts: {', '.join(PARTS)}, all")
+    if part == "peer" and peer is None:
+        raise RunError("this is measured beside MiniOneRec: give --peer DIR, a checkout of AkaliKong/MiniOneRec")
+    wanted = [name for name in PARTS if part in (name, "all") and (name != "peer" or peer)]
+    text, table = (drawn(600, 32), _named(600)) if tiny else _beauty(work)
+    levels = {"levels": 2, "width": 16} if tiny else {"levels": LEVELS, "width": WIDTH}
+    settings = Indexing.model_validate(levels | {"spares": 64, "epochs": epochs})
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
+        "million": lambda: million(2000 if tiny else items, settings),
+        "beauty": lambda: whole(settings, table, text),
+        "rq-vae": lambda: whole(settings.model_copy(update={"method": "rq-vae"}), table, text),
+        "new": lambda: new(settings, table, text),
+        "error": lambda: error(settings, text),
+        "peer": lambda: beside(settings, text, Path(peer or "")),
+    }
+    figures = {}
+    for name in wanted:
+        figures[name] = measure[name]()
+        tell(f"{name}: {json.dumps(figures[name])}")
+    path = out / f"bench-indexing{'' if part == 'all' else '-' + part}.json"
+    about = {"settings": settings.model_dump(mode="json"), "vectors": "generated" if tiny else BEAUTY}
+    command = f"llmrec bench indexing {part} --items {items} --epochs {epochs}{' --tiny' if tiny else ''}"
+    write_result(path, command + (" --peer DIR" if peer else ""), figures, seed=0, threads=_threads(), **about)
+    return path
+
+
+def million(items: int, settings: Indexing) -> dict[str, Any]:
+    """Residual k-means of generated vectors of 384 numbers, in a process of its own.
+
+    Raises:
+        RunError: the process failed.
+    """
+    command = [sys.executable, "-m", "llmrec.bench.indexing_worker"]
+    numbers = [str(number) for number in (items, 384, settings.levels, settings.width)]
+    done = subprocess.run([*command, *numbers], capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"coding {items} vectors failed: {done.stderr.strip()[-500:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def whole(settings: Indexing, table: pa.Table, text: np.ndarray) -> dict[str, Any]:
+    """Seconds from vectors to a whole catalogue folder, health report included, and what its codes are like."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin = perf_counter()
+        facts = build.make(settings, table, text, 0, Path(folder))
+        seconds = perf_counter() - begin
+        report = json.loads((Path(folder) / "health.json").read_text())
+    return {
+        "seconds": round(seconds, 2),
+        "items": len(text),
+        "levels used": [level["used"] for level in report["levels"][:-1]],
+        "shared a code before": report["collisions_before"],
+        **{name: value for name, value in facts.items() if name != "verdict"},
+    }
+
+
+def new(settings: Indexing, table: pa.Table, text: np.ndarray) -> dict[str, Any]:
+    """New items a second by a frozen catalogue, their vectors given: half of the items are old, the others new."""
+    half = len(text) // 2
+    settings = settings.model_copy(update={"spares": len(text)})
+    with tempfile.TemporaryDirectory() as folder:
+        build.make(settings, table.slice(0, half), text[:half], 0, Path(folder))
+        held, frozen = Catalogue.load(Path(folder)), Frozen.load(Path(folder))
+        seconds = []
+        for _ in range(3):
+            begin = perf_counter()
+            frozen.place(held, table.slice(half), text[half:])
+            seconds.append(perf_counter() - begin)
+    count = len(text) - half
+    return {
+        "new items": count,
+        "seconds": [round(s, 4) for s in seconds],
+        "a second": round(count / np.median(seconds)),
+    }
+
+
+def error(settings: Indexing, text: np.ndarray) -> dict[str, Any]:
+    """What codes leave unexplained: ours beside faiss's ResidualQuantizer with five beams, of as many bits."""
+    begin = perf_counter()
+    left = float(np.square(rq_kmeans.fit(text, settings.levels, settings.width, 0).encode(text)[1]).sum())
+    ours = perf_counter() - begin
+    other = faiss.ResidualQuantizer(text.shape[1], settings.levels, settings.width.bit_length() - 1)
+    other.max_beam_size = 5
+    begin = perf_counter()
+    other.train(text)
+    theirs = float(np.square(text - other.decode(other.compute_codes(text))).sum())
+    seconds = perf_counter() - begin
+    return {"ours over faiss": round(left / theirs, 4), "seconds": [round(ours, 2), round(seconds, 2)]}
+
+
+def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
+    """MiniOneRec's RQ-VAE and ours: time, collisions, use, error of reconstruction."""
+    begin = perf_counter()
+    encoder, facts = rq_vae.fit(text, settings.levels, settings.width, 0, settings.epochs)
+    codes = encoder.encode(text)[0]
+    ours = _like(codes, perf_counter() - begin) | {"error": facts["held-out error"], "epochs": facts["epochs"]}
+    begin = perf_counter()
+    theirs, left = peer_codes(peer, text, settings.levels, settings.width, facts["epochs"])
+    return {"llmrec": ours, "MiniOneRec": _like(theirs, perf_counter() - begin) | {"error": round(left, 6)}}
+
+
+def drawn(items: int, dim: int) -> np.ndarray:
+    """(items, dim) float32 unit vectors about a thousand centres, as those of text are."""
+    draw = stream(0, "bench", "indexing")
+    vectors = draw.standard_normal((1000, dim), np.float32)[draw.integers(0, 1000, items)]
+    vectors += draw.standard_normal((items, dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def _like(codes: np.ndarray, seconds: float) -> dict[str, Any]:
+    group, size = groups(codes)
+    return {
+        "seconds": round(seconds, 1),
+        "shared a code": int((size[group] > 1).sum()),
+        "levels used": [len(np.unique(column)) for column in codes.T],
+    }
+
+
+def _named(items: int) -> pa.Table:
+    names = [f"i{number}" for number in range(items)]
+    return pa.table({"item_id": names, "title": names})
+
+
+def _beauty(work: Path) -> tuple[np.ndarray, pa.Table]:
+    run = pipeline.run(Recipe.model_validate(BEAUTY), work / "beauty", until="items")
+    return np.load(run / "items" / "vectors" / "minilm-l6.npy"), Dataset.load(run / "data", texts=False).items
+
+
+def _threads() -> int:
+    return int(faiss.omp_get_max_threads())

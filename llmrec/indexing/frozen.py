@@ -1,0 +1,213 @@
+"""Codes for items that come later: the quantizer stays as it is, and so does every code that was given.
+
+A new item is coded by the frozen quantizer; where a method has none, it shares the prefix of the item nearest by text.
+Then it gets a token that no item has there: a spare of the separating level or of the items' own, or the next number.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from llmrec.errors import CodeError
+from llmrec.files import read_json
+from llmrec.indexing import pieces, quantizers, separate, vectors, wording
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.codes import Drawn, Quantizer, symbols
+from llmrec.indexing.distances import check_finite
+from llmrec.recipe import Indexing
+
+SETTINGS, NEAR, WORDS = "indexing.json", "near.npz", "words.json"
+KEPT = (SETTINGS, NEAR, WORDS, quantizers.BOOKS, quantizers.ARRAYS, vectors.FILE, pieces.FILE)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a catalogue folder keeps for new items.
+
+    Attributes:
+        folder: it.
+        settings: it was made with.
+        quantizer: None where the method has none.
+        source: what the quantizer quantizes.
+        text: (items, dim) float32 vectors of the first catalogue's items; empty where nobody asks.
+        prefixes: (items, longest) int32 their symbols, without the token that is theirs alone.
+        model: of the pieces; empty for none.
+    """
+
+    folder: Path
+    settings: Indexing
+    quantizer: Quantizer | None
+    source: vectors.Source
+    text: np.ndarray
+    prefixes: np.ndarray
+    model: bytes
+
+    @classmethod
+    def load(cls, folder: Path) -> Frozen:
+        """Read a catalogue folder.
+
+        Raises:
+            CodeError: it lacks what its method needs.
+        """
+        known = (folder / SETTINGS).is_file()  # older folders are residual k-means of text
+        settings = Indexing.model_validate(read_json(folder / SETTINGS)) if known else Indexing()
+        near = dict(np.load(folder / NEAR)) if (folder / NEAR).is_file() else {}
+        model = (folder / pieces.FILE).read_bytes() if (folder / pieces.FILE).is_file() else b""
+        quantizer = quantizers.load(settings.method, folder)
+        source = vectors.Source.load(settings.vectors if quantizer else "text", folder)
+        empty = np.zeros((0, 0), np.float32)
+        return cls(folder, settings, quantizer, source, near.get("text", empty), near.get("prefixes", empty), model)
+
+    def copy(self, folder: Path) -> None:
+        """Hand all of it on to the folder of a catalogue with more items."""
+        for name in KEPT:
+            if (self.folder / name).is_file():
+                shutil.copy(self.folder / name, folder / name)
+
+    def place(self, catalogue: Catalogue, items: pa.Table, text: np.ndarray) -> np.ndarray:
+        """Codes of new items.
+
+        Args:
+            catalogue: the items that there are.
+            items: the new ones.
+            text: (new, dim) float32 unit vectors of their text, from the same encoder.
+
+        Returns:
+            (new, longest) int32 symbols, padded at the end by -1; none is an old item's.
+
+        Raises:
+            CodeError: vectors of another encoder, or not enough spare tokens.
+        """
+        check_finite(text, items["item_id"].to_pylist())
+        if len(self.text) and text.shape[1] != self.text.shape[1]:
+            raise CodeError(
+                f"vectors have {text.shape[1]} numbers but those of the catalogue {self.text.shape[1]}: they come from "
+                "another encoder."
+            )
+        if not len(text):
+            return np.zeros((0, catalogue.codes.shape[1]), np.int32)
+        if catalogue.ends == "numbers":
+            return self._next(catalogue, len(text))
+        if catalogue.ends == "moved":
+            return self._moved(catalogue, text)
+        prefixes, rank = self._prefixes(items, text)
+        return numbered(prefixes, rank, catalogue)
+
+    def _prefixes(self, items: pa.Table, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(new, longest) int32 symbols without the last, and (new,) rank among twins."""
+        if self.quantizer is not None and not self.settings.hybrid:
+            codes, residual = self.quantizer.encode(self.source.new(text, self.text))
+            table = symbols(codes, range(codes.shape[1]), [self.settings.width] * codes.shape[1])
+            rank = np.linalg.norm(residual, axis=1)
+            return (pieces.cut(self.model, table)[0] if self.model else table), rank
+        near = np.concatenate([(text[at : at + 1024] @ self.text.T).argmax(1) for at in range(0, len(text), 1024)])
+        table = self.prefixes[near]
+        if self.settings.method in _SPELLED and not self.settings.hybrid and not self.model:
+            own = self._spelled(items)
+            width = max(own.shape[1], table.shape[1])
+            table = np.where((own[:, :1] >= 0), _wide(own, width), _wide(table, width))
+        return table, np.zeros(len(text))
+
+    def _spelled(self, items: pa.Table) -> np.ndarray:
+        """(new, longest) int32 symbols of the words of new items; -1 all along where a word has no token."""
+        known = {int(kind): words for kind, words in read_json(self.folder / WORDS).items()}
+        drawn = _SPELLED[self.settings.method](items, self.settings)
+        token = {kind: {word: number for number, word in enumerate(words)} for kind, words in known.items()}
+        codes = np.full(drawn.codes.shape, -1, np.int32)
+        for column, kind in enumerate(drawn.kinds):
+            for row, number in enumerate(drawn.codes[:, column].tolist()):
+                if number >= 0:
+                    codes[row, column] = token.get(kind, {}).get(drawn.words[kind][number], -1)
+        codes[((drawn.codes >= 0) & (codes < 0)).any(axis=1)] = -1
+        return symbols(codes, drawn.kinds, [len(known.get(kind, ())) for kind in range(max(drawn.kinds) + 1)])
+
+    def _moved(self, catalogue: Catalogue, text: np.ndarray) -> np.ndarray:
+        """Nearest free codes, where no level separates."""
+        assert self.quantizer is not None
+        width, levels = self.settings.width, catalogue.codes.shape[1]
+        starts = width * np.arange(levels, dtype=np.int32)
+        of = self.source.new(text, self.text)
+        codes, residual = self.quantizer.encode(of)
+        taken = set(map(tuple, (catalogue.codes - starts).tolist()))
+        rank = np.linalg.norm(residual, axis=1)
+        return separate.nearest_free(codes, rank, of, self.quantizer, taken) + starts
+
+    def _next(self, catalogue: Catalogue, count: int) -> np.ndarray:
+        """The next numbers, where codes are numbers."""
+        width, levels = self.settings.width, catalogue.codes.shape[1]
+        worth = width ** np.arange(levels - 1, -1, -1, dtype=np.int64)
+        starts = width * np.arange(levels, dtype=np.int32)
+        first = int(((catalogue.codes - starts) @ worth).max()) + 1
+        if first + count > width**levels:
+            raise CodeError(
+                f"{count} new item(s) need numbers from {first}, but {levels} digits end at {width**levels - 1}. "
+                "Train anew, with a larger indexing.spares."
+            )
+        numbers = np.arange(first, first + count)[:, None] // worth % width
+        return (numbers + starts).astype(np.int32)
+
+
+def numbered(prefixes: np.ndarray, rank: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+    """End new codes with a token that no item has there.
+
+    Args:
+        prefixes: (new, longest) int32 symbols, padded at the end by -1.
+        rank: (new,) twins are numbered in its order.
+        catalogue: whose codes are taken.
+
+    Returns:
+        (new, longest + 1) int32 symbols, padded at the end by -1.
+
+    Raises:
+        CodeError: there are not enough spare tokens.
+    """
+    first, width = catalogue.first_of_last, catalogue.widths[-1]
+    old, lasts = catalogue.prefixes
+    columns = max(prefixes.shape[1], old.shape[1], 1)
+    if catalogue.ends == "own":  # a token is one item's, whatever stands before it
+        group: np.ndarray = np.zeros(len(old) + len(prefixes), np.int64)
+    else:
+        table = np.concatenate([_wide(old, columns), _wide(prefixes, columns)])
+        group = np.unique(table, axis=0, return_inverse=True)[1].ravel()
+    highest = np.full(int(group.max()) + 1, -1)
+    np.maximum.at(highest, group[: len(old)], lasts - first)
+    new = group[len(old) :]
+    number = separate.last_level(new[:, None].astype(np.int32), rank)[:, 1] + highest[new] + 1
+    short = int((number >= width).sum())
+    if short:
+        level = "level of items' own tokens" if catalogue.ends == "own" else "separating level"
+        raise CodeError(
+            f"{short} new item(s) find no spare token on the {level}, which has {width}. "
+            "Train anew, with a larger indexing.spares."
+        )
+    return _ended(prefixes, (first + number).astype(np.int32))
+
+
+def _ended(prefixes: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Each row of symbols with one more behind it."""
+    table = _wide(prefixes, prefixes.shape[1] + 1)
+    table[np.arange(len(table)), (prefixes >= 0).sum(axis=1)] = last
+    return table
+
+
+def _wide(table: np.ndarray, columns: int) -> np.ndarray:
+    """A table padded by -1 to so many columns."""
+    return np.pad(table, ((0, 0), (0, columns - table.shape[1])), constant_values=-1).astype(np.int32)
+
+
+def _title(items: pa.Table, settings: Indexing) -> Drawn:
+    return wording.title(items)
+
+
+def _category(items: pa.Table, settings: Indexing) -> Drawn:
+    missing = settings.category not in items.column_names
+    table = items.append_column(settings.category, pa.nulls(items.num_rows, pa.string())) if missing else items
+    return wording.category(table, settings.category, settings.levels)
+
+
+_SPELLED = {"title": _title, "category": _category}

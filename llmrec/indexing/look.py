@@ -1,0 +1,49 @@
+"""Health of a run's codes, measured anew with all that the run knows: categories, training events, vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.data.dataset import Dataset
+from llmrec.files import read_json
+from llmrec.indexing.add import chosen
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.health import health
+from llmrec.recipe_file import load
+
+
+def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
+    """What `llmrec index show` prints.
+
+    Args:
+        run: a run folder with a catalogue.
+        catalogue: the hash, or the beginning of it, of one of its catalogues; that of the model otherwise.
+
+    Returns:
+        The health report; method, hash and a few codes with their titles.
+
+    Raises:
+        CodeError: there is no such catalogue.
+    """
+    recipe, folder = load(run / "recipe.yaml"), chosen(run, catalogue) if catalogue else run / "catalogue"
+    held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
+    vectors = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+    same = held.item_ids == data.item_ids  # other catalogues hold more items than the run has vectors and events of
+    stored = read_json(folder / "health.json")
+    report = health(
+        held.codes,
+        held.widths,
+        vectors if same else None,
+        recipe.seed,
+        items=held.items,
+        train=data.before("valid") if same else None,
+        category=recipe.indexing.category,
+        ends=held.ends,
+    )
+    for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
+        report[name] = stored.get(name, report[name])
+    examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
+    return {"method": recipe.indexing.method, "hash": held.hash, "examples": examples, **report}

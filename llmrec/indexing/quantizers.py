@@ -1,0 +1,112 @@
+"""Quantizers by name: fitted, written beside the codes, read again when new items come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.errors import CodeError
+from llmrec.indexing import kmeans_tree, product, rq_kmeans
+from llmrec.indexing.codes import Drawn, Quantizer
+from llmrec.indexing.kmeans_tree import Tree
+from llmrec.indexing.product import Parts
+from llmrec.indexing.rq_kmeans import Codebooks
+from llmrec.recipe import Indexing
+
+BOOKS, ARRAYS = "codebooks.npy", "quantizer.npz"
+
+
+def draw(settings: Indexing, vectors: np.ndarray, seed: int) -> Drawn:
+    """Fit the quantizer that `settings.method` names, and code the items.
+
+    Args:
+        settings: method, levels, width, epochs.
+        vectors: (items, dim) float32, finite.
+        seed: of its starts.
+
+    Raises:
+        CodeError: fewer items than codes of a level.
+    """
+    quantizer, codes, residual, facts = _FIT[settings.method](settings, vectors, seed)
+    rank = np.linalg.norm(residual, axis=1)
+    return Drawn.levels(codes, [settings.width] * codes.shape[1], rank, quantizer=quantizer, facts=facts)
+
+
+def save(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
+    """Write a quantizer; residual k-means over vectors of items is `codebooks.npy`, (levels, width, dim)."""
+    if isinstance(quantizer, Codebooks) and settings.pieces is None:
+        np.save(folder / BOOKS, quantizer.centroids)
+    else:
+        np.savez(folder / ARRAYS, **quantizer.arrays())  # type: ignore[arg-type]
+
+
+def load(method: str, folder: Path) -> Quantizer | None:
+    """The quantizer of a catalogue folder; None where its method has none.
+
+    Raises:
+        CodeError: the folder lacks it.
+    """
+    if method not in _FIT:
+        return None
+    if (folder / BOOKS).is_file():
+        return Codebooks(np.load(folder / BOOKS))
+    if not (folder / ARRAYS).is_file():
+        raise CodeError(f"{folder} lacks {ARRAYS}, without which new items get no codes. Run the recipe again.")
+    with np.load(folder / ARRAYS) as file:
+        return _LOAD[method](dict(file))
+
+
+Fitted = tuple[Quantizer, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+def _rq_kmeans(settings: Indexing, vectors: np.ndarray, seed: int) -> Fitted:
+    books = rq_kmeans.fit(vectors, settings.levels, settings.width, seed)
+    return books, *books.encode(vectors), {}
+
+
+def _balanced(settings: Indexing, vectors: np.ndarray, seed: int) -> Fitted:
+    return *rq_kmeans.fit_balanced(vectors, settings.levels, settings.width, seed), {}
+
+
+def _tree(settings: Indexing, vectors: np.ndarray, seed: int) -> Fitted:
+    return *kmeans_tree.fit(vectors, settings.levels, settings.width, seed), {}
+
+
+def _product(settings: Indexing, vectors: np.ndarray, seed: int) -> Fitted:
+    parts = product.fit(vectors, settings.levels, settings.width, seed, turned=settings.method == "opq")
+    return parts, *parts.encode(vectors), {}
+
+
+def _rq_vae(settings: Indexing, vectors: np.ndarray, seed: int) -> Fitted:
+    from llmrec.indexing import rq_vae
+
+    encoder, facts = rq_vae.fit(vectors, settings.levels, settings.width, seed, settings.epochs)
+    return encoder, *encoder.encode(vectors), facts
+
+
+def _load_rq_vae(arrays: dict[str, np.ndarray]) -> Quantizer:
+    from llmrec.indexing.rq_vae import Encoder
+
+    return Encoder.of(arrays)
+
+
+_FIT: dict[str, Callable[[Indexing, np.ndarray, int], Fitted]] = {
+    "rq-kmeans": _rq_kmeans,
+    "balanced-rq-kmeans": _balanced,
+    "rq-vae": _rq_vae,
+    "kmeans-tree": _tree,
+    "pq": _product,
+    "opq": _product,
+}
+_LOAD: dict[str, Callable[[dict[str, np.ndarray]], Quantizer]] = {
+    "rq-kmeans": lambda arrays: Codebooks(arrays["centroids"]),
+    "balanced-rq-kmeans": lambda arrays: Codebooks(arrays["centroids"]),
+    "rq-vae": _load_rq_vae,
+    "kmeans-tree": lambda arrays: Tree(arrays["paths"], arrays["centroids"], int(arrays["width"])),
+    "pq": lambda arrays: Parts(arrays["rotation"], arrays["centroids"]),
+    "opq": lambda arrays: Parts(arrays["rotation"], arrays["centroids"]),
+}
+VECTOR_METHODS = tuple(_FIT)
