@@ -3,6 +3,7 @@
 import pytest
 
 from llmrec.bench.serve import BATCH, Size, bench
+from llmrec.bench.serve_server import serving
 from llmrec.errors import RunError
 from llmrec.files import read_json
 
@@ -21,10 +22,6 @@ def test_every_contender_is_measured_and_compared(tiny_run, tmp_path):
 
 
 def test_a_server_that_does_not_come_up_is_said_with_its_log(tmp_path):
-    from llmrec.bench.serve_server import serving
-
-    with (
-        pytest.raises(RunError, match="there is no folder"),
-        serving(tmp_path / "no", tmp_path / "log", "transformers"),
-    ):
+    log = tmp_path / "log"
+    with pytest.raises(RunError, match="Invalid value"), serving(tmp_path, log, "transformers", "--max-k", "0"):
         pass
