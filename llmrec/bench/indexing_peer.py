@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llmrec.errors import RunError
-from llmrec.indexing.rq_vae import BATCH, HIDDEN, LATENT, RATE
+from llmrec.indexing.rq_vae import HIDDEN, LATENT, RATE, batch_size
 
 
 def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epochs: int) -> tuple[np.ndarray, float]:
@@ -48,7 +48,7 @@ def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epo
     data, optimiser = torch.from_numpy(vectors), torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(data)).split(BATCH):
+        for rows in torch.randperm(len(data)).split(batch_size(len(data))):
             told, quantized, _ = model(data[rows])
             loss = model.compute_loss(told, quantized, xs=data[rows])[0]
             optimiser.zero_grad()

@@ -25,7 +25,7 @@ def balanced_kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 10
     Returns:
         (width, dim) float32 centroids, and (items,) int32 clusters of at most ceil(items / width) members.
     """
-    centroids = kmeans(vectors, width, seed, rounds=10)
+    centroids = kmeans(vectors, width, seed, rounds=10, apart=True)
     share = -(-len(vectors) // width)
     chosen = assign(vectors, centroids, share)
     for _ in range(rounds):

@@ -29,12 +29,28 @@ def squared(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return np.maximum(cross, 0, out=cross)
 
 
-def kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 25) -> np.ndarray:
-    """(width, dim) float32 centroids of (rows, dim) float32 vectors, by faiss."""
+def kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 25, apart: bool = False) -> np.ndarray:
+    """(width, dim) float32 centroids of (rows, dim) float32 vectors, by faiss; `apart`: started by k-means++."""
+    start = _apart(vectors, width, seed) if apart else None
     with quiet():
         means = faiss.Kmeans(vectors.shape[1], width, niter=rounds, seed=seed, min_points_per_centroid=1)
-        means.train(vectors)
+        means.train(vectors, init_centroids=start)
     return np.array(means.centroids)
+
+
+def _apart(vectors: np.ndarray, width: int, seed: int) -> np.ndarray:
+    """(width, dim) float32 of the vectors, each drawn the likelier the farther it is from those before.
+
+    Source: Arthur and Vassilvitskii 2007, k-means++; of at most 256 vectors a centroid, as faiss samples.
+    """
+    draw = np.random.default_rng(seed)
+    some = vectors[draw.permutation(len(vectors))[: 256 * width]]
+    chosen, far = [int(draw.integers(len(some)))], np.full(len(some), np.inf)
+    while len(chosen) < width:
+        far = np.minimum(far, np.square(some - some[chosen[-1]]).sum(axis=1))
+        total = far.sum()
+        chosen.append(int(draw.choice(len(some), p=far / total if total > 0 else None)))
+    return np.ascontiguousarray(some[chosen], np.float32)
 
 
 def check_count(items: int, width: int) -> None:

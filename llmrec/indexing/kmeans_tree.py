@@ -48,14 +48,14 @@ class Tree:
         return codes, vectors - self.centroids[at]
 
     def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances to the children of each item's node; infinite where it has none."""
-        found = np.full((len(vectors), self.width), np.inf, np.float32)
+        """(items, width) float32 squared distances to the children of each item's node; those it lacks are farthest."""
+        found = np.full((len(vectors), self.width), -1, np.float32)
         depth = (self.paths >= 0).sum(axis=1)
         for parent in np.unique(codes[:, :level], axis=0):
             rows = np.flatnonzero((codes[:, :level] == parent).all(axis=1))
             here = np.flatnonzero((depth == level + 1) & (self.paths[:, :level] == parent).all(axis=1))
             found[np.ix_(rows, self.paths[here, level])] = squared(vectors[rows], self.centroids[here])
-        return found
+        return np.where(found < 0, 1 + 2 * found.max(axis=1, keepdims=True, initial=0), found)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Paths and centroids."""

@@ -1,8 +1,8 @@
 """Pieces: SentencePiece over the codes of the log, so that what often stands together in a code becomes one token.
 
-Source: Singh et al. 2024, "Better Generalization with Semantic IDs", arXiv 2306.08121: a unigram model over semantic
-IDs, each weighted by how often it is seen. Popular items get short codes. A piece never reaches from
-one item into the next.
+Source: Singh et al. 2024, "Better Generalization with Semantic IDs", arXiv 2306.08121: SentencePiece over semantic
+IDs, each weighted by how often it is seen. Popular items get short codes. A piece never reaches from one item into the
+next. We merge pairs (BPE), since the unigram trainer passes over strings that only one code has, however popular.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fit(codes: np.ndarray, seen: np.ndarray, n_symbols: int, vocabulary: int) ->
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
-        model_type="unigram",
+        model_type="bpe",
         vocab_size=vocabulary + 1,
         hard_vocab_limit=False,
         character_coverage=1.0,

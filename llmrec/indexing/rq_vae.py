@@ -148,7 +148,7 @@ def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, draw: np
     for _ in range(epochs):
         use = torch.zeros(network.books.shape[:2], dtype=torch.long)
         order = torch.from_numpy(draw.permutation(len(train)))
-        for rows in order.split(BATCH):
+        for rows in order.split(batch_size(len(train))):
             batch = train[rows]
             quantized, codes, loss = network.quantize(network.encoder(batch), even=True)
             loss = functional.mse_loss(network.decoder(quantized), batch) + loss
@@ -164,6 +164,11 @@ def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, draw: np
     return errors
 
 
+def batch_size(items: int) -> int:
+    """Items of a step: few enough that an epoch of a small catalogue has sixteen steps."""
+    return max(32, min(BATCH, items // 16))
+
+
 def _still(errors: list[float]) -> bool:
     """Whether the best error of the last epochs is hardly below the best before them."""
     if len(errors) <= PATIENCE:
@@ -176,7 +181,7 @@ def _start(network: Network, vectors: Tensor, seed: int) -> None:
     with torch.no_grad():
         residual = network.encoder(vectors).numpy().copy()
         for level in range(len(network.books)):
-            book = kmeans(residual, network.books.shape[1], seed % 2**31 + level)
+            book = kmeans(residual, network.books.shape[1], seed % 2**31 + level, apart=True)
             network.books[level] = torch.from_numpy(book)
             residual -= book[torch.cdist(torch.from_numpy(residual), torch.from_numpy(book)).argmin(1).numpy()]
 

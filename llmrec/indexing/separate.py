@@ -121,8 +121,6 @@ def _below(
     costs = quantizer.last(vector, np.append(prefix, 0)[None], len(prefix))[0]
     for choice in np.argsort(costs, kind="stable").tolist():
         code = np.append(prefix, choice).astype(np.int32)
-        if not np.isfinite(costs[choice]):
-            break
         if len(prefix) == level:
             if tuple(code.tolist()) not in taken:
                 return code

@@ -48,6 +48,7 @@ class Run:
         facts: what the data stage counted, or empty.
         health: catalogue/health.json, or None.
         alike: groups of (title, code) whose codes start alike, or empty.
+        codes: (title, tokens of the code) of every item, or empty.
         trainings: every train-N-METHOD, in order.
         stages: every finished stage, in the order they ran.
         recipe: the text of recipe.yaml, or None.
@@ -57,6 +58,7 @@ class Run:
     facts: dict[str, Any]
     health: dict[str, Any] | None
     alike: list[list[tuple[str, str]]]
+    codes: list[tuple[str, tuple[str, ...]]]
     trainings: list[Training]
     stages: list[Stage]
     recipe: str | None
@@ -77,12 +79,13 @@ def read_run(run: Path) -> Run:
     stages = _stages(run)
     if not stages and not recipe.is_file():
         raise RunError(f"{run} holds neither recipe.yaml nor a finished stage. Give a folder that `llmrec run` made.")
-    made = {stage.name: stage.made for stage in stages}
+    made, codes = {stage.name: stage.made for stage in stages}, _codes(run / "catalogue")
     return Run(
         name=run.resolve().name,
         facts=made.get("data", {}).get("facts", {}),
         health=_json(run / "catalogue" / "health.json"),
-        alike=_alike(run / "catalogue"),
+        alike=_alike(codes),
+        codes=codes,
         trainings=[_training(folder) for folder in sorted(run.glob("train-*-*"), key=_in_order) if folder.is_dir()],
         stages=stages,
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
@@ -145,16 +148,21 @@ def _coverage(path: Path, k: int = 10) -> int | None:
     return len(pc.unique(table.filter(pc.less_equal(table["rank"], k))["item_id"]))
 
 
-def _alike(catalogue: Path, groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:
-    """A few items whose codes share all but the last two tokens, from the most crowded beginnings."""
+def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
     if not (catalogue / "codes.parquet").is_file() or not (catalogue / "items.parquet").is_file():
         return []
     items = _parquet(catalogue / "items.parquet", ["item_id", "title"])
     titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     codes = _parquet(catalogue / "codes.parquet", ["item_id", "code"])
+    pairs = zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True)
+    return [(titles.get(item) or item, tuple(code)) for item, code in pairs]
+
+
+def _alike(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:
+    """A few items whose codes share all but the last two tokens, from the most crowded beginnings."""
     shared: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-    for item, code in zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True):
-        shared.setdefault(tuple(code[: max(1, len(code) - 2)]), []).append((titles.get(item) or item, " ".join(code)))
+    for title, code in codes:
+        shared.setdefault(code[: max(1, len(code) - 2)], []).append((title, " ".join(code)))
     crowded = sorted((group for group in shared.values() if len(group) > 1), key=len, reverse=True)
     return [group[:size] for group in crowded[:groups]]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmrec.report import charts, words
 from llmrec.report.read import Run, Training
+from llmrec.report.tree import tree_map
 
 SHOWN = ("hr@10", "ndcg@10")
 """What the chart and the comparison show; the table shows everything measured."""
@@ -145,7 +146,11 @@ def codes(run: Run) -> str:
     if run.health is None:
         return section("Item codes", missing("The run holds no health of its item codes."))
     health, levels = run.health, run.health.get("levels", [])
-    facts = {k: v for k, v in health.items() if k not in ("levels", "verdict")}
+    facts: dict[str, Any] = {k: v for k, v in health.items() if isinstance(v, int | float)}
+    facts |= {f"tokens of a code, {k}": v for k, v in health.get("tokens", {}).items()}
+    for name, key in (("categories", "category_nmi"), ("co-occurrence", "company_nmi")):
+        if key in health:
+            facts[f"agreement of prefixes with {name} (NMI)"] = ", ".join(f"{value:.3f}" for value in health[key])
     use = {
         f"Level {level['level']}": f"{level['used']} of {level['width']} tokens used, {level['entropy_bits']:.2f} of "
         f"{math.log2(level['width']):.2f} bits"
@@ -158,6 +163,10 @@ def codes(run: Run) -> str:
         f'<div class="wide">{charts.code_use(drawn, "codes")}</div>' if drawn else "",
         '<p class="note">Items to each token, most used first. An even use would be flat.</p>' if drawn else "",
         terms(facts | use),
+        "<h3>Items by their first two tokens</h3>" if run.codes else "",
+        f'<div class="wide">{tree_map([code for _, code in run.codes], [t for t, _ in run.codes])}</div>'
+        if run.codes
+        else "",
         "<h3>Items whose codes start alike</h3>" if run.alike else "",
         *(_alike(group) for group in run.alike),
     )

@@ -1,0 +1,65 @@
+"""A small world with its items, vectors of their text and a training part, for tests of indexing."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from llmrec.data.clean import clean
+from llmrec.data.dataset import Dataset
+from llmrec.data.world_words import read_world
+from llmrec.indexing import build
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.encode import encode
+from llmrec.items.text import item_texts
+from llmrec.recipe import Data, Indexing, World
+
+SMALL = {"levels": 2, "width": 8, "teacher": "ppmi", "spares": 6}
+WAYS = {
+    "rq-kmeans": {},
+    "balanced": {"method": "balanced-rq-kmeans"},
+    "rq-vae": {"method": "rq-vae", "epochs": 5},
+    "kmeans-tree": {"method": "kmeans-tree"},
+    "pq": {"method": "pq"},
+    "opq": {"method": "opq"},
+    "rq-vae, sinkhorn": {"method": "rq-vae", "epochs": 5, "width": 12, "separate": "sinkhorn"},
+    "nearest-free": {"width": 12, "separate": "nearest-free"},
+    "tree, nearest-free": {"method": "kmeans-tree", "width": 12, "separate": "nearest-free"},
+    "teacher": {"vectors": "teacher", "teacher": "bpr"},
+    "ppmi": {"vectors": "ppmi"},
+    "concat": {"vectors": "concat"},
+    "weighted": {"vectors": "weighted"},
+    "aligned": {"vectors": "aligned"},
+    "sequential": {"method": "sequential"},
+    "collaborative": {"method": "collaborative"},
+    "title": {"method": "title"},
+    "category": {"method": "category"},
+    "number": {"method": "number"},
+    "item": {"method": "item"},
+    "CID+IID": {"method": "collaborative", "hybrid": ["item"]},
+    "SemID+CID": {"method": "category", "hybrid": ["collaborative"]},
+    "pieces": {"pieces": 60},
+}
+
+
+def settings(way: str) -> Indexing:
+    """The recipe part of one way to index."""
+    return Indexing.model_validate(SMALL | WAYS[way])
+
+
+@cache
+def world(split: str = "leave-one-out") -> tuple[Dataset, np.ndarray]:
+    """A hundred items, and vectors of their text."""
+    cleaned = clean(read_world(World(users=120, items=100, groups=4, events=8)), Data(source="world", split=split), 1)
+    data = Dataset(cleaned.interactions, cleaned.items)
+    return data, encode(item_texts(data.items, ["title"]), "hashing")
+
+
+def made(way: str, folder: Path, data: Dataset | None = None, seed: int = 1) -> Catalogue:
+    """The catalogue of one way to index, from training events alone."""
+    whole, text = world()
+    folder.mkdir(parents=True)
+    build.make(settings(way), whole.items, text, seed, folder, (data or whole).before("valid"))
+    return Catalogue.load(folder)
