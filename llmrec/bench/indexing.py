@@ -152,7 +152,7 @@ def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
     begin = perf_counter()
     encoder, facts = rq_vae.fit(text, settings.levels, settings.width, 0, settings.epochs)
     codes = encoder.encode(text)[0]
-    ours = _like(codes, perf_counter() - begin) | {"error": facts["held-out error"], "epochs": facts["epochs"]}
+    ours = _like(codes, perf_counter() - begin) | {"error": facts["error"], "epochs": facts["epochs"]}
     begin = perf_counter()
     theirs, left = peer_codes(peer, text, settings.levels, settings.width, facts["epochs"])
     return {"llmrec": ours, "MiniOneRec": _like(theirs, perf_counter() - begin) | {"error": round(left, 6)}}

@@ -138,7 +138,9 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) ->
         network = Network(vectors.shape[1], levels, width)
         _start(network, train, seed)
         errors = _train(network, train, valid, epochs, draw)
+        error = network.error(whole)
     facts = {"epochs": len(errors), "converged": _still(errors), "held-out error": round(errors[-1], 6)}
+    facts["error"] = round(error, 6)
     return _frozen(network), facts | {"variance": round(float(valid.var(0, unbiased=False).mean()), 6)}
 
 
