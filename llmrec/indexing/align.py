@@ -1,7 +1,9 @@
 """Contrastive alignment: vectors of text and of behaviour mapped to where those of one item lie near each other.
 
 Source: PRORec / UNGER (arXiv 2502.06269), stage one: InfoNCE between the two over the items of a batch. There it is
-learnt beside next-item prediction; here the teacher's vectors are ready, and two linear maps are learnt after it.
+learnt beside next-item prediction, which keeps what behaviour says. Here the teacher's vectors are ready, and two
+linear maps are learnt that must also give both sides back (a tied linear auto-encoder each, weighed by KEEP): without
+that, the maps tell single items apart by their noise and lose the groups that items share.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from torch.nn import functional
 
 from llmrec.seed import stream
 
-WIDTH, STEPS, BATCH, RATE, TEMPERATURE = 64, 300, 512, 5e-3, 0.1
+WIDTH, STEPS, BATCH, RATE, TEMPERATURE, KEEP = 64, 300, 512, 5e-3, 0.1, 10.0
 
 
 def align(text: np.ndarray, behaviour: np.ndarray, met: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -34,8 +36,11 @@ def align(text: np.ndarray, behaviour: np.ndarray, met: np.ndarray, seed: int) -
     optimiser = torch.optim.Adam(maps, lr=RATE)
     for _ in range(STEPS):
         batch = torch.from_numpy(draw.choice(rows, min(BATCH, len(rows)), replace=False))
-        one, other = (functional.normalize(side[batch] @ m, dim=1) for side, m in zip(sides, maps, strict=True))
-        loss = info_nce(one, other)
+        given = [side[batch] for side in sides]
+        mapped = [side @ m for side, m in zip(given, maps, strict=True)]
+        loss = info_nce(*(functional.normalize(side, dim=1) for side in mapped))
+        for side, low, m in zip(given, mapped, maps, strict=True):
+            loss = loss + KEEP * (side - low @ m.T).square().sum() / side.square().sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
