@@ -46,7 +46,7 @@ def pooled(runs: list[Path]) -> dict[str, Any]:
     """Each user's figures averaged over seeds, then means, intervals and paired differences over users."""
     tables = [pq.read_table(trained_folder(run) / "eval" / "per_user.parquet").sort_by("user_id") for run in runs]
     about = read_json(trained_folder(runs[0]) / "eval" / "metrics.json")
-    columns = [name for name in tables[0].column_names if name != "user_id"]
+    columns = [name for name in tables[0].column_names if " " in name]
     mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in columns}
     model = about["model"]
     systems: dict[str, dict[str, Any]] = {}
