@@ -21,7 +21,7 @@ from llmrec.errors import ModelError
 from llmrec.indexing.trie import ROOT, Trie
 
 Mode = Literal["item", "items", "chat"]
-PAD, OUTSIDE = -1, -2  # no token here; a token that is no symbol
+PAD, OUTSIDE, NEVER = -1, -2, -3  # no token here; a token that is no symbol; one that no answer holds
 SEPARATOR = ", "
 
 
@@ -126,7 +126,7 @@ class Answers:
     def _chat(self, answers: np.ndarray) -> Places:
         """The last mention decides; words after a whole code, or after what is no code, are free again."""
         columns = np.arange(answers.shape[1])
-        mention = OUTSIDE if self.mention is None else self.mention
+        mention = NEVER if self.mention is None else self.mention
         opened = np.where(answers == mention, columns, -1).max(1, initial=-1)
         node = np.where(opened >= 0, ROOT, -1)
         for column, tokens in enumerate(answers.T):

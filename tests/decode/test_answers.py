@@ -9,7 +9,7 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.answers import Answers, separator_tokens
+from llmrec.decode.answers import OUTSIDE, Answers, separator_tokens
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.mask import mask
 from llmrec.decode.processor import ItemProcessor
@@ -116,7 +116,8 @@ def test_nothing_is_begun_that_would_be_cut_short_or_that_no_item_could_follow()
     for room, may in ((4, True), (3, False)):
         assert (SEPARATOR[0] in allowed(given, "items", [first], room=np.array([room]))[0]) is may
     assert allowed(given, "chat", [[9]], [Filter.of(given.trie, allow=[])]) == [words - {MENTION}]
-    assert allowed(Answers(given.trie, TOKENS, END), "chat", [[9, MENTION]]) == [words]  # a model that knows no mention
+    for answer in ([9, MENTION], [OUTSIDE]):  # a model that knows no mention
+        assert allowed(Answers(given.trie, TOKENS, END), "chat", [answer]) == [words]
 
 
 @pytest.mark.parametrize("mode", ["items", "chat"])
