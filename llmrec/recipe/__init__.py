@@ -1,0 +1,104 @@
+"""Recipes: what a run can be told, as closed names with defaults. `recipe_file` reads them from YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from llmrec.recipe.data import Columns, Data, Items, Source, World
+from llmrec.recipe.indexing import Indexing, IndexMethod
+from llmrec.recipe.judging import Evaluate
+from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight
+from llmrec.recipe.training import Launch, Model, Sft, Validation
+
+__all__ = [
+    "MIXTURES",
+    "TASKS",
+    "Adapt",
+    "Baseline",
+    "Columns",
+    "Data",
+    "Evaluate",
+    "IndexMethod",
+    "Indexing",
+    "Items",
+    "Launch",
+    "Metric",
+    "Model",
+    "Oracle",
+    "Part",
+    "Positive",
+    "Recipe",
+    "Sft",
+    "Share",
+    "Source",
+    "Tasks",
+    "Validation",
+    "Weight",
+    "World",
+    "shrink",
+]
+
+
+class Recipe(Part):
+    """Everything a run does."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    data: Data = Data()
+    items: Items = Items()
+    indexing: Indexing = Indexing()
+    tasks: Tasks = Tasks()
+    model: Model = Model()
+    train: Annotated[list[Sft], Field(min_length=1)] = Field([Sft()])
+    evaluate: Evaluate = Evaluate()
+    launch: Launch = Launch()
+
+    @model_validator(mode="after")
+    def _stages_can_adapt(self) -> Recipe:
+        first = self.train[0].adapt or "full"
+        if self.model.base == "nano" and not self.model.start and first != "full":
+            raise ValueError(f"train.0.adapt: {first} would leave nano's random weights as they are; begin with full")
+        for number, stage in enumerate(self.train):
+            if (stage.adapt or self.model.adapt) == "qlora" and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number} adapts with qlora, whose 4-bit weights {self.launch.strategy} cannot cut up. "
+                    "Use launch.strategy: ddp or deepspeed-zero2, or adapt: lora"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _launch_fits(self) -> Recipe:
+        for number, stage in enumerate(self.train):
+            try:
+                stage.pass_rows(self.launch.processes)
+            except ValueError as error:
+                raise ValueError(f"train.{number}.{error}") from None
+            if stage.validation.every and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number}.validation ranks with the whole model, which {self.launch.strategy} cuts up. "
+                    "Use launch.strategy: ddp or deepspeed-zero2, or train.N.validation.every: 0"
+                )
+        return self
+
+
+def shrink(recipe: Recipe) -> Recipe:
+    """The same recipe at a size that proves the path and not the numbers (`--tiny`)."""
+
+    def change(part: Any, **values: Any) -> Any:
+        return type(part).model_validate({**part.model_dump(by_alias=True), **values})
+
+    nano = {"width": 64, "heads": 2, "layers": 2, "vocabulary": min(recipe.model.vocabulary, 600)}
+    adapted = {"rank": min(recipe.model.rank, 4), "tiny": True}
+    return change(
+        recipe,
+        data=change(recipe.data, max_users=min(recipe.data.max_users or 200, 200)),
+        indexing=change(recipe.indexing, width=min(recipe.indexing.width, 16)),
+        tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
+        model=change(recipe.model, **(nano if recipe.model.base == "nano" else adapted)),
+        train=[
+            change(stage, epochs=min(stage.epochs, 1.0), batch=8, accumulate=1, save_every=min(stage.save_every, 10))
+            for stage in recipe.train
+        ],
+    )

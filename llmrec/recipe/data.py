@@ -1,0 +1,110 @@
+"""`data` and `items`: where events come from, and what stands for an item."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from llmrec.recipe.part import Part, Positive, Share
+
+
+class Columns(Part):
+    """How the columns of somebody's own files are called: our name → theirs."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str | None = "timestamp"
+    rating: str | None = None
+    item_key: str | None = Field(None, description="the item file's id column, where it differs from item_id")
+    title: str | None = Field(None, description="the item file's column to be called title")
+    review: str | None = Field(None, description="text that the user wrote about the item")
+    summary: str | None = Field(None, description="the headline of that text")
+    split: str | None = Field(None, description="split: column — train, valid or test of each interaction")
+
+
+class World(Part):
+    """A generated world whose truth is known: `data.source: world`."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="draws the world; the run's own seed leaves it as it is")
+    users: Positive = 500
+    items: Positive = 200
+    groups: Positive = Field(8, description="kinds of items, each with words of its own; a user likes one of them")
+    events: Annotated[int, Field(ge=3)] = Field(12, description="of each user; half as many to half more")
+    order: Annotated[float, Field(ge=0, le=0.99)] = Field(
+        0.5, description="how often the planted successor of the last item comes next"
+    )
+    taste: Share = Field(0.3, description="how often an item of the user's group does; the rest is popularity")
+    popularity: Annotated[float, Field(ge=0)] = Field(0.8, description="Zipf exponent: 0 makes all items alike")
+
+    @model_validator(mode="after")
+    def _shares(self) -> World:
+        if self.order + self.taste > 1:
+            raise ValueError(f"order + taste must be at most 1, not {self.order} + {self.taste}")
+        if self.items < 2 * self.groups or self.items <= 2 * self.events:
+            raise ValueError("items must be at least 2 x groups, and more than 2 x events: nobody meets an item twice")
+        return self
+
+
+Source = Literal[
+    "ml-100k",
+    "ml-1m",
+    "ml-32m",
+    "ml-latest-small",
+    "amazon-beauty-2014",
+    "amazon-games-2018",
+    "amazon-reviews-2014",
+    "amazon-reviews-2018",
+    "amazon-reviews-2023",
+    "files",
+    "world",
+]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?)?$")]
+
+
+class Data(Part):
+    """Where interactions and items come from, how they are cleaned and split."""
+
+    source: Source = "ml-100k"
+    category: str | None = Field(None, description="amazon-reviews-…: a category as its files name it, such as Beauty")
+    interactions: str | None = Field(
+        None, description="CSV, TSV, JSONL or Parquet, plain or .gz; * for several files of one kind"
+    )
+    items: str | None = Field(None, description="as `interactions`: the catalogue")
+    columns: Columns = Columns()
+    world: World = World()
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="CSV: what stands between columns; seen in the header otherwise"
+    )
+    encoding: str | None = Field(None, description="of files that are not UTF-8; Windows-1252 otherwise")
+    day_first: bool | None = Field(None, description="whether 3/4/2021 is in April; seen in the column otherwise")
+    since: Day | None = Field(None, description="drop earlier events: a day, or a day and a time, in UTC")
+    until: Day | None = Field(None, description="drop events at or after it")
+    min_rating: float | None = Field(None, description="drop events rated lower")
+    min_text: Annotated[int, Field(ge=0)] = Field(0, description="drop items whose title has fewer characters")
+    core: Annotated[int, Field(ge=0)] = Field(0, description="drop users and items with fewer events, repeatedly")
+    catalogue: Literal["all", "seen"] | None = Field(
+        None, description="items to keep: all, or those with events left; seen for raw Amazon files, all otherwise"
+    )
+    max_users: Positive | None = Field(None, description="keep a seeded sample of the users")
+    max_bad_rows: Annotated[int, Field(ge=0)] = Field(0, description="malformed rows to drop before giving up")
+    split: Literal["leave-one-out", "temporal", "cold-items", "cold-users", "column"] = "leave-one-out"
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share for validation, and as much for test; leave-one-out and column do not use it"
+    )
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> Data:
+        if self.source == "files" and not (self.interactions and self.items):
+            raise ValueError("source: files needs both `interactions` and `items`, each the path of a file")
+        if self.split == "column" and not (self.source == "files" and self.columns.split):
+            raise ValueError("split: column needs source: files and `columns.split`, the name of the column")
+        return self
+
+
+class Items(Part):
+    """What text stands for an item, and which encoder turns it into a vector."""
+
+    text: Annotated[list[str], Field(min_length=1)] = Field(["title"])
+    encoder: Literal["minilm-l6", "hashing"] = "minilm-l6"
+    missing_text: Literal["refuse", "item-id"] = Field("refuse", description="what to do with items that have no text")

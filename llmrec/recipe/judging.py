@@ -1,0 +1,33 @@
+"""`evaluate`: how recommendations are judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from llmrec.recipe.part import Baseline, Metric, Part, Positive
+
+
+class Evaluate(Part):
+    """How recommendations are judged: whole catalogue, every test user, item level."""
+
+    ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
+        ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
+    )
+    beams: Positive = 50
+    batch: Positive = 32
+    exclude_seen: bool = True
+    wording: Literal["trained", "held-out"] = Field(
+        "held-out", description="prompt with a wording seen in training, or not"
+    )
+    baselines: list[Baseline] = Field(["popularity", "ease", "ease-recent", "markov"])
+    category: str | None = Field(None, description="column of items by which the variety of a list is judged")
+    worth: str | None = Field(None, description="column of items, such as price, to weigh hits by")
+
+    @model_validator(mode="after")
+    def _beams_reach(self) -> Evaluate:
+        deepest = max(int(metric.split("@")[1]) for metric in self.ranking)
+        if self.beams < deepest:
+            raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` asks for")
+        return self

@@ -1,0 +1,131 @@
+"""`model`, `train` and `launch`: which model learns, how, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from llmrec.recipe.part import Adapt, Metric, Part, Positive, Share
+
+
+class Model(Part):
+    """The language model that is trained."""
+
+    base: str = Field("nano", description="nano (from scratch), embedded:NAME, a folder, or a hub name")
+    vocabulary: Annotated[int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
+    width: Positive = Field(128, description="nano: hidden size")
+    layers: Positive = Field(4, description="nano: decoder layers")
+    heads: Positive = Field(4, description="nano: attention heads; width / heads is 32 or 64")
+    dropout: Share = Field(0.1, description="nano: dropout while training")
+    adapt: Adapt = Field("full", description="what is trained; but for full, that and the rows of item tokens alone")
+    rank: Positive = Field(16, description="lora, qlora: rank of the adapters")
+    init_tokens: Literal["mean", "text", "centroids", "random"] = Field(
+        "mean",
+        description="where rows of item tokens start: near the mean of the base's, from the texts of their items, from "
+        "the codebooks, or anywhere",
+    )
+    old_rows: Literal["frozen", "trained"] = Field(
+        "frozen", description="adapt: full — rows of the base's own tokens; nano has none, and trains them all"
+    )
+    start: str | None = Field(
+        default=None, alias="from", description="a run folder: go on from its model, keeping its codes (weekly refresh)"
+    )
+    tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
+
+    @property
+    def name(self) -> str:
+        """What to call the model in tables."""
+        return self.base.rsplit("/", 1)[-1].removeprefix("embedded:")
+
+    @model_validator(mode="after")
+    def _head_size(self) -> Model:
+        if self.base == "nano" and (self.width % self.heads or self.width // self.heads not in (32, 64)):
+            raise ValueError(
+                f"width / heads must be 32 or 64 so that vLLM can serve the model, not {self.width} / {self.heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nano_has_no_base(self) -> Model:
+        if self.base == "nano" and self.adapt != "full":
+            raise ValueError(f"adapt: {self.adapt} needs a pretrained base; nano is trained from scratch (adapt: full)")
+        if self.base == "nano" and self.init_tokens != "mean":
+            raise ValueError(f"init_tokens: {self.init_tokens} needs a pretrained base; all rows of nano are random")
+        return self
+
+
+class Validation(Part):
+    """Early stopping: next items that no training example holds, ranked by the model as it stands."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
+    metric: Metric = "ndcg@10"
+    users: Positive = Field(500, description="a seeded sample of the users with a validation item")
+    patience: Positive = Field(3, description="validations without a new best before training stops")
+
+
+class Sft(Part):
+    """Supervised fine-tuning."""
+
+    method: Literal["sft"] = "sft"
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch: Positive = Field(32, description="packed rows per step, over all processes")
+    accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
+    row_tokens: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="tokens of a packed row; the window otherwise"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.05
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, slower steps")
+    save_every: Positive = Field(200, description="steps between checkpoints")
+    validation: Validation = Validation()
+    adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
+    spare_share: Share = Field(
+        0.02, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
+    )
+
+    def pass_rows(self, processes: int) -> int:
+        """Packed rows that one process takes in one pass.
+
+        Raises:
+            ValueError: a step's rows cannot be shared evenly.
+        """
+        parts = processes * self.accumulate
+        if self.batch % parts:
+            near = self.batch // parts * parts
+            raise ValueError(
+                f"batch: {self.batch} packed rows do not divide over {processes} processes of {self.accumulate} "
+                f"pass(es) each. Set batch to {f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
+            )
+        return self.batch // parts
+
+
+class Launch(Part):
+    """Where and how training is carried out; nothing of it changes what a run makes, so nothing is redone for it."""
+
+    processes: Positive = Field(1, description="over all machines, one a GPU")
+    strategy: Literal["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
+    machines: Positive = 1
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="which machine this is, 0 for the one that writes")
+    address: str | None = Field(None, description="of machine 0, as the others reach it")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(29500, description="on machine 0, where machines > 1")
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] | None = Field(
+        None, description="trackers; TensorBoard where it is installed if nothing is said, [] for none"
+    )
+
+    @property
+    def alone(self) -> bool:
+        """Whether training needs no other process than the one that reads the recipe."""
+        return self.processes == 1 and self.strategy == "ddp"
+
+    @model_validator(mode="after")
+    def _machines_fit(self) -> Launch:
+        if self.processes % self.machines:
+            raise ValueError(f"processes: {self.processes} do not divide over machines: {self.machines}")
+        if self.rank >= self.machines:
+            raise ValueError(f"rank: {self.rank} is no machine of {self.machines}: they are counted from 0")
+        if self.machines > 1 and not self.address:
+            raise ValueError("machines: several need `address`, the name or IP of machine 0")
+        return self
