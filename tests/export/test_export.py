@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -39,8 +40,11 @@ def test_the_snippets_of_the_card_run_and_the_plain_one_needs_nothing_of_ours(
     recommender = llmrec.load(folder)
     assert json.loads(asked) == recommender.prompts([[0, 1, 2]])[0]
     assert plain in recommender.catalogue.code_texts  # trained well enough to say an item even unhelped
-    expected = recommender.recommend(recommender.catalogue.item_ids[:3], 5)
-    assert recommended == str(expected)
+    items, scores = zip(*ast.literal_eval(recommended), strict=True)
+    expected = dict(recommender.recommend(recommender.catalogue.item_ids[:3], 5))
+    assert list(items) == list(expected)
+    # another process may share its matrix products out over its threads in another way: float32's last digits differ
+    assert list(scores) == pytest.approx(list(expected.values()), abs=1e-5)
 
 
 def test_the_folder_holds_what_is_to_be_shared_and_nothing_of_this_machine(adapted: Path, base: Path) -> None:
