@@ -49,7 +49,13 @@ class Answers:
     """Reads answers: which tokens are symbols, which part items, which announces one."""
 
     def __init__(
-        self, trie: Trie, tokens: np.ndarray, end: int | None, separator: Sequence[int] = (), mention: int | None = None
+        self,
+        trie: Trie,
+        tokens: np.ndarray,
+        end: int | None,
+        separator: Sequence[int] = (),
+        mention: int | None = None,
+        words: int | None = None,
     ) -> None:
         """Say what the tokens mean.
 
@@ -58,9 +64,10 @@ class Answers:
             end: the token that ends an answer; None if nobody looks past an item.
             separator: tokens between two items, for `items`.
             mention: the token that an item's code follows, for `chat`; None: no item can be mentioned.
+            words: token ids from here on stand for nothing, being rows that pad the embedding; None: there are none.
         """
         self.trie, self.tokens, self.end = trie, np.asarray(tokens, np.int64), end
-        self.separator, self.mention = np.asarray(separator, np.int64), mention
+        self.separator, self.mention, self.words = np.asarray(separator, np.int64), mention, words
         self.symbol_of = np.full(int(self.tokens.max()) + 2, OUTSIDE, np.int64)
         self.symbol_of[self.tokens] = np.arange(len(self.tokens))
 

@@ -80,8 +80,10 @@ def _only(logits: Tensor, rows: np.ndarray, row: np.ndarray, token: np.ndarray) 
 
 
 def _words(logits: Tensor, rows: np.ndarray, free: np.ndarray, begin: np.ndarray, reader: Answers) -> None:
-    """Forbid item tokens among free words, and a mention that no item could follow."""
+    """Forbid item tokens among free words, ids that are no word, and a mention that no item could follow."""
     place = torch.from_numpy(rows[free]).to(logits.device)
     logits[place[:, None], torch.from_numpy(reader.tokens).to(logits.device)] = -torch.inf
+    if reader.words is not None:
+        logits[place, reader.words :] = -torch.inf
     if reader.mention is not None:
         logits[torch.from_numpy(rows[free & ~begin]).to(logits.device), reader.mention] = -torch.inf

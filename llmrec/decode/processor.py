@@ -35,6 +35,7 @@ class ItemProcessor(LogitsProcessor):
         separator: Sequence[int] = (),
         mention: int | None = None,
         max_new_tokens: int | None = None,
+        words: int | None = None,
     ) -> None:
         """Say where answers begin, and what may be in them.
 
@@ -47,8 +48,9 @@ class ItemProcessor(LogitsProcessor):
                 exceeds the prefixes there are: `generate` then fills up with beams of probability 0.
             mode: one item, several (parted by `separator`), or free words that mention items (after `mention`).
             max_new_tokens: as given to `generate`: lists and chats then begin no item that would be cut short.
+            words: how many ids the tokenizer knows, where the model has more: a chat then says none of the others.
         """
-        self.reader = Answers(trie, token_ids, eos_token_id, separator, mention)
+        self.reader = Answers(trie, token_ids, eos_token_id, separator, mention, words)
         self.prompt_length, self.outside, self.mode = prompt_length, outside, mode
         self.filters, self.limit = filters, max_new_tokens
 

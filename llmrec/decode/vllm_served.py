@@ -77,9 +77,10 @@ class Served:
         return self._readers[catalogue.hash]
 
     def _new(self, catalogue: Catalogue) -> Answers:
-        mention = self._tokenizer.get_vocab().get(MENTION)
+        known = self._tokenizer.get_vocab()
         tokens = token_ids(self._tokenizer, catalogue.tokens)
-        return Answers(catalogue.trie, tokens, self._tokenizer.eos_token_id, self._separator, mention)
+        end, words = self._tokenizer.eos_token_id, max(known.values()) + 1
+        return Answers(catalogue.trie, tokens, end, self._separator, known.get(MENTION), words)
 
 
 def _check(config: VllmConfig, catalogue: Catalogue, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from llmrec import embedded
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder
-from llmrec.model import nano
+from llmrec.model import gguf, nano
 
 # part of a base's name → its architecture in transformers, for `tiny_base`
 FAMILIES = {
@@ -72,21 +71,12 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
 
 def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import GgufConfig
-
     folder: Path = embedded.path(name.removeprefix("embedded:"))
     files = sorted(folder.glob("*.gguf"))
     if not files:
         raise ModelError(f"model.base: '{name}' is not a language model.")
-    options = {"gguf_file": files[0].name}
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **options
-    )
-    for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
-        if hasattr(place, leftover):  # the weights are plain now; saying otherwise would break the saved folder
-            delattr(place, leftover)
-    model.is_quantized = False
-    return model, AutoTokenizer.from_pretrained(folder, **options)
+    copy = gguf.plain_copy(files[0], folder.with_name(f"{folder.name}-plain"))
+    return _pretrained(str(copy), dtype) if copy else gguf.load(files[0], dtype)
 
 
 def tiny_base(

@@ -120,6 +120,13 @@ def test_nothing_is_begun_that_would_be_cut_short_or_that_no_item_could_follow()
         assert allowed(Answers(given.trie, TOKENS, END), "chat", [answer]) == [words]
 
 
+def test_a_chat_says_no_id_that_the_tokenizer_does_not_know():
+    trie, words = Trie.build([(0, 1), (2, 3)], SYMBOLS), set(range(90)) - set(TOKENS.tolist())
+    given = Answers(trie, TOKENS, END, SEPARATOR, MENTION, words=90)
+    after = set(TOKENS[[0, 2]].tolist())  # an item's tokens come whatever their ids
+    assert allowed(given, "chat", [[9], [9, MENTION], [9, 95]]) == [words, after, words]
+
+
 @pytest.mark.parametrize("mode", ["items", "chat"])
 def test_generate_names_only_real_and_allowed_items_whole(mode):
     codes = random_codes(np.random.default_rng(3), 12)

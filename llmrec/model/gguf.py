@@ -1,0 +1,68 @@
+"""A base carried as a GGUF file: taken apart once, and loaded from the plain copy of it from then on."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.files import hash_file, hash_folder, read_json, write_json
+
+NOTE = "copy.json"  # in the copy: what it was made of, and its own hash
+
+
+def plain_copy(file: Path, into: Path) -> Path | None:
+    """A model folder with what a GGUF file holds, made where it is not there yet, intact.
+
+    Args:
+        file: the GGUF file.
+        into: where the copy is, or shall be.
+
+    Returns:
+        `into`; None where it cannot be written.
+    """
+    source = hash_file(file)
+    if _is_copy(into, source):
+        return into
+    try:
+        shutil.rmtree(into, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as work:
+            made = Path(work) / "model"
+            for part in load(file, torch.float32):
+                part.save_pretrained(made)
+            write_json(made / NOTE, {"of": source, "is": hash_folder(made)})
+            made.replace(into)
+    except OSError:  # a cache that is full or read-only, or another process was first
+        return into if _is_copy(into, source) else None
+    return into
+
+
+def load(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a GGUF file, its weights plain, and its tokenizer.
+
+    Args:
+        dtype: of the weights; float32 holds them exactly.
+    """
+    from transformers import GgufConfig
+
+    folder, options = file.parent, {"gguf_file": file.name}
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **options
+    )
+    for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
+        if hasattr(place, leftover):  # the weights are plain now; saying otherwise would break the saved folder
+            delattr(place, leftover)
+    model.is_quantized = False
+    return model, AutoTokenizer.from_pretrained(folder, **options)
+
+
+def _is_copy(folder: Path, source: str) -> bool:
+    """Whether a folder holds, intact, what was made of a file of this hash."""
+    if not (folder / NOTE).is_file():
+        return False
+    made = read_json(folder / NOTE)
+    return bool(made["of"] == source and made["is"] == hash_folder(folder, (NOTE,)))
