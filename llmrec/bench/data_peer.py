@@ -118,11 +118,12 @@ def _rows(dataset: Dataset, split: int) -> pa.Table:
     starts = histories.offsets[histories.rows[events]]
     events, starts = events[events > starts], starts[events > starts]
     lengths = np.minimum(events - starts, HISTORY)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    places = np.arange(offsets[-1], dtype=np.int32)
+    places += np.repeat((events - lengths - offsets[:-1]).astype(np.int32), lengths)
     ids = dataset.items["item_id"].combine_chunks()
-    before = ids.take(pa.array(histories.items[np.repeat(events - lengths, lengths) + within]))
-    known = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), before), " ")
+    before = ids.take(pa.array(histories.items[places]))
+    known = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), before), " ")
     users = pa.array(dataset.user_ids).take(pa.array(histories.rows[events]))
     return pa.table({"user": users, "history": known, "target": ids.take(pa.array(histories.items[events]))})
 

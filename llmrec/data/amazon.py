@@ -1,6 +1,6 @@
 """Amazon Reviews as their maker publishes them: one JSON a line, reviews and metadata of a category, plain or gzipped.
 
-Three editions name their fields differently. Reviews stay in their files until they are cleaned; metadata lines of 2014
+Three editions name their fields differently. Reviews go into a database that spills; metadata lines of 2014
 are Python literals, not JSON, so metadata of all editions is read line by line.
 """
 
@@ -22,10 +22,12 @@ import pyarrow as pa
 from llmrec.data import origins
 from llmrec.data.own import files
 from llmrec.data.raw import Raw, Scan
+from llmrec.data.store import database
 from llmrec.data.tables import glob_free, refuse_many
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
+_TAG = re.compile(r"<[^>]{1,200}>")
 _PRICE = re.compile(r"^\s*(?:from\s+)?\$?\s*([\d,]+(?:\.\d+)?)")
 
 
@@ -104,25 +106,31 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
 
 
 def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[str]]:
-    """The reviews as a query, and a line of words for each that lacks an id, a time or a rating."""
+    """The reviews, read once into a database, and a line of words for each that lacks an id, a time or a rating."""
     paths = "[" + ", ".join("'" + glob_free(path).replace("'", "''") + "'" for path in logs) + "]"
     kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")
     kinds |= {edition.rating: "DOUBLE", edition.time: "BIGINT"}
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in kinds.items()) + "}"
     source = f"read_json({paths}, format='newline_delimited', ignore_errors=true, columns={columns})"
-    needed = (edition.user, edition.item, edition.time, edition.rating)
-    whole = " AND ".join(f"{name} IS NOT NULL" for name in needed)
-    chosen = f"""{edition.user} AS user_id, {edition.item} AS item_id, {edition.time} // {edition.scale} AS timestamp,
-                 CAST({edition.rating} AS FLOAT) AS rating, {edition.review} AS review, {edition.summary} AS summary"""
+    chosen = {
+        "user_id": edition.user,
+        "item_id": edition.item,
+        "timestamp": f"{edition.time} // {edition.scale}",
+        "rating": f"CAST({edition.rating} AS FLOAT)",
+        "review": edition.review,
+        "summary": edition.summary,
+    }
+    lacks = "user_id IS NULL OR item_id IS NULL OR timestamp IS NULL OR rating IS NULL"
+    selected = ", ".join(f"{theirs} AS {ours}" for ours, theirs in chosen.items())
+    db = database()
     try:
-        broken = duckdb.connect().execute(f"SELECT count(*) FROM {source} WHERE NOT ({whole})").fetchall()[0][0]
+        db.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {source}")
     except duckdb.Error as error:
         raise DataError(f"{_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
+    broken = db.execute(f"DELETE FROM raw WHERE {lacks}").fetchall()[0][0]
+    needed = (edition.user, edition.item, edition.time, edition.rating)
     told = [line for path in logs for line in _lacking(path, needed)] if broken else []
-    return Scan(
-        f"SELECT {chosen} FROM {source} WHERE {whole}",
-        ["user_id", "item_id", "timestamp", "rating", "review", "summary"],
-    ), told
+    return Scan("SELECT * FROM raw", list(chosen), db), told
 
 
 def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[str]:
@@ -195,7 +203,8 @@ def _item(given: Any, edition: Edition) -> dict[str, Any]:
 def _words(value: Any) -> str | None:
     """Text without entities, tags and needless blanks; lists joined; None where nothing is left."""
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return " ".join(re.sub(r"<[^>]{1,200}>", " ", html.unescape(text)).split()) or None
+    text = html.unescape(text)
+    return " ".join((_TAG.sub(" ", text) if "<" in text else text).split()) or None
 
 
 def _price(value: Any) -> float | None:

@@ -1,15 +1,12 @@
 """Cleaning, ordering and splitting, in DuckDB: one SQL statement for each rule, a reason for every row dropped.
 
-Ids become numbers first, so that a hundred million rows are a table of integers; what does not fit into memory goes
-to a temporary folder ($TMPDIR). `LLMREC_MEMORY` is how many GiB DuckDB may hold, four fifths of the machine otherwise.
+Ids become numbers first, so that a hundred million rows are a table of integers; `store.database` spills what does not
+fit into memory.
 """
 
 from __future__ import annotations
 
 import datetime
-import itertools
-import os
-import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -18,14 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.data import splits
-from llmrec.data.raw import Raw
+from llmrec.data.raw import Raw, Scan
+from llmrec.data.store import database
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
 TEXTS = ("review", "summary", "explanation")
 """Words that an event may come with. They stay where they were read until the order of events is known."""
 
-_databases = itertools.count()
+
+_PLAIN = "DICTIONARY_SIZE_LIMIT 10000"  # of words, all different, DuckDB would build large dictionaries and drop them
 
 
 class Cleaned:
@@ -60,7 +59,7 @@ class Cleaned:
 
     def _copy(self, query: str, path: Path) -> None:
         name = str(path).replace("'", "''")
-        self._db.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION snappy)")
+        self._db.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION snappy, {_PLAIN})")
 
 
 def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
@@ -72,9 +71,8 @@ def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
     Raises:
         DataError: nothing is left (which rule emptied it), items contradict one another, or see `splits.expression`.
     """
-    db = _database()
     texts = [name for name in TEXTS if name in raw.columns]
-    _register(db, raw, bool(texts))
+    db = _registered(raw, bool(texts))
     _refuse_contradicting_items(db)
     rules = _Rules(db)
     rules.malformed(raw.dropped)
@@ -174,16 +172,6 @@ class _Rules:
         self.drop(reason, "u IN (SELECT u FROM poor_users) OR i IN (SELECT i FROM poor_items)")
 
 
-def _database() -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills to a temporary folder; DuckDB makes it when needed, and removes it."""
-    folder = Path(tempfile.gettempdir()) / f"llmrec-{os.getpid()}-{next(_databases)}"
-    # Every order that matters is asked for, so DuckDB need not keep that of the files.
-    db = duckdb.connect(config={"temp_directory": str(folder), "preserve_insertion_order": "false"})
-    if limit := os.environ.get("LLMREC_MEMORY"):
-        db.execute(f"SET memory_limit = '{float(limit)}GiB'")
-    return db
-
-
 def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
     query = """
         SELECT item_id, count(*) FROM (SELECT DISTINCT * FROM raw_items) WHERE item_id IS NOT NULL
@@ -194,15 +182,25 @@ def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
         raise DataError(f"the items file has different rows for one item id: {names}. Keep one row for each item.")
 
 
-def _register(db: duckdb.DuckDBPyConnection, raw: Raw, with_texts: bool) -> None:
-    """Make `raw` and `raw_items`: views, but where words must be found again by their row, `raw` is a table."""
-    db.register("raw_items", raw.items)
-    query = "SELECT * FROM given"
-    if isinstance(raw.interactions, pa.Table):
-        db.register("given", raw.interactions)
+def _registered(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
+    """A database with `raw` and `raw_items`: views, but where words must be found again by their row, `raw` is a table.
+
+    Where the source keeps its rows in a database, what follows goes into a schema of its own there.
+    """
+    rows = raw.interactions
+    if isinstance(rows, Scan) and rows.db:
+        db = rows.db.cursor()
+        schema = f"cleaned_{len(db.execute('SELECT * FROM duckdb_schemas() WHERE NOT internal').fetchall())}"
+        db.execute(f"CREATE SCHEMA {schema}")
+        db.execute(f"SET search_path = '{schema},main'")
     else:
-        query = raw.interactions.query
-    db.execute(f"CREATE {'TABLE' if with_texts else 'VIEW'} raw AS {query}")
+        db = database()
+        if isinstance(rows, pa.Table):
+            db.register("given", rows)
+        query = rows.query if isinstance(rows, Scan) else "SELECT * FROM given"
+        db.execute(f"CREATE {'TABLE' if with_texts else 'VIEW'} raw AS {query}")
+    db.register("raw_items", raw.items)
+    return db
 
 
 def _number(db: duckdb.DuckDBPyConnection, extras: list[str], texts: list[str]) -> None:
@@ -252,15 +250,22 @@ def _placed(
     db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str, extras: list[str], texts: list[str]
 ) -> str:
     """Put every history in order (table `placed`); returns the query for the interactions with their split."""
-    # Sixteen digits of the hash sort as all of them do, in a quarter of the memory.
+    # Few events share their moment with another of their user; only those are worth a hash. Sixteen digits of it sort
+    # as all of them do, in a quarter of the memory.
     tie = f"('0x' || substr(md5(concat('{seed}', '|', user_id, '|', item_id)), 1, 16))::UBIGINT"
+    db.execute(
+        f"""CREATE TABLE ties AS SELECT u, i, timestamp, {tie} AS tie
+            FROM events SEMI JOIN (SELECT u, timestamp FROM events GROUP BY u, timestamp HAVING count(*) > 1) AS shared
+            USING (u, timestamp) JOIN people USING (u) JOIN things USING (i)"""
+    )
     carried = [*extras, "words"] if texts else extras
     db.execute(
         f"""CREATE TABLE placed AS SELECT u, i, timestamp{"".join(f", {name}" for name in carried)},
                 row_number() OVER history AS place, count(*) OVER (PARTITION BY u) AS events_of_user
-            FROM events JOIN people USING (u) JOIN things USING (i)
-            WINDOW history AS (PARTITION BY u ORDER BY timestamp, {tie}, i)"""
+            FROM events LEFT JOIN ties USING (u, i, timestamp)
+            WINDOW history AS (PARTITION BY u ORDER BY timestamp, tie, i)"""
     )
+    db.execute("DROP TABLE ties")
     db.execute("DROP TABLE events")
     shown = [f"placed.{name}" for name in extras if name != "part"] + [f"raw.{name}" for name in texts]
     found = " JOIN raw ON raw.rowid = placed.words" if texts else ""

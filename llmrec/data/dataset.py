@@ -72,7 +72,9 @@ class Dataset:
         facts = read_json(folder / MADE)["facts"] if (folder / MADE).is_file() else {}
         events = folder / "interactions.parquet"
         columns = None if texts else ["user_id", "item_id", "timestamp", "split"]
-        return cls(pq.read_table(events, columns=columns), pq.read_table(folder / "items.parquet"), facts)
+        # Ids and splits come again and again: as numbers into a dictionary they take a small part of the memory.
+        interactions = pq.read_table(events, columns=columns, read_dictionary=["user_id", "item_id", "split"])
+        return cls(interactions, pq.read_table(folder / "items.parquet"), facts)
 
     def save(self, folder: Path) -> None:
         """Write both tables into a folder."""
@@ -107,11 +109,12 @@ class Dataset:
         for users in self.interactions["user_id"].chunks:  # one array of all ids may be too long for Arrow's offsets
             if not len(users):
                 continue
-            change = np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)) + 1
-            if last is not None and users[0] != last:
+            numbered = users.indices if pa.types.is_dictionary(users.type) else users
+            change = np.flatnonzero(pc.not_equal(numbered[1:], numbered[:-1]).to_numpy(zero_copy_only=False)) + 1
+            if last is not None and users[0].as_py() != last:
                 change = np.concatenate([[0], change])
             starts.append(change + before)
-            before, last = before + len(users), users[-1]
+            before, last = before + len(users), users[-1].as_py()
         return Sequences(np.concatenate([*starts, [before]]).astype(np.int64), numbers.astype(np.int32))
 
     @cached_property
@@ -148,8 +151,12 @@ class Dataset:
 
 def _positions(column: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
     """(rows,) where each value stands among the known ones."""
-    found = pc.index_in(column, value_set=known)
-    return np.concatenate([np.zeros(0, np.int32), *(chunk.to_numpy(zero_copy_only=False) for chunk in found.chunks)])
+    found = [np.zeros(0, np.int32)]
+    for chunk in column.chunks:
+        numbered = pa.types.is_dictionary(chunk.type)
+        places = pc.index_in(chunk.dictionary if numbered else chunk, value_set=known).to_numpy(zero_copy_only=False)
+        found.append(places[chunk.indices.to_numpy(zero_copy_only=False)] if numbered else places)
+    return np.concatenate(found)
 
 
 def make(data: Data, seed: int, folder: Path) -> dict[str, object]:

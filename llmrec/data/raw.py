@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows that stay in their files until DuckDB streams them, for logs larger than memory.
+    """Rows that DuckDB streams or keeps, for logs larger than memory.
 
     Attributes:
         query: a SELECT that gives the columns of `Raw.interactions`, by the same types.
         columns: their names.
+        db: the database that keeps the rows, in a table `raw`; None where they stay in their files.
     """
 
     query: str
     columns: list[str]
+    db: duckdb.DuckDBPyConnection | None = None
 
 
 @dataclass

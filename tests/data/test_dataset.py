@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from llmrec.data import dataset as data
@@ -54,3 +55,19 @@ def test_a_log_too_short_for_a_test_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_data_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"interactions\.parquet is missing"):
         Dataset.load(tmp_path)
+
+
+def test_ids_as_numbers_into_a_dictionary_give_the_same_histories() -> None:
+    users = ["a", "a", "b", "b", "b", "c"]
+    columns = {"user_id": users, "item_id": ["x", "y", "y", "x", "z", "y"], "split": ["train", "valid"] * 3}
+    table, items = pa.table(columns), pa.table({"item_id": ["x", "y", "z"]})
+    plain = Dataset(table, items)
+    for cut in range(7):  # each part has a dictionary of its own, and a user may be in both
+        parts = [table.slice(0, cut), table.slice(cut)]
+        numbered = pa.concat_tables(
+            [pa.table({name: part[name].combine_chunks().dictionary_encode() for name in columns}) for part in parts]
+        )
+        found = Dataset(numbered, items)
+        assert found.histories.offsets.tolist() == plain.histories.offsets.tolist() == [0, 2, 5, 6]
+        assert found.histories.items.tolist() == plain.histories.items.tolist() == [0, 1, 1, 0, 2, 1]
+        assert found.splits.tolist() == [0, 1] * 3 and found.user_ids == ["a", "b", "c"]

@@ -21,7 +21,7 @@ from llmrec.recipe import Data
 def rows(raw: Raw) -> list[dict[str, object]]:
     """The interactions, wherever they are, as rows."""
     if isinstance(raw.interactions, Scan):
-        return duckdb.sql(raw.interactions.query).to_arrow_table().to_pylist()
+        return (raw.interactions.db or duckdb).sql(raw.interactions.query).to_arrow_table().to_pylist()
     return raw.interactions.to_pylist()
 
 
