@@ -1,6 +1,7 @@
 """Fit teachers on a prepared data set and rank every test user over the whole catalogue; one JSON into results/.
 
-LLMREC_DATA=FOLDER python scripts/bench_teachers.py amazon-beauty-2014 sasrec bpr lightgcn
+LLMREC_DATA=FOLDER python scripts/bench_teachers.py amazon-beauty-2014 popularity ease sasrec
+… sasrec                            one alone has a file of its own, teachers-SOURCE-sasrec.json
 … sasrec --set epochs=5             other settings than the defaults, for trials
 """
 
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
@@ -35,16 +37,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         facts = data.make(Data.model_validate({"source": given.source}), 42, Path(folder))
         dataset = Dataset.load(Path(folder))
+    command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out {given.out}"
+    about = {"protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation"}
     figures = {}
     for name in given.teachers:
         figures[name] = measure(name, settings, dataset, given.target)
         print(name, json.dumps(figures[name]), flush=True)
-    if given.out:
-        about = {"protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation"}
-        command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out {given.out}"
-        write_result(
-            given.out / f"teachers-{given.source}.json", command, figures, **about, settings=settings, facts=facts
-        )
+        if given.out:  # after each, so that stopping keeps those that are done
+            own = f"-{name}" if len(given.teachers) == 1 else ""
+            path = given.out / f"teachers-{given.source}{own}.json"
+            write_result(
+                path, command, figures, threads=torch.get_num_threads(), settings=settings, facts=facts, **about
+            )
 
 
 def measure(name: str, settings: dict[str, object], dataset: Dataset, target: str) -> dict[str, float]:
