@@ -116,6 +116,11 @@ class Desk:
             timing_ms=Timing(**dict(zip(Timing.model_fields, (round(1e3 * one, 3) for one in seconds), strict=True))),
         )
 
+    @property
+    def takes_queries(self) -> bool:
+        """Whether the model's prompt has a place for a query."""
+        return "query" in self._slots
+
     def take_invalid(self) -> int:
         """Items that the search gave and that were no allowed ones, since this was last asked."""
         fresh, self._invalid = self._invalid, 0
@@ -125,7 +130,7 @@ class Desk:
         """Tokens of the prompt for a history of item numbers, and a query where the model's prompt has a place."""
         codes, ids = self.catalogue.code_texts, self.catalogue.item_ids
         pieces = {"history": [(codes[item], "history", ids[item]) for item in seen[-self._note.history :]]}
-        if "query" in self._slots:
+        if self.takes_queries:
             pieces["query"] = [(neutral(plain(query)), "query", "")]
         return encode(self._tokenizer, fill(self._note.prompt, pieces)[0])
 
@@ -150,7 +155,7 @@ class Desk:
             return
         if len(query) > self.limits.query:
             raise Refused(422, f"`query` has more than {self.limits.query} characters: shorten it.", "query")
-        if "query" not in self._slots:
+        if not self.takes_queries:
             raise Refused(
                 422,
                 "this model was not trained with queries: its prompt has no place for one, and words that it never saw "

@@ -13,7 +13,7 @@ from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused
 
 OPEN = ("/health", "/ping")  # what load balancers ask without a key: they tell nothing but that the server lives
-OURS = ("/v1/recommendations", "/v1/catalogue", "/version")
+OURS = ("/v1/recommendations", "/v1/catalogue", "/v1/items", "/version")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

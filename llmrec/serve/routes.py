@@ -7,18 +7,20 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
+from llmrec.serve import browse
 from llmrec.serve.figures import Figures
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused, from_errors
-from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Refusal, Switch, Version
+from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Page, Refusal, Switch, Version
 from llmrec.serve.shop import Shop
 
+PAGE = 1000  # items of a page at most
 log = logging.getLogger("vllm.llmrec.serve")  # below vLLM's own logger, which its server has set up
 
 _EXAMPLES = {
@@ -63,6 +65,7 @@ class Routes:
         """Add the routes to an app, each on its own: vLLM looks at them one by one."""
         for path, method, handler, answer in (
             ("/v1/recommendations", "POST", self.recommend, Answer | Answers),
+            ("/v1/items", "GET", self.items, Page),
             ("/v1/catalogue", "GET", self.catalogues, Catalogues),
             ("/v1/catalogue", "POST", self.switch, Catalogues),
             ("/version", "GET", self.version, Version),
@@ -96,6 +99,17 @@ class Routes:
         self.figures.answered(answers, desk)
         given = Answers(answers=answers) if isinstance(body, Asks) else answers[0]
         return Response(given.model_dump_json(), media_type="application/json")
+
+    async def items(
+        self,
+        start: Annotated[int, Query(ge=0, description="items to pass over")] = 0,
+        limit: Annotated[int, Query(ge=1, le=PAGE, description="items wanted")] = 100,
+        q: Annotated[str, Query(max_length=200, description="only titles that have all these words in them")] = "",
+    ) -> Response:
+        """The items of the catalogue, page by page, with all that it says of them."""
+        desk = await self._open().now()
+        found = await asyncio.to_thread(browse.page, desk.catalogue, start, limit, q)
+        return Response(found.model_dump_json(), media_type="application/json")
 
     async def catalogues(self) -> Catalogues:
         """The catalogue in use, and those that are known."""
@@ -162,7 +176,8 @@ def _route_class(routes: Routes) -> type[APIRoute]:
 def _refusal(error: Exception, content_type: str) -> Refused:
     if isinstance(error, Refused):
         return error
-    if isinstance(error, RequestValidationError) and "json" not in content_type.lower():
+    about = {str(one["loc"][0]) for one in error.errors()} if isinstance(error, RequestValidationError) else set()
+    if about == {"body"} and "json" not in content_type.lower():
         return Refused(415, "say that the body is JSON: send the header `Content-Type: application/json`.")
     if isinstance(error, RequestValidationError):
         return from_errors(list(error.errors()))

@@ -105,6 +105,24 @@ class Catalogues(BaseModel):
     known: list[str] = Field(description="all that the server may be switched to")
 
 
+class Entry(BaseModel):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str
+    code: str = Field(description="its code as the model writes it")
+    columns: dict[str, Any] = Field(description="all else that the catalogue says of it")
+
+
+class Page(BaseModel):
+    """Items in the order of the catalogue."""
+
+    catalogue: str = Field(description="hash of the catalogue that the items are from")
+    total: int = Field(description="items in all, of which this is a part")
+    start: int
+    items: list[Entry]
+
+
 class Version(BaseModel):
     """What is running."""
 
@@ -113,3 +131,4 @@ class Version(BaseModel):
     engine: str
     model: str
     catalogue: str
+    queries: bool = Field(description="whether the model's prompt has a place for `query`")

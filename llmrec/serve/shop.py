@@ -84,6 +84,7 @@ class Shop:
             engine=engine,
             model=self.settings.name,
             catalogue=desk.catalogue.hash,
+            queries=desk.takes_queries,
         )
 
     async def _move(self, wanted: str) -> None:
