@@ -83,7 +83,7 @@ class Sft(Part):
     validation: Validation = Validation()
     adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
     spare_share: Share = Field(
-        0.02, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
+        0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
     )
 
     def pass_rows(self, processes: int) -> int:
