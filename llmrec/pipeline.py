@@ -17,7 +17,7 @@ import numpy as np
 
 from llmrec import extras, launch, shipped
 from llmrec.data import dataset as data
-from llmrec.data import own
+from llmrec.data import sources
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
@@ -137,10 +137,9 @@ def _reaches(until: str, stage: str) -> bool:
 
 
 def _data(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    files = {name: Path(getattr(recipe.data, name) or "") for name in ("interactions", "items")}
-    given = [(name, path) for name, file in files.items() if file.name for path in own.files(str(file))]
-    inputs = {f"{name} {path.name}": hash_file(path) for name, path in given if path.is_file()}
-    part = recipe.data.model_dump(mode="json") | {name: file.name for name, file in files.items()}  # wherever they lie
+    inputs = {f"{name} {path.name}": hash_file(path) for name, path in sources.given(recipe.data) if path.is_file()}
+    named = {name: Path(getattr(recipe.data, name) or "").name for name in ("interactions", "items")}
+    part = recipe.data.model_dump(mode="json") | named  # wherever they lie
     stage = Stage(out / "data", _DATA, part, inputs, recipe.seed)
     hashes["data"] = stage.run(lambda folder: data.make(recipe.data, recipe.seed, folder))
 

@@ -69,6 +69,19 @@ EDITIONS = {
 }  # fmt: skip
 
 
+def paths(data: Data) -> tuple[list[Path], list[Path]]:
+    """The files of reviews and of metadata.
+
+    Raises:
+        DataError: neither they nor a category is named, or its files are not on this machine.
+    """
+    edition = EDITIONS[data.source]
+    return (
+        files(data.interactions) if data.interactions else [_find(data, edition.reviews)],
+        files(data.items) if data.items else [_find(data, edition.items)],
+    )
+
+
 def read_amazon(data: Data) -> Raw:
     """Reviews and metadata of the files that a recipe names, or of its category in the set's folder.
 
@@ -76,8 +89,7 @@ def read_amazon(data: Data) -> Raw:
         DataError: a file is missing, cut short, or has more malformed lines than `data.max_bad_rows`.
     """
     edition = EDITIONS[data.source]
-    logs = files(data.interactions) if data.interactions else [_find(data, edition.reviews)]
-    catalogues = files(data.items) if data.items else [_find(data, edition.items)]
+    logs, catalogues = paths(data)
     for path in (*logs, *catalogues):
         if not path.is_file():
             raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")

@@ -17,50 +17,62 @@ from llmrec.recipe import Data
 _YEAR = r"'\((\d{4})\)\s*$'"
 _FILM = f"""CAST(item_id AS VARCHAR) AS item_id, trim(regexp_replace(title, {_YEAR}, '')) AS title,
             nullif(regexp_extract(title, {_YEAR}, 1), '') AS year, replace(genres, '|', ', ') AS genres"""
+_FILES = {"ml-100k": ("ml-100k.inter", "ml-100k.item"), "ml-1m": ("ratings.dat", "movies.dat")}
+
+
+def paths(data: Data) -> tuple[list[Path], list[Path]]:
+    """The files of ratings and of films.
+
+    Raises:
+        DataError: the set is not on this machine.
+    """
+    ratings, films = _FILES.get(data.source, ("ratings.csv", "movies.csv"))
+    folder = embedded.path("ml-100k") if data.source == "ml-100k" else _unpacked(data.source, ratings)
+    return [folder / ratings], [folder / films]
 
 
 def read_ml_100k(data: Data) -> Raw:
     """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
-    folder = embedded.path("ml-100k")
+    (ratings,), (films,) = paths(data)
     read = "read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
     interactions = _query(
         f"""SELECT "user_id:token" AS user_id, "item_id:token" AS item_id,
                    CAST(CAST("timestamp:float" AS DOUBLE) AS BIGINT) AS timestamp,
                    CAST("rating:float" AS FLOAT) AS rating FROM {read}""",
-        folder / "ml-100k.inter",
+        ratings,
     )
     items = _query(
         f"""SELECT "item_id:token" AS item_id, "movie_title:token_seq" AS title, "release_year:token" AS year,
                    replace("class:token_seq", ' ', ', ') AS genres FROM {read}""",
-        folder / "ml-100k.item",
+        films,
     )
     return Raw(interactions, items, "seconds", _origin("ml-100k"))
 
 
 def read_dat(data: Data) -> Raw:
     """`ratings.dat` and `movies.dat`: fields between two colons, no header, Latin letters (MovieLens 1M)."""
-    folder = _unpacked(data.source, "ratings.dat")
+    (ratings,), (films,) = paths(data)
     read = "read_csv($path, delim='::', header=false, quote='', escape='', encoding='latin-1', columns={columns})"
     interactions = _query(
         "SELECT user_id, item_id, timestamp, rating FROM "
         + read.format(columns="{user_id: 'VARCHAR', item_id: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"),
-        folder / "ratings.dat",
+        ratings,
     )
     columns = "{item_id: 'VARCHAR', title: 'VARCHAR', genres: 'VARCHAR'}"
-    items = _query(f"SELECT {_FILM} FROM {read.format(columns=columns)}", folder / "movies.dat")
+    items = _query(f"SELECT {_FILM} FROM {read.format(columns=columns)}", films)
     return Raw(interactions, items, "seconds", _origin(data.source))
 
 
 def read_csv(data: Data) -> Raw:
     """`ratings.csv` and `movies.csv` (latest-small, 32M); ratings stay in their file until they are cleaned."""
-    folder = _unpacked(data.source, "ratings.csv")
-    path = glob_free(folder / "ratings.csv").replace("'", "''")
+    (ratings,), (films,) = paths(data)
+    path = glob_free(ratings).replace("'", "''")
     kinds = "{userId: 'VARCHAR', movieId: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
     query = f"""SELECT userId AS user_id, movieId AS item_id, timestamp, rating
                 FROM read_csv('{path}', header=true, columns={kinds})"""
     items = _query(
-        f"SELECT {_FILM} FROM (SELECT movieId AS item_id, title, genres FROM read_csv($path, header=true))",
-        folder / "movies.csv",
+        f"SELECT {_FILM} FROM (SELECT movieId AS item_id, * FROM read_csv($path, header=true, all_varchar=true))",
+        films,
     )
     interactions = Scan(query, ["user_id", "item_id", "timestamp", "rating"])
     return Raw(interactions, items, "seconds", _origin(data.source))

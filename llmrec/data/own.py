@@ -38,14 +38,23 @@ def files(pattern: str) -> list[Path]:
     return found
 
 
+def paths(data: Data) -> tuple[list[Path], list[Path]]:
+    """The files of interactions and of items that a recipe names.
+
+    Raises:
+        DataError: a pattern matches nothing.
+    """
+    assert data.interactions and data.items
+    return files(data.interactions), files(data.items)
+
+
 def read_files(data: Data, quiet: bool = False) -> Raw:
     """Somebody's own files, columns mapped in the recipe.
 
     Raises:
         DataError: a column is missing (with the columns there are), or a row does not parse (file and line).
     """
-    assert data.interactions and data.items
-    logs, catalogues = files(data.interactions), files(data.items)
+    logs, catalogues = paths(data)
     items = [read_table(path, data.delimiter, data.encoding) for path in catalogues]
     streamed = _streamed(logs, data)
     events = [] if streamed else [read_table(path, data.delimiter, data.encoding) for path in logs]

@@ -6,9 +6,10 @@ Every source returns the same two tables and what it knows about itself; nothing
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from llmrec import embedded
-from llmrec.data import origins
+from llmrec.data import amazon, movielens, origins, own
 from llmrec.data.amazon import EDITIONS, read_amazon
 from llmrec.data.movielens import read_csv, read_dat, read_ml_100k
 from llmrec.data.own import read_files
@@ -17,7 +18,7 @@ from llmrec.data.tables import read_table
 from llmrec.data.world_words import read_world
 from llmrec.recipe import Data
 
-__all__ = ["SOURCES", "Raw", "read", "where"]
+__all__ = ["SOURCES", "Raw", "given", "read", "where"]
 
 
 def read(data: Data) -> Raw:
@@ -31,10 +32,24 @@ def read(data: Data) -> Raw:
 
 def read_prepared(data: Data) -> Raw:
     """A folder that holds interactions.parquet and items.parquet (the prepared Amazon sets)."""
-    folder = origins.folder(data.source)
-    interactions, items = (read_table(folder / f"{name}.parquet").table for name in ("interactions", "items"))
+    interactions, items = (read_table(path).table for (path,) in _prepared(data))
     licence = origins.ORIGINS[data.source].licence
     return Raw(interactions, items, "position", {"source": data.source, "licence": licence})
+
+
+def _prepared(data: Data) -> tuple[list[Path], list[Path]]:
+    folder = origins.folder(data.source)
+    return [folder / "interactions.parquet"], [folder / "items.parquet"]
+
+
+def given(data: Data) -> list[tuple[str, Path]]:
+    """Every file that `read` reads, as "interactions" or as "items".
+
+    Raises:
+        DataError: they are not on this machine.
+    """
+    found = _PATHS[data.source](data)
+    return [(name, path) for name, paths in zip(("interactions", "items"), found, strict=True) for path in paths]
 
 
 SOURCES: dict[str, Callable[[Data], Raw]] = {
@@ -47,6 +62,13 @@ SOURCES: dict[str, Callable[[Data], Raw]] = {
     **dict.fromkeys(EDITIONS, read_amazon),
     "files": read_files,
     "world": lambda data: read_world(data.world),
+}
+_PATHS: dict[str, Callable[[Data], tuple[list[Path], list[Path]]]] = {
+    **dict.fromkeys(("ml-100k", "ml-1m", "ml-32m", "ml-latest-small"), movielens.paths),
+    **dict.fromkeys(("amazon-beauty-2014", "amazon-games-2018"), _prepared),
+    **dict.fromkeys(EDITIONS, amazon.paths),
+    "files": own.paths,
+    "world": lambda data: ([], []),
 }
 
 
