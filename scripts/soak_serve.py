@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from llmrec.bench.serve import ROUTE, Histories
+from llmrec.bench.serve import ROUTE, VLLM, Histories, flags
 from llmrec.bench.serve_load import Load, press
 from llmrec.bench.serve_server import Server, serving
 from llmrec.indexing.catalogue import Catalogue
@@ -32,6 +32,10 @@ from llmrec.results import write_result
 
 LEFT_OUT = 20  # items that the other catalogue lacks
 WARM_UP = 0.2  # of the time, before memory is compared
+OPTIONS = {  # a prefix cache that is full after the warm-up: its pages are taken from the machine as it fills
+    "vllm": VLLM | {"num_gpu_blocks_override": 1024},
+    "transformers": {},
+}
 GROWTH = 0.05
 COMMON: list[str] = []  # an item that both catalogues have
 
@@ -135,7 +139,8 @@ def main(
         whole, rest = Catalogue.load(run / "catalogue"), smaller(run, Path(work) / "smaller")
         COMMON.append(rest.item_ids[0])
         watch = Watch({one.hash: set(one.item_ids) for one in (whole, rest)})
-        with serving(run, Path(work) / "log", engine, "--catalogue", str(Path(work) / "smaller")) as server:
+        more = ["--catalogue", str(Path(work) / "smaller"), *flags(OPTIONS[engine])]
+        with serving(run, Path(work) / "log", engine, *more) as server:
             load = asyncio.run(soak(server, watch, histories, clients, minutes, every))
             invalid = [
                 line for line in server.get("/metrics").splitlines() if line.startswith("llmrec_invalid_items_t")
@@ -154,6 +159,7 @@ def main(
         out / f"soak-serve-{engine}.json",
         f"python scripts/soak_serve.py {run.resolve().name} --engine {engine} --minutes {minutes:g}",
         figures,
+        options=OPTIONS[engine],
         protocol=f"{clients} clients ask without pause, {minutes:g} minutes, a switch every {every:g} s, then a kill",
     )
     print(json.dumps(figures, indent=1))

@@ -44,9 +44,9 @@ class Size:
     """
 
     concurrency: tuple[int, ...] = (1, 4, 16, 64)
-    seconds: float = 15.0
+    seconds: float = 8.0
     rounds: int = 3
-    warm_up: float = 5.0
+    warm_up: float = 4.0
 
 
 TINY = Size((1, BATCH), 1.0, 2, 0.5)
@@ -85,10 +85,9 @@ def bench(run: Path, engine: EngineName, out: Path, size: Size, dtype: str, tell
     """
     histories, name = Histories(run), run.resolve().name
     options = VLLM | {"dtype": dtype} if engine == "vllm" else {}
-    flags = [word for key, value in options.items() for word in _flag(key, value)]
     with tempfile.TemporaryDirectory() as work, _offline(run, engine, options) as recommender:
         tell(f"starting the server on {engine}")
-        with serving(run, Path(work) / "log", engine, *(["--", *flags] if flags else [])) as server:
+        with serving(run, Path(work) / "log", engine, *flags(options)) as server:
             subject = Subject(server, recommender, histories, engine == "vllm")
             figures: dict[str, Any] = {
                 str(clients): subject.measure(clients, size, tell) for clients in size.concurrency
@@ -203,6 +202,8 @@ def _offline(run: Path, engine: EngineName, options: dict[str, Any]) -> Iterator
             llm.llm_engine.engine_core.shutdown()
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    return [flag] if value is True else [flag, str(value)]
+def flags(options: dict[str, Any]) -> list[str]:
+    """Options of vLLM as `llmrec serve` takes them, behind the command's own."""
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+    given = [word for flag, value in words for word in ([flag] if value is True else [flag, str(value)])]
+    return ["--", *given] if given else []

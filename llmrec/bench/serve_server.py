@@ -80,19 +80,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(run: Path, log: Path, engine: str, *options: str) -> Iterator[Server]:
-    """A server on a run, stopped at the end."""
+def serving(run: Path, log: Path, engine: str, *options: str, start: bool = True) -> Iterator[Server]:
+    """A server on a run, stopped at the end; started by the caller where `start` is false."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "llmrec", "serve", str(run), "--engine", engine, "--port", str(port), *options]
     server = Server(words, port, secrets.token_urlsafe(16), log)
     try:
-        server.start()
+        if start:
+            server.start()
         yield server
-        assert server.process is not None
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait(120)
+        if server.process is not None:
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(120)
     finally:
         server.kill()
 
