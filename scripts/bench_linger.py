@@ -48,7 +48,7 @@ async def load(server: Server, histories: Histories, clients: int, seconds: floa
 
 def main(run: Path, seconds: float = 5.0, rounds: int = 3, out: Path = Path("results")) -> None:
     """Measure, and write what was seen."""
-    histories, lingers = Histories(run), ("0.0", "0.1", "0.3", "0.6")
+    histories, lingers = Histories(run), ("0.0", "0.1", "0.3")
     rates: dict[Any, list[float]] = defaultdict(list)
     waits: dict[Any, list[float]] = defaultdict(list)
     with contextlib.ExitStack() as stack:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,20 +12,24 @@ import httpx
 import numpy as np
 import pytest
 from serving import CLIENT, KEY, MASTER, serving, start, wait
+from transformers import AutoTokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper for 20 s at the first request
 
 import llmrec
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.model.vocabulary import MENTION
 
 pytestmark = pytest.mark.filterwarnings("ignore:the filters leave:UserWarning")
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 SMALL = ("--", "--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "64")
 
 
 @pytest.fixture(scope="module")
 def vllm(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("vllm") / "log"
+    (served.run / "train-1-sft" / "model" / "chat_template.jinja").write_text(TEMPLATE)
     with serving(served.run, log, *SMALL) as address:
         yield address
 
@@ -84,6 +89,35 @@ def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
     metrics = client.get("/metrics").text
     assert "llmrec_invalid_items_total 0.0" in metrics and "vllm:" in metrics
     assert "/v1/recommendations" in client.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_the_openai_package_chats_about_real_items_only(vllm, served, route):
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    catalogue = Catalogue.load(served.run / "catalogue")
+    codes = dict(zip(catalogue.code_texts, catalogue.item_ids, strict=True))
+    mention = AutoTokenizer.from_pretrained(served.run / "train-1-sft" / "model").convert_tokens_to_ids(MENTION)
+    mine = openai.OpenAI(base_url=f"{vllm}/v1", api_key=KEY, max_retries=0)
+    options = {"model": "films", "max_tokens": 40, "temperature": 2.0, "seed": 1}
+
+    def say(n, bias=0.0, **xargs):
+        more = options | {"n": n, "extra_body": {"vllm_xargs": xargs}}
+        more |= {"logit_bias": {str(mention): bias}} if bias else {}  # a tiny model seldom mentions items
+        if route == "completions":
+            return [choice.text for choice in mine.completions.create(prompt="a film like", **more).choices]
+        words = [{"role": "user", "content": "a film like"}]
+        return [choice.message.content for choice in mine.chat.completions.create(messages=words, **more).choices]
+
+    assert {codes[text] for text in say(20, items="item")} - {"i1", "i7"}  # a KeyError would be no item
+    assert set(say(20, items="item", allow=["i1", "i7"])) <= {text for text in codes if codes[text] in ("i1", "i7")}
+    chats = say(20, 12.0, items="chat", deny=["i1", "i7"])
+    parts = [part for text in chats for part in text.split(MENTION)[1:]]
+    named = [re.match(r"(<[a-z]_\d+>)*", part)[0] for part in parts]
+    assert len(named) > 20 and not {codes[one] for one in named} & {"i1", "i7"}
+    assert not re.search(r"<[a-z]_\d+>", "".join(text.split(MENTION)[0] for text in chats))
+    assert not any(re.search(r"<[a-z]_\d+>", part[len(one) :]) for part, one in zip(parts, named, strict=True))
+    with pytest.raises(openai.BadRequestError, match="not known"):
+        say(1, items="chats")
 
 
 def test_the_catalogue_is_switched_under_load(vllm, client, served):
