@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from serving import LOGS, changed, foreign, serving
+from serving import changed, foreign, serving
 
 from llmrec.indexing.catalogue import Catalogue
 
@@ -36,5 +36,4 @@ def address(served, tmp_path_factory) -> str:
     """A server of that run on transformers, in a process of its own."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(served.run, log, "--engine", "transformers") as address:
-        LOGS[address] = log
         yield address

@@ -22,6 +22,7 @@ from llmrec.indexing.trie import Trie
 
 KEY, ADMIN = "a-client's-key", "the-admin's-key"
 LOGS: dict[str, Path] = {}  # of servers, by address
+PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
 CLIENT = {"Authorization": f"Bearer {KEY}"}
 MASTER = {"Authorization": f"Bearer {ADMIN}"}
 
@@ -32,9 +33,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start(run: Path, port: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(run: Path, port: int, log: Path, *options: str, key: str = KEY) -> subprocess.Popen[bytes]:
     """`llmrec serve`, in a process group of its own."""
-    environment = os.environ | {"LLMREC_API_KEY": KEY, "LLMREC_ADMIN_KEY": ADMIN, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment = os.environ | {"LLMREC_API_KEY": key, "LLMREC_ADMIN_KEY": ADMIN, "VLLM_CPU_KVCACHE_SPACE": "1"}
     command = [sys.executable, "-m", "llmrec", "serve", str(run), "--port", str(port), *options]
     with log.open("ab") as out:
         return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -59,7 +60,8 @@ def serving(run: Path, log: Path, *options: str) -> Iterator[str]:
     process = start(run, port, log, *options)
     try:
         wait(process, port, log)
-        yield f"http://127.0.0.1:{port}"
+        LOGS[address := f"http://127.0.0.1:{port}"], PROCESSES[address] = log, process
+        yield address
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM), log.read_text()[-3000:]
     finally:

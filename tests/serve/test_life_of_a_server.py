@@ -12,8 +12,9 @@ import threading
 import time
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import CLIENT, LOGS, MASTER, foreign, free_port, start, wait
+from serving import CLIENT, KEY, LOGS, MASTER, foreign, free_port, start, wait
 from typer.testing import CliRunner
 
 from llmrec.cli.main import app
@@ -41,15 +42,16 @@ def figures(client):
 class Load(threading.Thread):
     """A client that asks without pause and keeps what it got."""
 
-    def __init__(self, address, history):
+    def __init__(self, address, history, key=KEY):
         super().__init__(daemon=True)
         self.address, self.history, self.got, self.stopped = address, history, [], threading.Event()
+        self.headers = {"Authorization": f"Bearer {key}"}
         self.start()
 
     def run(self):
         while not self.stopped.is_set():
             try:
-                with httpx.Client(base_url=self.address, headers=CLIENT, timeout=20) as client:
+                with httpx.Client(base_url=self.address, headers=self.headers, timeout=20) as client:
                     while not self.stopped.is_set():
                         response = client.post("/v1/recommendations", json={"history": self.history, "k": 5})
                         self.got.append((response.status_code, response.json()))
@@ -88,11 +90,62 @@ def test_nothing_that_a_client_says_is_logged(address):
     assert SECRET not in LOGS[address].read_text()
 
 
-def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
-    port, log = free_port(), tmp_path / "log"
-    process = start(served.run, port, log, "--engine", "transformers")
-    wait(process, port, log)
-    loads = [Load(f"http://127.0.0.1:{port}", [f"i{number}"]) for number in range(4)]
+@pytest.fixture(scope="module")
+def first(served, tmp_path_factory):
+    """A server that was started without a key: its process, port, log and the key that it made."""
+    log, port = tmp_path_factory.mktemp("life") / "log", free_port()
+    process = start(served.run, port, log, "--engine", "transformers", key="")
+    try:
+        wait(process, port, log)
+        shown = next(line for line in log.read_text().splitlines() if line.startswith("LLMREC_API_KEY="))
+        yield process, port, log, shown.split("=", 1)[1]
+    finally:
+        end(process)
+
+
+@pytest.fixture(scope="module")
+def second(served, first):
+    """The first killed under load, another started in its place: its process, address, log, and what clients saw."""
+    process, port, log, key = first
+    address = f"http://127.0.0.1:{port}"
+    loads = [Load(address, [f"i{number}"], key) for number in range(3)]
+    time.sleep(0.5)
+    end(process)
+    process = start(served.run, port, log, "--engine", "transformers", key=f"{key},{KEY}")
+    try:
+        wait(process, port, log)
+        time.sleep(0.5)
+        yield process, address, log, [load.end() for load in loads]
+    finally:
+        end(process)
+
+
+def end(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_without_a_key_one_is_made_and_shown(first):
+    _, port, _, key = first
+    url = f"http://127.0.0.1:{port}/version"
+    assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).json()["engine"] == "transformers"
+    assert httpx.get(url).status_code == 401
+
+
+def test_a_server_killed_under_load_comes_back_and_answers_as_before(second):
+    for got in second[-1]:
+        statuses = [status for status, _ in got]
+        lost = [place for place, status in enumerate(statuses) if status != 200]
+        assert lost and statuses[0] == statuses[-1] == 200
+        assert {statuses[place] for place in lost} <= {"ConnectError", "ReadError", "RemoteProtocolError"}
+        items = [[item["item_id"] for item in answer["items"]] for status, answer in got if status == 200]
+        assert all(given == items[0] for given in items)
+
+
+def test_a_server_told_to_stop_finishes_what_it_has_taken(second):
+    process, address, log, _ = second
+    loads = [Load(address, [f"i{number}"]) for number in range(4)]
     time.sleep(0.7)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (0, -signal.SIGTERM)
@@ -102,33 +155,6 @@ def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
     assert len(answered) > 4 and all(len(answer["items"]) == 5 for answer in answered)
     assert {status for status, _ in got} <= {200, 503, "ConnectError", "ReadError", "RemoteProtocolError"}
     assert "Traceback" not in log.read_text()
-
-
-def test_a_server_killed_under_load_comes_back_and_answers_as_before(served, tmp_path):
-    port, log = free_port(), tmp_path / "log"
-    address = f"http://127.0.0.1:{port}"
-    process = start(served.run, port, log, "--engine", "transformers")
-    wait(process, port, log)
-    loads = [Load(address, [f"i{number}"]) for number in range(3)]
-    try:
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process = start(served.run, port, log, "--engine", "transformers")
-        wait(process, port, log)
-        time.sleep(0.5)
-    finally:
-        each = [load.end() for load in loads]
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for got in each:
-        statuses = [status for status, _ in got]
-        lost = [place for place, status in enumerate(statuses) if status != 200]
-        assert lost and statuses[0] == statuses[-1] == 200
-        assert {statuses[place] for place in lost} <= {"ConnectError", "ReadError", "RemoteProtocolError"}
-        items = [[item["item_id"] for item in answer["items"]] for status, answer in got if status == 200]
-        assert all(given == items[0] for given in items)
 
 
 def test_a_port_in_use_ends_in_a_message_and_exit_code_2(served):
@@ -168,20 +194,3 @@ def test_missing_packages_are_named_with_their_extra(served, tmp_path):
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         code, said = command(served.run, "--engine", engine, "--port", free_port(), PYTHONPATH=path)
         assert code == 2 and f"pip install 'llmrec[{extra}]'" in said, said
-
-
-def test_without_a_key_one_is_made_and_shown(served, tmp_path):
-    log, port = tmp_path / "log", free_port()
-    environment = {name: value for name, value in os.environ.items() if name != "LLMREC_API_KEY"}
-    words = [sys.executable, "-m", "llmrec", "serve", str(served.run), "--engine", "transformers", "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(words, env=environment, stdout=out, stderr=out)
-    try:
-        wait(process, port, log)
-        key = next(line for line in log.read_text().splitlines() if line.startswith("LLMREC_API_KEY=")).split("=", 1)[1]
-        url = f"http://127.0.0.1:{port}/version"
-        assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).json()["engine"] == "transformers"
-        assert httpx.get(url).status_code == 401
-    finally:
-        process.terminate()
-        process.wait(30)

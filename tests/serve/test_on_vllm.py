@@ -11,7 +11,7 @@ import time
 import httpx
 import numpy as np
 import pytest
-from serving import CLIENT, KEY, MASTER, serving, start, wait
+from serving import CLIENT, KEY, LOGS, MASTER, PROCESSES, serving
 from transformers import AutoTokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
@@ -22,6 +22,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.vocabulary import MENTION
 
 pytestmark = pytest.mark.filterwarnings("ignore:the filters leave:UserWarning")
+SECRET = "my-diary-says"
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 SMALL = ("--", "--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "64")
 
@@ -120,6 +121,26 @@ def test_the_openai_package_chats_about_real_items_only(vllm, served, route):
         say(1, items="chats")
 
 
+def test_nothing_that_a_client_says_is_logged(vllm, client):
+    asked = {"model": "films", "prompt": SECRET, "max_tokens": 4}
+    turns = [{"role": "user", "content": SECRET}]
+    for path, body, statuses in [
+        ("/v1/recommendations", {"history": [SECRET]}, (422,)),
+        ("/v1/recommendations", {"history": ["i1"], "query": SECRET}, (422,)),
+        ("/v1/completions", asked, (200,)),
+        ("/v1/completions", asked | {"vllm_xargs": {"items": SECRET}}, (400,)),
+        ("/v1/completions", asked | {"vllm_xargs": {"items": "item", "deny": [SECRET]}}, (400,)),
+        ("/v1/completions", asked | {"max_tokens": SECRET}, (400, 422)),
+        ("/v1/completions", asked | {"prompt": SECRET * 100}, (400,)),
+        ("/v1/chat/completions", {"model": SECRET, "messages": turns}, (404,)),
+        ("/v1/chat/completions", {"model": "films", "messages": turns, "max_tokens": 4}, (200,)),
+        ("/v1/chat/completions", {"model": "films", "messages": [{"role": SECRET}]}, (400, 422)),
+        (f"/{SECRET}", {}, (404,)),
+    ]:
+        assert (answer := client.post(path, json=body)).status_code in statuses, (path, answer.text)
+    assert SECRET not in LOGS[vllm].read_text()
+
+
 def test_the_catalogue_is_switched_under_load(vllm, client, served):
     folders = {served.first: served.run / "catalogue", served.second: served.run / "catalogues" / "spring"}
     known = {one: set(Catalogue.load(folder).item_ids) for one, folder in folders.items()}
@@ -153,16 +174,12 @@ def test_the_catalogue_is_switched_under_load(vllm, client, served):
         assert len(given) >= 34 and given <= known[answer["catalogue"]]
 
 
-def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
-    """Its every request is several of vLLM's, one after another, which vLLM by itself would cut off."""
-    from serving import free_port
-
-    port, log, got = free_port(), tmp_path / "log", []
-    process = start(served.run, port, log, *SMALL)
-    wait(process, port, log)
+def test_a_server_told_to_stop_finishes_what_it_has_taken(vllm):
+    """The last test of this server. A request is several of vLLM's, one after another, which vLLM would cut off."""
+    got = []
 
     def go_on(history):
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=CLIENT, timeout=30) as client:
+        with httpx.Client(base_url=vllm, headers=CLIENT, timeout=30) as client:
             try:
                 while True:
                     response = client.post("/v1/recommendations", json={"history": [history], "k": 5})
@@ -174,8 +191,8 @@ def test_a_server_told_to_stop_finishes_what_it_has_taken(served, tmp_path):
     for thread in threads:
         thread.start()
     time.sleep(1.5)
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    PROCESSES[vllm].send_signal(signal.SIGTERM)
+    PROCESSES[vllm].wait(60)
     for thread in threads:
         thread.join(30)
     answered = [answer for status, answer in got if status == 200]
