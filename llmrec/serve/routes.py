@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
@@ -23,6 +24,7 @@ from llmrec.serve.shop import Shop
 PAGE = 1000  # items of a page at most
 log = logging.getLogger("vllm.llmrec.serve")  # below vLLM's own logger, which its server has set up
 
+_KEY = HTTPBearer(auto_error=False, description="a key of the server's; the gate has asked for it already")
 _EXAMPLES = {
     "history": {"value": {"history": ["50", "181"], "k": 5}},
     "user": {"value": {"user": "196", "k": 5, "category": {"genres": "Comedy"}}},
@@ -33,6 +35,7 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
     for status, what in {
         400: "not JSON",
         401: "no key, or a wrong one",
+        403: "not the admin's key, for what only the admin may do",
         413: "a body too large",
         415: "a body that is not said to be JSON",
         422: "a request that cannot be answered as it is",
@@ -76,6 +79,7 @@ class Routes:
                 methods=[method],
                 response_model=answer,
                 responses=_STATUSES,
+                dependencies=[Depends(_KEY)],
                 tags=["recommendations"],
                 route_class_override=_route_class(self),
             )

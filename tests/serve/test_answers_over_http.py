@@ -163,6 +163,8 @@ def test_openapi_documents_every_route_and_field(client):
     assert {"/v1/recommendations", "/v1/catalogue", "/version", "/health", "/metrics"} <= set(spec["paths"])
     route = spec["paths"]["/v1/recommendations"]["post"]
     assert {"200", "400", "401", "413", "422", "429", "503"} <= set(route["responses"])
+    scheme = spec["components"]["securitySchemes"][next(iter(route["security"][0]))]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     fields = spec["components"]["schemas"]["Ask"]["properties"]
     assert set(fields) == {"history", "user", "k", "query", "allow", "deny", "category", "exclude_seen"}
     for example in route["requestBody"]["content"]["application/json"]["examples"].values():
