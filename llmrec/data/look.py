@@ -206,7 +206,9 @@ def _time(columns: list[Column], found: Look, ask: Ask) -> str | None:
     scored = [(column.time_likely(named(column.name, TIME)), column) for column in columns]
     able = sorted((pair for pair in scored if pair[0] >= 1), key=lambda pair: -pair[0])
     if not able:
-        found.why.append("time: no column; the order of the file is taken for the order of time")
+        unread = [c for c in columns if c.kind == "text" and named(c.name, TIME)]
+        why = [f"'{c.name}' is named so, but its values (such as '{c.text[0]}') are read as no time" for c in unread]
+        found.why.append(f"time: {'; '.join(why) or 'no column'}; the order of the file is taken for the order of time")
         return None
     name = able[0][1].name
     near = [column.name for score, column in able if score == able[0][0]]

@@ -1,4 +1,4 @@
-"""Times as people write them: seconds, milliseconds, microseconds, ISO text, day-first or month-first dates."""
+"""Times as people write them: seconds to microseconds, ISO text, day-first or month-first dates, names of months."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llmrec.errors import DataError
 
 _PARTED = r"^\s*(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})[./-](?P<year>\d{4})"
 _HALF_DAYS = "['%Y-%m-%d %I:%M %p', '%Y-%m-%d %I:%M:%S %p']"
+_DAYS = ("%d %B %Y", "%d %b %Y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d. %B %Y", "%m %d, %Y", "%a, %d %b %Y")
+_NAMED = [f"{day}{time}" for day in _DAYS for time in ("", " %H:%M", " %H:%M:%S")]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | 
         if parted.null_count < len(parted):
             day_first = _day_first(parted, file, name) if day_first is None else day_first
             moments, words = _from_parts(column, day_first), f"{'day' if day_first else 'month'}-first dates"
+        else:
+            named = f"TRY_CAST(try_strptime(value, {_NAMED}) AS TIMESTAMPTZ)"
+            read = _ask(column, f"coalesce(TRY_CAST(value AS TIMESTAMPTZ), {named})")
+            moments, words = read, "dates" if read.null_count < moments.null_count else words
     if moments.null_count == len(moments):
         first = next((value for value in column.to_pylist() if value is not None), None)
         raise DataError(f"{file}: no value of '{name}' is a time (first: '{first}'). Use numbers or ISO dates.")

@@ -91,7 +91,7 @@ def _grouped(rows: np.ndarray, higher: list[np.ndarray], tied: list[np.ndarray])
     better, level = np.empty_like(above), np.empty_like(above)
     better[order] = starts[group] - first_of_row
     level[order] = np.bincount(group)[group] - 1
-    return Group(rows, above, beside, better, level)
+    return Group(rows, above, beside, better, np.minimum(level, beside))  # items out of reach share no place
 
 
 def recall(group: Group, k: int) -> np.ndarray:

@@ -157,9 +157,16 @@ def column(*values: object) -> pa.ChunkedArray:
         (("7/14/2017 2:40 AM", "7/4/2017 2:40 PM"), None, [1_500_000_000, 1_499_179_200]),
         (("7/4/2017",), True, [1_491_523_200]),
         (("7/4/2017",), False, [1_499_126_400]),
+        (
+            ("14 July 2017", "Jul 14, 2017 02:40", "2017-07-14 02:40", "07 14, 2017", "of late"),
+            None,
+            [1_499_990_400, 1_500_000_000, 1_500_000_000, 1_499_990_400, None],
+        ),
     ],
 )
-def test_dates_that_begin_with_days_or_months(values: tuple[str, ...], day_first: bool, seconds: list[int]) -> None:
+def test_dates_that_begin_with_days_or_months_or_name_them(
+    values: tuple[str, ...], day_first: bool, seconds: list[int]
+) -> None:
     assert read_times(column(*values), "f", "c", day_first).seconds.to_pylist() == seconds
 
 

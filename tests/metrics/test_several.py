@@ -73,3 +73,26 @@ def test_lists_and_exclusions_are_scores_and_items_that_do_not_exist():
 def test_rows_without_a_relevant_item_or_with_one_twice_are_refused(rows):
     with pytest.raises(ValueError, match="at least one relevant"):
         place_several(np.zeros((len(rows), 3)), Sequences.of(rows))
+
+
+# What RecTools 0.19 says of these lists: HitRate, Recall, Precision, MRR, NDCG(divide_by_achievable=True) and MAP at 8.
+RECTOOLS = {
+    "hr": 0.775,
+    "recall": 0.31666666666666665,
+    "precision": 0.103125,
+    "mrr": 0.39312500000000006,
+    "ndcg": 0.28077999774399875,
+    "map": 0.2050104166666667,
+}
+
+
+@pytest.mark.parametrize("name", RECTOOLS)
+def test_lists_are_judged_as_rectools_judges_them(name):
+    lists = np.array([[(7 * row + 11 * place) % 30 for place in range(10)] for row in range(40)])
+    relevant = Sequences.of([[(row * row + 13 * number) % 30 for number in range(1 + row % 5)] for row in range(40)])
+    assert SEVERAL[name](place_several_in_list(lists, relevant), 8).mean() == pytest.approx(RECTOOLS[name])
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_list_without_any_of_several_relevant_items_is_worth_nothing(name):
+    assert SEVERAL[name](place_several_in_list(np.array([[4, 5, -1]]), Sequences.of([[0, 1, 2]])), 3).tolist() == [0]
