@@ -12,6 +12,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def read_amazon(data: Data) -> Raw:
     for path in (*logs, *catalogues):
         if not path.is_file():
             raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
-    scan, bad = _reviews(logs, edition)
-    items, broken, against = _metadata(catalogues, edition)
+    with ThreadPoolExecutor(1) as pool:  # DuckDB reads the ones while Python reads the others
+        reviews = pool.submit(_reviews, logs, edition)
+        items, broken, against = _metadata(catalogues, edition)
+    scan, bad = reviews.result()
     refuse_many(bad + broken, data.max_bad_rows)
     about = origins.ORIGINS[data.source]
     named = {"source": about.about, "licence": about.licence, "files": _names([*logs, *catalogues])}
@@ -160,22 +163,22 @@ def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[str]:
 def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[str], list[str]]:
     """One row an item, the first that its files have; lines that do not parse, and rows against an earlier one."""
     rows: dict[str, dict[str, Any]] = {}
-    firsts: dict[str, str] = {}
+    firsts: dict[str, tuple[str, int]] = {}
     broken, against = [], []
     for path in catalogues:
+        file = path.name
         for number, text in _lines(path):
-            place = f"{path.name}, line {number}"
             try:
-                given = _parse(text)
-                row = _item(given, edition)
+                row = _item(_parse(text), edition)
             except (ValueError, SyntaxError, KeyError, AttributeError, MemoryError, RecursionError):
-                broken.append(f"{place}: neither JSON nor a Python literal with '{edition.key}'")
+                broken.append(f"{file}, line {number}: neither JSON nor a Python literal with '{edition.key}'")
                 continue
             key = row["item_id"]
             if key not in rows:
-                rows[key], firsts[key] = row, place
+                rows[key], firsts[key] = row, (file, number)
             elif rows[key] != row:
-                against.append(f"{place}: item '{key}' has other values than in its first row ({firsts[key]})")
+                first = "{}, line {}".format(*firsts[key])
+                against.append(f"{file}, line {number}: item '{key}' has other values than in its first row ({first})")
     kinds = [(name, pa.string()) for name in ("item_id", "title", "brand", "category", "description")]
     return pa.Table.from_pylist(list(rows.values()), pa.schema([*kinds, ("price", pa.float64())])), broken, against
 

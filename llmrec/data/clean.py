@@ -24,7 +24,7 @@ TEXTS = ("review", "summary", "explanation")
 """Words that an event may come with. They stay where they were read until the order of events is known."""
 
 
-_PLAIN = "DICTIONARY_SIZE_LIMIT 10000"  # of words, all different, DuckDB would build large dictionaries and drop them
+_PLAIN = "DICTIONARY_SIZE_LIMIT 16000"  # of words, all different, DuckDB would build large dictionaries and drop them
 
 
 class Cleaned:
