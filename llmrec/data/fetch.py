@@ -63,7 +63,7 @@ def _origin(name: str, category: str | None) -> Origin:
     able = [known for known, origin in ORIGINS.items() if origin.addresses]
     if name not in able:
         words = "comes with `llmrec setup`" if name == "ml-100k" else "cannot be fetched"
-        raise DataError(f"{name} {words}. What can be: {', '.join(able)}")
+        raise DataError(f"'{name}' {words}. What can be: {', '.join(able)}")
     origin = ORIGINS[name]
     if origin.by_category and not category:
         raise DataError(f"{name} is fetched by category. Name one: llmrec data fetch {name} --category Beauty")
