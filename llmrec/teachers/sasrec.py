@@ -50,7 +50,7 @@ class SasRec:
         layers: int = 2,
         heads: int = 2,
         window: int = 50,
-        epochs: int = 40,
+        epochs: int = 60,
         batch: int = 256,
         learning_rate: float = 2e-3,
         dropout: float = 0.5,
