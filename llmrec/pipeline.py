@@ -243,16 +243,12 @@ def _train_one(
     stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
     def make(target: Path) -> dict[str, Any]:
-        from llmrec.tasks import examples
         from llmrec.train import stage as training
 
-        catalogue, table = Catalogue.load(out / "catalogue"), examples.load(out / "tasks")
-        before = previous / "model" if previous else None
-        validate = _validator(recipe, number, out, catalogue)
+        catalogue, before = Catalogue.load(out / "catalogue"), previous / "model" if previous else None
         logs = out / "logs" / folder.name
-        return training.make(
-            recipe, number, catalogue, table, stage.key, work, out, before, target, progress, validate, logs
-        )
+        job = training.Job(recipe, number, catalogue, out / "tasks", stage.key, work, out, before, logs)
+        return training.make(job, target, progress, _validator(recipe, number, out, catalogue))
 
     if elsewhere and not stage.is_made():
         elsewhere()

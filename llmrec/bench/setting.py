@@ -47,7 +47,7 @@ def prepare(recipe: Recipe, run: Path) -> Setting:
     """Make a run's folder up to its examples, where it is not made yet, and its model before the first step."""
     pipeline.run(recipe, run, until="tasks")
     catalogue, table = Catalogue.load(run / "catalogue"), examples.load(run / "tasks")
-    model, tokenizer = start(recipe, table, catalogue, run / ".bench", run)
+    model, tokenizer = start(recipe, run / "tasks", catalogue, run / ".bench", run)
     new = token_ids(tokenizer, catalogue.tokens)
     model = adapt(model, recipe.model, None, new)
     encoded = encode_examples(table, tokenizer, model.config.get_text_config().max_position_embeddings)

@@ -32,7 +32,7 @@ from llmrec.seed import stream
 from llmrec.tasks import examples
 from llmrec.tasks.source import Source
 from llmrec.tasks.wishes import worded
-from llmrec.train.encode import encode_examples
+from llmrec.train.encode import encode
 
 Tell = Callable[[str], None]
 BASE = "embedded:smollm2-135m-instruct"
@@ -104,8 +104,10 @@ def construct(tasks: Tasks, source: Source, tokenizer: PreTrainedTokenizerBase) 
     """
     with tempfile.TemporaryDirectory() as folder:
         examples.make(tasks, source, 0, Path(folder))
-        encoded = encode_examples(examples.load(Path(folder)), tokenizer, 2048)
-    return len(encoded), sum(len(one.tokens) for one in encoded)
+        sizes = [
+            (len(block), len(block.tokens)) for block in encode(examples.stream_batches(Path(folder)), tokenizer, 2048)
+        ]
+    return sum(count for count, _ in sizes), sum(tokens for _, tokens in sizes)
 
 
 def _shared(run: Path, users: int) -> tuple[Source, np.ndarray, Tasks]:

@@ -107,9 +107,8 @@ TRAINERS = {"ours": ours, "bare": by_bare_loop}
 
 def _rows(ready: setting.Setting, wanted: int) -> PackedRows:
     """The first rows of a run's packed examples: as many as the steps take."""
-    longest = max(len(example.tokens) for example in ready.encoded)
-    rows = PackedRows(ready.encoded, ready.recipe.train[0].row_tokens or longest, np.random.default_rng(0))
-    rows.rows = rows.rows[:wanted]
+    rows = PackedRows(ready.encoded, ready.recipe.train[0].row_tokens, np.random.default_rng(0))
+    rows.rows = rows.rows.first(wanted)
     return rows
 
 

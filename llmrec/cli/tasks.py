@@ -45,7 +45,7 @@ def show(
 
     table, catalogue = examples.load(folder / "tasks"), Catalogue.load(folder / "catalogue")
     chosen = _chosen(table, {"task": task, "user_id": user, "item_id": item}, count)
-    for example in _explained(chosen, _tokenizer(recipe, table, catalogue, folder)):
+    for example in _explained(chosen, _tokenizer(recipe, catalogue, folder)):
         say(example) if as_json else _print(example)
 
 
@@ -98,7 +98,7 @@ def _near(table: pa.Table, name: str, value: str) -> str:
     return f"There are {len(known)} others, such as {', '.join(near)}."
 
 
-def _tokenizer(recipe: Recipe, table: pa.Table, catalogue: Catalogue, folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(recipe: Recipe, catalogue: Catalogue, folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that training uses: the trained model's, nano's learnt anew, or the base's with the item tokens."""
     import tempfile
 
@@ -113,7 +113,7 @@ def _tokenizer(recipe: Recipe, table: pa.Table, catalogue: Catalogue, folder: Pa
         return AutoTokenizer.from_pretrained(trained[-1].parent)
     if recipe.model.base == "nano" or recipe.model.tiny:
         with tempfile.TemporaryDirectory() as work:
-            return start(recipe, table, catalogue, Path(work), folder)[1]
+            return start(recipe, folder / "tasks", catalogue, Path(work), folder)[1]
     tokenizer = load_tokenizer(recipe.model.base)
     add_tokens(tokenizer, catalogue.tokens)
     return tokenizer

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmrec import embedded
@@ -30,6 +33,25 @@ def wrap(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[str, int]:
     frame = _frame(tokenizer, len(said))
     words = [turn["content"] + after for turn, after in zip(said, frame[1:], strict=True)]
     return frame[0] + "".join(words), len(frame[0])
+
+
+def wrap_all(tokenizer: PreTrainedTokenizerBase, prompts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """`wrap` for many prompts at once.
+
+    Args:
+        tokenizer: of the base.
+        prompts: (prompts,) strings.
+
+    Returns:
+        (prompts,) texts, and (prompts,) int64 where in each its prompt starts.
+    """
+    if not tokenizer.chat_template:
+        return prompts, np.zeros(len(prompts), np.int64)
+    if pc.any(pc.match_substring_regex(prompts, _TURN.pattern)).as_py():
+        texts, starts = zip(*(wrap(tokenizer, prompt) for prompt in prompts.to_pylist()), strict=True)
+        return pa.array(texts, pa.string()), np.array(starts, np.int64)
+    before, after = _frame(tokenizer, 1)
+    return pc.binary_join_element_wise(before, prompts, after, ""), np.full(len(prompts), len(before))
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, turns: int) -> list[str]:

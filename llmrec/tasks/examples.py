@@ -84,10 +84,15 @@ def load(folder: Path) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def stream_batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    """The examples of a run's folder `tasks/`, a few thousand at a time: memory stays small at any size."""
+def stream_batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The examples of a run's folder `tasks/`, a few thousand at a time: memory stays small at any size.
+
+    Args:
+        folder: `tasks/` of a run.
+        columns: of the table; all of them for None.
+    """
     yield from ds.dataset([str(path) for path in paths(folder)], format="ipc").to_batches(
-        batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
+        columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
     )
 
 

@@ -3,31 +3,51 @@
 A tokenizer cuts a text at its added tokens before anything else, so what stands between two codes becomes the same
 tokens wherever it stands. Where no token of a vocabulary reaches from one word over a space into the next, words become
 the same tokens too, since no merge could ever join them. Both are checked: the first on texts of every call, the second
-on the vocabulary.
+on the vocabulary. The cutting (`pieces.py`) and the joining are done for a block of texts at once, on its bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.tasks.cases import ragged
+from llmrec.tasks.pieces import BEHIND_CODE, CODE, OPENS, STANDS, WHOLE, Cut, cut
 
-Tokens = tuple[
-    np.ndarray, np.ndarray
-]  # (length,) int64 ids and (length, 2) int64 characters at which each starts, stops
-_RUN = re.compile(r"((?:<[^<>\s]{1,40}>)+)")
-_WORD = re.compile(r"(?<=\S)(?= \S)")
+_CODE = re.compile(r"<[^<>\s]{1,40}>")
 # A space, as vocabularies write it, behind something that is neither space nor line break nor tab.
 _REACHES = re.compile("[^\\s\u0120\u2581\u0109-\u010d][ \u0120\u2581]")
-# How a piece of text stands, which is the first character of its key: opening the text, behind a code, behind a word.
-_OPENS, _BEHIND_CODE, _BEHIND_WORD = "\x00", "\x01", "\x02"
 _CHECKED = 16  # texts of every call that are tokenized both ways: the short way is not trusted blindly
 _REMEMBERED = 1 << 22  # tokens of pieces that are kept
+_TOGETHER = 256  # new pieces that are tokenized as one text
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Tokens of a number of texts, one text behind another.
+
+    Attributes:
+        ids: (tokens,) int64.
+        begins, ends: (tokens,) int64, the characters of its text at which each token begins and ends.
+        offsets: (texts + 1,) int64, text t has the tokens offsets[t] to offsets[t + 1].
+    """
+
+    ids: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    offsets: np.ndarray
+
+    def text(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, begins and ends of one text."""
+        part = slice(self.offsets[number], self.offsets[number + 1])
+        return self.ids[part], self.begins[part], self.ends[part]
 
 
 class CodedTexts:
@@ -44,113 +64,117 @@ class CodedTexts:
         self._codes = {
             token.content: number
             for number, token in tokenizer.added_tokens_decoder.items()
-            if _RUN.fullmatch(token.content) and not _reaches_out(token)
+            if _CODE.fullmatch(token.content) and not _reaches_out(token)
         }
         self.trusted = bool(self._codes)
         added = set(tokenizer.get_added_vocab())
         self._by_word = not any(_REACHES.search(token) for token in tokenizer.get_vocab() if token not in added)
         self._forget()
 
-    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Ids and characters of every token of each text."""
-        if not texts:
-            return []
-        found = self._short(texts) if self.trusted else None
-        if found is None:
-            return self._whole(texts, self.special)
-        checked = range(0, len(texts), -(-len(texts) // _CHECKED))
-        for number, whole in zip(checked, self._whole([texts[n] for n in checked], self.special), strict=True):
-            if not all(np.array_equal(one, other) for one, other in zip(found[number], whole, strict=True)):
+    def __call__(self, texts: pa.Array) -> Tokenized:
+        """Ids and characters of every token of each text.
+
+        Args:
+            texts: (texts,) strings, none of them null.
+        """
+        if not self.trusted or not len(texts):
+            return self._whole(texts.to_pylist(), self.special)
+        found = self._short(texts)
+        checked = list(range(0, len(texts), -(-len(texts) // _CHECKED)))
+        truth = self._whole(texts.take(pa.array(checked)).to_pylist(), self.special)
+        for place, number in enumerate(checked):
+            if not all(np.array_equal(*pair) for pair in zip(found.text(number), truth.text(place), strict=True)):
                 self.trusted = False  # this tokenizer looks across its added tokens
-                return self._whole(texts, self.special)
+                return self._whole(texts.to_pylist(), self.special)
         return found
 
     def _forget(self) -> None:
-        self._number: dict[str, int] = {}  # piece → its number
-        self._sizes: list[int] = []  # number → characters
-        self._ends = [0]  # number → where its tokens end in the pool, and those of the next begin
-        self._pool: list[Tokens] = [(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))]
+        self._known: dict[str, dict[str, int]] = {how: {} for how in STANDS}  # as it stands → piece → its number
+        self._ends = np.zeros(1, np.int64)  # number → where its tokens end in the pool, and those of the next begin
+        self._pool = np.zeros((3, 1 << 12), np.int64)  # ids, begins and ends; grows by doubling
 
-    def _whole(self, texts: Sequence[str], special: bool) -> list[Tokens]:
-        encoded = self.tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True)
-        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [(np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)) for ids, offsets in pairs]
+    def _whole(self, texts: list[str], special: bool) -> Tokenized:
+        if not texts:
+            none = np.zeros(0, np.int64)
+            return Tokenized(none, none, none, np.zeros(1, np.int64))
+        encoded = self.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
+        counts = np.fromiter(map(len, encoded["input_ids"]), np.int64, len(texts))
+        ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int64, counts.sum())
+        chars = np.array(list(chain.from_iterable(encoded["offset_mapping"])), np.int64).reshape(-1, 2)
+        return Tokenized(ids, chars[:, 0], chars[:, 1], np.concatenate([[0], np.cumsum(counts)]))
 
-    def _short(self, texts: Sequence[str]) -> list[Tokens] | None:
-        """Tokens gathered piece by piece; None where a bracketed word is no code."""
-        cut = [self._pieces(text) for text in texts]
+    def _short(self, texts: pa.Array) -> Tokenized:
+        """Tokens gathered piece by piece; a text with bracketed words that are no codes is one piece."""
         if self._ends[-1] > _REMEMBERED:
             self._forget()
-        flat = [piece for pieces in cut for piece in pieces]
-        if not self._learn(list(set(flat).difference(self._number))):
-            return None
-        self._pool = [tuple(np.concatenate(column) for column in zip(*self._pool, strict=True))]  # type: ignore[list-item]
-        numbers = np.fromiter(map(self._number.__getitem__, flat), np.int64, len(flat))
-        ends = np.array(self._ends)
-        lengths = np.fromiter(map(len, cut), np.int64, len(cut))
-        row = np.repeat(np.arange(len(cut)), lengths)
-        sizes = np.array(self._sizes)[numbers]
-        before = np.cumsum(sizes) - sizes
-        shift = before - before[np.cumsum(lengths) - lengths][row]
-        counts = ends[numbers + 1] - ends[numbers]
-        gather = ragged(ends[numbers], ends[numbers + 1])[1]
-        ids, chars = (column[gather] for column in self._pool[0])
-        chars += (np.repeat(shift, counts) * (chars[:, 1] > chars[:, 0]))[:, None]  # added tokens have no characters
-        cuts = np.cumsum(np.bincount(row, counts, len(cut)))[:-1].astype(np.int64)
-        return list(zip(np.split(ids, cuts), np.split(chars, cuts), strict=True))
+        parts = cut(texts, self._by_word)
+        foreign = [number for number, run in zip(*parts.standing(CODE), strict=True) if not self._is_of_codes(run)]
+        if foreign:
+            parts = cut(texts, self._by_word, parts.texts_with(np.array(foreign)))
+        numbers = self._numbered(parts)
+        starts, stops = self._ends[numbers], self._ends[numbers + 1]
+        offsets, gather = ragged(starts, stops)
+        ids, begins, ends = self._pool[:, gather]
+        shift = np.repeat(parts.at, stops - starts) * (ends > begins)  # added tokens have no characters
+        return Tokenized(ids, begins + shift, ends + shift, offsets[parts.offsets])
 
-    def _pieces(self, text: str) -> list[str]:
-        """A text cut at its codes, one item's code from the next, and at its words."""
-        parts = _RUN.split(text)
-        out = self._words(parts[0], _OPENS)
-        for run, segment in zip(parts[1::2], parts[2::2], strict=True):
-            head = run[: run.find("_") + 1]  # of the first level, such as <a_
-            out += run.replace(f">{head}", f">\n{head}").split("\n") if head else [run]
-            if segment:
-                out += self._words(segment, _BEHIND_CODE)
-        return out
+    def _is_of_codes(self, run: str) -> bool:
+        known = run in self._known[CODE]
+        return known or (run[-1] == ">" and all(f"<{token}>" in self._codes for token in run[1:-1].split("><")))
 
-    def _words(self, segment: str, mark: str) -> list[str]:
-        if not self._by_word:
-            return [mark + segment]
-        lead, tail = segment[:1] == " ", segment[-1:] == " "
-        core = segment[lead : len(segment) - tail]
-        words = core.split(" ")
-        if words != core.split():  # other blanks than single spaces
-            first, *rest = _WORD.split(segment)
-            return [mark + first, *[_BEHIND_WORD + word for word in rest]]
-        words[-1] += " " * tail
-        return [mark + " " * lead + words[0], *[f"{_BEHIND_WORD} {word}" for word in words[1:]]]
+    def _numbered(self, parts: Cut) -> np.ndarray:
+        """(pieces,) the number of each piece; those not seen before are learnt."""
+        number = np.zeros((len(STANDS), len(parts.words)), np.int64)
+        for place, how in enumerate(STANDS):
+            words, pieces = parts.standing(how)
+            self._learn([piece for piece in pieces if piece not in self._known[how]], how)
+            number[place, words] = [self._known[how][piece] for piece in pieces]
+        return number[parts.stands, parts.word]
 
-    def _learn(self, pieces: list[str]) -> bool:
-        """Tokenize pieces not seen before, as they stand; False where one is of bracketed words that are no codes."""
-        for run in [piece for piece in pieces if piece.startswith("<")]:
-            tokens = [f"<{token}>" for token in run[1:-1].split("><")]
-            if not all(token in self._codes for token in tokens):
-                return False
-            ends = np.cumsum([len(token) for token in tokens])
-            starts = ends - [len(token) for token in tokens]
-            self._keep(run, np.array([self._codes[token] for token in tokens], np.int64), np.stack([starts, ends], 1))
+    def _learn(self, pieces: list[str], how: str) -> None:
+        """Tokenize pieces not seen before, as they stand."""
+        if not pieces:
+            return
+        tokens = self._of_codes(pieces) if how == CODE else self._standing(pieces, how)
+        self._known[how].update(zip(pieces, range(len(self._ends) - 1, len(self._ends) - 1 + len(pieces)), strict=True))
+        kept, more = int(self._ends[-1]), len(tokens.ids)
+        if kept + more > self._pool.shape[1]:
+            self._pool = np.pad(self._pool, ((0, 0), (0, max(more, self._pool.shape[1]))))
+        self._pool[:, kept : kept + more] = tokens.ids, tokens.begins, tokens.ends
+        self._ends = np.concatenate([self._ends, kept + tokens.offsets[1:]])
+
+    def _standing(self, pieces: list[str], how: str) -> Tokenized:
+        """Tokens of pieces of words."""
+        if how == WHOLE:
+            return self._whole(pieces, self.special)
         code = next(iter(self._codes))
-        self._learn_beside(_OPENS, "", code, pieces)
-        self._learn_beside(_BEHIND_CODE, code, "", pieces)
-        self._learn_beside(_BEHIND_WORD, f"{code}a", "", pieces)
-        return True
+        if how == OPENS:  # before a code, whose token is dropped
+            found = self._whole([piece + code for piece in pieces], self.special)
+            offsets, gather = ragged(found.offsets[:-1], found.offsets[1:] - 1)
+            return Tokenized(found.ids[gather], found.begins[gather], found.ends[gather], offsets)
+        # behind a code, many in a text: tokens between codes are those of one piece
+        before = code if how == BEHIND_CODE else f"{code}a"
+        found = self._whole(["".join(before + piece for piece in some) for some in _batched(pieces, _TOGETHER)], False)
+        codes = np.flatnonzero(found.ids == self._codes[code])
+        starts = codes + len(self._whole([before], False).ids) - len(self._whole([code], False).ids) + 1
+        texts_end = found.offsets[np.searchsorted(found.offsets, codes, "right")]
+        offsets, gather = ragged(starts, np.minimum(np.append(codes[1:], len(found.ids)), texts_end))
+        shift = np.repeat(found.begins[codes] + len(before), np.diff(offsets))
+        return Tokenized(found.ids[gather], found.begins[gather] - shift, found.ends[gather] - shift, offsets)
 
-    def _learn_beside(self, mark: str, before: str, after: str, pieces: list[str]) -> None:
-        new = [piece for piece in pieces if piece.startswith(mark)]
-        special = self.special and mark == _OPENS
-        skip = len(self._whole([before], False)[0][0]) if before else 0
-        drop = 1 if after else 0
-        beside = [before + piece[1:] + after for piece in new]
-        for piece, (ids, chars) in zip(new, self._whole(beside, special) if new else [], strict=True):
-            self._keep(piece, ids[skip : len(ids) - drop], chars[skip : len(ids) - drop] - len(before))
+    def _of_codes(self, runs: list[str]) -> Tokenized:
+        tokens = [[f"<{token}>" for token in run[1:-1].split("><")] for run in runs]
+        flat = list(chain.from_iterable(tokens))
+        offsets = np.concatenate([[0], np.cumsum([len(run) for run in tokens])])
+        sizes = np.array([len(token) for token in flat])
+        ends = np.cumsum(sizes)
+        ends -= np.repeat((ends - sizes)[offsets[:-1]], np.diff(offsets))
+        return Tokenized(np.array([self._codes[token] for token in flat]), ends - sizes, ends, offsets)
 
-    def _keep(self, piece: str, ids: np.ndarray, chars: np.ndarray) -> None:
-        self._number[piece] = len(self._sizes)
-        self._sizes.append(len(piece) - (not piece.startswith("<")))  # without the key's mark
-        self._ends.append(self._ends[-1] + len(ids))
-        self._pool.append((ids, chars))
+
+def _batched(pieces: list[str], size: int) -> Iterator[list[str]]:
+    """Pieces in lists of at most so many."""
+    yield from (pieces[start : start + size] for start in range(0, len(pieces), size))
 
 
 def _reaches_out(token: AddedToken) -> bool:

@@ -6,17 +6,49 @@ Without flash attention, transformers keeps packed examples from seeing one anot
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llmrec.train.encode import Encoded
+from llmrec.train.encode import Block, Encoded
+from llmrec.train.feed import TokenFile, predicted
 
 IGNORE = -100
+_OPEN_ROWS = 64  # that an example may still be put into: time is linear and memory small
 
 
-def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[int]]:
+@dataclass(frozen=True)
+class Packs:
+    """Which examples stand in which row.
+
+    Attributes:
+        examples: (examples,) their numbers, row by row.
+        offsets: (rows + 1,) row r holds examples offsets[r] to offsets[r + 1].
+    """
+
+    examples: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> list[int]:
+        return self.examples[self.offsets[row] : self.offsets[row + 1]].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from (self[row] for row in range(len(self)))
+
+    def first(self, rows: int) -> Packs:
+        """The first rows alone."""
+        return Packs(self.examples, self.offsets[: rows + 1])
+
+
+def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Packs:
     """Put examples into rows, each into the first open row with room.
 
     Args:
@@ -25,30 +57,37 @@ def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[i
         order: (examples,) the order to place them in.
 
     Returns:
-        Rows of example numbers.
+        Rows of example numbers, each in the order in which they were placed.
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    open_from = 0
-    for example in order.tolist():
-        need = int(lengths[example])
-        place = next((row for row in range(open_from, len(rows)) if room[row] >= need), None)
-        if place is None:
-            rows.append([])
+    room: deque[int] = deque(maxlen=_OPEN_ROWS)  # of the newest rows
+    row_of, rows = np.empty(len(order), np.int64), 0
+    for number, need in enumerate(lengths[order].tolist()):
+        place = next((row for row, left in enumerate(room) if left >= need), len(room))
+        if place == len(room):
+            place = min(place, _OPEN_ROWS - 1)
             room.append(max(row_tokens, need))
-            place = len(rows) - 1
-            open_from = max(open_from, len(rows) - 64)  # look back over a bounded number of rows: linear time
-        rows[place].append(example)
+            rows += 1
         room[place] -= need
-    return rows
+        row_of[number] = rows - len(room) + place
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=rows))])
+    return Packs(order[np.argsort(row_of, kind="stable")], offsets)
 
 
 class PackedRows(Dataset[dict[str, Tensor]]):
-    """Rows of packed examples, as tensors."""
+    """Rows of packed examples, as tensors.
 
-    def __init__(self, examples: list[Encoded], row_tokens: int, draw: np.random.Generator) -> None:
+    Attributes:
+        examples: as they were given.
+        rows: which of them stand in which row.
+        tokens, supervised: how many there are in all rows, and how many of them to predict.
+    """
+
+    def __init__(self, examples: Sequence[Encoded], row_tokens: int | None, draw: np.random.Generator) -> None:
+        """Pack examples, in a drawn order, into rows of so many tokens; None for those of the longest example."""
         self.examples = examples
-        self.rows = pack(np.array([len(e.tokens) for e in examples]), row_tokens, draw.permutation(len(examples)))
+        lengths, counts = _sizes(examples)
+        self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, counts))
+        self.rows = pack(lengths, row_tokens or int(lengths.max()), draw.permutation(len(examples)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,11 +103,6 @@ class PackedRows(Dataset[dict[str, Tensor]]):
             for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))
         }
 
-    @property
-    def supervised(self) -> int:
-        """Supervised tokens in all rows."""
-        return int(sum(_predictable(example).sum() for example in self.examples))
-
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Pad rows on the right to one length; padding is an example of its own, one token long each, and unsupervised."""
@@ -80,6 +114,14 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         )
         for name, value in fill.items()
     }
+
+
+def _sizes(examples: Sequence[Encoded]) -> tuple[np.ndarray, np.ndarray]:
+    """(examples,) tokens of each, and those that it must predict."""
+    if isinstance(examples, TokenFile):
+        return examples.lengths, examples.predicted
+    block = Block.of(examples)
+    return np.diff(block.offsets), predicted(block)
 
 
 def _predictable(example: Encoded) -> np.ndarray:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.files import write_text
+from llmrec.files import atomic_folder, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt, old_rows_trained
 from llmrec.model.merge import cost, is_quantized, merged
 from llmrec.model.moved import Before, moved
 from llmrec.model.vocabulary import MENTION, new_token_ids
-from llmrec.recipe import Recipe
+from llmrec.recipe import Adapt, Recipe, Sft
 from llmrec.seed import stream
 from llmrec.tasks import templates
+from llmrec.tasks.examples import load, stream_batches
 from llmrec.tasks.maker import items_held
 from llmrec.train import sft, together
-from llmrec.train.encode import Encoded, encode_examples, used
+from llmrec.train.encode import Encoded, encode, used
+from llmrec.train.feed import TokenFile
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Order
 from llmrec.train.packing import PackedRows
@@ -36,98 +38,153 @@ Progress = sft.Progress
 Validate = Callable[[Any, PreTrainedTokenizerBase, model_folder.Note], float]  # a model as it stands → a figure
 
 
-def make(
-    recipe: Recipe,
-    number: int,
-    catalogue: Catalogue,
-    examples: pa.Table,
-    key: str,
-    work: Path,
-    run: Path,
-    previous: Path | None,
-    target: Path,
-    progress: Progress,
-    validate: Validate | None = None,
-    logs: Path | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Job:
+    """One training stage of a run.
+
+    Attributes:
+        recipe: of the run.
+        number: of the training stage, from 1.
+        catalogue: for the item tokens.
+        tasks: folder of the stage `tasks`, with the examples.
+        key: hash of all that the result depends on; a work folder of another key is thrown away.
+        work: where tokens and checkpoints are, which survives a kill.
+        run: the run folder.
+        previous: the model folder to go on from, if any; the recipe's base otherwise.
+        logs: folder for trackers; None for none.
+    """
+
+    recipe: Recipe
+    number: int
+    catalogue: Catalogue
+    tasks: Path
+    key: str
+    work: Path
+    run: Path
+    previous: Path | None = None
+    logs: Path | None = None
+
+    @property
+    def part(self) -> Sft:
+        """The recipe's part."""
+        return self.recipe.train[self.number - 1]
+
+    @property
+    def name(self) -> str:
+        """Where that stands in the recipe."""
+        return f"train.{self.number - 1}"
+
+    @property
+    def method(self) -> Adapt:
+        """How much of the model is trained."""
+        return self.part.adapt or self.recipe.model.adapt
+
+    def start(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The plain model before training, the same whenever it is called, and its tokenizer."""
+        return start(self.recipe, self.tasks, self.catalogue, self.work, self.run, self.previous)
+
+    def adapted(self, model: PreTrainedModel, new: np.ndarray) -> Any:
+        """A plain model with what is trained of it chosen."""
+        return adapt(model, self.recipe.model, self.method, new)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What training starts from: the model, its tokenizer, ids of the new tokens, their rows as they were, packed rows.
+
+    `trained` counts the parameters that training changes.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    new: np.ndarray
+    before: Before
+    rows: PackedRows
+    trained: int
+
+
+def make(job: Job, target: Path, progress: Progress, validate: Validate | None = None) -> dict[str, Any]:
     """Train in a work folder that survives a kill, then write model/, adapter/ and log.jsonl into the stage's folder.
 
     Of several processes that train together all call this, and the first one writes.
 
     Args:
-        recipe: of the run.
-        number: of the training stage, from 1.
-        catalogue: for the item tokens.
-        examples: the table of the stage `tasks`.
-        key: hash of all that the result depends on; a work folder of another key is thrown away.
-        work: where checkpoints are.
-        run: the run folder.
-        previous: the model folder to go on from, if any; the recipe's base otherwise.
+        job: which stage of which run.
         target: the stage's folder.
         progress: told the share done.
         validate: the figure for early stopping, where the recipe asks for it.
-        logs: folder for trackers; None for none.
 
     Returns:
         Facts for made.json: sizes, trained parameters, how far the rows of new tokens moved; none but in the first
         process.
 
     Raises:
-        ModelError: see `start`, `encode_examples` and `sft.train`; or no row of a new token moved.
+        ModelError: see `start`, `encode` and `sft.train`; or no row of a new token moved.
     """
-    part, name, note = recipe.train[number - 1], f"train.{number - 1}", _note(recipe, catalogue)
     if together.is_first():
-        _claim(work, key)
-    begin = partial(start, recipe, examples, catalogue, work, run, previous)
-    method = part.adapt or recipe.model.adapt
-    with together.in_turn(), explain_memory(part, name, method):
-        model, tokenizer = begin()
-        new = new_token_ids(tokenizer, catalogue.tokens)
-        before = Before.of(model, new)
-        model = adapt(model, recipe.model, method, new)
-    window = model.config.get_text_config().max_position_embeddings
-    spares = Spares.of(catalogue, new, part.spare_share, recipe.seed, number)
-    encoded = encode_examples(examples, tokenizer, window, spares)
-    longest = max(len(example.tokens) for example in encoded)
-    rows = PackedRows(encoded, part.row_tokens or longest, stream(recipe.seed, "pack", number))
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    dropout = recipe.model.dropout if recipe.model.base == "nano" else 0.0
+        _claim(job.work, job.key)
+    note = _note(job.recipe, job.catalogue)
+    with together.in_turn(), explain_memory(job.part, job.name, job.method):
+        begun = _begin(job)
     around = sft.Around(
-        name,
-        method,
-        (lambda model: validate(model, tokenizer, note)) if validate else None,
-        partial(_described, rows, examples),
-        logs,
-        recipe.launch.report_to,
+        job.name,
+        job.method,
+        (lambda model: validate(model, begun.tokenizer, note)) if validate else None,
+        partial(_described, begun.rows, job.tasks),
+        job.logs,
+        job.recipe.launch.report_to,
     )
-    done = sft.train(model, rows, part, recipe.seed, work, dropout, progress, around)
-    if not together.is_first():
-        return {}
+    dropout = job.recipe.model.dropout if job.recipe.model.base == "nano" else 0.0
+    done = sft.train(begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around)
+    return _ended(job, begun, done, note, target) if together.is_first() else {}
+
+
+def _begin(job: Job) -> _Begun:
+    model, tokenizer = job.start()
+    new = new_token_ids(tokenizer, job.catalogue.tokens)
+    before = Before.of(model, new)
+    model = job.adapted(model, new)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    window = model.config.get_text_config().max_position_embeddings
+    spares = Spares.of(job.catalogue, new, job.part.spare_share, job.recipe.seed, job.number)
+    kept = job.work / "tokens"
+    if not kept.is_dir():
+        with atomic_folder(kept) as folder:
+            TokenFile.write(encode(stream_batches(job.tasks), tokenizer, window, spares), folder)
+    rows = PackedRows(TokenFile(kept), job.part.row_tokens, stream(job.recipe.seed, "pack", job.number))
+    return _Begun(model, tokenizer, new, before, rows, trained)
+
+
+def _ended(job: Job, begun: _Begun, done: sft.Trained, note: model_folder.Note, target: Path) -> dict[str, Any]:
+    """Write what was trained, and say what it is."""
+    model = begun.model
     if done.weights is not None:  # what a strategy has cut up is put together in a model of this process alone
-        model = adapt(begin()[0], recipe.model, method, new)
+        model = job.adapted(job.start()[0], begun.new)
         model.load_state_dict(done.weights)
-    plain = merged(model, tokenizer, target, lambda: begin()[0])
-    model_folder.save(plain, tokenizer, note, target / "model")
-    shutil.copy(work / "log.jsonl", target / "log.jsonl")
+    plain = merged(model, begun.tokenizer, target, lambda: job.start()[0])
+    model_folder.save(plain, begun.tokenizer, note, target / "model")
+    shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
+    examples = begun.rows.examples
     return {
         "parameters": sum(parameter.numel() for parameter in plain.parameters()),
-        "trained parameters": trained,
-        "new rows": moved(
-            before,
-            plain,
-            new,
-            [*catalogue.tokens, MENTION],
-            used(_seen(rows, part.batch, recipe.seed, done.facts), new),
-            np.isin(np.arange(len(new)), catalogue.codes, invert=True),
-            old_rows_trained(recipe.model, method),
-        ),
-        "examples": len(encoded),
-        "rows": len(rows),
-        "tokens": sum(len(example.tokens) for example in encoded),
-        "supervised tokens": rows.supervised,
+        "trained parameters": begun.trained,
+        "new rows": _moved(job, begun, plain, done.facts),
+        "examples": len(examples),
+        "rows": len(begun.rows),
+        "tokens": begun.rows.tokens,
+        "supervised tokens": begun.rows.supervised,
         **done.facts,
-        **({"merge": _merge_cost(model, plain, encoded)} if is_quantized(model) else {}),
+        **({"merge": _merge_cost(model, plain, examples)} if is_quantized(model) else {}),
     }
+
+
+def _moved(job: Job, begun: _Begun, plain: Any, facts: dict[str, Any]) -> Any:
+    """How far the rows of new tokens moved, and the check that those that were used did."""
+    catalogue, new = job.catalogue, begun.new
+    seen = used(_seen(begun.rows, job.part.batch, job.recipe.seed, facts), new)
+    unused = np.isin(np.arange(len(new)), catalogue.codes, invert=True)
+    names, old = [*catalogue.tokens, MENTION], old_rows_trained(job.recipe.model, job.method)
+    return moved(begun.before, plain, new, names, seen, unused, old)
 
 
 def _claim(work: Path, key: str) -> None:
@@ -137,11 +194,11 @@ def _claim(work: Path, key: str) -> None:
         write_text(work / "key", key)
 
 
-def _described(rows: PackedRows, examples: pa.Table, numbers: list[int]) -> str:
+def _described(rows: PackedRows, tasks: Path, numbers: list[int]) -> str:
     """What stands in some packed rows: their numbers, users and tasks."""
-    held = examples.take([example for number in numbers for example in rows.rows[number]])
-    users, tasks = (held[name].unique().to_pylist() for name in ("user_id", "task"))
-    return f"rows {_few(numbers)}; users {_few(user for user in users if user)}; tasks {_few(tasks)}"
+    held = load(tasks).take([example for number in numbers for example in rows.rows[number]])
+    users, tasks_of = (held[name].unique().to_pylist() for name in ("user_id", "task"))
+    return f"rows {_few(numbers)}; users {_few(user for user in users if user)}; tasks {_few(tasks_of)}"
 
 
 def _few(names: Iterable[Any], most: int = 8) -> str:
@@ -149,16 +206,16 @@ def _few(names: Iterable[Any], most: int = 8) -> str:
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
-def _seen(rows: PackedRows, batch: int, seed: int, facts: dict[str, Any]) -> list[Encoded]:
+def _seen(rows: PackedRows, batch: int, seed: int, facts: dict[str, Any]) -> Iterator[Encoded]:
     """Examples of all the steps that the model has taken: fewer than there are where training ended early."""
     steps = facts.get("best step", facts["steps"])
     taken = islice(Order(len(rows), batch, seed % 2**32), steps * batch)
-    return [rows.examples[example] for row in taken for example in rows.rows[row]]
+    return (rows.examples[example] for row in taken for example in rows.rows[row])
 
 
-def _merge_cost(trained: Any, plain: Any, encoded: list[Encoded], most: int = 32) -> dict[str, float]:
+def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded], most: int = 32) -> dict[str, float]:
     """What the merge of an adapter that was trained over a quantized base costs, on examples from all of them."""
-    sample = encoded[:: max(1, len(encoded) // most)][:most]
+    sample = examples[:: max(1, len(examples) // most)][:most]
     return cost(trained, plain, [(example.tokens, example.supervised) for example in sample])
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.files import atomic_folder, read_json
+from llmrec.files import atomic_folder, read_json, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
@@ -20,21 +20,23 @@ from llmrec.model.rows import Known, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import seed_everything
-from llmrec.train.encode import encode_examples
+from llmrec.tasks.examples import stream_batches
+from llmrec.train.encode import longest
 
 ROOM = 64  # positions beyond the longest example, for wordings of evaluation
+WORDS = 1 << 24  # characters that a vocabulary is learnt from; of more there is a sample
 
 
 def start(
-    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, run: Path, previous: Path | None = None
+    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path, previous: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The plain model before anything of it is chosen for training, and its tokenizer with the item tokens.
 
     Args:
         recipe: of the run; `model` says which base and how the rows of item tokens start.
-        examples: the training examples; nano's own vocabulary is learnt from their words.
+        tasks: folder of the training examples; nano's own vocabulary is learnt from their words.
         catalogue: for the item tokens.
-        work: folder that keeps the tokenizer of a killed run.
+        work: folder that keeps the tokenizer of a killed run, and the length of the longest example.
         run: the run folder; what is known of items is read there where rows start from it.
         previous: a model folder to go on from, whose tokenizer has the item tokens already.
 
@@ -49,29 +51,31 @@ def start(
         model, tokenizer, _ = model_folder.load(previous, torch.float32)
         return model, tokenizer
     if recipe.model.base == "nano":
-        return _nano(recipe, examples, catalogue, work)
-    return _pretrained(recipe, examples, catalogue, work, run)
+        return _nano(recipe, tasks, catalogue, work)
+    return _pretrained(recipe, tasks, catalogue, work, run)
 
 
 def _nano(
-    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path
+    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     kept = work / "tokenizer"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
-            nano.train_tokenizer(_words(examples), recipe.model.vocabulary, folder)
+            nano.train_tokenizer(words(tasks), recipe.model.vocabulary, folder)
     tokenizer = AutoTokenizer.from_pretrained(kept)
     rows = add_tokens(tokenizer, catalogue.tokens)
-    longest = max(len(example.tokens) for example in encode_examples(examples, tokenizer, 1 << 20))
-    return nano.build(recipe.model, tokenizer, -(-(longest + ROOM) // 64) * 64, rows), tokenizer
+    if not (work / "longest.json").is_file():
+        write_json(work / "longest.json", longest(stream_batches(tasks), tokenizer))
+    window = -(-(read_json(work / "longest.json") + ROOM) // 64) * 64
+    return nano.build(recipe.model, tokenizer, window, rows), tokenizer
 
 
 def _pretrained(
-    recipe: Recipe, examples: pa.Table, catalogue: Catalogue, work: Path, run: Path
+    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     base = recipe.model.base
     if recipe.model.tiny:
-        model, tokenizer = tiny_base(base, _words(examples), work / "tokenizer")
+        model, tokenizer = tiny_base(base, words(tasks), work / "tokenizer")
     else:
         model, tokenizer = load_base(base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
@@ -105,7 +109,28 @@ def known(catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase,
     return Known(catalogue.codes, levels, texts, centroids)
 
 
-def _words(examples: pa.Table) -> list[str]:
-    """Prompts and answers without the item codes."""
-    code = re.compile(r"<[a-z]_\d+>")
-    return [code.sub("", text) for name in ("prompt", "answer") for text in examples[name].unique().to_pylist()]
+def words(tasks: Path, most: int = WORDS) -> list[str]:
+    """Prompts and answers without the item codes, each once.
+
+    Args:
+        tasks: folder of the examples.
+        most: characters; of more, those texts are kept whose hash is small, whatever their order.
+    """
+    kept: set[str] = set()
+    size, share = 0, 1 << 32
+    for batch in stream_batches(tasks, ["prompt", "answer"]):
+        for column in batch.columns:
+            for text in pc.replace_substring_regex(column, r"<[a-z]_\d+>", "").unique().to_pylist():
+                if text in kept or (share < 1 << 32 and _hash(text) >= share):
+                    continue
+                kept.add(text)
+                size += len(text)
+                while size > most:
+                    share //= 2
+                    kept = {one for one in kept if _hash(one) < share}
+                    size = sum(map(len, kept))
+    return sorted(kept)
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode())

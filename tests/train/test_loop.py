@@ -131,7 +131,7 @@ def test_rows_are_described_by_their_users_and_tasks(tiny_run: Path) -> None:
     draw = np.random.default_rng(0)
     rows = PackedRows([Encoded(np.arange(3), np.ones(3, bool))] * table.num_rows, 9, draw)
     held = [table.slice(example, 1).to_pylist()[0] for row in (4, 2) for example in rows.rows[row]]
-    said = stage._described(rows, table, [4, 2])
+    said = stage._described(rows, tiny_run / "tasks", [4, 2])
     assert said.startswith("rows 4, 2; users ")
     assert all(row["task"] in said and (row["user_id"] or "") in said for row in held)
 
