@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         facts = data.make(Data.model_validate({"source": given.source}), 42, Path(folder))
         dataset = Dataset.load(Path(folder))
-    command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out {given.out}"
+    command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out results"
     about = {"protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation"}
     figures = {}
     for name in given.teachers:
