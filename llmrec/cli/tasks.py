@@ -128,11 +128,17 @@ def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict
     for row, encoded in zip(table.to_pylist(), encode_examples(table, tokenizer, 1 << 20), strict=True):
         text, start = wrap(tokenizer, row["prompt"])
         pairs = zip(encoded.tokens.tolist(), encoded.supervised.tolist(), strict=True)
-        tokens = [{"id": token, "text": tokenizer.decode([token]), "supervised": mark} for token, mark in pairs]
+        tokens = [{"id": token, "text": _text(tokenizer, token), "supervised": mark} for token, mark in pairs]
         places = {"starts": start, "answers": len(text)}
         whole = text + row["answer"] + (tokenizer.eos_token or "")
         out.append(row | {"text": whole, **places, "tokens": tokens})
     return out
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """What one token says; a SentencePiece tokenizer would take away the space that a piece opens with."""
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    return piece.replace("\u2581", " ") if "\u2581" in piece else str(tokenizer.decode([token]))
 
 
 def _print(example: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ def test_tokens_and_mask_are_those_of_training(tiny_run: Path) -> None:
         assert [token["id"] for token in example["tokens"]] == encoded.tokens.tolist()
         assert [token["supervised"] for token in example["tokens"]] == encoded.supervised.tolist()
         assert example["text"][example["answers"] :].startswith(example["answer"])
+        assert "".join(token["text"] for token in example["tokens"]) == "<s> " + example["text"]
 
 
 def test_without_a_task_there_is_one_example_of_each(tiny_run: Path) -> None:
