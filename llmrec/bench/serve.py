@@ -44,9 +44,9 @@ class Size:
     """
 
     concurrency: tuple[int, ...] = (1, 4, 16, 64)
-    seconds: float = 8.0
+    seconds: float = 5.0
     rounds: int = 3
-    warm_up: float = 4.0
+    warm_up: float = 2.0
 
 
 TINY = Size((1, BATCH), 1.0, 2, 0.5)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llmrec.cli.screen import say, screen, stages
+
+if TYPE_CHECKING:
+    from llmrec.decode.recommender import EngineName
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def command(
@@ -19,6 +25,7 @@ def command(
     k: int = typer.Option(10, "-k", help="items wanted"),
     seen: bool = typer.Option(False, "--seen", help="items of the history may be recommended again"),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
+    dtype: str = typer.Option("auto", help="of vLLM's weights; its auto rounds float32 to bfloat16, float32 does not"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     import llmrec
@@ -27,10 +34,15 @@ def command(
 
     if [user is not None, history is not None, all_users].count(True) != 1:
         raise RequestError("say for whom: --user ID, --history ID,ID,… or --all-users --out recs.parquet")
+    if dtype not in DTYPES or (dtype != "auto" and engine != "vllm"):
+        raise RequestError(
+            f"--dtype is vLLM's, one of {', '.join(DTYPES)}; transformers takes the weights as they are."
+        )
     if all_users:
-        _everybody(run, out, processes, k, seen, engine, as_json)
+        _everybody(run, out, processes, (k, seen, engine_named(engine)), dtype, as_json)
         return
-    recommender = llmrec.load(run, engine=engine_named(engine))
+    options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
+    recommender = llmrec.load(run, engine=engine_named(engine), **options)
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
     found = recommender.recommend(past, k, exclude_seen=not seen)
     titles, number = recommender.catalogue.titles, recommender.catalogue.item_number
@@ -43,19 +55,20 @@ def command(
         )
 
 
-def _everybody(run: Path, out: Path | None, processes: int, k: int, seen: bool, engine: str, as_json: bool) -> None:
-    from llmrec.decode.recommender import engine_named
+def _everybody(
+    run: Path, out: Path | None, processes: int, what: tuple[int, bool, EngineName], dtype: str, as_json: bool
+) -> None:
     from llmrec.errors import RequestError
     from llmrec.serve.everybody import Job, recommend_all
 
     if out is None:
         raise RequestError("say where to: --all-users --out recs.parquet")
     with stages(("users",)) as tell:
-        users = recommend_all(Job(run, out, k, seen, engine_named(engine)), processes, lambda done: tell("users", done))
+        users = recommend_all(Job(run, out, *what, dtype=dtype), processes, lambda done: tell("users", done))
     if as_json:
         say({"users": users, "out": str(out)})
         return
-    screen.print(f"{out}: {k} items for each of {users} users", markup=False, highlight=False)
+    screen.print(f"{out}: {what[0]} items for each of {users} users", markup=False, highlight=False)
 
 
 def _history_of(run: Path, user: str) -> list[str]:

@@ -43,6 +43,7 @@ class Job:
         seen: whether items of a user's history may be given again.
         engine: what runs the model.
         shard: users a shard; a kill loses one shard of each process.
+        dtype: of vLLM's weights; transformers takes them as they are.
     """
 
     run: Path
@@ -51,6 +52,7 @@ class Job:
     seen: bool = False
     engine: EngineName = "transformers"
     shard: int = 256
+    dtype: str = "auto"
 
     @property
     def parts(self) -> Path:
@@ -113,7 +115,8 @@ def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = l
     users = Users(Settings(run=job.run).users())
     ids = users.ids
     todo = [number for number in range(rank, -(-len(ids) // job.shard), processes) if not _part(job, number).is_file()]
-    recommender = llmrec.load(job.run, engine=job.engine) if todo else None
+    options: dict[str, Any] = {"dtype": job.dtype} if job.engine == "vllm" else {}
+    recommender = llmrec.load(job.run, engine=job.engine, **options) if todo else None
     for number in todo:
         assert recommender is not None
         mine = ids[number * job.shard : (number + 1) * job.shard]
