@@ -1,12 +1,7 @@
-"""The vLLM engine and a vLLM server, run for real on the CPU; about two minutes, most of it vLLM starting."""
+"""The vLLM engine, offline and async, run for real on the CPU; a minute, most of it vLLM starting."""
 
 import asyncio
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -20,8 +15,7 @@ from vllm.exceptions import VLLMValidationError
 from llmrec.decode.filters import Filter, Subset
 from llmrec.decode.recommender import Recommender
 from llmrec.decode.search import beam_search
-from llmrec.decode.vllm_engine import PROCESSORS, AsyncVllmEngine, VllmEngine
-from llmrec.decode.vllm_request import VARIABLE
+from llmrec.decode.vllm_engine import AsyncVllmEngine, VllmEngine
 from llmrec.errors import RequestError
 
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 64}
@@ -187,76 +181,3 @@ def test_concurrent_users_of_the_async_engine_get_what_each_gets_alone(tiny_run,
     for row, one in enumerate(found):
         assert (one.items[0] == truth.items[row]).all()
         np.testing.assert_allclose(one.scores[0], truth.scores[row], rtol=0, atol=5e-5)
-
-
-@pytest.fixture(scope="module")
-def server(tiny_run, tmp_path_factory):
-    """Address of an OpenAI server with the processor, as README starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "--model": tiny_run / "train-1-sft" / "model",
-        "--served-model-name": "tiny",
-        "--host": "127.0.0.1",
-        "--port": port,
-        "--dtype": "float32",
-        "--block-size": 32,
-        "--max-model-len": 128,
-        "--logits-processors": PROCESSORS[1],
-        "--logprobs-mode": "processed_logprobs",
-    }
-    arguments = [str(part) for pair in options.items() for part in pair] + ["--enforce-eager"]
-    environment = os.environ | {
-        VARIABLE: str(tiny_run / "catalogue"),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    try:
-        wait(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait(process, address, log, seconds=240):
-    for _ in range(seconds):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            urllib.request.urlopen(address, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(1)
-    raise AssertionError(log.read_text()[-3000:])
-
-
-def test_the_openai_api_gives_only_real_items_and_400_for_bad_parameters(server, recommender, prompts):
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=server, api_key="none")
-
-    def ask(xargs, **more):
-        extra = {"vllm_xargs": xargs, "return_token_ids": True}
-        options = {"model": "tiny", "prompt": prompts[0], "max_tokens": 8, "temperature": 2.0, "extra_body": extra}
-        return client.completions.create(**options | more).choices
-
-    catalogue = recommender.catalogue
-    codes = dict(zip(catalogue.code_texts, catalogue.item_ids, strict=True))
-    found = [codes[choice.text] for choice in ask({"items": "item"}, n=60)]  # a KeyError would be no item
-    assert len(set(found)) > 5
-    denied = sorted(set(found))[:3]
-    assert not set(denied) & {codes[choice.text] for choice in ask({"items": "item", "deny": denied}, n=60)}
-    for xargs, more, says in [
-        ({"items": "anything"}, {}, "not known"),
-        ({"items": "item", "deny": ["nobody"]}, {}, "catalogue lacks"),
-        ({"items": "item", "allow": []}, {}, "no item at all"),
-        ({"items": "item"}, {"max_tokens": 1}, "short"),
-        ({"deny": ["i1"]}, {}, "no items were asked for"),
-    ]:
-        with pytest.raises(openai.BadRequestError, match=says) as refused:
-            ask(xargs, **more)
-        assert refused.value.status_code == 400

@@ -41,7 +41,7 @@ def start(run: Path, port: int, log: Path, *options: str, key: str = KEY) -> sub
         return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
 
 
-def wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: int = 240) -> None:
+def wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: int = 600) -> None:
     """Until /health answers."""
     for _ in range(seconds * 10):
         assert process.poll() is None, log.read_text()[-3000:]

@@ -77,8 +77,15 @@ def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
     second = Catalogue.load(served.run / "catalogues" / "spring")
     there = dict(zip(second.code_texts, second.item_ids, strict=True))
     assert {there[text] for text in complete(items="item", catalogue=served.second, allow=["new"])} == {"new"}
-    with pytest.raises(openai.BadRequestError, match="no catalogue"):
-        complete(items="item", catalogue="0" * 64)
+    for xargs, says in [
+        ({"items": "item", "catalogue": "0" * 64}, "no catalogue"),
+        ({"items": "anything"}, "not known"),
+        ({"items": "item", "deny": ["nobody"]}, "catalogue lacks"),
+        ({"items": "item", "allow": []}, "no item at all"),
+        ({"deny": ["i1"]}, "no items were asked for"),
+    ]:
+        with pytest.raises(openai.BadRequestError, match=says):
+            complete(**xargs)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{vllm}/v1", api_key="wrong").models.list()
     for path in ("/metrics", "/version", "/v1/models", "/load", "/openapi.json"):
@@ -134,7 +141,7 @@ def test_nothing_that_a_client_says_is_logged(vllm, client):
         ("/v1/completions", asked | {"prompt": SECRET * 100}, (400,)),
         ("/v1/chat/completions", {"model": SECRET, "messages": turns}, (404,)),
         ("/v1/chat/completions", {"model": "films", "messages": turns, "max_tokens": 4}, (200,)),
-        ("/v1/chat/completions", {"model": "films", "messages": [{"role": SECRET}]}, (400, 422)),
+        ("/v1/chat/completions", {"model": "films", "messages": SECRET}, (400, 422)),
         (f"/{SECRET}", {}, (404,)),
     ]:
         assert (answer := client.post(path, json=body)).status_code in statuses, (path, answer.text)
