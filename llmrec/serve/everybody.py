@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from llmrec.files import atomic_file, hash_json, read_json, write_json
 from llmrec.serve.settings import Settings
 from llmrec.serve.users import Users
 
+Thing = TypeVar("Thing")
 BATCH = 64  # users at a time in the engine
 PLAN = "plan.json"
 SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())])
@@ -109,9 +110,7 @@ def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = l
     import llmrec
 
     if processes > 1:
-        import torch
-
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+        _take_place(rank, processes)
     users = Users(Settings(run=job.run).users())
     ids = users.ids
     todo = [number for number in range(rank, -(-len(ids) // job.shard), processes) if not _part(job, number).is_file()]
@@ -124,6 +123,26 @@ def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = l
         with atomic_file(_part(job, number)) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
         tell(min(1.0, (number + 1) * job.shard / len(ids)))
+
+
+def _take_place(rank: int, processes: int) -> None:
+    """Cores, and a GPU where there are some, for one of several processes: vLLM would put every one at the first."""
+    import torch
+
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    mine = part_of(cores, rank, processes)
+    torch.set_num_threads(len(mine))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, mine)))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(part_of(gpus, rank, processes))
+
+
+def part_of(things: list[Thing], rank: int, processes: int) -> list[Thing]:
+    """One process's part of some things: of its own where there are enough, else shared, and never nothing."""
+    first, last = (at * len(things) // processes for at in (rank, rank + 1))
+    return things[first:last] or [things[rank % len(things)]]
 
 
 def _table(recommender: Recommender, users: Users, some: list[str], job: Job) -> pa.Table:

@@ -13,7 +13,7 @@ import pytest
 import llmrec
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RequestError, RunError
-from llmrec.serve.everybody import Job, recommend_all
+from llmrec.serve.everybody import Job, part_of, recommend_all
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,15 @@ def test_killed_work_goes_on_and_two_processes_write_the_same_file(served, whole
     process.wait()
     assert recommend_all(Job(served.run, out, k=5, shard=16), processes=2) == 60
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(("things", "processes"), [(8, 2), (7, 3), (2, 2), (2, 5), (1, 3)])
+def test_processes_share_cores_out_and_none_goes_without(things, processes):
+    parts = [part_of(list(range(things)), rank, processes) for rank in range(processes)]
+    assert all(parts) and {core for part in parts for core in part} == set(range(things))
+    if things >= processes:
+        assert sum(map(len, parts)) == things
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
