@@ -40,7 +40,7 @@ def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epo
         in_dim=vectors.shape[1],
         num_emb_list=[width] * levels,
         e_dim=min(LATENT, vectors.shape[1]),
-        layers=[size for size in HIDDEN if size < 2 * vectors.shape[1]],
+        layers=[size for size in HIDDEN if size < vectors.shape[1]],
         kmeans_init=True,
         sk_epsilons=[0.0] * (levels - 1) + [0.003],
         sk_iters=50,

@@ -79,7 +79,7 @@ class Network(nn.Module):
 
     def __init__(self, dim: int, levels: int, width: int) -> None:
         super().__init__()
-        sizes = [dim, *(size for size in HIDDEN if size < 2 * dim), min(LATENT, dim)]
+        sizes = [dim, *(size for size in HIDDEN if size < dim), min(LATENT, dim)]
         self.encoder, self.decoder = _layers(sizes), _layers(sizes[::-1])
         self.books = nn.Parameter(torch.zeros(levels, width, sizes[-1]))
 
@@ -145,7 +145,7 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) ->
 
 
 def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, draw: np.random.Generator) -> list[float]:
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     errors: list[float] = []
     for _ in range(epochs):
         use = torch.zeros(network.books.shape[:2], dtype=torch.long)

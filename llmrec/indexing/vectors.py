@@ -14,7 +14,7 @@ import numpy as np
 
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
-from llmrec.indexing.align import align
+from llmrec.indexing.align import align, aligned
 from llmrec.items.ppmi import ppmi_vectors
 from llmrec.recipe import Indexing
 
@@ -164,7 +164,8 @@ TEACHER_VECTORS: dict[str, Callable[[Sequences, int, int], np.ndarray]] = {
 }
 # How vectors of text and of behaviour become those that are quantized. Concatenated, each number has variance 1, so the
 # longer part decides (PRORec, arXiv 2502.06269, shows that the text's does); weighted, each part has length 1 times its
-# share; aligned, both are mapped to where those of one item lie near each other.
+# share; aligned, both are mapped to where those of one item lie near each other, and each weighs as much as what its
+# clusters explain.
 VECTORS: dict[str, Fuse] = {
     "text": lambda text, behaviour, maps: text,
     "teacher": lambda text, behaviour, maps: unit(behaviour),
@@ -173,7 +174,5 @@ VECTORS: dict[str, Fuse] = {
     "weighted": lambda text, behaviour, maps: np.hstack(
         [unit(text) * np.sqrt(1 - maps["share"][0]), unit(behaviour) * np.sqrt(maps["share"][0])]
     ),
-    "aligned": lambda text, behaviour, maps: np.hstack(
-        [unit(text @ maps["of_text"]), unit(behaviour @ maps["of_behaviour"])]
-    ).astype(np.float32),
+    "aligned": aligned,
 }
