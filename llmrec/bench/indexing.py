@@ -1,4 +1,4 @@
-"""Figures of indexing: a million vectors, Amazon Beauty, RQ-VAE, new items, and MiniOneRec's RQ-VAE beside ours."""
+"""Figures of indexing: a million vectors, Amazon Beauty, RQ-VAE, new items, who dominates, and MiniOneRec's RQ-VAE."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from llmrec import pipeline
+from llmrec import pipeline, shipped
+from llmrec.bench.indexing_cold import cold
 from llmrec.bench.indexing_peer import peer_codes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
-from llmrec.indexing import build, rq_kmeans, rq_vae
+from llmrec.indexing import agreement, build, rq_kmeans, rq_vae, vectors
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codes import groups
 from llmrec.indexing.frozen import Frozen
 from llmrec.recipe import Indexing, Recipe
+from llmrec.recipe_file import load
 from llmrec.results import write_result
 from llmrec.seed import stream
 
 Tell = Callable[[str], None]
-PARTS = ("million", "beauty", "rq-vae", "new", "error", "peer")
+PARTS = ("million", "beauty", "rq-vae", "new", "error", "dominance", "cold", "peer")
+OWN = ("million", "cold", "dominance")  # parts that need no vectors of Beauty
 LEVELS, WIDTH = 3, 256
 BEAUTY = {
     "data": {"source": "amazon-beauty-2014"},
@@ -46,7 +49,7 @@ def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work
         items: million: generated vectors.
         epochs: rq-vae, peer: at most.
         peer: a checkout of MiniOneRec.
-        work: where the run with Beauty's vectors is kept.
+        work: where runs are kept.
         tiny: generated vectors in place of Beauty's, and few of them.
         tell: told each figure.
 
@@ -61,7 +64,7 @@ def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work
     if part == "peer" and peer is None:
         raise RunError("this is measured beside MiniOneRec: give --peer DIR, a checkout of AkaliKong/MiniOneRec")
     wanted = [name for name in PARTS if part in (name, "all") and (name != "peer" or peer)]
-    text, table = (drawn(600, 32), _named(600)) if tiny else _beauty(work)
+    text, table = (drawn(600, 32), _named(600)) if tiny or set(wanted) <= set(OWN) else _beauty(work)
     levels = {"levels": 2, "width": 16} if tiny else {"levels": LEVELS, "width": WIDTH}
     settings = Indexing.model_validate(levels | {"spares": 64, "epochs": epochs})
     measure: dict[str, Callable[[], dict[str, Any]]] = {
@@ -70,6 +73,8 @@ def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work
         "rq-vae": lambda: whole(settings.model_copy(update={"method": "rq-vae"}), table, text),
         "new": lambda: new(settings, table, text),
         "error": lambda: error(settings, text),
+        "dominance": lambda: dominance(work, tiny),
+        "cold": lambda: cold(work, tiny),
         "peer": lambda: beside(settings, text, Path(peer or "")),
     }
     figures = {}
@@ -78,6 +83,7 @@ def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work
         tell(f"{name}: {json.dumps(figures[name])}")
     path = out / f"bench-indexing{'' if part == 'all' else '-' + part}.json"
     about = {"settings": settings.model_dump(mode="json"), "vectors": "generated" if tiny else BEAUTY}
+    about = {} if set(wanted) <= set(OWN) - {"million"} else about
     command = f"llmrec bench indexing {part} --items {items} --epochs {epochs}{' --tiny' if tiny else ''}"
     write_result(path, command + (" --peer DIR" if peer else ""), figures, seed=0, threads=_threads(), **about)
     return path
@@ -158,13 +164,30 @@ def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
     return {"llmrec": ours, "MiniOneRec": _like(theirs, perf_counter() - begin) | {"error": round(left, 6)}}
 
 
+def dominance(work: Path, tiny: bool) -> dict[str, Any]:
+    """Dominance of text in codes of ML-100K's items, by what was quantized: text, co-occurrence, or both together."""
+    how = ["items={text: [title, year, genres], encoder: hashing}"] if tiny else []
+    recipe = load(shipped.recipe("quickstart"), how)
+    run, found = pipeline.run(recipe, work / "ml-100k", until="items"), {}
+    data = Dataset.load(run / "data", texts=False)
+    text, train = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy"), data.before("valid")
+    for way in ("text", "ppmi", "concat", "weighted", "aligned"):
+        settings = recipe.indexing.model_copy(update={"vectors": way, "teacher": "ppmi"})
+        where = vectors.source(settings, text, train, recipe.seed)
+        of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
+        codes = rq_kmeans.fit(of, settings.levels, settings.width, recipe.seed).encode(of)[0]
+        measured = agreement.measure(codes, text, recipe.seed, data.items, train)
+        found[way] = {name: measured[name] for name in ("dominance", "company_nmi", "category_nmi")}
+    return found
+
+
 def drawn(items: int, dim: int) -> np.ndarray:
     """(items, dim) float32 unit vectors about a thousand centres, as those of text are."""
     draw = stream(0, "bench", "indexing")
-    vectors = draw.standard_normal((1000, dim), np.float32)[draw.integers(0, 1000, items)]
-    vectors += draw.standard_normal((items, dim), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
+    rows = draw.standard_normal((1000, dim), np.float32)[draw.integers(0, 1000, items)]
+    rows += draw.standard_normal((items, dim), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 def _like(codes: np.ndarray, seconds: float) -> dict[str, Any]:

@@ -115,15 +115,15 @@ def serve(
 
 @app.command()
 def indexing(
-    part: str = typer.Argument("all", help="which figures: million, beauty, rq-vae, new, error, peer or all"),
+    part: str = typer.Argument("all", help="million, beauty, rq-vae, new, error, dominance, cold, peer or all"),
     out: Path = typer.Option(RESULTS, help="folder for the JSON file"),
     items: int = typer.Option(1_000_000, help="million: generated vectors, of 384 numbers"),
     epochs: int = typer.Option(2000, help="rq-vae, peer: passes at most"),
     peer: Path = typer.Option(None, help="a checkout of MiniOneRec, to train its RQ-VAE beside ours"),
-    work: Path = typer.Option(Path("runs/.bench-indexing"), help="folder for Beauty's vectors, kept for the next time"),
+    work: Path = typer.Option(Path("runs/.bench-indexing"), help="folder of the runs, kept for the next time"),
     tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
 ) -> None:
-    """Indexing: a million vectors, Amazon Beauty, RQ-VAE, new items, error beside faiss, MiniOneRec's RQ-VAE."""
+    """Indexing: a million vectors, Amazon Beauty, RQ-VAE, new items and their recall, faiss's and MiniOneRec's."""
     from llmrec.bench.indexing import bench
 
     def tell(line: str) -> None:
