@@ -107,7 +107,49 @@ def test_rq_vae_learns_and_its_frozen_copy_codes_alike() -> None:
     again = rq_vae.Encoder.of(encoder.arrays())
     assert np.array_equal(again.encode(PLANTED)[0], encoder.encode(PLANTED)[0])
     assert np.unique(encoder.encode(PLANTED)[0][:, 0]).size == 8  # no dead code
-    assert rq_vae._still([1.0] * 60) and not rq_vae._still([0.9**n for n in range(60)])
+
+
+def test_converged_means_a_held_out_error_that_fell_by_less_than_a_thousandth_in_fifty_epochs() -> None:
+    falls = [1 - 0.0019 * epoch / 50 for epoch in range(101)]  # by .0019 in fifty epochs
+    rests = [1 - 0.0009 * epoch / 50 for epoch in range(101)]
+    assert not rq_vae._still(falls) and rq_vae._still(rests)
+    assert not rq_vae._still([1.0] * 50) and rq_vae._still([1.0] * 51)  # fifty epochs, and one to compare them with
+    assert not rq_vae._still([1.0, *[2.0] * 49, 0.5])  # the best counts, not the last
+    alike = np.repeat(PLANTED[:20], 20, axis=0)  # nothing to learn after a while: training must end by itself
+    facts = rq_vae.fit(alike, 1, 16, 1, epochs=2000)[1]
+    assert facts["converged"] and 50 < facts["epochs"] < 2000
+    assert not rq_vae.fit(PLANTED, 2, 8, 1, epochs=2)[1]["converged"]
+
+
+def test_a_dead_code_comes_to_life_where_its_level_has_something_to_explain() -> None:
+    torch.manual_seed(0)
+    network, vectors = rq_vae.Network(16, 2, 8), torch.from_numpy(PLANTED)
+    rq_vae._start(network, vectors, 1)
+    with torch.no_grad():
+        network.books[0, 3], network.books[1, 5] = 1e3, -1e3  # so far away that nothing is ever near them
+        before, latent = network.books.clone(), network.encoder(vectors)
+        use = torch.stack([torch.bincount(c, minlength=8) for c in network.quantize(latent, False)[1].T])
+        assert use[0, 3] == use[1, 5] == 0
+        rq_vae._revive(network, use, vectors, np.random.default_rng(0))
+        after = torch.stack([torch.bincount(c, minlength=8) for c in network.quantize(latent, False)[1].T])
+        assert after[0, 3] > 0 and after[1, 5] > 0
+        assert (latent == network.books[0, 3]).all(1).any()  # it is an item's own
+    assert torch.equal(before[use > 0], network.books[use > 0])  # codes in use stay
+
+
+def test_training_spreads_the_last_level_evenly_and_no_other() -> None:
+    torch.manual_seed(0)
+    crowd = torch.randn(256, 16) * 0.01  # all near one code
+    network = rq_vae.Network(16, 2, 8)
+    with torch.no_grad():
+        network.books.copy_(torch.randn(2, 8, 16))
+        latent = network.encoder(crowd)
+        even, greedy = (network.quantize(latent, way)[1] for way in (True, False))
+        left = latent - network.books[0][greedy[:, 0]]
+        wanted = plan(torch.cdist(left, network.books[1]).square()).argmax(1)
+    assert torch.equal(even[:, 0], greedy[:, 0]) and torch.equal(even[:, 1], wanted)
+    shares = torch.bincount(even[:, 1], minlength=8)
+    assert shares.max() < 2 * 256 / 8 < torch.bincount(greedy[:, 1], minlength=8).max()
 
 
 def test_ppmi_is_what_a_dictionary_counts() -> None:
