@@ -74,7 +74,11 @@ def verdict(result: dict[str, Any]) -> list[str]:
     words, ends = [], result.get("ends", "separating")
     for level in result["levels"][: None if ends == "moved" else -1]:
         used, width = level["used"], level["width"]
-        if used < width / 2 and ends != "numbers":
+        if used == 1 < width and ends != "numbers":
+            words.append(
+                f"Level {level['level']} uses 1 of {width} codes, so it tells nothing apart: set indexing.levels lower."
+            )
+        elif used < width / 2 and ends != "numbers":
             words.append(
                 f"Level {level['level']} uses {used} of {width} codes: set indexing.width nearer to {used}, or try "
                 "indexing.method=balanced-rq-kmeans."
@@ -96,8 +100,9 @@ def verdict(result: dict[str, Any]) -> list[str]:
         )
     healthy = not words
     summary = (
-        f"{result['items']} items have unique codes; {result['collisions_before']} shared one before the separating "
-        f"level, at most {result['largest_group']} together"
+        f"{result['items']} items have unique codes; {result['collisions_before']} shared one before "
+        + ("twins were moved" if ends == "moved" else "the separating level")
+        + f", at most {result['largest_group']} together"
         + (f"; {kept:.0%} of nearest items share their first token." if kept is not None else ".")
     )
     return [("Healthy. " if healthy else "") + summary, *words]

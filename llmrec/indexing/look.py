@@ -11,7 +11,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.files import read_json
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.health import health
+from llmrec.indexing.health import health, verdict
 from llmrec.recipe_file import load
 
 
@@ -45,5 +45,6 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
     )
     for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
         report[name] = stored.get(name, report[name])
+    report["verdict"] = verdict(report)
     examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
     return {"method": recipe.indexing.method, "hash": held.hash, "examples": examples, **report}

@@ -77,7 +77,19 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
     assert "uses 2 of 64 codes: set indexing.width nearer to 2" in verdict_of(
         [[i // 10, i, 0] for i in range(20)], [64, 20, 1], line
     )
+    assert "Level 2 uses 1 of 8 codes, so it tells nothing apart: set indexing.levels lower" in verdict_of(
+        [[i, 0, 0] for i in range(20)], [20, 8, 1], line
+    )
     assert verdict_of([[i // 10, i % 10, 0] for i in range(20)], [2, 10, 1], line).startswith("Healthy. 20 items")
+
+
+def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> None:
+    table = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    before = np.array([[0, 0], [0, 0], [1, 0], [1, 1]], np.int32)
+    args = symbols(table, range(2), [2, 2]), [2, 2], None, 0
+    found = measured.health(*args, before=symbols(before, range(2), [2, 2]), ends="moved")
+    assert (found["collisions_before"], found["moved"], found["collisions_after"]) == (2, 1, 0)
+    assert "2 shared one before twins were moved, at most 2 together" in found["verdict"][0]
 
 
 def test_one_item_alone_is_healthy() -> None:
