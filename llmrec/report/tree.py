@@ -1,4 +1,4 @@
-"""A map of the first two tokens of all codes: a column a first token, a cell a second, an area its items."""
+"""A map of the first two tokens of all codes: a box a first token, a cell of it a second, an area its items."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections import defaultdict
 from html import escape
 
 Group = tuple[str, int, list[str]]  # a token, its items, titles of a few of them
-FIRST, SECOND, TITLES = 24, 6, 3  # columns, cells of a column, titles of a cell; what is left over is one more each
-WIDTH, HEIGHT, GAP = 620, 260, 1
+FIRST, SECOND, TITLES = 20, 3, 6  # boxes, cells of a box, titles of a cell; what is left over is one more each
+ACROSS = 4  # boxes side by side: wide enough for a title
+WIDTH, HEIGHT, GAP, FRAME = 620, 480, 1, 3
 
 
 def cells(codes: list[tuple[str, ...]], titles: list[str]) -> list[tuple[str, int, list[Group]]]:
@@ -33,14 +34,18 @@ def cells(codes: list[tuple[str, ...]], titles: list[str]) -> list[tuple[str, in
 
 def tree_map(codes: list[tuple[str, ...]], titles: list[str]) -> str:
     """SVG for the page; pointing at a cell shows its tokens, how many items it has, and a few of their titles."""
-    total, left, drawn = len(codes), 0.0, []
-    for first, size, groups in cells(codes, titles):
-        width, top = WIDTH * size / total, 0.0
-        for token, count, some in groups:
-            height = HEIGHT * count / size
-            drawn.append(_cell(left, top, width, height, f"{first}{token}: {count} items", some))
-            top += height
-        left += width
+    total, top, drawn, boxes = len(codes), 0.0, [], cells(codes, titles)
+    for row in (boxes[at : at + ACROSS] for at in range(0, len(boxes), ACROSS)):
+        here, left = sum(size for _, size, _ in row), 0.0
+        height = HEIGHT * here / total
+        for first, size, groups in row:
+            width, down = WIDTH * size / here, top
+            for token, count, some in groups:
+                high = max(0.2, height - FRAME) * count / size
+                drawn.append(_cell(left, down, width - FRAME, high, f"{first}{token}: {count} items", some))
+                down += high
+            left += width
+        top += height
     label = "Items by the first two tokens of their codes, each cell as large as the items in it are many"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">\n' + "\n".join(drawn) + "\n</svg>"
 
@@ -56,8 +61,10 @@ def _cell(left: float, top: float, width: float, height: float, what: str, title
     inside = max(width - GAP, 0.2), max(height - GAP, 0.2)
     box = f'<rect x="{left:.1f}" y="{top:.1f}" width="{inside[0]:.1f}" height="{inside[1]:.1f}" fill="var(--rule)"/>'
     fits = int(inside[0] / 6)  # letters, at this size
-    text = ""
-    if titles and fits >= 6 and height >= 14:
-        place = f'x="{left + 3:.1f}" y="{top + 11:.1f}"'
-        text = f'<text {place} font-size="9" fill="var(--ink)">{escape(titles[0][:fits])}</text>'
+    lines = titles[: int((inside[1] - 3) / 11)] if fits >= 6 else []
+    text = "".join(
+        f'<text x="{left + 3:.1f}" y="{top + 11 * (number + 1):.1f}" font-size="9" fill="var(--ink)">'
+        f"{escape(title[:fits])}</text>"
+        for number, title in enumerate(lines)
+    )
     return f"<g><title>{escape(what)}: {escape('; '.join(titles))}</title>{box}{text}</g>"
