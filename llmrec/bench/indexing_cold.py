@@ -77,15 +77,17 @@ def _parts(data: Dataset, work: Path) -> tuple[np.ndarray, np.ndarray]:
 def _cases(data: Dataset, old: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Histories of old items, and the new item that came next; one case a user, `CASES` of them at most."""
     cases, draw = data.cases("test"), stream(0, "bench", "cold")
-    histories, targets, met = [], [], set()
+    histories: list[np.ndarray] = []
+    targets: list[int] = []
+    met: set[int] = set()
     for row in draw.permutation(len(cases.targets)).tolist():
         start, stop = cases.histories.offsets[row : row + 2]
         history = cases.histories.items[start:stop]
         history = history[np.isin(history, old)]
         if len(history) and cases.users[row] not in met and len(targets) < CASES:
-            met.add(cases.users[row])
+            met.add(int(cases.users[row]))
             histories.append(history)
-            targets.append(cases.targets[row])
+            targets.append(int(cases.targets[row]))
     return histories, np.array(targets)
 
 

@@ -35,7 +35,7 @@ def align(text: np.ndarray, behaviour: np.ndarray, met: np.ndarray, seed: int) -
     """
     means = [side[met].mean(axis=0).astype(np.float32) for side in (text, behaviour)]
     given = [np.ascontiguousarray(s[met] - m, np.float32) for s, m in zip((text, behaviour), means, strict=True)]
-    learnt = {}
+    learnt: dict[str, np.ndarray] = {}
     for name, mean, side, of in zip(SIDES, means, given, _maps(given, seed), strict=True):
         share = np.float32(1 / np.sqrt(_explained(_unit(side @ of), seed)))
         learnt |= {f"mean_{name}": mean, f"of_{name}": of, f"share_{name}": np.array(share)}
