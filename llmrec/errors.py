@@ -38,3 +38,7 @@ class RunError(LlmrecError):
 
 class TextError(LlmrecError):
     """Words that tasks need and nobody could write."""
+
+
+class ChatError(LlmrecError):
+    """A chat that cannot go on: no server, or no answer of one."""

@@ -12,6 +12,7 @@ EXTRAS = {
     "indexing": ["sklearn"],
     "serve": ["vllm"],
     "http": ["fastapi", "uvicorn", "prometheus_client"],
+    "chat": ["gradio", "httpx", "rapidfuzz"],
     "text": ["sacrebleu", "rouge_score"],
 }
 

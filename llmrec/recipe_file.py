@@ -31,15 +31,26 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    recipe = _anchor_files(read(text, path, overrides), path)
+    return shrink(recipe) if tiny else recipe
+
+
+def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """A recipe from its text, defaults and overrides taken in; "" is all defaults.
+
+    Args:
+        path: where it is from, for messages.
+
+    Raises:
+        RecipeError: as `load`.
+    """
     values = _parse(text, path)
     for override in overrides:
         _override(values, override)
     try:
-        recipe = Recipe.model_validate(values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(_explain(error, text, path)) from None
-    recipe = _anchor_files(recipe, path)
-    return shrink(recipe) if tiny else recipe
 
 
 def dump(recipe: Recipe) -> str:

@@ -23,7 +23,7 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "evaluate"), 7),
-    **dict.fromkeys(("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "bench"), 8),
+    **dict.fromkeys(("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "bench"), 8),
     "cli": 9,
     "__main__": 10,
 }
@@ -37,6 +37,7 @@ NEIGHBOURS = {
     ("pipeline", "stage"),
     ("pipeline", "launch"),
     ("bench", "serve"),
+    ("bench", "chat"),
     ("serve", "pipeline"),
     ("results", "stage"),
     ("pipeline", "report"),
@@ -50,7 +51,8 @@ DOORS = {
     "peft": ("model/", "train/", "bench/train"),
     "bitsandbytes": ("model/",),
     "vllm": ("decode/vllm", "serve/", "bench/"),
-    "gradio": ("serve/",),
+    "gradio": ("chat/page",),
+    "rapidfuzz": ("chat/",),
     "matplotlib": ("report/",),
     "duckdb": ("data/",),
 }

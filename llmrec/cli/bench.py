@@ -130,3 +130,25 @@ def indexing(
         console.print(line, markup=False, highlight=False)
 
     tell(str(bench(part, out, items, epochs, peer, work, tiny, tell)))
+
+
+@app.command()
+def chat(
+    part: str = typer.Argument(help="which figures: text, dialogues or all"),
+    run: Path = typer.Argument(help="a run folder with its data"),
+    users: int = typer.Option(900, help="users at most"),
+    encoder: str = typer.Option("minilm-l6", help="of free words: minilm-l6 or hashing"),
+    seed: int = typer.Option(42, help="of who is asked, and of guests' words"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON files and the plot"),
+) -> None:
+    """Chat: a genre that is asked for, and dialogues with simulated guests, words understood or not."""
+    from llmrec import extras
+
+    extras.need("chat", "http")
+    from llmrec.bench.chat import bench
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    for path in bench(part, run, encoder, users, seed, out, tell):
+        tell(str(path))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +47,8 @@ def minilm(texts: list[str], progress: Progress) -> np.ndarray:
     Source: https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2 (model card).
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    folder = embedded.path("minilm-l6")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = _minilm()
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # like lengths together: little padding
     vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
     for start in range(0, len(order), 64):
@@ -62,6 +62,15 @@ def minilm(texts: list[str], progress: Progress) -> np.ndarray:
         vectors[rows] = ((hidden * weight).sum(1) / weight.sum(1)).numpy()
         progress(min(1.0, (start + 64) / len(order)))
     return vectors
+
+
+@lru_cache(maxsize=1)
+def _minilm() -> tuple[Any, Any]:
+    """Tokenizer and model: loaded once, since a chat encodes a few words at a time."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = embedded.path("minilm-l6")
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
 def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:

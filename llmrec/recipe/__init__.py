@@ -10,6 +10,7 @@ from llmrec.recipe.data import Columns, Data, Items, Source, World
 from llmrec.recipe.indexing import Indexing, IndexMethod
 from llmrec.recipe.judging import Evaluate
 from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+from llmrec.recipe.talking import Chat
 from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight
 from llmrec.recipe.training import Launch, Model, Sft, Validation
 
@@ -18,6 +19,7 @@ __all__ = [
     "TASKS",
     "Adapt",
     "Baseline",
+    "Chat",
     "Columns",
     "Data",
     "Evaluate",
@@ -54,6 +56,7 @@ class Recipe(Part):
     train: Annotated[list[Sft], Field(min_length=1)] = Field([Sft()])
     evaluate: Evaluate = Evaluate()
     launch: Launch = Launch()
+    chat: Chat = Chat()
 
     @model_validator(mode="after")
     def _stages_can_adapt(self) -> Recipe:

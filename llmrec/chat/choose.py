@@ -1,0 +1,141 @@
+"""Which items a dialogue shows: the wishes as filters, the model's ranking, free words and seeds by meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from llmrec.chat.client import Client, Declined, Given
+from llmrec.chat.meaning import Meanings
+from llmrec.chat.state import State
+from llmrec.chat.store import Store, Wish
+
+LISTED = 10_000  # items that a request may list
+POOL = 100  # items that are ranked again by meaning
+NEAREST = 200  # items that free words leave, where they choose before the model does
+Act = Literal["rerank", "nearest"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Items to show.
+
+    Attributes:
+        items: item numbers, best first.
+        missed: wishes that nothing fulfils; the items are the nearest.
+        ranked_by: model or popularity, or catalogue where the server could do neither.
+    """
+
+    items: list[int]
+    missed: list[Wish]
+    ranked_by: str
+
+
+class Chooser:
+    """Asks the server."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        meanings: Meanings | None = None,
+        queries: bool = False,
+        weight: float = 1.0,
+        act: Act = "rerank",
+    ) -> None:
+        """Choose from a store.
+
+        Args:
+            meanings: of its items; None leaves free words without effect.
+            queries: the model's prompt has a place for free words.
+            weight: of nearness in meaning beside the model's log-probability, each in its own standard deviations.
+            act: whether free words rank the model's best again, or first leave it the nearest items only.
+        """
+        self.client, self.store, self.meanings = client, store, meanings
+        self.queries, self.weight, self.act = queries, weight, act
+
+    def choose(self, state: State, k: int, without: set[str] = frozenset()) -> Chosen:  # type: ignore[assignment]
+        """The next items.
+
+        Args:
+            without: item ids that are not wanted now.
+
+        Raises:
+            ServerDown: nothing answers.
+        """
+        hidden = {*state.liked, *state.disliked, *without}
+        free = np.array([thing.item_id not in hidden for thing in self.store.things], bool)
+        fits, missed = self._fits(state.wishes, free, k)
+        near = self._near(state)
+        if near is not None and self.act == "nearest":
+            order = np.argsort(-np.where(fits, near, -np.inf), kind="stable")[:NEAREST]
+            fits = fits & np.isin(np.arange(len(fits)), order)
+        if not fits.any():
+            return Chosen([], missed, "model")
+        given = self._ask(state, fits, k if near is None else max(k, POOL))
+        if given is None:
+            return Chosen(np.flatnonzero(fits)[:k].tolist(), missed, "catalogue")
+        items = [(self.store.number[one], score) for one, score in given.items if one in self.store.number]
+        items = [(at, score) for at, score in items if fits[at]]
+        return Chosen(self._ranked(items, near)[:k], missed, given.ranked_by)
+
+    def _fits(self, wishes: list[Wish], free: np.ndarray, k: int) -> tuple[np.ndarray, list[Wish]]:
+        """(items,) bool of what fulfils all wishes; where nothing does, of the nearest, and which wishes they miss."""
+        if not wishes or not free.any():
+            return free, []
+        short = np.stack([self.store.short(wish) for wish in wishes])
+        denied = np.array([not wish.wanted for wish in wishes])
+        far = short.sum(axis=0) + 100 * short[denied].sum(axis=0)  # what is not wanted gives way last
+        far = np.where(free, far, np.inf)
+        if (far == 0).any():
+            return far == 0, []
+        limit = np.sort(far)[min(k, int(free.sum())) - 1]
+        near = far <= limit
+        return near, [wish for wish, row in zip(wishes, short, strict=True) if (row[near] > 0).any()]
+
+    def _near(self, state: State) -> np.ndarray | None:
+        """(items,) nearness to the free words and the seeds; None where there are none."""
+        seeds = [self.store.number[one] for one in state.seeds if one in self.store.number]
+        if self.meanings is None or not (state.about or seeds):
+            return None
+        rows = [self.meanings.near(seed) for seed in seeds] + ([self.meanings.like(state.about)] if state.about else [])
+        return np.mean(rows, axis=0, dtype=np.float64)
+
+    def _ask(self, state: State, fits: np.ndarray, k: int) -> Given | None:
+        body: dict[str, Any] = self._filter(state, fits)
+        if self.queries and state.about:
+            body["query"] = state.about[:1000]
+        history = [one for one in state.liked if one in self.store.number][-LISTED:]
+        pool = min(max(k, POOL) if "category" in body else k, POOL, len(self.store))
+        try:
+            return self.client.recommend(history, pool, **body)
+        except Declined as refused:
+            if refused.param == "history" and not history:
+                return None
+            if refused.param != "k":
+                raise
+            return self.client.recommend(history, min(10, len(self.store)), **body)
+
+    def _filter(self, state: State, fits: np.ndarray) -> dict[str, Any]:
+        """The items that fit, as a request says it: those allowed or denied, whichever are fewer; or a value."""
+        field, listed = min(("allow", fits), ("deny", ~fits), key=lambda one: int(one[1].sum()))
+        if listed.sum() <= LISTED:
+            return {field: [self.store.things[at].item_id for at in np.flatnonzero(listed)]}
+        value = next((wish for wish in state.wishes if wish.wanted and len(wish.values) == 1), None)
+        return {"category": {value.column: value.values[0]}} if value else {"deny": state.disliked[-LISTED:]}
+
+    def _ranked(self, items: list[tuple[int, float]], near: np.ndarray | None) -> list[int]:
+        """Items by the model, or by the model and nearness together."""
+        numbers = [at for at, _ in items]
+        if near is None or len(items) < 2:
+            return numbers
+        model, meaning = np.array([score for _, score in items]), near[numbers]
+        together = _standard(model) + self.weight * _standard(meaning)
+        return [numbers[at] for at in np.argsort(-together, kind="stable")]
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 1e-9 else np.zeros(len(values))

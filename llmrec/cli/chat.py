@@ -1,0 +1,78 @@
+"""Talk with a trained run, in the terminal or on a page: every item is a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from llmrec.cli.screen import console, screen
+from llmrec.cli.serve import EXTRA
+
+if TYPE_CHECKING:
+    from llmrec.chat.client import Client
+    from llmrec.chat.speaker import Speaker
+    from llmrec.recipe import Chat
+
+
+def command(
+    run: str = typer.Argument(help="a run folder, an export of one, or the address of a running `llmrec serve`"),
+    overrides: list[str] = typer.Argument(None, help="changes such as `chat.by=model`", metavar="[KEY=VALUE]..."),
+    page: bool = typer.Option(False, "--page", help="serve a page instead of talking in the terminal"),
+    host: str = typer.Option("127.0.0.1", help="of the page; 0.0.0.0 for every network"),
+    port: int = typer.Option(7860, min=1, max=65535, help="of the page"),
+    engine: str = typer.Option("transformers", help="of the server that is started for a folder: transformers or vllm"),
+    encoder: str = typer.Option("", help="of descriptions and free words; the run's own otherwise; none for none"),
+    k: int = typer.Option(10, "-k", min=1, help="items shown in the terminal"),
+) -> None:
+    from llmrec import extras
+    from llmrec.errors import RequestError
+
+    address = run.startswith(("http://", "https://"))
+    if engine not in EXTRA:
+        raise RequestError(f"there is no engine '{engine}': say transformers or vllm.")
+    extras.need("chat", *([] if address else [EXTRA[engine]]))
+    from llmrec.chat.client import Client
+    from llmrec.chat.counter import Counter
+    from llmrec.chat.server import KEY, own_server
+
+    words, chosen = _recipe(run, address, overrides or [])
+    with contextlib.ExitStack() as stack:
+        if not address:
+            console.print(f"starting the server of {run} …", highlight=False)
+        own = None if address else stack.enter_context(own_server(Path(run), engine))
+        client = Client(own.url, own.key) if own else Client(run, os.environ.get(KEY))
+        reads = None if encoder == "none" else encoder or chosen
+        counter = Counter(client, reads, None if address else Path(run), own, _speaker(words, client))
+        if page:
+            from llmrec.chat.page import launch
+
+            console.print(f"http://{host}:{port}", highlight=False)
+            launch(counter, str(counter.version()["model"]), host, port)
+        else:
+            from llmrec.chat.terminal import talk
+
+            talk(counter, screen, k)
+
+
+def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
+    """Who finds the words, and the encoder: what the run's recipe says, and what was typed."""
+    from llmrec.errors import RunError
+    from llmrec.recipe_file import load, read
+
+    path = Path(run) / "recipe.yaml"
+    if not address and not Path(run).is_dir():
+        raise RunError(f"there is no folder {run}. Make a run with: llmrec run quickstart --out {run}")
+    recipe = load(path, overrides) if not address and path.is_file() else read("", Path("the command line"), overrides)
+    return recipe.chat, recipe.items.encoder
+
+
+def _speaker(words: Chat, client: Client) -> Speaker:
+    from llmrec.chat.speaker import Model, Served, Templates
+
+    if words.by == "server":
+        return Model(str(words.url), str(words.model))
+    return Served(client, str(client.version()["model"])) if words.by == "model" else Templates()

@@ -1,0 +1,142 @@
+"""Dialogues over a real server: every card is a real item that the words allow."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from llmrec.chat.choose import Chooser
+from llmrec.chat.client import Client, Declined, ServerDown
+from llmrec.chat.counter import Counter
+from llmrec.chat.replies import say
+from llmrec.chat.server import OwnServer
+from llmrec.chat.state import State
+from llmrec.chat.store import Wish
+
+
+@pytest.fixture
+def dialogue(counter):
+    return counter.dialogue(5)
+
+
+def cards(dialogue):
+    return [card.item_id for card in dialogue.state.cards]
+
+
+def column(dialogue, name):
+    return [dialogue.store.things[dialogue.store.number[one]].columns[name] for one in cards(dialogue)]
+
+
+def test_likes_dislikes_and_wishes_of_a_dialogue_hold_in_every_turn_after(dialogue):
+    first = dialogue.hear('I liked "Film number 12 eee" and "Film number 13 fff"')
+    assert first.changed and dialogue.state.liked == ["i12", "i13"] and len(cards(dialogue)) == 5
+    shown = cards(dialogue)
+    dialogue.hear("I like 2, not 1")
+    assert dialogue.state.liked[-1] == shown[1] and dialogue.state.disliked == [shown[0]]
+    dialogue.hear("a comedy, but no western")
+    assert set(column(dialogue, "kind")) == {"comedy"}
+    dialogue.hear("show me others")
+    assert set(column(dialogue, "kind")) == {"comedy"}
+    assert not {*cards(dialogue)} & {*dialogue.state.liked, *dialogue.state.disliked}
+    dialogue.hear("clear filters")
+    assert not dialogue.state.wishes
+    ids = {thing.item_id for thing in dialogue.store.things}
+    assert {*dialogue.state.shown} <= ids
+
+
+def test_a_new_wish_takes_the_place_of_the_old_one_and_denials_stay(dialogue):
+    dialogue.hear("I liked film number 2 ccc. No western")
+    dialogue.hear("a comedy")
+    assert [str(one) for one in dialogue.state.wishes] == ["not western", "comedy"]
+    dialogue.hear("a documentary")
+    assert [str(one) for one in dialogue.state.wishes] == ["not western", "documentary"]
+    dialogue.hear("a western")
+    assert [str(one) for one in dialogue.state.wishes] == ["western"]
+
+
+def test_a_wish_that_nothing_fulfils_is_said_and_the_nearest_are_those_of_a_sorted_list(dialogue):
+    reply = dialogue.hear("something from 2050")
+    years = np.array([thing.columns["year"] for thing in dialogue.store.things])
+    assert "Nothing here is year 2050" in reply.words
+    assert sorted(column(dialogue, "year")) == sorted(years[np.argsort(-years)][:5].tolist())
+    reply = dialogue.hear("a comedy")  # what cannot be had is not asked for again
+    assert "Nothing" not in reply.words and set(column(dialogue, "kind")) == {"comedy"}
+
+
+def test_filters_are_what_brute_force_says_whatever_the_wishes(counter):
+    chooser, draw = counter.parts[1], np.random.default_rng(3)
+    things = chooser.store.things
+    for _ in range(12):
+        kind, no, low = (
+            draw.choice(["drama", "comedy"]),
+            draw.choice(["western", "drama"]),
+            int(draw.integers(1970, 2000)),
+        )
+        state = State(
+            liked=["i7"], wishes=[Wish("kind", values=(kind,)), Wish("kind", False, (no,)), Wish("year", low=low)]
+        )
+        right = {t.item_id for t in things if t.columns["kind"] == kind != no and t.columns["year"] >= low} - {"i7"}
+        chosen = chooser.choose(state, 40)
+        if right:
+            assert {things[at].item_id for at in chosen.items} == right and not chosen.missed
+        else:
+            assert chosen.missed and all(things[at].columns["kind"] != no for at in chosen.items)
+
+
+def test_of_two_likely_titles_one_is_asked_for(dialogue):
+    reply = dialogue.hear('I liked "Film number 1"')
+    assert "Did you mean" in reply.words and not dialogue.state.liked
+    offered = dialogue.state.question.offered
+    dialogue.hear("2")
+    assert dialogue.state.liked == [offered[1]]
+    dialogue.hear('I liked "Film number 1"')
+    dialogue.hear("none of them")
+    assert dialogue.state.liked == [offered[1]] and dialogue.state.question is None
+
+
+@pytest.mark.parametrize("text", ["asdf qwer", "你好", "", "x" * 10_000])
+def test_gibberish_changes_nothing_and_says_what_could_be_said(dialogue, text):
+    dialogue.hear("I liked film number 2 ccc")
+    before = cards(dialogue)
+    reply = dialogue.hear(text)
+    assert not reply.changed and cards(dialogue) == before and "comedy" in reply.words
+
+
+def test_free_words_move_what_means_the_same_up(counter):
+    chooser = counter.parts[1]
+    plain = chooser.choose(State(liked=["i7"]), 40).items
+    asked = chooser.choose(State(liked=["i7"], about="ddd"), 40).items
+    near = chooser.meanings.like("ddd")
+    assert sorted(plain) == sorted(asked) and near[asked[:5]].mean() > near[plain[:5]].mean()
+    rank = Chooser(chooser.client, chooser.store, chooser.meanings, weight=0).choose(
+        State(liked=["i7"], about="ddd"), 40
+    )
+    assert rank.items == plain
+
+
+def test_a_server_that_dies_is_said_to_be_down_what_was_said_is_kept_and_a_new_one_is_met(hostile_run):
+    server = OwnServer(hostile_run, "transformers")
+    server.start()
+    try:
+        counter = Counter(Client(server.url, server.key, rest=0.05), None)  # as a guest of somebody else's server
+        dialogue = counter.dialogue(5)
+        counter.turn(dialogue, lambda: dialogue.hear("I liked film number 2 ccc"))
+        os.killpg(server._process.pid, signal.SIGKILL)
+        server._process.wait()
+        reply = counter.turn(dialogue, lambda: dialogue.hear("a comedy"))
+        assert reply.down and say("down") in reply.words and [str(one) for one in dialogue.state.wishes] == ["comedy"]
+        with pytest.raises(ServerDown, match="llmrec serve"):
+            counter.version()
+        counter.own = server  # as the chat that started it: the next turn starts it again
+        reply = counter.turn(dialogue, lambda: dialogue.hear("no western"))
+        assert reply.words.startswith(say("back")) and set(column(dialogue, "kind")) == {"comedy"}
+    finally:
+        server.stop()
+
+
+def test_a_wrong_key_is_declined_in_the_servers_own_words(server):
+    with pytest.raises(Declined, match="key"):
+        Client(server.url, "wrong").version()
