@@ -86,9 +86,10 @@ class Chooser:
         if not wishes or not free.any():
             return free, []
         short = np.stack([self.store.short(wish) for wish in wishes])
-        denied = np.array([not wish.wanted for wish in wishes])
-        far = short.sum(axis=0) + 100 * short[denied].sum(axis=0)  # what is not wanted gives way last
-        far = np.where(free, far, np.inf)
+        allowed = free & (short[[not wish.wanted for wish in wishes]] == 0).all(axis=0)
+        if allowed.any():
+            free = allowed  # what is not wanted gives way only where there is nothing else
+        far = np.where(free, short.sum(axis=0), np.inf)
         if (far == 0).any():
             return far == 0, []
         limit = np.sort(far)[min(k, int(free.sum())) - 1]

@@ -186,6 +186,8 @@ class Dialogue:
         before = [card.item_id for card in state.cards]
         try:
             chosen = self.chooser.choose(state, self.k, set(state.shown) if others else set())
+            if others and state.shown and (chosen.missed or not chosen.items):  # all that fits was shown already
+                chosen, said = self.chooser.choose(state, self.k), [*said, say("again")]
         except ServerDown:
             self._down = True
             return Reply(" ".join([*said, say("down")]), heard, down=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +16,8 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 
 from llmrec.chat import view
 from llmrec.chat.counter import Counter
@@ -205,28 +210,43 @@ def _stream(judge: Callable[[Dialogue, Talk], Iterator[Shown]]) -> Callable[[Dia
     return stream
 
 
-def launch(counter: Counter, title: str, host: str, port: int, wait: bool = True) -> tuple[gr.Blocks, str]:
-    """Serve the page.
-
-    Args:
-        wait: until Ctrl-C; otherwise the page goes on in threads of its own.
-
-    Returns:
-        The page, and its address.
-    """
-    blocks = build(Page(counter), title)
-    fonts = ["system-ui", "sans-serif"]  # none is fetched from anywhere
-    _, address, _ = blocks.queue().launch(
+def application(counter: Counter, title: str, host: str, port: int) -> FastAPI:
+    """The page as an app of its own, with nothing fetched from elsewhere."""
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build(Page(counter), title).queue(),
+        path="",
         server_name=host,
         server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
         css=view.STYLE,
-        theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         footer_links=[],
         ssr_mode=False,
     )
-    if wait:
-        blocks.block_thread()
-    return blocks, address
+
+
+def serve(counter: Counter, title: str, host: str, port: int) -> None:
+    """Serve the page until Ctrl-C."""
+    server(counter, title, host, port).run()
+
+
+def server(counter: Counter, title: str, host: str, port: int) -> uvicorn.Server:
+    """A server of the page, not started."""
+    app = application(counter, title, host, port)
+    return uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", ws="none"))
+
+
+@contextlib.contextmanager
+def background(counter: Counter, title: str) -> Iterator[str]:
+    """The address of a page that is served from a thread, on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    runs = server(counter, title, "127.0.0.1", port)
+    thread = threading.Thread(target=runs.run, daemon=True)
+    thread.start()
+    while not runs.started and thread.is_alive():
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    runs.should_exit = True
+    thread.join(10)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 from llmrec.chat.client import Client
@@ -22,6 +23,7 @@ from llmrec.tasks.templates import neutral
 KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, where the server wants one
 MENTION = "<|item|>"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
+_TOKENS = re.compile(r"(?:<[a-z]_\d+>)*")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
 
 
@@ -148,26 +150,25 @@ class Served:
 def mentions(pieces: Iterator[str], store: Store) -> Iterator[Said]:
     """A stream in which `<|item|>` and a code become a title: words, the items named, and the codes as they grow."""
     kept = ""
-    for piece in pieces:
-        kept += piece
-        yield Said("", codes=piece if MENTION in kept else "")
-        while kept:
-            before, mention, after = kept.partition(MENTION)
-            if not mention:
-                hold = next((size for size in range(len(MENTION), 0, -1) if kept.endswith(MENTION[:size])), 0)
-                kept, before = kept[len(kept) - hold :], kept[: len(kept) - hold]
-                yield Said(_words(before))
-                break
-            code = next((code for code in _prefixes(after) if code in store.by_code), "")
-            if not code:
-                yield Said(_words(before))
-                kept = mention + after if re.fullmatch(r"(<[a-z]_\d+>)*(<[a-z]?_?\d*)?", after) else after
-                if kept.startswith(mention):
-                    break
-                continue
-            at = store.by_code[code]
-            yield Said(_words(before) + f"“{store.things[at].title}”", [at])
-            kept = after[len(code) :]
+    for piece in chain(pieces, [None]):
+        kept += piece or ""
+        if piece and MENTION in kept:
+            yield Said("", codes=piece)
+        while MENTION in kept:
+            before, _, after = kept.partition(MENTION)
+            codes, rest = _codes(after)
+            code = next((code for code in codes if code in store.by_code), "")
+            if not code and piece is not None and re.fullmatch(r"(<[a-z]?_?\d*)?", rest):
+                break  # the code still grows
+            at = store.by_code.get(code)
+            name = "" if at is None else f"“{store.things[at].title}”"
+            yield Said(_words(before) + name, [] if at is None else [at])
+            kept = after[len(code) :] if code else rest
+        else:
+            open_ = kept.rfind("<")
+            hold = len(kept) if piece is None or open_ < 0 or ">" in kept[open_:] or len(kept) - open_ > 30 else open_
+            yield Said(_words(kept[:hold]))
+            kept = kept[hold:]
 
 
 def proper(sentence: str, cards: list[Card], store: Store) -> str:
@@ -203,11 +204,11 @@ def _sentences(pieces: Iterator[str]) -> Iterator[str]:
     yield kept
 
 
-def _prefixes(text: str) -> list[str]:
-    """What of a text's beginning may be a code, the longest first."""
-    tokens = re.match(r"(?:<[a-z]_\d+>)*", text)
+def _codes(text: str) -> tuple[list[str], str]:
+    """What of a text's beginning may be a code, the longest first, and what follows all item tokens there."""
+    tokens = _TOKENS.match(text)
     parts = re.findall(r"<[a-z]_\d+>", tokens[0]) if tokens else []
-    return ["".join(parts[:size]) for size in range(len(parts), 0, -1)]
+    return ["".join(parts[:size]) for size in range(len(parts), 0, -1)], text[sum(map(len, parts)) :]
 
 
 def _words(text: str) -> str:

@@ -101,8 +101,9 @@ class State:
         if column is None or not np.isfinite(values).any():
             return
         middle, step = float(np.nanmedian(values)), 0.01 if relation == "cheaper" else 1.0
-        limits = {"low": middle + step} if relation == "newer" else {"high": middle - step}
-        self.wish([Wish(column.name, **limits)], also=False)
+        newer = relation == "newer"
+        wish = Wish(column.name, low=middle + step) if newer else Wish(column.name, high=middle - step)
+        self.wish([wish], also=False)
 
     def transcript(self) -> dict[str, Any]:
         """All that was said and understood, as JSON."""

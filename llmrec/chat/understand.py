@@ -72,9 +72,10 @@ class Understanding:
         answer = _answer(said)
         if answer is not None:
             return Understood(answer=answer, cards={} if ears.whole("yes", said) or not answer else {answer: True})
-        cards, like_this, pointed = _cards(text, said)
         mentions = find(text, said, self.titles, lambda place: self._vocabulary.at(said, place))
-        names = [(one.start, one.stop) for one in mentions] + pointed
+        titles = [(one.start, one.stop) for one in mentions]
+        cards, like_this, pointed = _cards(text, said, titles)
+        names = titles + pointed
         values = self._vocabulary.values(text, said, names)
         counted = numbers(text, said, self.store, [*names, *((one.start, one.stop) for one in values)])
         found = sorted([*values, *counted], key=lambda one: one.start)
@@ -109,16 +110,20 @@ def _answer(said: list[Word]) -> int | None:
     return number if number else None
 
 
-def _cards(text: str, said: list[Word]) -> tuple[dict[int, bool], int, list[tuple[int, int]]]:
+def _cards(
+    text: str, said: list[Word], skip: list[tuple[int, int]]
+) -> tuple[dict[int, bool], int, list[tuple[int, int]]]:
     """Cards that are spoken of, the one that the wishes start from, and where both stand."""
-    ears, denied, found, spans = hearing(), negations(text, said, []), {}, []
+    ears, denied, found, spans = hearing(), negations(text, said, skip), {}, []
     like_this = 0
     for at, word in enumerate(said):
         number = _ordinal(word)
         after = said[at + 1].text if at + 1 < len(said) else ""
         before = said[at - 1].text if at else ""
-        if not number or not (
-            after in ("one", "card") or before in ("number", "the", "card", "not", "no", "like", "and", "or")
+        if (
+            not number
+            or any(start <= word.start < stop for start, stop in skip)
+            or not (after in ("one", "card") or before in ("number", "the", "card", "not", "no", "like", "and", "or"))
         ):
             continue
         start = at - 2 if at > 1 and said[at - 2].text == "like" else at - 1

@@ -53,7 +53,8 @@ class Vocabulary:
 
     def values(self, text: str, said: list[Word], skip: list[tuple[int, int]]) -> list[Wished]:
         """Values that are said, outside of names."""
-        denied, found, at = negations(text, said, skip), [], 0
+        found: list[Wished] = []
+        denied, at = negations(text, said, skip), 0
         while at < len(said):
             if any(start <= said[at].start < stop for start, stop in skip):
                 at += 1

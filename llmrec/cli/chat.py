@@ -48,10 +48,10 @@ def command(
         reads = None if encoder == "none" else encoder or chosen
         counter = Counter(client, reads, None if address else Path(run), own, _speaker(words, client))
         if page:
-            from llmrec.chat.page import launch
+            from llmrec.chat.page import serve
 
             console.print(f"http://{host}:{port}", highlight=False)
-            launch(counter, str(counter.version()["model"]), host, port)
+            serve(counter, str(counter.version()["model"]), host, port)
         else:
             from llmrec.chat.terminal import talk
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 
 from llmrec.chat import view
-from llmrec.chat.page import CARDS, Page, launch
+from llmrec.chat.page import CARDS, Page, background
 from llmrec.chat.state import Card
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -74,12 +73,8 @@ def test_a_transcript_is_saved_as_json(page):
 
 @pytest.fixture(scope="module")
 def address(counter):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    blocks, address = launch(counter, "films", "127.0.0.1", port, wait=False)
-    yield address
-    blocks.close()
+    with background(counter, "films") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
