@@ -15,7 +15,8 @@ from llmrec.chat.page import background
 from llmrec.chat.server import own_server
 
 TALK = ("I liked Toy Story and Star Wars", "something like the second one but funny, no horror, from the 90s")
-SIZES = {"chat-page.png": (1100, 860), "chat-phone.png": (390, 800)}
+WAITS = "…"  # what stands for a reply that has not come
+SIZES = {"chat-page.png": (1100, 800), "chat-phone.png": (390, 800)}
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
 
 def _picture(browser: Any, address: str, width: int, height: int, path: Path) -> None:
     page = browser.new_context(viewport={"width": width, "height": height}).new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(240_000)
     page.goto(address)
     page.get_by_text("nothing yet").wait_for()
     for words in TALK:
@@ -43,7 +44,8 @@ def _picture(browser: Any, address: str, width: int, height: int, path: Path) ->
         box.fill(words)
         box.press("Enter")
         page.get_by_text(words).last.wait_for()
-        page.wait_for_timeout(8000)
+        page.wait_for_function(f"() => !document.querySelector('#talk').innerText.trim().endsWith('{WAITS}')")
+        page.wait_for_timeout(5000)
     page.screenshot(path=path)
 
 

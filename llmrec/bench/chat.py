@@ -141,7 +141,7 @@ def _judged(kind: str, answers: list[dict[str, Any]], holders: dict[str, set[int
     before, after = (
         np.array(
             [
-                np.mean([item in wanted for item in _of(one, kind, asked)] or [0.0])
+                np.mean([float(item in wanted) for item in _of(one, kind, asked)] or [0.0])
                 for one, wanted in zip(answers, sets, strict=True)
             ]
         )
@@ -200,9 +200,8 @@ def _dialogues(counter: Counter, dataset: Dataset, users: int, seed: int, tell: 
             guest = Guest(store, known, wanted, np.random.default_rng([seed, 2, at]))
             return play(guest, counter.dialogue(K), TURNS, reads)
 
-        lists = _at_once(
-            one, range(len(guests)), lambda done, name=name: tell(f"{name}: {done} of {len(guests)} guests")
-        )
+        tell(name)
+        lists = _at_once(one, range(len(guests)), lambda done: tell(f"{done} of {len(guests)} guests"))
         figures[name] = _success(store, [wanted for _, wanted in guests], lists, seed)
     first = {name: np.array(figures[name].pop("found_by_turn")) for name in ("understanding", "clicks")}
     figures["difference"] = [
@@ -218,7 +217,8 @@ def _guests(store: Store, dataset: Dataset, users: int, seed: int) -> list[tuple
     )
     likes = np.ones(len(dataset.splits), bool) if ratings is None else np.nan_to_num(ratings) >= LIKED
     numbers = np.array([store.number.get(one, -1) for one in dataset.item_ids])[dataset.histories.items]
-    bounds, found = dataset.histories.offsets, []
+    found: list[tuple[list[int], list[int]]] = []
+    bounds = dataset.histories.offsets
     for user in np.random.default_rng([seed, 3]).permutation(len(bounds) - 1).tolist():
         part = np.arange(bounds[user], bounds[user + 1])
         part = part[likes[part] & (numbers[part] >= 0)]

@@ -102,7 +102,7 @@ class Chooser:
         if self.meanings is None or not (state.about or seeds):
             return None
         rows = [self.meanings.near(seed) for seed in seeds] + ([self.meanings.like(state.about)] if state.about else [])
-        return np.mean(rows, axis=0, dtype=np.float64)
+        return np.stack(rows).mean(axis=0).astype(np.float64)
 
     def _ask(self, state: State, fits: np.ndarray, k: int) -> Given | None:
         body: dict[str, Any] = self._filter(state, fits)

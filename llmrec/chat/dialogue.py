@@ -62,7 +62,7 @@ class Dialogue:
 
     def like(self, item_id: str, liked: bool = True, others: bool = False) -> Reply:
         """Take a click on a card, or on a title that was searched for; `others` shows nothing that was shown before."""
-        said = ("👍 " if liked else "👎 ") + self.title(item_id)
+        said = ("♥ " if liked else "✕ ") + self.title(item_id)
         return self._turn(said, Understood(), lambda: (*self._judge({item_id: liked})[:2], others))
 
     def others(self) -> Reply:

@@ -53,13 +53,13 @@ class Page:
         """A click on a card."""
         if place < len(dialogue.state.cards):
             card = dialogue.state.cards[place]
-            said = f"{'👍' if liked else '👎'} {card.title}"
+            said = f"{'♥' if liked else '✕'} {card.title}"
             yield from self._turn(said, dialogue, talk, lambda: dialogue.like(card.item_id, liked))
 
     def pick(self, item_id: str | None, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
         """A title that was searched for."""
         if item_id in dialogue.store.number:
-            said = f"👍 {dialogue.title(str(item_id))}"
+            said = f"♥ {dialogue.title(str(item_id))}"
             yield from self._turn(said, dialogue, talk, lambda: dialogue.like(str(item_id)))
 
     def clear(self, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
@@ -115,6 +115,7 @@ def build(page: Page, title: str) -> gr.Blocks:
                     render_markdown=False,  # titles are plain text: no links, no pictures, no HTML
                     elem_id="talk",
                     feedback_options=None,
+                    buttons=[],
                 )
                 said = gr.Textbox(
                     placeholder="I liked …, something like … but funny, no horror, from the 90s",
@@ -122,7 +123,8 @@ def build(page: Page, title: str) -> gr.Blocks:
                     submit_btn="Say",
                     elem_id="said",
                 )
-                cards = [_slot() for _ in range(CARDS)]
+                with gr.Column(elem_classes="llmrec-cards"):
+                    cards = [_slot() for _ in range(CARDS)]
             with gr.Column(scale=1, min_width=240):
                 sought = gr.Textbox(label="Search titles", elem_id="sought")
                 hits = gr.Radio([], label="I like", elem_id="hits", visible=False)
@@ -142,8 +144,8 @@ def _slot() -> Slot:
     with gr.Column(visible=False, elem_classes="llmrec-slot") as column:
         html = gr.HTML()
         with gr.Row(elem_classes="llmrec-row"):
-            like = gr.Button("👍 like", size="sm", elem_classes="llmrec-like")
-            dislike = gr.Button("👎 not for me", size="sm", elem_classes="llmrec-dislike")
+            like = gr.Button("♥ like", size="sm", elem_classes="llmrec-like")
+            dislike = gr.Button("✕ not for me", size="sm", elem_classes="llmrec-dislike")
     return column, html, like, dislike
 
 
@@ -189,7 +191,7 @@ def _wire(
     for event in (blocks.load, new.click):
         event(start, None, [dialogue, panel, talk, *parts], show_progress="hidden")
     heard = said.submit(page.hear, [said, dialogue, talk], shown, show_progress="hidden")
-    said.submit(lambda: "", None, said, show_progress="hidden")
+    said.submit(lambda: "", None, said, show_progress="hidden", queue=False)
     with_cards(heard)
     for place, (_, _, like, dislike) in enumerate(cards):
         for button, liked in ((like, True), (dislike, False)):
@@ -214,7 +216,7 @@ def application(counter: Counter, title: str, host: str, port: int) -> FastAPI:
     """The page as an app of its own, with nothing fetched from elsewhere."""
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        build(Page(counter), title).queue(),
+        build(Page(counter), title).queue(default_concurrency_limit=8),
         path="",
         server_name=host,
         server_port=port,

@@ -11,10 +11,13 @@ STYLE = """
 .llmrec-card {border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 10px 12px; height: 100%;
   background: var(--background-fill-primary); overflow-wrap: anywhere}
 .llmrec-card b {font-size: 1.02em} .llmrec-card small {opacity: .75; display: block}
-.llmrec-card i {display: block; margin-top: 4px; font-size: .86em; color: var(--body-text-color-subdued)}
+.llmrec-card i {display: block; margin-top: 4px; font-size: .86em; opacity: .8}
 .llmrec-panel {font-size: .88em; overflow-wrap: anywhere} .llmrec-panel h4 {margin: .7em 0 .2em}
 .llmrec-chip {display: inline-block; border: 1px solid var(--border-color-primary); border-radius: 99px;
   padding: 0 8px; margin: 2px} .llmrec-panel code {font-size: .86em} .llmrec-panel ol {margin: 0; padding-left: 1.4em}
+.llmrec-cards {display: grid !important; gap: 12px !important;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)) !important}
+.llmrec-slot {gap: 4px !important; min-width: 0 !important} .llmrec-slot > * {min-width: 0 !important}
 .llmrec-row {gap: 6px !important} .llmrec-row button {min-width: 0 !important}
 @media (max-width: 640px) {.gradio-container {padding: 6px !important} .llmrec-main {flex-direction: column !important}}
 footer {display: none !important}

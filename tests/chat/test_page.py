@@ -46,7 +46,7 @@ def test_clicks_and_searched_titles_change_the_cards(page):
     last(page.pick("i12", dialogue, []))
     before = [card.item_id for card in dialogue.state.cards]
     talk, panel, _ = last(page.judge(2, False, dialogue, []))
-    assert talk[0]["content"].startswith("👎") and "Never shown" in panel
+    assert talk[0]["content"].startswith("✕") and "Never shown" in panel
     assert before[2] not in [card.item_id for card in dialogue.state.cards]
     last(page.judge(0, True, dialogue, []))
     assert dialogue.state.liked == ["i12", before[0]]
