@@ -56,7 +56,7 @@ def bench(part: str, run: Path, encoder: str, users: int, seed: int, out: Path, 
         for name in parts if part == "all" else (part,):
             figures = parts[name](counter, dataset, users, seed, tell)
             path = out / f"chat-{name}.json"
-            command = f"llmrec bench chat {name} {run.name} --users {users}"
+            command = f"llmrec bench chat {name} runs/{run.name} --users {users}"
             protocol = {"run": run.name, "split": dataset.facts.get("split"), "seed": seed, "k": K, "encoder": encoder}
             write_result(path, command, figures, catalogue=counter.parts[1].store.catalogue, protocol=protocol)
             made.append(path)
