@@ -299,11 +299,30 @@ def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Calla
         result = evaluate(
             recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress, vectors
         )
+        if recipe.evaluate.writing:
+            _writing(recipe, out, trained / "model", dataset, folder, progress)
         return {"users": result["protocol"]["users"]}
 
     inputs = {"data": hashes["data"], "model": hashes["train"]}
     stage = Stage(trained / "eval", _EVALUATE, recipe.evaluate.model_dump(mode="json"), inputs, recipe.seed)
     hashes["evaluate"] = stage.run(make)
+
+
+def _writing(
+    recipe: Recipe, out: Path, trained: Path, dataset: Dataset, folder: Path, progress: Callable[[float], None]
+) -> None:
+    """What the model writes about held-out reviews."""
+    import torch
+
+    from llmrec.evaluate.writing import Asked, evaluate_writing
+    from llmrec.model import folder as model_folder
+    from llmrec.tasks.source import Source
+
+    catalogue, texts = Catalogue.load(out / "catalogue"), read_json(out / "items" / "texts.json")
+    sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, "test"))
+    model, tokenizer, _ = model_folder.load(trained, torch.float32)
+    asked = Asked(recipe.evaluate.writing, recipe.evaluate.writing_cases, str(dataset.facts.get("source")), recipe.seed)
+    evaluate_writing(model, tokenizer, sources, asked, folder, progress)
 
 
 def _report(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:

@@ -124,7 +124,13 @@ class Dataset:
 
     def before(self, split: Split) -> Sequences:
         """What may be seen when predicting a split: earlier splits. `before("valid")` is the training part."""
-        keep = self.splits < max(_SPLITS.index(split), 1)
+        return self._kept(self.splits < max(_SPLITS.index(split), 1))
+
+    def part(self, split: Split) -> Sequences:
+        """The events of a split alone, of every user; empty where a user has none."""
+        return self._kept(self.splits == _SPLITS.index(split))
+
+    def _kept(self, keep: np.ndarray) -> Sequences:
         lengths = np.add.reduceat(keep, self.histories.offsets[:-1]) if len(keep) else np.zeros(0, np.int64)
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
 

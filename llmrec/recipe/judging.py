@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from llmrec.recipe.part import Baseline, Metric, Part, Positive
 
+Written = Literal["explanation", "review_summary", "review_title", "review_rating"]
+
 
 class Evaluate(Part):
     """How recommendations are judged: whole catalogue, every test user, item level."""
@@ -23,6 +25,8 @@ class Evaluate(Part):
     )
     baselines: list[Baseline] = Field(["popularity", "ease", "ease-recent", "markov"])
     category: str | None = Field(None, description="column of items by which the variety of a list is judged")
+    writing: list[Written] = Field([], description="tasks whose answers in words are judged too, on held-out reviews")
+    writing_cases: Positive = Field(500, description="writing: held-out events asked about for each task, at most")
     worth: str | None = Field(None, description="column of items, such as price, to weigh hits by")
 
     @model_validator(mode="after")

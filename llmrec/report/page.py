@@ -12,6 +12,7 @@ PARTS = (
     sections.top,
     sections.figures,
     sections.examples,
+    sections.writing,
     sections.training,
     sections.codes,
     sections.making,

@@ -30,6 +30,7 @@ class Training:
         log: lines of log.jsonl, in order.
         metrics: metrics.json, or None.
         examples: examples.json, or empty.
+        writing: writing.json, or None.
         coverage: distinct items among everybody's first ten recommendations, or None.
     """
 
@@ -38,6 +39,7 @@ class Training:
     metrics: dict[str, Any] | None = None
     examples: list[dict[str, Any]] = field(default_factory=list)
     coverage: int | None = None
+    writing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def _training(folder: Path) -> Training:
         _json(evaluation / "metrics.json"),
         _json(evaluation / "examples.json") or [],
         _coverage(evaluation / "recommendations.parquet"),
+        _json(evaluation / "writing.json"),
     )
 
 

@@ -214,6 +214,26 @@ def _first(titles: list[str], wanted: str) -> int | None:
     return titles.index(wanted) + 1 if wanted in titles else None
 
 
+def writing(run: Run) -> str:
+    """What the model writes about held-out reviews, beside one answer for all; nothing where nothing was asked."""
+    wrote = run.evaluated.writing if run.evaluated else None
+    if not wrote:
+        return ""
+    tables = []
+    for task, found in wrote["tasks"].items():
+        tables.append(f"<h3>{esc(words.label(task))}, {esc(found['cases'])} held-out events</h3>")
+        systems = found.get("systems")
+        if not systems:
+            tables.append(missing("No held-out event has the words that this task needs."))
+            continue
+        rows = ""
+        for name, figures in systems.items():
+            cells = "".join(f"<td>{value:.3f}</td>" for value in figures.values())
+            rows += f'<tr><th scope="row">{esc(name)}</th>{cells}</tr>\n'
+        tables.append(table(["", *next(iter(systems.values()))], rows))
+    return section("What it writes", *tables, "<h3>How that was measured</h3>", terms(wrote["protocol"]))
+
+
 def making(run: Run) -> str:
     """How to make it again: time, device and seed of every stage, versions, and the recipe itself."""
     rows = ""

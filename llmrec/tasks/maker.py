@@ -53,11 +53,13 @@ class Maker:
         size: items of a history that a prompt holds.
     """
 
-    def __init__(self, tasks: Tasks, source: Source, seed: int) -> None:
+    def __init__(self, tasks: Tasks, source: Source, seed: int, held_out: bool = False) -> None:
+        """Make examples to learn from, or, in wordings that are held out, to ask a trained model."""
         self.tasks, self.source, self.seed = tasks, source, seed
         self.size = items_held(tasks, source.levels)
         self.wrong = Draw(source, tasks.negatives == "popularity")
-        self.templates = {task: templates.load(task).first(tasks.wordings) for task in tasks.weights}
+        loaded = {task: templates.load(task) for task in tasks.weights}
+        self.templates = {n: t.kept() if held_out else t.first(tasks.wordings) for n, t in loaded.items()}
 
     def shards(self) -> list[Shard]:
         """Shards of every task that has a weight, in the recipe's order."""

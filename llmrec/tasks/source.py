@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.contracts import Sequences
-from llmrec.data.dataset import Dataset
+from llmrec.data.dataset import Dataset, Split
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import plain
 from llmrec.tasks.templates import neutral
@@ -77,17 +77,20 @@ class Source:
         )
 
     @classmethod
-    def load(cls, dataset: Dataset, catalogue: Catalogue, texts: list[str]) -> Source:
-        """The training part of a data set: rows of other splits are left out here, before any task sees them."""
+    def load(cls, dataset: Dataset, catalogue: Catalogue, texts: list[str], split: Split = "train") -> Source:
+        """The training part of a data set: rows of other splits are left out here, before any task sees them.
+
+        Another split is for asking a trained model about it, in `train`'s place; never to learn from.
+        """
         rows = dataset.interactions
         users = rows["user_id"].take(pa.array(dataset.histories.offsets[:-1])).combine_chunks()
         found = {
             slot: next((name for name in names if name in rows.column_names), None)
             for slot, names in EVENT_SLOTS.items()
         }
-        kept = rows.select(sorted({name for name in found.values() if name})).filter(pc.equal(rows["split"], "train"))
+        kept = rows.select(sorted({name for name in found.values() if name})).filter(pc.equal(rows["split"], split))
         events = {slot: kept[name].combine_chunks() for slot, name in found.items() if name}
-        source = cls.of(dataset.before("valid"), users, catalogue, texts, events)
+        source = cls.of(dataset.part(split), users, catalogue, texts, events)
         if "explanation" in events and "hint" not in events:
             events["hint"] = hints(source, events["explanation"])
         return source

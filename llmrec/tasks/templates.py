@@ -100,6 +100,10 @@ class Template:
         """With no more than so many wordings to train on; all of them for None."""
         return replace(self, train=self.train[:count])
 
+    def kept(self) -> Template:
+        """With the wording that is kept for evaluation, or a trained one where none is."""
+        return replace(self, train=(self.held_out or self.train)[:1])
+
 
 @dataclass(frozen=True)
 class Slot:
