@@ -22,7 +22,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe import Recipe
+from llmrec.recipe import Aligning, Recipe
 from llmrec.recipe_file import dump
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.train import together, trackers
@@ -237,18 +237,29 @@ def _train_one(
     inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"]}
     inputs |= {"previous": made_hash(previous)} if previous else {}
     inputs |= {"items": hashes["items"]} if recipe.model.init_tokens in ("text", "centroids") else {}
+    aligns = isinstance(recipe.train[number - 1], Aligning)
     if recipe.train[number - 1].validation.every:
         parts["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"beams", "exclude_seen", "wording"})
         inputs["data"] = hashes["data"]
+    if aligns:
+        parts |= {"exclude_seen": recipe.evaluate.exclude_seen, "wordings": recipe.tasks.wordings}
+        inputs = {"data": hashes["data"], **{name: inputs[name] for name in ("catalogue", "previous")}}
     stage = Stage(folder, _TRAIN, parts, inputs, recipe.seed)
 
     def make(target: Path) -> dict[str, Any]:
+        catalogue, before = Catalogue.load(out / "catalogue"), previous / "model" if previous else None
+        validate, logs = _validator(recipe, number, out, catalogue), out / "logs" / folder.name
+        if aligns and before:
+            from llmrec.align import stage as aligning
+
+            place = aligning.Place(number, stage.key, before, work, target, logs)
+            dataset = Dataset.load(out / "data", texts=False)
+            return aligning.make(recipe, place, dataset, catalogue, progress, validate)
+
         from llmrec.train import stage as training
 
-        catalogue, before = Catalogue.load(out / "catalogue"), previous / "model" if previous else None
-        logs = out / "logs" / folder.name
         job = training.Job(recipe, number, catalogue, out / "tasks", stage.key, work, out, before, logs)
-        return training.make(job, target, progress, _validator(recipe, number, out, catalogue))
+        return training.make(job, target, progress, validate)
 
     if elsewhere and not stage.is_made():
         elsewhere()
@@ -279,7 +290,8 @@ def _validator(recipe: Recipe, number: int, out: Path, catalogue: Catalogue) -> 
     settings = recipe.train[number - 1].validation
     if not settings.every:
         return None
-    return validator(settings, recipe.evaluate, Dataset.load(out / "data"), catalogue, recipe.seed)
+    wide = isinstance(recipe.train[number - 1], Aligning)
+    return validator(settings, recipe.evaluate, Dataset.load(out / "data"), catalogue, recipe.seed, wide)
 
 
 def _share(progress: Callable[[float], None], before: int, stages: int, done: float) -> None:

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from llmrec.errors import RecipeError
-from llmrec.recipe import Recipe, Sft, shrink
+from llmrec.recipe import Recipe, shrink
+from llmrec.recipe.stages import METHODS, STAGES
 
 
 def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = False) -> Recipe:
@@ -118,12 +119,15 @@ def _place(here: Any, steps: list[str], override: str) -> str | int:
 def _explain(error: ValidationError, text: str, path: Path) -> str:
     lines = []
     for problem in error.errors():
-        keys = [key for key in problem["loc"] if not _is_union_branch(key)]
+        path_of = [key for key in problem["loc"] if not _is_union_branch(key)]
+        keys = _as_written(path_of)
         line = _line_of(text, keys)
         where = f"{path.name}, line {line}" if line else f"{path.name} or an override"
         name = ".".join(map(str, keys)) or "the recipe"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key '{name}'.{_nearest(keys)}")
+            lines.append(f"{where}: unknown key '{name}'.{_nearest(path_of)}")
+        elif problem["type"] == "union_tag_invalid":
+            lines.append(f"{where}: {name}.{_no_method(problem['ctx']['tag'])}")
         else:
             given = problem.get("input")
             shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
@@ -132,7 +136,18 @@ def _explain(error: ValidationError, text: str, path: Path) -> str:
 
 
 def _is_union_branch(key: Any) -> bool:
-    return isinstance(key, str) and key.startswith("function-")
+    return isinstance(key, str) and (key.startswith("function-") or key == "[key]")
+
+
+def _as_written(keys: list[Any]) -> list[Any]:
+    """Keys as a recipe has them: pydantic names the kind of a stage behind its number."""
+    return keys[:2] + keys[3:] if keys[:1] == ["train"] and keys[2:3] and keys[2] in STAGES else keys
+
+
+def _no_method(given: str) -> str:
+    near = difflib.get_close_matches(given, METHODS, 1, 0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"method: there is no '{given}'; there are: {', '.join(METHODS)}.{hint}"
 
 
 def _hint(problem: Any) -> str:
@@ -156,7 +171,7 @@ def _nearest(keys: list[Any]) -> str:
     siblings = [field.alias or name for name, field in here.model_fields.items()] if here is not None else []
     near = difflib.get_close_matches(str(keys[-1]), siblings, 1, 0.5)
     if near:
-        return f" Did you mean '{'.'.join(map(str, [*keys[:-1], near[0]]))}'?"
+        return f" Did you mean '{'.'.join(map(str, _as_written([*keys[:-1], near[0]])))}'?"
     return f" Known there: {', '.join(siblings)}." if siblings else ""
 
 
@@ -164,7 +179,9 @@ def _part_below(part: Any, key: Any) -> Any:
     if part is None:
         return None
     if isinstance(key, int):
-        return Sft
+        return part
+    if key in STAGES:
+        return STAGES[key]
     annotation = part.model_fields[key].annotation if key in part.model_fields else None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

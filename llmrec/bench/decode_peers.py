@@ -18,14 +18,18 @@ from llmrec.indexing.trie import Trie
 Rank = Callable[[Sequence[Sequence[int]], int], Any]
 
 
-def dictionary_generate(model: Any, catalogue: Catalogue, tokens: np.ndarray) -> Rank:
-    """`generate(num_beams=K, prefix_allowed_tokens_fn=…)` over a dictionary of prefixes: what the field does."""
-    following: dict[tuple[int, ...], set[int]] = {}
+def following(catalogue: Catalogue, tokens: np.ndarray) -> dict[tuple[int, ...], list[int]]:
+    """Tokens that may follow each prefix, as a dictionary."""
+    found: dict[tuple[int, ...], set[int]] = {}
     for code in tokens[catalogue.codes].tolist():
         for length in range(len(code)):
-            following.setdefault(tuple(code[:length]), set()).add(code[length])
-    allowed = {prefix: sorted(some) for prefix, some in following.items()}
-    depth = catalogue.trie.depth
+            found.setdefault(tuple(code[:length]), set()).add(code[length])
+    return {prefix: sorted(some) for prefix, some in found.items()}
+
+
+def dictionary_generate(model: Any, catalogue: Catalogue, tokens: np.ndarray) -> Rank:
+    """`generate(num_beams=K, prefix_allowed_tokens_fn=…)` over a dictionary of prefixes: what the field does."""
+    allowed, depth = following(catalogue, tokens), catalogue.trie.depth
 
     def rank(prompts: Sequence[Sequence[int]], k: int) -> Any:
         longest = max(map(len, prompts))

@@ -13,7 +13,7 @@ from llmrec import pipeline, shipped
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.adapt import adapt
 from llmrec.model.vocabulary import token_ids
-from llmrec.recipe import Recipe
+from llmrec.recipe import Recipe, Sft
 from llmrec.recipe_file import load
 from llmrec.tasks import examples
 from llmrec.train.encode import Encoded, encode_examples
@@ -41,6 +41,13 @@ class Setting:
     tokenizer: PreTrainedTokenizerBase
     tokens: np.ndarray
     encoded: list[Encoded]
+
+    @property
+    def stage(self) -> Sft:
+        """The first training stage of its recipe, which is a supervised one."""
+        first = self.recipe.train[0]
+        assert isinstance(first, Sft)
+        return first
 
 
 def prepare(recipe: Recipe, run: Path) -> Setting:

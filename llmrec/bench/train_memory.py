@@ -82,7 +82,7 @@ def _shares(ours: dict[str, int], theirs: dict[str, int]) -> dict[str, float]:
 
 def count(model: nn.Module, ready: setting.Setting) -> dict[str, int]:
     """Trained parameters, and bytes of AdamW's state after a step: of everything, and of what is there for tokens."""
-    stage = ready.recipe.train[0]
+    stage = ready.stage
     adam = bare.optimizer(model, stage)
     rows = PackedRows(ready.encoded[: stage.batch], 1, np.random.default_rng(0))
     bare.step(model.train(), collate([rows[row] for row in range(stage.batch)]), adam, 1e-3, "fp32")

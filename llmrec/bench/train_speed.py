@@ -56,7 +56,7 @@ def measure(work: Path, tiny: bool, tell: Tell = lambda line: None) -> dict[str,
 
 def compare(ready: setting.Setting, steps: int, rounds: int) -> dict[str, Any]:
     """Train the same steps by both, in turn, each time from the same weights."""
-    stage = ready.recipe.train[0].model_copy(update={"epochs": 1.0, "save_every": 10**9})
+    stage = ready.stage.model_copy(update={"epochs": 1.0, "save_every": 10**9})
     rows = _rows(ready, steps * stage.batch)
     marks: dict[str, list[list[float]]] = {"ours": [], "bare": []}
 
@@ -107,7 +107,7 @@ TRAINERS = {"ours": ours, "bare": by_bare_loop}
 
 def _rows(ready: setting.Setting, wanted: int) -> PackedRows:
     """The first rows of a run's packed examples: as many as the steps take."""
-    rows = PackedRows(ready.encoded, ready.recipe.train[0].row_tokens, np.random.default_rng(0))
+    rows = PackedRows(ready.encoded, ready.stage.row_tokens, np.random.default_rng(0))
     rows.rows = rows.rows.first(wanted)
     return rows
 

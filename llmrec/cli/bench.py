@@ -93,6 +93,20 @@ def tasks(
 
 
 @app.command()
+def align(
+    part: str = typer.Argument("all", help="which figures: prompt, rollouts or all"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON file"),
+    dtype: str = typer.Option("float32", help="of the weights: bfloat16 or float32"),
+    tiny: bool = typer.Option(False, help="a size that proves the path and not the numbers"),
+) -> None:
+    """Alignment: answers behind one shared prompt, roll-outs beside TRL's way to draw them."""
+    from llmrec.bench.align import TINY, Size, bench
+
+    path = bench(part, out, TINY if tiny else Size(), dtype)
+    console.print(str(path), markup=False, highlight=False)
+
+
+@app.command()
 def serve(
     run: Path = typer.Argument(help="a run folder with its data"),
     engine: str = typer.Option("vllm", help="vllm or transformers"),

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from llmrec.decode.attention import Attention
 from llmrec.errors import ModelError, RequestError
-
-LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass
@@ -86,20 +85,8 @@ class Scorer:
                 kernel that takes no mask.
         """
         inner: Any = getattr(model, "get_base_model", lambda: model)()  # peft: the adapters stay in place
-        name, config = type(inner).__name__, inner.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or [])
-        self.window: int | None = getattr(config, "sliding_window", None)
-        self.kinds = kinds or {"sliding_attention" if self.window else "full_attention"}
-        if inner.config.is_encoder_decoder or not self.kinds <= LAYERS:
-            raise ModelError(
-                f"{name} has {', '.join(sorted(self.kinds - LAYERS)) or 'an encoder'}, whose state branches cannot "
-                "share: use a decoder-only model with full or sliding attention."
-            )
-        if "flash" in str(config._attn_implementation) or "flex" in str(config._attn_implementation):
-            raise ModelError(
-                f"{name} was loaded with {config._attn_implementation}, which takes no tree mask: load it with "
-                "attn_implementation='sdpa' (or 'eager')."
-            )
+        config = inner.config.get_text_config()
+        self.attention = Attention(inner)
         self.decoder, self.head = inner.get_decoder(), inner.get_output_embeddings()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
@@ -107,7 +94,6 @@ class Scorer:
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
         self.device: torch.device = inner.device
         self.dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
-        self.sdpa = config._attn_implementation == "sdpa"
         self.model: Any = inner
         self.head_checked = False
 
@@ -211,25 +197,11 @@ class Scorer:
     def _branch(self, state: Branches, symbols: np.ndarray, places: Tensor, slots: Tensor, sees: Tensor) -> Logits:
         """Append a grid of tokens to the cache, each seeing only what it may."""
         tokens = state.token_ids[torch.from_numpy(np.array(symbols, np.int64)).to(self.device)]
-        mask = self._mask(sees, places, slots)
+        mask = self.attention.mask(sees, places, slots)
         hidden = self.decoder(
             input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=state.cache, use_cache=True
         ).last_hidden_state
         return self._logits(hidden, state.token_ids, state.whole)
-
-    def _mask(self, sees: Tensor, places: Tensor, slots: Tensor) -> Tensor | dict[str, Tensor]:
-        """(rows, 1, queries, slots) mask; one for each kind of layer where the model has two."""
-        masks = {"full_attention": self._as_attention_takes_it(sees)}
-        if "sliding_attention" in self.kinds and self.window is not None:
-            near = slots[:, None, :] > places[:, :, None] - self.window
-            masks["sliding_attention"] = self._as_attention_takes_it(sees & near)
-        return masks if len(self.kinds) == 2 else masks[next(iter(self.kinds))]
-
-    def _as_attention_takes_it(self, sees: Tensor) -> Tensor:
-        if self.sdpa:  # bool fits whatever type attention computes in, which a quantised model does not tell
-            return sees[:, None]
-        mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device)
-        return mask.masked_fill_(~sees, torch.finfo(self.dtype).min)[:, None]
 
     def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
         """Logits of the symbols only; the whole vocabulary is summed piece by piece and never kept."""

@@ -14,16 +14,18 @@ from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import Recommender
 from llmrec.errors import DataError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.metrics.ranking import RANKING, place_in_list
+from llmrec.metrics.ranking import RANKING, Places, place_in_list
 from llmrec.model.folder import Note
 from llmrec.model.vocabulary import token_ids
 from llmrec.recipe import Evaluate, Validation
 from llmrec.seed import stream
 
+LOST = "hr@50"  # what a model that narrows loses while its first places get better
+
 
 def validator(
-    settings: Validation, evaluation: Evaluate, dataset: Dataset, catalogue: Catalogue, seed: int
-) -> Callable[[Any, PreTrainedTokenizerBase, Note], float]:
+    settings: Validation, evaluation: Evaluate, dataset: Dataset, catalogue: Catalogue, seed: int, wide: bool = False
+) -> Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]:
     """What early stopping measures: how well validation items are ranked after the training part of each history.
 
     Args:
@@ -32,9 +34,12 @@ def validator(
         dataset: of the run; its test items are not looked at.
         catalogue: of the run.
         seed: of the sample of users.
+        wide: also tell what a narrowing model loses first: `hr@50`, and `coverage@10`, the share of all items that
+            stand among the first ten of any list.
 
     Returns:
-        A function of a model in evaluation mode, its tokenizer and its note: the mean over the sampled users.
+        A function of a model in evaluation mode, its tokenizer and its note: metric → mean over the sampled users, the
+        one of `settings` first.
 
     Raises:
         DataError: nobody has a validation item.
@@ -45,10 +50,10 @@ def validator(
     drawn = stream(seed, "validation").permutation(len(cases.users))[: settings.users]
     chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
     histories, targets = [cases.histories[case].tolist() for case in chosen], cases.targets[chosen]
-    kind, deepest = settings.metric.split("@")
-    k = min(int(deepest), dataset.n_items)
+    metrics = [settings.metric, *([LOST] if wide and settings.metric != LOST else [])]
+    k = min(max(int(metric.split("@")[1]) for metric in metrics), dataset.n_items)
 
-    def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> float:
+    def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
         engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
         live = Recommender(tokenizer, note, catalogue, engine, evaluation.wording == "held-out")
         found = []
@@ -56,7 +61,13 @@ def validator(
             batch = histories[start : start + evaluation.batch]
             filters = [Filter.of(catalogue.trie, seen if evaluation.exclude_seen else ()) for seen in batch]
             found.append(live.rank(batch, k, filters, evaluation.beams).items)
-        places = place_in_list(np.concatenate(found), targets)
-        return float(RANKING[kind](places, int(deepest)).mean())
+        lists = np.concatenate(found)
+        figures = {metric: _mean(place_in_list(lists, targets), *metric.split("@")) for metric in metrics}
+        shown = np.unique(lists[:, :10])
+        return figures | ({"coverage@10": float((shown >= 0).sum() / dataset.n_items)} if wide else {})
 
     return measure
+
+
+def _mean(places: Places, kind: str, deepest: str) -> float:
+    return float(RANKING[kind](places, int(deepest)).mean())

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
@@ -83,3 +90,9 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def window(folder: Path) -> int:
+    """Tokens that the model of a folder can hold."""
+    with _explained(folder):
+        return int(AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings)

@@ -36,6 +36,9 @@ def to_nf4(model: Any) -> Any:
         small: Any = Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         small.weight = Params4bit(layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
         small.bias = layer.bias
+        # On such CPUs a pass in evaluation mode repacks the weights for a kernel without a gradient, and they stay so:
+        # a training that validates, or asks its reference, would go on with wrong gradients.
+        small.support_avx512bf16_for_cpu = False
         model.set_submodule(name, small.to(device))  # the move is what quantizes
     model.is_loaded_in_4bit = True  # peft asks this, and chooses its adapters by it
     return model

@@ -10,19 +10,22 @@ from llmrec.recipe.data import Columns, Data, Items, Source, World
 from llmrec.recipe.indexing import Indexing, IndexMethod
 from llmrec.recipe.judging import Evaluate
 from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
 from llmrec.recipe.talking import Chat
 from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight
-from llmrec.recipe.training import Launch, Model, Sft, Validation
+from llmrec.recipe.training import Launch, Model
 
 __all__ = [
     "MIXTURES",
     "TASKS",
     "Adapt",
+    "Aligning",
     "Baseline",
     "Chat",
     "Columns",
     "Data",
     "Evaluate",
+    "Grpo",
     "IndexMethod",
     "Indexing",
     "Items",
@@ -32,11 +35,15 @@ __all__ = [
     "Oracle",
     "Part",
     "Positive",
+    "Prefer",
     "Recipe",
+    "RewardName",
     "Sft",
     "Share",
     "Source",
+    "Stage",
     "Tasks",
+    "Training",
     "Validation",
     "Weight",
     "World",
@@ -53,7 +60,7 @@ class Recipe(Part):
     indexing: Indexing = Indexing()
     tasks: Tasks = Tasks()
     model: Model = Model()
-    train: Annotated[list[Sft], Field(min_length=1)] = Field([Sft()])
+    train: Annotated[list[Stage], Field(min_length=1)] = Field([Sft()])
     evaluate: Evaluate = Evaluate()
     launch: Launch = Launch()
     chat: Chat = Chat()
@@ -68,6 +75,21 @@ class Recipe(Part):
                 raise ValueError(
                     f"train.{number} adapts with qlora, whose 4-bit weights {self.launch.strategy} cannot cut up. "
                     "Use launch.strategy: ddp or deepspeed-zero2, or adapt: lora"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _aligned_after_learning(self) -> Recipe:
+        for number, stage in enumerate(self.train):
+            if isinstance(stage, Aligning) and not number and not self.model.start:
+                raise ValueError(
+                    f"train.0 is {stage.method}, which aligns a model that recommends already. Put a stage "
+                    "{method: sft} before it, or name a run in model.from"
+                )
+            if isinstance(stage, Aligning) and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number} is {stage.method}, which asks the whole model, but {self.launch.strategy} cuts it "
+                    "up. Use launch.strategy: ddp or deepspeed-zero2"
                 )
         return self
 

@@ -1,4 +1,4 @@
-"""`model`, `train` and `launch`: which model learns, how, and where."""
+"""`model` and `launch`: which model learns, and where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llmrec.recipe.part import Adapt, Metric, Part, Positive, Share
+from llmrec.recipe.part import Adapt, Part, Positive, Share
 
 
 class Model(Part):
@@ -53,53 +53,6 @@ class Model(Part):
         if self.base == "nano" and self.init_tokens != "mean":
             raise ValueError(f"init_tokens: {self.init_tokens} needs a pretrained base; all rows of nano are random")
         return self
-
-
-class Validation(Part):
-    """Early stopping: next items that no training example holds, ranked by the model as it stands."""
-
-    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
-    metric: Metric = "ndcg@10"
-    users: Positive = Field(500, description="a seeded sample of the users with a validation item")
-    patience: Positive = Field(3, description="validations without a new best before training stops")
-
-
-class Sft(Part):
-    """Supervised fine-tuning."""
-
-    method: Literal["sft"] = "sft"
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch: Positive = Field(32, description="packed rows per step, over all processes")
-    accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
-    row_tokens: Annotated[int, Field(ge=16)] | None = Field(
-        None, description="tokens of a packed row; the window otherwise"
-    )
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    warmup: Share = 0.05
-    precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, slower steps")
-    save_every: Positive = Field(200, description="steps between checkpoints")
-    validation: Validation = Validation()
-    adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
-    spare_share: Share = Field(
-        0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
-    )
-
-    def pass_rows(self, processes: int) -> int:
-        """Packed rows that one process takes in one pass.
-
-        Raises:
-            ValueError: a step's rows cannot be shared evenly.
-        """
-        parts = processes * self.accumulate
-        if self.batch % parts:
-            near = self.batch // parts * parts
-            raise ValueError(
-                f"batch: {self.batch} packed rows do not divide over {processes} processes of {self.accumulate} "
-                f"pass(es) each. Set batch to {f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
-            )
-        return self.batch // parts
 
 
 class Launch(Part):

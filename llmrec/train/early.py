@@ -18,24 +18,34 @@ from llmrec.files import atomic_file
 from llmrec.recipe import Validation
 from llmrec.train import together
 
-Measure = Callable[[Any], float]  # a model in evaluation mode → a figure, larger is better
+Measure = Callable[
+    [Any], dict[str, float]
+]  # a model in evaluation mode → figures, larger is better; the recipe's among them
 _BEST = "best-{}.safetensors"
 
 
 class Early(TrainerCallback):
     """Measures every few steps and after the last; keeps the best step's trained weights in the work folder."""
 
-    def __init__(self, settings: Validation, measure: Measure, work: Path) -> None:
-        self.settings, self.measure, self.work = settings, measure, work
+    def __init__(self, settings: Validation, measure: Measure, work: Path, at_start: bool = False) -> None:
+        """Look at `at_start` too: then a training that only does harm ends with the weights it began with."""
+        self.settings, self.measure, self.work, self.at_start = settings, measure, work, at_start
         self.key = f"valid_{settings.metric}"
         self.tell: Callable[[dict[str, float]], None] = lambda logs: None  # the loop's own log, once there is a loop
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Measure what is to be improved; a training that goes on has done so."""
+        if self.at_start and not state.global_step:
+            self._look(state, control, model)
+
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Measure, keep the weights of a new best, stop where there has been none for long."""
-        if state.global_step % self.settings.every and state.global_step < state.max_steps:
-            return
+        if state.global_step % self.settings.every == 0 or state.global_step >= state.max_steps:
+            self._look(state, control, model)
+
+    def _look(self, state: Any, control: Any, model: Any) -> None:
         logged = control.should_log
-        self.tell({self.key: self._measured(model)})
+        self.tell(self._measured(model))
         control.should_log = logged  # telling one figure must not keep the loss of this step from being told
         best, _ = self.best(state.log_history)
         if best == state.global_step and together.is_first():
@@ -72,13 +82,13 @@ class Early(TrainerCallback):
                 if name in found:
                     parameter.copy_(found[name])
 
-    def _measured(self, model: Any) -> float:
+    def _measured(self, model: Any) -> dict[str, float]:
         """The first process measures, all go by what it found; training goes on as if nothing had been measured."""
-        found = 0.0
+        found: dict[str, float] = {}
         if together.is_first():
             model.eval()
             with torch.random.fork_rng(), torch.no_grad():
-                found = self.measure(model)
+                found = {f"valid_{name}": value for name, value in self.measure(model).items()}
             model.train()
         return together.same(found)
 

@@ -36,7 +36,13 @@ def label_logprobs(
         (supervised,) float32 log-probabilities in nats, row by row.
     """
     wanted = labels[:, 1:] != IGNORE
-    states, targets = hidden[:, :-1][wanted], labels[:, 1:][wanted]
+    return target_logprobs(hidden[:, :-1][wanted], labels[:, 1:][wanted], head, chunk, scale, softcap)
+
+
+def target_logprobs(
+    states: Tensor, targets: Tensor, head: Any, chunk: int = CHUNK, scale: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    """As `label_logprobs`, of (positions, width) states and (positions,) the token that follows each."""
     positions = max(1, chunk // _vocabulary(head))
     if len(targets) <= positions:
         return _score(states, targets, head, scale, softcap)
@@ -52,10 +58,15 @@ def shape_of(config: Any) -> tuple[float, float | None]:
     return scale, getattr(config, "final_logit_softcapping", None)
 
 
-def _score(states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
+def shaped_logits(states: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
+    """(positions, vocabulary) float32 logits as the model itself gives them."""
     logits = head(states).float()
     logits = logits if scale == 1 else logits * scale
-    logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def _score(states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
+    logits = shaped_logits(states, head, scale, softcap)
     return -nn.functional.cross_entropy(logits, targets, reduction="none")
 
 

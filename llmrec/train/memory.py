@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 
 from llmrec.errors import ModelError
-from llmrec.recipe import Sft
+from llmrec.recipe import Training
 
 _CPU = ("can't allocate memory", "not enough memory")  # torch's allocator for CPUs raises a plain RuntimeError
 
 
 @contextlib.contextmanager
-def explain_memory(stage: Sft, name: str, adapt: str) -> Iterator[None]:
+def explain_memory(stage: Training, name: str, adapt: str) -> Iterator[None]:
     """Turn a failed allocation into what to change in the recipe.
 
     Args:
@@ -41,7 +41,7 @@ def is_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _CPU)
 
 
-def remedies(stage: Sft, name: str, adapt: str) -> str:
+def remedies(stage: Training, name: str, adapt: str) -> str:
     """What to change in the recipe for less memory, cheapest first."""
     ways = []
     if stage.accumulate < stage.batch:
@@ -50,8 +50,7 @@ def remedies(stage: Sft, name: str, adapt: str) -> str:
         ways.append(f"set {name}.gradient_checkpointing: true")
     if stage.precision == "fp32":
         ways.append(f"set {name}.precision: bf16")
-    now = stage.row_tokens or "the longest example"
-    ways += [f"lower {name}.row_tokens (now {now}) or tasks.history", f"lower {name}.batch (now {stage.batch})"]
+    ways += [*stage.smaller(name), f"lower {name}.batch (now {stage.batch})"]
     if adapt == "full":
         ways.append("train less of the model with model.adapt: lora")
     return f"In the recipe, in this order: {'; '.join(ways)}."

@@ -7,12 +7,11 @@ rows from the beginning, which would count twice and make two processes another 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-
-from llmrec.train.packing import IGNORE, PackedRows
 
 
 class Order(Sampler[int]):
@@ -44,19 +43,27 @@ class Order(Sampler[int]):
         return torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
 
 
-class Filled(Dataset[dict[str, Tensor]]):
-    """Packed rows, and an empty one, one token long and unsupervised, at every number past the last."""
+class Rows(Protocol):
+    """What a step takes a batch of."""
 
-    def __init__(self, rows: PackedRows) -> None:
+    @property
+    def empty(self) -> dict[str, Tensor]:
+        """A row that counts for nothing."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]: ...
+
+
+class Filled(Dataset[dict[str, Tensor]]):
+    """Rows, and an empty one at every number past the last."""
+
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        if row < len(self.rows):
-            return self.rows[row]
-        return {name: torch.full((1,), value) for name, value in _EMPTY.items()}
-
-
-_EMPTY = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
+        return self.rows[row] if row < len(self.rows) else self.rows.empty

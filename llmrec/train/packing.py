@@ -20,6 +20,7 @@ from llmrec.train.feed import TokenFile, predicted
 
 IGNORE = -100
 _OPEN_ROWS = 64  # that an example may still be put into: time is linear and memory small
+_FILL = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,20 @@ class PackedRows(Dataset[dict[str, Tensor]]):
             for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))
         }
 
+    @property
+    def empty(self) -> dict[str, Tensor]:
+        """A row of one token that nothing supervises."""
+        return {name: torch.full((1,), value) for name, value in _FILL.items()}
+
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Pad rows on the right to one length; padding is an example of its own, one token long each, and unsupervised."""
     width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
     return {
         name: torch.stack(
             [torch.nn.functional.pad(row[name], (0, width - len(row[name])), value=value) for row in rows]
         )
-        for name, value in fill.items()
+        for name, value in _FILL.items()
     }
 
 

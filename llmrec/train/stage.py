@@ -33,9 +33,10 @@ from llmrec.train.order import Order
 from llmrec.train.packing import PackedRows
 from llmrec.train.spares import Spares
 from llmrec.train.start import start
+from llmrec.train.watch import Progress
 
-Progress = sft.Progress
-Validate = Callable[[Any, PreTrainedTokenizerBase, model_folder.Note], float]  # a model as it stands → a figure
+Validate = Callable[[Any, PreTrainedTokenizerBase, model_folder.Note], dict[str, float]]
+"""A model as it stands, its tokenizer and note → figures of validation."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Job:
     @property
     def part(self) -> Sft:
         """The recipe's part."""
-        return self.recipe.train[self.number - 1]
+        part = self.recipe.train[self.number - 1]
+        assert isinstance(part, Sft), f"{self.name} is none of supervised fine-tuning"
+        return part
 
     @property
     def name(self) -> str:
@@ -122,7 +125,7 @@ def make(job: Job, target: Path, progress: Progress, validate: Validate | None =
         ModelError: see `start`, `encode` and `sft.train`; or no row of a new token moved.
     """
     if together.is_first():
-        _claim(job.work, job.key)
+        claim(job.work, job.key)
     note = _note(job.recipe, job.catalogue)
     with together.in_turn(), explain_memory(job.part, job.name, job.method):
         begun = _begin(job)
@@ -187,7 +190,7 @@ def _moved(job: Job, begun: _Begun, plain: Any, facts: dict[str, Any]) -> Any:
     return moved(begun.before, plain, new, names, seen, unused, old)
 
 
-def _claim(work: Path, key: str) -> None:
+def claim(work: Path, key: str) -> None:
     """Throw away what another recipe, or other inputs, left in the work folder: its checkpoints fit nothing here."""
     if not (work / "key").is_file() or (work / "key").read_text() != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -198,10 +201,10 @@ def _described(rows: PackedRows, tasks: Path, numbers: list[int]) -> str:
     """What stands in some packed rows: their numbers, users and tasks."""
     held = load(tasks).take([example for number in numbers for example in rows.rows[number]])
     users, tasks_of = (held[name].unique().to_pylist() for name in ("user_id", "task"))
-    return f"rows {_few(numbers)}; users {_few(user for user in users if user)}; tasks {_few(tasks_of)}"
+    return f"rows {few(numbers)}; users {few(user for user in users if user)}; tasks {few(tasks_of)}"
 
 
-def _few(names: Iterable[Any], most: int = 8) -> str:
+def few(names: Iterable[Any], most: int = 8) -> str:
     shown = [str(name) for name in names]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 

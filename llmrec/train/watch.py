@@ -32,6 +32,7 @@ class Watch(TrainerCallback):
         self.started = time.monotonic()
         self.before = 0.0
         self.checked = 0
+        self.told: set[str] = set()  # figures that this way to train tells beside the loss
         self.losses: list[Tensor] = []  # () each, one a pass since the last check, left on the device
         self.gather: Callable[[Tensor], Tensor] = lambda losses: losses
 
@@ -51,7 +52,7 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """One line for every log of the loop that has a loss, or a figure of validation."""
-        known = ("loss", "learning_rate")
+        known = {"loss", "learning_rate"} | self.told
         values = {key: value for key, value in (logs or {}).items() if key in known or key.startswith("valid_")}
         if not together.is_first() or not values:
             return

@@ -18,6 +18,7 @@ from llmrec.errors import ModelError
 from llmrec.files import hash_folder
 from llmrec.recipe import Sft
 from llmrec.train import sft, stage, trackers
+from llmrec.train.early import Measure
 from llmrec.train.encode import Encoded
 from llmrec.train.order import Filled, Order
 from llmrec.train.packing import PackedRows
@@ -166,18 +167,19 @@ EVERY = {"batch": 3, "epochs": 3, "save_every": 7, "validation": {"every": 4, "p
 KEY = "valid_ndcg@10"
 
 
-def near(target: dict[str, Tensor]) -> Callable[[Any], float]:
+def near(target: dict[str, Tensor]) -> Measure:
     """A figure that is best at given weights; it draws random numbers, as a careless measure might."""
 
-    def measure(llama: Any) -> float:
+    def measure(llama: Any) -> dict[str, float]:
         torch.rand(100)
         assert not llama.training
-        return -float(sum((value - target[name]).norm() for name, value in llama.state_dict().items()))
+        away = sum((value - target[name]).norm() for name, value in llama.state_dict().items())
+        return {"ndcg@10": -float(away)}
 
     return measure
 
 
-def run(work: Path, measure: Callable[[Any], float], stop_at: int = 0) -> tuple[sft.Trained, dict[str, Tensor]]:
+def run(work: Path, measure: Measure, stop_at: int = 0) -> tuple[sft.Trained, dict[str, Tensor]]:
     """Train with early stopping; Ctrl-C comes after the step `stop_at`."""
     llama = model()
 
@@ -249,11 +251,11 @@ def test_a_training_that_had_stopped_takes_no_further_step(twelfth: dict[str, Te
 
 
 def test_checkpoints_of_another_recipe_are_thrown_away(tmp_path: Path) -> None:
-    stage._claim(tmp_path / "work", "one")
+    stage.claim(tmp_path / "work", "one")
     (tmp_path / "work" / "checkpoint-20").mkdir()
-    stage._claim(tmp_path / "work", "one")
+    stage.claim(tmp_path / "work", "one")
     assert (tmp_path / "work" / "checkpoint-20").is_dir()
-    stage._claim(tmp_path / "work", "other")
+    stage.claim(tmp_path / "work", "other")
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["key"]
 
 

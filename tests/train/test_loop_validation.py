@@ -23,7 +23,7 @@ from llmrec.recipe_file import load
 def figure(run: Path, dataset: Dataset, **given: int | str) -> float:
     settings = Validation(every=1, metric="ndcg@5", **given)
     measure = validator(settings, load(run / "recipe.yaml").evaluate, dataset, Catalogue.load(run / "catalogue"), 7)
-    return measure(*model_folder.load(run / "train-1-sft" / "model"))
+    return measure(*model_folder.load(run / "train-1-sft" / "model"))["ndcg@5"]
 
 
 def test_it_is_the_evaluation_of_the_validation_split(tiny_run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, Llam
 
 from llmrec.model.adapt import lora
 from llmrec.model.base import tiny_base
-from llmrec.train import sft
+from llmrec.train import loop, sft
 from llmrec.train.encode import Encoded
 from llmrec.train.loss import label_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate, pack
@@ -106,7 +106,7 @@ def test_dropout_is_on_while_training_only_and_leaves_the_model_plain() -> None:
     llama = model()
     ids = torch.randint(50, (1, 9))
     before = llama(ids).logits
-    with sft._dropped(llama, 0.5):
+    with loop._dropped(llama, 0.5):
         assert torch.equal(llama.eval()(ids).logits, before)
         assert not torch.equal(llama.train()(ids).logits, before)
     assert torch.equal(llama(ids).logits, before)

@@ -1,0 +1,1 @@
+"""Alignment: preference pairs and rewards over items, the prompt computed once for all the answers to it."""

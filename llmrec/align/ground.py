@@ -1,0 +1,90 @@
+"""What every way of alignment stands on: the model before it, the moments to learn from, their prompts as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.align.moments import Moments, prompts
+from llmrec.data.dataset import Dataset
+from llmrec.errors import ModelError
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
+from llmrec.model.folder import Note
+from llmrec.model.vocabulary import token_ids
+from llmrec.recipe import Aligning, Recipe
+from llmrec.seed import seed_everything
+from llmrec.train.stage import few
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where alignment begins.
+
+    Attributes:
+        tokenizer, note: of the model before it.
+        catalogue: of the run.
+        tokens: (n_symbols,) the model's token of each symbol.
+        moments: of training histories.
+        prompts: (length,) tokens of each moment's.
+        users: id of each history.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    note: Note
+    catalogue: Catalogue
+    tokens: np.ndarray
+    moments: Moments
+    prompts: list[np.ndarray]
+    users: list[str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, part: Aligning, previous: Path, dataset: Dataset, catalogue: Catalogue) -> Ground:
+        """Read words and histories; the training part of them alone.
+
+        Args:
+            recipe: of the run.
+            part: its stage.
+            previous: the model folder before the stage.
+            dataset: of the run.
+            catalogue: of the run.
+
+        Raises:
+            ModelError: the model before was trained on another catalogue, or lacks its tokens; or see `prompts`.
+            DataError: see `Moments.newest`.
+        """
+        tokenizer, note = model_folder.load_words(previous)
+        if note.catalogue not in catalogue.lineage:
+            raise ModelError(
+                f"{previous}, which this stage starts from and holds to, was trained on the catalogue "
+                f"{note.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
+                "the catalogue of this run first, or name its own run in model.from."
+            )
+        train = dataset.before("valid")
+        moments = Moments.newest(train, part.events, not recipe.evaluate.exclude_seen, dataset.n_items)
+        window = model_folder.window(previous)
+        asked = prompts(moments, tokenizer, catalogue, note.history, recipe.tasks.wordings, window, recipe.seed)
+        tokens = token_ids(tokenizer, catalogue.tokens)
+        return cls(tokenizer, note, catalogue, tokens, moments, asked, dataset.user_ids)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(items, longest) int64 model tokens of every item's code, padded at the end by -1."""
+        codes = self.catalogue.codes
+        return np.where(codes >= 0, self.tokens[codes], -1)
+
+    def described(self, rows: Iterable[int]) -> str:
+        """What some moments are, for messages."""
+        numbers = [row for row in rows if row < len(self.moments)]
+        return f"moments {few(numbers)}; users {few(self.users[self.moments.users[row]] for row in numbers)}"
+
+
+def before(previous: Path, seed: int) -> PreTrainedModel:
+    """The model that a stage starts from; the same whenever it is asked for."""
+    seed_everything(seed)
+    return model_folder.load_model(previous, torch.float32)

@@ -1,0 +1,146 @@
+"""`train`: the stages that train the model one after another, each from the model of the stage before it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+
+Rejected = Literal["random", "popular", "teacher", "beams"]
+RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
+
+
+class Validation(Part):
+    """Early stopping: next items that no training example holds, ranked by the model as it stands."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
+    metric: Metric = "ndcg@10"
+    users: Positive = Field(500, description="a seeded sample of the users with a validation item")
+    patience: Positive = Field(3, description="validations without a new best before training stops")
+
+
+class Training(Part):
+    """What every training stage can be told."""
+
+    method: str
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch: Positive = Field(32, description="rows per step, over all processes")
+    accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.05
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, slower steps")
+    save_every: Positive = Field(200, description="steps between checkpoints")
+    validation: Validation = Validation()
+    adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
+
+    def pass_rows(self, processes: int) -> int:
+        """Rows that one process takes in one pass.
+
+        Raises:
+            ValueError: a step's rows cannot be shared evenly.
+        """
+        parts = processes * self.accumulate
+        if self.batch % parts:
+            near = self.batch // parts * parts
+            raise ValueError(
+                f"batch: {self.batch} packed rows do not divide over {processes} processes of {self.accumulate} "
+                f"pass(es) each. Set batch to {f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
+            )
+        return self.batch // parts
+
+    def smaller(self, name: str) -> list[str]:
+        """What of the method itself to change for less memory, as words; `name` is the stage's in the recipe."""
+        raise NotImplementedError
+
+
+class Sft(Training):
+    """Supervised fine-tuning; a row of `batch` is one of packed examples."""
+
+    method: Literal["sft"] = "sft"
+    row_tokens: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="tokens of a packed row; the window otherwise"
+    )
+    spare_share: Share = Field(
+        0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
+    )
+
+    def smaller(self, name: str) -> list[str]:
+        """Shorter rows."""
+        return [f"lower {name}.row_tokens (now {self.row_tokens or 'the longest example'}) or tasks.history"]
+
+
+class Aligning(Training):
+    """What the ways of alignment share; a row of `batch` is a moment in a training history and the item taken then."""
+
+    batch: Positive = Field(32, description="moments of training histories per step, over all processes")
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    events: Positive = Field(10, description="moments of each training history, its newest")
+    sft: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the item taken")
+    teacher: Baseline = Field("ease-recent", description="whose likeliest items are hard ones, or whose score rewards")
+
+
+class Prefer(Aligning):
+    """Preference pairs: the item taken before items not taken."""
+
+    method: Literal["dpo", "s-dpo", "ipo"]
+    beta: Annotated[float, Field(gt=0)] = Field(0.1, description="how strongly to hold to the model before this stage")
+    rejected: Annotated[dict[Rejected, Positive], Field(min_length=1)] = Field(
+        {"random": 4, "beams": 4},
+        description="how many of each kind: random, popular (as often as taken), the teacher's likeliest, own beams",
+    )
+
+    @property
+    def negatives(self) -> int:
+        """Items that stand against the one taken."""
+        return sum(self.rejected.values())
+
+    def smaller(self, name: str) -> list[str]:
+        """Fewer items against each."""
+        return [f"lower {name}.rejected (now {self.negatives} in all) or tasks.history"]
+
+
+class Grpo(Aligning):
+    """Reinforcement: items drawn from the model itself, judged by rewards within their group."""
+
+    method: Literal["grpo"]
+    group: Annotated[int, Field(ge=2)] = Field(16, description="items drawn for each moment")
+    draw: Literal["with-replacement", "without-replacement", "beams"] = Field(
+        "without-replacement", description="beams: the likeliest items, taken for samples (biased, as others do)"
+    )
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    rewards: Annotated[dict[RewardName, float], Field(min_length=1)] = Field(
+        {"hit": 1.0}, description="weight of each reward"
+    )
+    advantage: Literal["grpo", "dr-grpo"] = Field("grpo", description="dr-grpo: not divided by the group's spread")
+    drop_flat: bool = Field(True, description="groups whose rewards are all equal do not count in the mean (DAPO)")
+    pass_at: Annotated[int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
+    kl: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of the divergence from the model before")
+
+    @model_validator(mode="after")
+    def _pass_fits(self) -> Grpo:
+        if self.pass_at > self.group:
+            raise ValueError(f"pass_at: {self.pass_at} is more than the {self.group} items of a group")
+        return self
+
+    def smaller(self, name: str) -> list[str]:
+        """Smaller groups."""
+        return [f"lower {name}.group (now {self.group}) or tasks.history"]
+
+
+def _method(stage: Any) -> str:
+    """Which kind of stage some values mean; one without a method is supervised."""
+    method = stage.get("method", "sft") if isinstance(stage, dict) else getattr(stage, "method", "sft")
+    return "prefer" if method in ("dpo", "s-dpo", "ipo") else str(method)
+
+
+METHODS = ("sft", "dpo", "s-dpo", "ipo", "grpo")
+STAGES = {"sft": Sft, "prefer": Prefer, "grpo": Grpo}
+Stage = Annotated[
+    Annotated[Sft, Tag("sft")] | Annotated[Prefer, Tag("prefer")] | Annotated[Grpo, Tag("grpo")],
+    Discriminator(_method),
+]

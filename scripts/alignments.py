@@ -1,0 +1,148 @@
+"""Alignment beside more of the same: one SFT model, gone on with in several ways for as many steps each.
+
+Every arm starts from the same SFT model of its seed. Figures are test cases averaged over seeds, differences are paired
+over cases. On a world the best figures that there can be stand beside them.
+
+    python scripts/alignments.py world --seeds 1 2 3
+    python scripts/alignments.py ml-100k --seeds 42
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from llmrec.data.dataset import Dataset
+from llmrec.data.worlds import Truth
+from llmrec.files import read_json
+from llmrec.metrics.significance import bootstrap, paired
+from llmrec.pipeline import run, trained_folder
+from llmrec.recipe import Recipe
+from llmrec.recipe_file import load
+from llmrec.results import write_result
+
+METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
+WORLD: dict[str, Any] = {
+    "data": {
+        "source": "world",
+        "world": {"users": 600, "items": 120, "groups": 6, "events": 12, "order": 0.5, "taste": 0.3},
+    },
+    "items": {"encoder": "hashing"},
+    "indexing": {"levels": 2, "width": 12, "spares": 2},
+    "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
+    "model": {"base": "nano", "width": 64, "layers": 2, "heads": 2, "vocabulary": 400, "dropout": 0.1},
+    "train": [{"method": "sft", "epochs": 40, "batch": 32, "learning_rate": 3e-3, "save_every": 1000}],
+    "evaluate": {"ranking": METRICS, "beams": 100, "batch": 64, "exclude_seen": True, "baselines": ["markov"]},
+}
+ALIKE = {"batch": 32, "save_every": 1000, "warmup": 0.1}
+GRPO = ALIKE | {"method": "grpo", "group": 16, "events": 8}
+
+
+def arms(steps: int, moments: int, rows: int, rates: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """What follows the SFT stage, as long in steps for everybody."""
+    share, sft = steps * 32 / moments, steps * 32 / rows
+    again = ALIKE | {"method": "sft", "epochs": sft, "learning_rate": rates["sft"]}
+    s_dpo = ALIKE | {"method": "s-dpo", "events": 8, "beta": 0.1, "sft": 0.1, "rejected": {"random": 4, "beams": 4}}
+    return {
+        "sft longer": again,
+        "s-dpo": s_dpo | {"epochs": share, "learning_rate": rates["s-dpo"]},
+        "grpo": GRPO | {"epochs": share, "learning_rate": rates["grpo"], "draw": "with-replacement"},
+        "grpo pass@4": GRPO
+        | {"epochs": share, "learning_rate": rates["grpo"], "draw": "with-replacement", "pass_at": 4},
+        "grpo without replacement": GRPO | {"epochs": share, "learning_rate": rates["grpo"]},
+    }
+
+
+def start(name: str, seed: int) -> Recipe:
+    """The recipe of the SFT model."""
+    if name == "world":
+        return Recipe.model_validate(WORLD | {"seed": seed})
+    whole = load(Path("recipes/quickstart.yaml"), [f"seed={seed}"])
+    return whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"ranking": METRICS})})
+
+
+def follow(first: Path, recipe: Recipe, name: str, stage: dict[str, Any]) -> Path:
+    """Go on from a copy of a finished run with one more stage."""
+    out = first.with_name(f"{first.name}-{name.replace(' ', '-')}")
+    if not out.is_dir():
+        shutil.copytree(first, out)
+    values = recipe.model_dump(mode="json", by_alias=True)
+    more = Recipe.model_validate(values | {"train": [*values["train"], stage]})
+    return run(more, out, "evaluate")
+
+
+def measured(run_folder: Path) -> dict[str, np.ndarray]:
+    """Metric → (cases,) of the model."""
+    table = pq.read_table(trained_folder(run_folder) / "eval" / "per_user.parquet").sort_by("user_id")
+    return {metric: table[f"nano {metric}"].to_numpy() for metric in METRICS}
+
+
+def facts(run_folder: Path) -> dict[str, Any]:
+    """How a run was trained, what its lists cover, and its hash."""
+    made = read_json(trained_folder(run_folder) / "made.json")
+    wide = read_json(trained_folder(run_folder) / "eval" / "metrics.json")["beyond"]["nano"]
+    return {"steps": made["facts"]["steps"], "seconds": made["seconds"], "output": made["output"][:16], "beyond": wide}
+
+
+def table(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
+    """Means with intervals, and paired differences to SFT and to SFT gone on with."""
+    mean = {arm: {m: np.mean([one[m] for one in several], axis=0) for m in METRICS} for arm, several in found.items()}
+    figures = {arm: {m: asdict(bootstrap(v, 0)) for m, v in one.items()} for arm, one in mean.items()}
+    apart = {
+        other: {
+            arm: {m: asdict(paired(v, mean[other][m], 0)) for m, v in one.items()}
+            for arm, one in mean.items()
+            if arm != other
+        }
+        for other in ("sft", "sft longer")
+    }
+    return {"systems": figures, "beside": apart}
+
+
+def main() -> None:
+    """Run all arms of all seeds and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["world", "ml-100k"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--arms", nargs="*")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    rates = {"sft": 3e-4, "s-dpo": 2e-4, "grpo": 3e-4}
+    found: dict[str, list[dict[str, np.ndarray]]] = {}
+    told: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        recipe = start(options.name, seed)
+        first = run(recipe, options.runs / f"align-{options.name}-{seed}", "evaluate")
+        dataset = Dataset.load(first / "data")
+        moments = int(np.minimum(np.maximum(dataset.before("valid").lengths - 1, 0), 8).sum())
+        rows = read_json(first / "train-1-sft" / "made.json")["facts"]["rows"]
+        runs = {"sft": first}
+        for name, stage in arms(options.steps, moments, rows, rates).items():
+            if options.arms is None or name in options.arms:
+                runs[name] = follow(first, recipe, name, stage)
+        for name, folder in runs.items():
+            found.setdefault(name, []).append(measured(folder))
+        told.append({"seed": seed} | {name: facts(folder) for name, folder in runs.items()})
+        print(json.dumps({arm: {m: round(float(v[-1][m].mean()), 4) for m in METRICS} for arm, v in found.items()}))
+    figures = table(found) | {"seeds": told}
+    if options.name == "world":
+        cases, world = dataset.cases("test"), recipe.data.world
+        figures["best"] = Truth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
+    command = "python " + " ".join(["scripts/alignments.py", *sys.argv[1:]])
+    path = options.out / f"align-{options.name}.json"
+    write_result(path, command, figures, recipe=recipe.model_dump(mode="json"), seeds=options.seeds, rates=rates)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A training on preferences that several processes share: what `test_preferring` starts in each of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from aligned_models import VOCABULARY, family
+
+from llmrec.align.preferring import PairRows, reference_logprobs, way
+from llmrec.recipe import Prefer
+from llmrec.train import loop, together
+
+STAGE = Prefer(method="s-dpo", epochs=3, batch=4, learning_rate=1e-2, save_every=5, warmup=0.0, sft=0.1)
+
+
+def rows(model: Any) -> PairRows:
+    """14 prompts with four answers each: steps of 4, the last of an epoch of 2 and filled up where it is shared."""
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(1, VOCABULARY, length) for length in draw.integers(2, 12, 14)]
+    codes = draw.integers(1, VOCABULARY, (20, 4))
+    codes[::3, 3] = -1
+    items = np.stack([draw.choice(20, 4, replace=False) for _ in prompts])
+    found = PairRows(prompts, codes, items)
+    found.reference = reference_logprobs(model, found)
+    return found
+
+
+def train(work: Path, stop_at: int = 0, **given: Any) -> dict[str, torch.Tensor]:
+    """Twelve steps; Ctrl-C comes after the step `stop_at`."""
+    model, stage = family("llama"), STAGE.model_copy(update=given)
+
+    def progress(done: float) -> None:
+        if stop_at and round(done * 12) == stop_at:
+            raise KeyboardInterrupt
+
+    loop.train(model, rows(model), stage, way(stage), 0, work, 0.0, progress)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def main(work: Path, place: dict[str, str]) -> None:
+    """Train as one of several."""
+    os.environ.update(place)
+    together.begin()
+    weights = train(work)
+    if together.is_first():
+        torch.save(weights, work / "weights.pt")

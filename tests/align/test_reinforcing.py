@@ -1,0 +1,294 @@
+"""Reinforcement against the exact gradient of the expected reward, and what its guards refuse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from aligned_models import family, gradients
+from torch import Tensor
+
+from llmrec.align import rewards as worth
+from llmrec.align.advantages import advantages, flat, pass_bonus, shares
+from llmrec.align.drawing import draw, fair_weights, policy_tree
+from llmrec.align.ground import Ground
+from llmrec.align.moments import Moments
+from llmrec.align.preflight import preflight
+from llmrec.align.reinforcing import MomentRows, Player, collate, frozen
+from llmrec.align.rewards import REWARDS, Answers, judged
+from llmrec.align.tree import policy_logprobs
+from llmrec.contracts import Sequences
+from llmrec.decode.exact import score_all
+from llmrec.decode.scorer import Scorer
+from llmrec.errors import ModelError
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.recipe import Grpo
+from llmrec.train import loop
+
+CODES = np.array([(a, b, c) for a, b, c in itertools.product(range(3), range(2), range(2))], np.int32)
+
+
+def ground(again: bool = True, items: int = 12) -> Ground:
+    """A catalogue of twelve items or fewer, four users, prompts of random tokens."""
+    draw = np.random.default_rng(0)
+    table = pa.table({"item_id": [f"i{n}" for n in range(items)], "title": [f"Film {n}" for n in range(items)]})
+    catalogue = Catalogue.of(table, CODES[:items], [3, 2, 2])
+    train = Sequences.of([draw.choice(items, min(items, 4), replace=False) for _ in range(4)])
+    places, users = np.full(4, min(items, 4) - 1), np.arange(4)
+    moments = Moments(train, users, places, again, items)
+    prompts = [draw.integers(1, 50, length) for length in (3, 7, 5, 6)]
+    tokens: Any = None
+    return Ground(tokens, tokens, catalogue, np.arange(50, 57), moments, prompts, ["a", "b", "c", "d"])
+
+
+def settings(**given: Any) -> Grpo:
+    return Grpo.model_validate(
+        {"method": "grpo", "group": 6, "kl": 0.0, "advantage": "dr-grpo", "drop_flat": False, **given}
+    )
+
+
+def step(player: Player, model: Any, number: int = 0) -> dict[str, Tensor]:
+    """The gradient of one pass over all moments."""
+    batch = collate([MomentRows(4)[row] for row in range(4)])
+    output = player.forward(model, **player.prepare(model, batch, number, 0))
+    return gradients(model, output.loss)  # type: ignore[arg-type]
+
+
+def exact(model: Any, where: Ground, temperature: float = 1.0) -> Tensor:
+    """(moments, items) log-probability of every item under the masked policy, with a gradient."""
+    count = where.moments.n_items
+    filters = where.moments.filters(range(4), where.catalogue.trie)
+    items = np.tile(np.arange(count), (4, 1))
+    if not where.moments.again:
+        for row in range(4):
+            items[row, where.moments.history(row)] = -1
+    tree = policy_tree(where.catalogue.trie, where.tokens, where.prompts, items, filters)
+    allowed, symbols = tree.pop("allowed"), tree.pop("symbols")
+    scores = policy_logprobs(model, tree, allowed, torch.from_numpy(where.tokens), symbols, temperature).sum(2)
+    return scores.masked_fill(torch.from_numpy(items < 0), -torch.inf)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_policy_is_what_decoding_draws_from(again: bool) -> None:
+    model, where = family("qwen3"), ground(again)
+    filters = where.moments.filters(range(4), where.catalogue.trie)
+    prompts = [prompt.tolist() for prompt in where.prompts]
+    truth = score_all(Scorer(model), where.catalogue.trie, where.tokens, prompts, "allowed", filters)
+    torch.testing.assert_close(exact(model, where), torch.from_numpy(truth), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(exact(model, where).exp().sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("draws", ["with-replacement", "without-replacement", "beams"])
+def test_with_a_catalogue_of_one_item_the_gradient_is_exactly_zero(draws: str) -> None:
+    model, where = family("llama"), ground(items=1)
+    where = Ground(
+        **{**vars(where), "moments": Moments(Sequences.of([[0, 0]] * 4), np.arange(4), np.ones(4, int), True, 1)}
+    )
+    player = Player(settings(draw=draws, kl=1.0, sft=1.0, group=2), where, 0, frozen(family("llama", seed=1)))
+    assert all((value == 0).all() for value in step(player, model).values())
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_when_every_item_is_drawn_the_gradient_is_that_of_the_expected_reward(again: bool) -> None:
+    """Without replacement, groups as large as the catalogue: nothing is left to chance."""
+    model, where = family("llama"), ground(again)
+    player = Player(settings(group=12, rewards={"hit": 1.0, "prefix": 0.5}), where, 0, frozen(model))
+    scores = exact(model, where)
+    items = np.tile(np.arange(12), (4, 1)).astype(np.int32)
+    answers = Answers(items, items * 0.0, where.moments.taken, where.catalogue.codes, player.counts)
+    values, _ = judged(player.rewards, answers)
+    expected = (scores.exp() * torch.from_numpy(values)).sum(1).mean()
+    truth = gradients(model, -expected.float() / 3)  # a code has three tokens
+    for name, value in step(player, model).items():
+        torch.testing.assert_close(value, truth[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("draws", ["with-replacement", "without-replacement"])
+def test_sums_over_draws_have_the_mean_under_the_policy_as_their_expectation(draws: str) -> None:
+    model, where = family("llama"), ground(again=False)
+    prompts, trie = [prompt.tolist() for prompt in where.prompts], where.catalogue.trie
+    filters = where.moments.filters(range(4), trie)
+    value = np.random.default_rng(3).normal(size=12)
+    with torch.no_grad():
+        truth = np.nan_to_num(exact(model, where).exp().numpy()) @ value
+    times = 400
+    group = draw(
+        settings(draw=draws),
+        Scorer(model),
+        trie,
+        where.tokens,
+        prompts * times,
+        filters * times,
+        np.random.default_rng(0),
+    )
+    found = (group.weights * value[group.items]).sum(1).reshape(times, 4)
+    error = np.std(found, axis=0) / math.sqrt(times)
+    assert (np.abs(np.mean(found, axis=0) - truth) < 4.5 * error + 1e-6).all()
+
+
+def test_beams_are_biased_as_said() -> None:
+    model, where = family("llama"), ground()
+    prompts = [prompt.tolist() for prompt in where.prompts]
+    group = draw(
+        settings(draw="beams"),
+        Scorer(model),
+        where.catalogue.trie,
+        where.tokens,
+        prompts,
+        [None] * 4,
+        np.random.default_rng(0),
+    )
+    assert (group.weights == 1 / 6).all() and all(len(set(row)) == 6 for row in group.items.tolist())
+    scores = exact(model, where).detach().numpy()
+    assert all(set(row) == set(np.argsort(-scores[at])[:6]) for at, row in enumerate(group.items.tolist()))
+
+
+def test_weights_without_replacement_are_probabilities_when_all_are_drawn() -> None:
+    scores = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]]) + 1e-300)
+    scores[1, 2] = -np.inf
+    weights = fair_weights(scores.astype(np.float32), np.array([-np.inf, -np.inf], np.float32))
+    np.testing.assert_allclose(weights, [[0.5, 0.3, 0.2], [0.9, 0.1, 0]], rtol=1e-6)
+
+
+def test_advantages_are_zero_on_the_mean_of_every_group() -> None:
+    random = np.random.default_rng(0)
+    rewards, weights = random.normal(size=(50, 8)), random.random((50, 8)) * (random.random((50, 8)) < 0.9)
+    rewards[7] = 3.0
+    for scaled in (True, False):
+        found = advantages(rewards, weights, scaled)
+        np.testing.assert_allclose((shares(weights) * found).sum(1), 0, atol=1e-12)
+        assert (found[7] == 0).all() and (found[weights == 0] == 0).all()
+    equal = np.full((1, 4), 0.25)
+    truth = np.array([[1.0, 0, 0, 0]]) - 0.25
+    np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, False), truth)
+    np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, True), truth / math.sqrt(3 / 16))
+    assert flat(rewards, weights > 0).tolist() == [row == 7 for row in range(50)]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_bonus_for_one_hit_in_k_is_that_of_its_formula(k: int) -> None:
+    """rho counted over all k-subsets; hits of every number among eight draws."""
+    for c in range(9):
+        hits = np.arange(8) < c
+        subsets = list(itertools.combinations(range(8), k))
+        rho = float(np.mean([any(hits[list(one)]) for one in subsets]))
+        sigma = math.sqrt(rho * (1 - rho))
+        found = pass_bonus(hits[None], np.full((1, 8), 1 / 8), k)[0]
+        assert found.sum() == pytest.approx(0, abs=1e-9)
+        if 8 - c < k or not c:
+            assert (found == 0).all()
+            continue
+        for place in range(8):  # the advantage of an item: how often subsets that hold it hit, beyond rho
+            mine = float(np.mean([any(hits[list(one)]) for one in subsets if place in one]))
+            assert found[place] == pytest.approx((mine - rho) / sigma, abs=1e-9)
+
+
+def answers() -> Answers:
+    items = np.array([[0, 5, 7, 5], [3, 1, 2, -1]], np.int32)
+    log_probs = np.log(np.array([[0.1, 0.4, 0.3, 0.4], [0.2, 0.5, 0.1, 1.0]], np.float32))
+    counts = np.arange(12) ** 2
+    taught = np.random.default_rng(0).permuted(np.tile(np.arange(12, dtype=np.float32), (2, 1)), axis=1)
+    return Answers(items, log_probs, np.array([7, 3], np.int32), CODES, counts, taught)
+
+
+def test_rewards_are_what_they_say() -> None:
+    given = answers()
+    assert worth.hit(given).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert worth.prefix(given)[0].tolist() == pytest.approx([0, math.sqrt(1 / 3), 1, math.sqrt(1 / 3)])
+    blame = np.array([1 / math.log2(place + 2) for place in range(4)]) / sum(
+        1 / math.log2(place + 2) for place in range(4)
+    )
+    assert worth.rank(given)[0].tolist() == pytest.approx([-blame[3], -blame[0], 0, -blame[1]])
+    assert (worth.rank(Answers(**{**vars(given), "taken": np.array([11, 11])})) == 0).all()
+    assert given.taught is not None
+    for row, place in itertools.product(range(2), range(3)):
+        lower = (given.taught[row] < given.taught[row, given.items[row, place]]).mean()
+        assert worth.teacher(given)[row, place] == pytest.approx(lower)
+    begins = [
+        [sum(itertools.accumulate((one == two).tolist(), min)) for two in CODES[[0, 5, 7, 5]]]
+        for one in CODES[[0, 5, 7, 5]]
+    ]
+    truth = [1 - (sum(row) / 3 - 1) / 3 for row in begins]
+    assert worth.diversity(given)[0].tolist() == pytest.approx(truth)
+    novelty = worth.novelty(given)[0]
+    assert novelty[0] == 1 and novelty[2] < novelty[1] < 1
+    popular = worth.popularity(given)
+    assert popular[0, 2] < popular[1, 0] and (popular > 0).sum() == 2
+    everybody = np.repeat(np.arange(12), given.counts)
+    every = Answers(everybody[:, None].astype(np.int32), everybody[:, None] * 0.0, everybody, CODES, given.counts)
+    assert worth.popularity(every).mean() == pytest.approx(1)
+
+
+def test_a_reward_of_the_wrong_shape_or_without_a_number_is_named() -> None:
+    given = answers()
+    with pytest.raises(
+        ModelError, match=r"reward 'mine' gave values of the shape \(2,\) for items of the shape \(2, 4\)"
+    ):
+        judged({"mine": (lambda answers: np.ones(2), 1.0)}, given)
+    with pytest.raises(ModelError, match=r"reward 'odd' gave nan for item number 5 \(3 of 7 values"):
+        judged({"hit": (worth.hit, 1.0), "odd": (lambda a: np.where(a.items >= 5, np.nan, 1.0), 1.0)}, given)
+    total, means = judged({"hit": (worth.hit, 2.0), "novelty": (worth.novelty, 0.0)}, given)
+    assert total.tolist() == [[0, 0, 2, 0], [2, 0, 0, 0]] and means["hit"] == pytest.approx(2 / 7)
+
+
+def test_preflight_explains_why_nothing_could_be_learnt() -> None:
+    model, where = family("llama"), ground()
+    found = preflight(Player(settings(group=12), where, 0, model), model, "train.1")
+    assert found["valid"] == found["different"] == found["hits"] == found["groups that differ"] == 1
+    never = {"never": (lambda answers: np.zeros(answers.items.shape), 1.0)}
+    with pytest.raises(ModelError, match=r"train\.1: within each of 4 groups all rewards are equal \(means: never 0\)"):
+        preflight(Player(settings(), where, 0, model, never), model, "train.1")
+    cold = settings(draw="with-replacement", temperature=1e-4)
+    with pytest.raises(ModelError, match=r"all 6 draws of every group are one item.*Raise train\.1\.temperature"):
+        preflight(Player(cold, where, 0, model), model, "train.1")
+    everything = Moments(Sequences.of([np.arange(12)] * 4), np.arange(4), np.full(4, 12), False, 12)
+    full = Ground(**{**vars(where), "moments": Moments(everything.train, everything.users, np.full(4, 11), False, 12)})
+    object.__setattr__(full.moments, "filters", lambda moments, trie: [_nothing(trie) for _ in moments])
+    with pytest.raises(ModelError, match="at none of 4 moments may any item be recommended"):
+        preflight(Player(settings(), full, 0, model), model, "train.1")
+
+
+def _nothing(trie: Any) -> Any:
+    from llmrec.decode.filters import Filter
+
+    return Filter.of(trie, np.arange(len(trie)))
+
+
+def test_training_raises_the_probability_of_what_is_rewarded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    where = ground()
+
+    def train(work: Path, stop_at: int = 0) -> tuple[Any, Any]:
+        model = family("llama")
+        stage = settings(batch=4, epochs=20, learning_rate=1.5e-2, warmup=0.0, save_every=5, kl=0.01, advantage="grpo")
+        player = Player(stage, where, 0, frozen(model))
+
+        def progress(done: float) -> None:
+            if stop_at and round(done * 20) == stop_at:
+                raise KeyboardInterrupt
+
+        loop.train(model, MomentRows(4), stage, player.way(), 0, work, 0.0, progress)
+        return model.eval(), player
+
+    taken = torch.from_numpy(where.moments.taken.astype(np.int64))[:, None]
+    before = exact(family("llama"), where).gather(1, taken).exp().mean()
+    whole, _ = train(tmp_path / "whole")
+    assert exact(whole, where).gather(1, taken).exp().mean() > before + 0.2
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", 13)
+    again, _ = train(tmp_path / "broken")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_every_reward_of_a_recipe_has_a_function() -> None:
+    from typing import get_args
+
+    from llmrec.recipe import RewardName
+
+    assert set(get_args(RewardName)) == set(REWARDS)
