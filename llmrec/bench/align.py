@@ -48,7 +48,7 @@ class Size:
     groups: int = 4
     drawn: int = 16
     items: int = 12_000
-    rounds: int = 5
+    rounds: int = 3
 
 
 TINY = Size(prompts=1, negatives=3, groups=1, drawn=2, items=200, rounds=1)
