@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.contracts import Sequences
@@ -143,7 +144,7 @@ def prompts(
         asked = [
             next_item_prompt(known[chosen[moment]], moments.history(moment)[-held:], catalogue)[0] for moment in numbers
         ]
-        cut = tokenize([wrap(tokenizer, prompt)[0] for prompt in asked])
+        cut = tokenize(pa.array([wrap(tokenizer, prompt)[0] for prompt in asked], pa.string()))
         return [cut.text(number)[0] for number in range(len(asked))]
 
     found = [
