@@ -23,7 +23,9 @@ FLOORS = {
     "tasks": 5,
     "decode": 6,
     **dict.fromkeys(("train", "align", "evaluate"), 7),
-    **dict.fromkeys(("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "bench"), 8),
+    **dict.fromkeys(
+        ("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "bench"), 8
+    ),
     "cli": 9,
     "__main__": 10,
 }
