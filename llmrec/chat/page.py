@@ -24,6 +24,7 @@ from llmrec.chat.counter import Counter
 from llmrec.chat.dialogue import Dialogue, Reply
 from llmrec.chat.replies import say
 from llmrec.errors import ChatError
+from llmrec.tasks.templates import neutral
 
 CARDS = 10
 PAUSE = 0.02  # seconds between words of a template, so that they are seen to come
@@ -78,22 +79,23 @@ class Page:
         return str(folder / "transcript.json")
 
     def _turn(self, said: str, dialogue: Dialogue, talk: Talk, act: Callable[[], Reply]) -> Iterator[Shown]:
-        talk = [*talk, {"role": "user", "content": said}, {"role": "assistant", "content": "…"}]
+        # brackets become typographic ones: Gradio would take tags out of the talk, and with them parts of a title
+        talk = [*talk, {"role": "user", "content": neutral(said)}, {"role": "assistant", "content": "…"}]
         yield talk, view.panel(dialogue), dialogue
         try:
             reply = self.counter.turn(dialogue, act)
         except ChatError as error:
-            talk[-1]["content"] = str(error)
+            talk[-1]["content"] = neutral(str(error))
             yield talk, view.panel(dialogue), dialogue
             return
         words, codes, levels = "", "", view.levels(dialogue)
         for number, piece in enumerate(self.counter.speaker.say(dialogue, reply)):
             words, codes = words + piece.text, codes + piece.codes
-            talk[-1]["content"] = words
+            talk[-1]["content"] = neutral(words)
             if number < _FIRST:
                 time.sleep(self.pause)
                 yield talk, view.panel(dialogue, min(number, levels) if reply.changed else None, codes), dialogue
-        talk[-1]["content"] = words.strip()
+        talk[-1]["content"] = neutral(words.strip())
         yield talk, view.panel(dialogue), dialogue
 
 
