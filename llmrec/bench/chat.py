@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 Way = Literal["filter", "rerank", "nearest"]
 K, TURNS, KNOWN, LIKED = 10, 5, 3, 4.0  # items shown; turns; titles named at first; stars that are a like
 AT_ONCE = 8  # requests at a time
-FREQUENT = 20  # items that a value must have to be asked for
+FREQUENT = 20  # items that a value must have to be asked for; fewer in a small catalogue
 ASKED = ("a {} film tonight, please", "I would like to see a {}", "something {} this time", "{} please", "any {}?")
 _T = TypeVar("_T")
 
@@ -94,7 +94,9 @@ def _asking(
     cases = dataset.cases(split)
     draw_ = np.random.default_rng([seed, 1])
     chosen = np.sort(draw_.permutation(len(cases.users))[:users])
-    holders = {name: set(items) for name, items in column.holders.items() if len(items) >= FREQUENT}
+    holders = {
+        name: set(items) for name, items in column.holders.items() if len(items) >= min(FREQUENT, len(store) // 8)
+    }
     usual = np.array([len(items) for items in holders.values()]) / len(store)
     rows = []
     for case in chosen.tolist():

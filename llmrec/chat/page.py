@@ -28,6 +28,7 @@ from llmrec.tasks.templates import neutral
 
 CARDS = 10
 PAUSE = 0.02  # seconds between words of a template, so that they are seen to come
+_PRESS = "() => setTimeout(() => document.querySelector('#transcript').click(), 300)"
 _FIRST = 40  # pieces of a reply that may come slowly; the rest comes at once
 
 Talk = list[dict[str, str]]
@@ -134,8 +135,9 @@ def build(page: Page, title: str) -> gr.Blocks:
                 with gr.Row(elem_classes="llmrec-row"):
                     off = gr.Button("Filters off", size="sm")
                     new = gr.Button("Start over", size="sm")
-                    save = gr.DownloadButton("Save", size="sm", elem_id="save")
-        _wire(blocks, page, dialogue, talk, said, cards, sought, hits, panel, off, new, save)
+                    save = gr.Button("Save", size="sm")
+                file = gr.DownloadButton(visible="hidden", elem_id="transcript")
+        _wire(blocks, page, dialogue, talk, said, cards, sought, hits, panel, off, new, save, file)
     return blocks
 
 
@@ -173,7 +175,8 @@ def _wire(
     panel: gr.HTML,
     off: gr.Button,
     new: gr.Button,
-    save: gr.DownloadButton,
+    save: gr.Button,
+    file: gr.DownloadButton,
 ) -> None:
     """Say what each part does."""
     parts = [part for slot in cards for part in slot[:2]]
@@ -202,7 +205,8 @@ def _wire(
     sought.change(search, [sought, dialogue], hits, show_progress="hidden", trigger_mode="always_last")
     with_cards(hits.input(page.pick, [hits, dialogue, talk], shown, show_progress="hidden"))
     with_cards(off.click(page.clear, [dialogue, talk], shown, show_progress="hidden"))
-    save.click(page.save, dialogue, save, show_progress="hidden")
+    made = save.click(page.save, dialogue, file, show_progress="hidden")
+    made.then(None, js=_PRESS)  # a download button gives the file that it had before it was pressed
 
 
 def _stream(judge: Callable[[Dialogue, Talk], Iterator[Shown]]) -> Callable[[Dialogue, Talk], Iterator[Shown]]:

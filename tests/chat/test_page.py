@@ -139,6 +139,9 @@ def test_search_like_ask_and_the_cards_change(browser, address):
     assert third and all("comedy" in kind for kind in kinds)
     panel = visitor.locator("#panel").inner_text()
     assert "comedy" in panel and "Film number 12 eee" in panel and "<a_" in panel
+    with visitor.expect_download() as download:
+        visitor.get_by_role("button", name="Save").click()
+    assert json.loads(Path(download.value.path()).read_text())["wishes"] == ["comedy", "not year at most 1979"]
     assert not visitor.wrong
 
 
