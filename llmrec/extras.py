@@ -14,6 +14,7 @@ EXTRAS = {
     "http": ["fastapi", "uvicorn", "prometheus_client"],
     "chat": ["gradio", "httpx", "rapidfuzz"],
     "text": ["sacrebleu", "rouge_score"],
+    "rate": ["lenskit"],
 }
 
 

@@ -191,7 +191,7 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
         return examples.make(recipe.tasks, worded(source, catalogue.items, recipe.tasks), recipe.seed, folder)
 
     inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
-        "prompts": hash_folder(shipped.folder("prompts"))
+        "prompts": hash_folder(shipped.folder("prompts"), without=("made.json", "rate.yaml"))  # `llmrec rate`'s alone
     }
     hashes["tasks"] = Stage(out / "tasks", _TASKS, recipe.tasks.model_dump(mode="json"), inputs, recipe.seed).run(make)
 

@@ -24,7 +24,7 @@ FLOORS = {
     "decode": 6,
     **dict.fromkeys(("train", "align", "evaluate"), 7),
     **dict.fromkeys(
-        ("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "bench"), 8
+        ("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "rate", "bench"), 8
     ),
     "cli": 9,
     "__main__": 10,
@@ -41,6 +41,7 @@ NEIGHBOURS = {
     ("pipeline", "launch"),
     ("bench", "serve"),
     ("bench", "chat"),
+    ("bench", "rate"),
     ("serve", "pipeline"),
     ("results", "stage"),
     ("pipeline", "report"),
@@ -53,7 +54,7 @@ DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/", "bench/train"),
     "bitsandbytes": ("model/",),
-    "vllm": ("decode/vllm", "serve/", "bench/"),
+    "vllm": ("decode/vllm", "serve/", "bench/", "rate/on_vllm"),
     "gradio": ("chat/page",),
     "rapidfuzz": ("chat/",),
     "matplotlib": ("report/",),

@@ -166,3 +166,31 @@ def chat(
 
     for path in bench(part, run, encoder, users, seed, out, tell):
         tell(str(path))
+
+
+@app.command()
+def rate(
+    part: str = typer.Argument("speed", help="which figures: speed or table"),
+    out: Path = typer.Option(RESULTS, help="folder for the JSON file and figure"),
+    model: str = typer.Option("embedded:smollm2-135m-instruct", help="speed: a base"),
+    cases: int = typer.Option(128, min=1, help="speed: prompts of a round"),
+    rounds: int = typer.Option(3, min=1, help="speed: of taking turns"),
+    study: Path = typer.Option(None, help="table: a folder that `llmrec rate` made"),
+    name: str = typer.Option("ml-100k", help="table: of the result"),
+) -> None:
+    """Rating prediction: vLLM beside batched `generate`; the table of a study as a result and a figure."""
+    from llmrec import extras
+    from llmrec.bench import rate as bench
+    from llmrec.errors import RunError
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    if part not in ("speed", "table"):
+        raise RunError(f"there is no part '{part}'. Parts: speed, table")
+    if part == "table" and study is None:
+        raise RunError("the table is that of a study: give --study DIR, a folder that `llmrec rate` made")
+    if part == "speed":
+        extras.need("serve")
+    for path in [bench.speed(model, cases, rounds, out, tell)] if part == "speed" else bench.table(study, name, out):
+        tell(str(path))

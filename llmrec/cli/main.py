@@ -20,6 +20,7 @@ from llmrec.cli import (
     index,
     init,
     interrupt,
+    rate,
     recipe_schema,
     recommend,
     report,
@@ -42,7 +43,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (init, run, train, setup, recommend, serve, chat, evaluate, compare, report, export, doctor, recipe_schema):
+JUDGING = (evaluate, compare, rate, report)
+for verb in (init, run, train, setup, recommend, serve, chat, *JUDGING, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)
 app.add_typer(index.app, name="index", help=index.__doc__)

@@ -34,6 +34,9 @@ SLOTS = {
     "options": "codes on offer behind letters",
     "letter": "letter of the right one",
     "verdict": "yes or no",
+    "rated": "what a person rated: title, kinds and rating of each, a line each, oldest first",
+    "candidate": "title and kinds of what they have not rated yet",
+    "scale": "the scale of ratings, such as 1 (worst) to 5 (best)",
 }
 # Brackets that control tokens are written with, in any base, and their wide forms; what a reader sees instead.
 _NEUTRAL = str.maketrans("<>＜＞﹤﹥[]［］", "‹›‹›‹›()()")

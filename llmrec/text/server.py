@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from llmrec.errors import TextError
 from llmrec.text.cache import Cache
+from llmrec.text.endpoint import KEY, Endpoint, Nothing
 from llmrec.text.oracle import Ask
 
-KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, where the server wants one
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 _THINKING = re.compile(r"<think>.*?</think>", re.S)
 
 
@@ -41,16 +36,12 @@ class Server:
         """Name a server.
 
         Args:
-            url: of its API, such as http://localhost:8000/v1
-            model: its name for the model.
+            url, model, patience, tries, rest: as `Endpoint` takes them.
             cache: JSONL file of answers.
             workers: questions at a time.
-            patience: seconds to wait for an answer.
-            tries: before giving up on a question; the rest between them doubles.
-            rest: seconds before the second try.
         """
-        self.url, self.model, self.cache = url.rstrip("/") + "/chat/completions", model, Cache(cache, model)
-        self.workers, self.patience, self.tries, self.rest = workers, patience, tries, rest
+        self.endpoint, self.workers = Endpoint(url, model, patience, tries, rest), workers
+        self.cache = Cache(cache, model)
 
     def complete(self, asks: Sequence[Ask]) -> list[str]:
         """An answer to each question, from the cache or the server.
@@ -69,33 +60,20 @@ class Server:
         return [self.cache.get(ask.prompt) or "" for ask in asks]
 
     def _ask(self, prompt: str) -> None:
-        why = ""
-        for turn in range(self.tries):
-            if turn:
-                time.sleep(self.rest * 2 ** (turn - 1))
-            try:
-                text = self._once(prompt)
-            except urllib.error.HTTPError as error:
-                why = f"HTTP {error.code}: {error.read(300).decode(errors='replace')}"
-                if error.code not in _AGAIN:
-                    break
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                why = f"{type(error).__name__}: {error}"
-            else:
-                if text:
-                    self.cache.add(prompt, text)
-                    return
-                why = "it answered with nothing"
-        raise TextError(
-            f"{self.url} gave no answer for the model '{self.model}' ({why}). Check tasks.oracle.url and .model, and "
-            f"{KEY} if it wants a key; answers so far are kept in {self.cache.path}."
-        )
+        body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "seed": 0}
+        try:
+            text, _ = self.endpoint.post(body, _words)
+        except TextError as error:
+            raise TextError(
+                f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model, and {KEY} if it wants a key; "
+                f"answers so far are kept in {self.cache.path}."
+            ) from None
+        self.cache.add(prompt, text)
 
-    def _once(self, prompt: str) -> str:
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "seed": 0}
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.patience) as reply:
-            content = json.load(reply)["choices"][0]["message"]["content"]
-        return " ".join(_THINKING.sub("", str(content or "")).split())
+
+def _words(reply: Any) -> str:
+    content = reply["choices"][0]["message"]["content"]
+    text = " ".join(_THINKING.sub("", str(content or "")).split())
+    if not text:
+        raise Nothing("it answered with nothing")
+    return text

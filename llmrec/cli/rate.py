@@ -1,0 +1,174 @@
+"""Rating prediction by a language model, zero-shot to fine-tuned, beside all baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from llmrec.cli.screen import console, say, screen, stages
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from llmrec.rate.answers import Engine
+    from llmrec.rate.scale import Scale
+    from llmrec.recipe import Data
+
+METHODS = ("zero-shot", "few-shot", "classification", "regression", "baselines")
+
+
+def command(
+    model: str = typer.Option(
+        "embedded:smollm2-135m-instruct",
+        help="embedded:NAME, a folder, a hub name; with --url its name there",
+    ),
+    data: str = typer.Option("ml-100k", help="a source (llmrec data list), or a recipe, whose data: part is used"),
+    category: str = typer.Option(None, help="amazon-reviews-…: such as Beauty"),
+    method: str = typer.Option("zero-shot", help=", ".join(METHODS)),
+    shots: int = typer.Option(3, min=1, help="few-shot: solved examples before the question"),
+    share: float = typer.Option(0.05, min=0.0001, max=1.0, help="fine-tuning: share of the training ratings"),
+    epochs: int = typer.Option(2, min=1, help="fine-tuning: passes over them"),
+    learning_rate: float = typer.Option(1e-4, min=1e-8, help="fine-tuning"),
+    split: str = typer.Option("random", help="random, or temporal: one moment for everybody"),
+    cases: int = typer.Option(2000, min=0, help="test cases, drawn; 0 for all"),
+    history: int = typer.Option(10, min=1, help="ratings that a prompt tells"),
+    wording: int = typer.Option(1, help="of prompts/rate/rate.yaml, from 1"),
+    engine: str = typer.Option("transformers", help="transformers or vllm"),
+    url: str = typer.Option(None, help="any server with OpenAI's API, such as http://localhost:8000/v1, instead"),
+    patience: float = typer.Option(60.0, min=0.1, help="--url: seconds to wait for an answer"),
+    tries: int = typer.Option(5, min=1, help="--url: before giving up on a question"),
+    dtype: str = typer.Option("bfloat16", help="of the weights when asked: bfloat16 or float32"),
+    scale: str = typer.Option(None, help="LOW:HIGH or LOW:HIGH:STEP, where the ratings do not show it"),
+    sensitivity: int = typer.Option(0, min=0, help="cases to ask again in other wordings and orders of the history"),
+    seed: int = typer.Option(42, min=0, help="of split, cases, examples and training"),
+    out: Path = typer.Option(None, help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"),
+    tiny: bool = typer.Option(False, help="two layers with random weights: proves the path, no hub"),
+    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+) -> None:
+    import tempfile
+
+    from llmrec.errors import RunError
+    from llmrec.rate import methods, ratings
+    from llmrec.rate.finetune import Training
+    from llmrec.rate.study import Study
+
+    for name, value, known in (
+        ("--method", method, METHODS),
+        ("--split", split, ratings.SPLITS),
+        ("--engine", engine, ("transformers", "vllm")),
+        ("--dtype", dtype, ("bfloat16", "float32")),
+    ):
+        if value not in known:
+            raise RunError(f"{name} is {', '.join(known[:-1])} or {known[-1]}, not '{value}'.")
+    with stages(()) as tell, tempfile.TemporaryDirectory() as work:
+        loaded = ratings.load(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
+        folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}"
+        study = Study.open(loaded, cases or None, history, seed, folder)
+        study.baselines(tell)
+        name = Path(model.removeprefix("embedded:")).name + (" (tiny)" if tiny else "")
+        if method in ("classification", "regression"):
+            training = Training(method, share, epochs, learning_rate)  # type: ignore[arg-type]
+            methods.tuned(study, name, model, training, sensitivity, tell, _tiny(model, loaded, work) if tiny else None)
+        elif method != "baselines":
+            asker = (
+                _endpoint(url, model, loaded.scale, patience, tries)
+                if url
+                else _local(engine, name, model, dtype, loaded, work, tiny)
+            )
+            methods.asked(study, name, asker, shots if method == "few-shot" else 0, wording, sensitivity, tell)
+        figures = study.figures()
+    if as_json:
+        say(figures)
+    else:
+        screen.print(_table(figures))
+        console.print(f"figures and predictions: {folder}", markup=False, highlight=False)
+
+
+def _data(text: str, category: str | None) -> Data:
+    import difflib
+
+    from llmrec.data.sources import SOURCES
+    from llmrec.errors import DataError
+    from llmrec.recipe import Data
+    from llmrec.recipe_file import load
+
+    if text.endswith((".yaml", ".yml")):
+        return load(Path(text)).data
+    known = [name for name in SOURCES if name not in ("files", "world")]
+    if text not in known:
+        near = difflib.get_close_matches(text, known, 1, 0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise DataError(
+            f"there is no source '{text}'; there are: {', '.join(known)}.{hint} For files of your own give a recipe, "
+            "which `llmrec init FILES` writes."
+        )
+    return Data(source=text, category=category)  # type: ignore[arg-type]  # checked above
+
+
+def _endpoint(url: str, model: str, scale: Scale, patience: float, tries: int) -> Engine:
+    from llmrec.rate.on_endpoint import OnEndpoint
+    from llmrec.text.endpoint import Endpoint
+
+    return OnEndpoint(Endpoint(url, model, patience, tries), scale)
+
+
+def _local(engine: str, name: str, model: str, dtype: str, ratings: Any, work: str, tiny: bool) -> Engine:
+    import torch
+
+    from llmrec import extras
+    from llmrec.model.base import load_base
+
+    if engine == "vllm":
+        extras.need("serve")
+        from llmrec.rate.on_vllm import OnVllm
+
+        folder = model
+        if tiny or model.startswith("embedded:"):  # vLLM reads folders and hub names
+            language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
+            folder = f"{work}/model"
+            language.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return OnVllm.open(name, folder, ratings.scale, dtype=dtype)
+    from llmrec.rate.on_transformers import OnTransformers
+
+    language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
+    language = language.to("cuda" if torch.cuda.is_available() else "cpu")
+    return OnTransformers(name, language, tokenizer, ratings.scale)
+
+
+def _tiny(model: str, ratings: Any, work: str) -> Any:
+    import torch
+
+    from llmrec.model.base import tiny_base
+
+    torch.manual_seed(0)
+    words = [*ratings.titles, *ratings.kinds, "rating ratings person number candidate 0 1 2 3 4 5 6 7 8 9"]
+    return tiny_base(model, words, Path(work) / "tokenizer")
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    protocol = figures["protocol"]
+    table = Table(
+        title=f"{protocol['data']}: {protocol['cases']} cases of the {protocol['split']} split, "
+        f"scale {protocol['scale']}, liked from {protocol['liked from']:g}",
+        caption="95 % intervals over users; Δ: minus the user + item bias, paired",
+        box=box.SIMPLE,
+    )
+    for title in ("", "RMSE", "95 %", "MAE", "AUC", "95 %", "Δ RMSE 95 %"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
+    for name, one in figures["systems"].items():
+        behind = one["minus"].get("user + item bias", {}).get("rmse")
+        sure = [_digits(one[metric]["mean"]) for metric in ("rmse", "mae", "auc")]
+        spans = [f"{_digits(one[metric]['low'])} to {_digits(one[metric]['high'])}" for metric in ("rmse", "auc")]
+        gap = f"{behind['low']:+.3f} to {behind['high']:+.3f}" if behind else ""
+        table.add_row(name, sure[0], spans[0], sure[1], sure[2], spans[1], gap)
+    return table
+
+
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

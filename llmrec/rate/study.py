@@ -1,0 +1,138 @@
+"""One protocol, many systems: a folder that holds the cases and what every system predicted for them.
+
+OUT/protocol.json          data, split, cases; another protocol needs another folder
+OUT/systems/NAME.json      predicted ratings of one system, and what they cost; written last
+OUT/answers/…  OUT/tuned/… what is needed to go on where a killed command was
+OUT/figures.json           the table over all systems there
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.errors import RunError
+from llmrec.files import hash_json, read_json, write_json
+from llmrec.rate.baselines import BASELINES
+from llmrec.rate.cases import Cases, sample
+from llmrec.rate.judge import Judge, sliced
+from llmrec.rate.ratings import TEST, Ratings
+
+AGAINST = ["global mean", "user mean", "item mean", "user + item bias"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of one protocol.
+
+    Attributes:
+        ratings: all of the data.
+        cases: to be judged on.
+        out: the folder.
+        seed: of cases, examples, training and intervals.
+    """
+
+    ratings: Ratings
+    cases: Cases
+    out: Path
+    seed: int
+
+    @classmethod
+    def open(cls, ratings: Ratings, count: int | None, places: int, seed: int, out: Path) -> Study:
+        """Draw the cases, and hold the folder to this protocol.
+
+        Args:
+            count: cases; None for all.
+            places: ratings that a history holds.
+
+        Raises:
+            RunError: the folder was made with another protocol; in what they differ.
+            DataError: nothing is held out.
+        """
+        study = cls(ratings, sample(ratings, TEST, count, places, seed), out, seed)
+        path, wanted = out / "protocol.json", study.protocol
+        if path.is_file():
+            found = read_json(path)
+            other = [
+                f"{key} {found.get(key)} there, {wanted[key]} here" for key in wanted if found.get(key) != wanted[key]
+            ]
+            if other:
+                raise RunError(f"{out} was made with another protocol ({'; '.join(other)}). Choose another --out.")
+        else:
+            write_json(path, wanted)
+        return study
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What has to be equal for two systems to be compared."""
+        return {
+            **self.ratings.facts,
+            "cases": len(self.cases),
+            "history": self.cases.history.shape[1],
+            "liked from": self.ratings.scale.liked,
+            "seed": self.seed,
+            "hash": hash_json([self.cases.events.tolist(), self.ratings.given[self.cases.events].tolist()])[:16],
+        }
+
+    @property
+    def judge(self) -> Judge:
+        """Of these cases."""
+        events = self.cases.events
+        return Judge(self.ratings.given[events], self.ratings.users[events], self.ratings.scale.liked, self.seed)
+
+    def has(self, system: str) -> bool:
+        """Whether a system's predictions are there."""
+        return self._path(system).is_file()
+
+    def keep(self, system: str, predicted: np.ndarray, facts: dict[str, Any]) -> None:
+        """Keep what a system predicted."""
+        write_json(self._path(system), {"system": system, "facts": facts, "predicted": np.round(predicted, 5).tolist()})
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """Every system there: baselines first, then by name."""
+        found = {one["system"]: one for one in map(read_json, sorted((self.out / "systems").glob("*.json")))}
+        first = [name for name in BASELINES if name in found]
+        return {name: found[name] for name in [*first, *(name for name in found if name not in BASELINES)]}
+
+    def baselines(self, progress: Callable[[str, float], None]) -> None:
+        """Let every baseline predict that has not."""
+        for number, (name, fit) in enumerate(BASELINES.items()):
+            if not self.has(name):
+                begin = time.perf_counter()
+                model = fit(self.ratings, self.seed)
+                middle = time.perf_counter()
+                predicted = model.predict(self.cases)
+                spent = {
+                    "seconds to fit": middle - begin,
+                    "seconds each": (time.perf_counter() - middle) / len(self.cases),
+                }
+                self.keep(name, predicted, {key: round(value, 5) for key, value in spent.items()})
+            progress("baselines", (number + 1) / len(BASELINES))
+
+    def figures(self) -> dict[str, Any]:
+        """The table over all systems there; also written to `figures.json`."""
+        kept, judge = self.kept(), self.judge
+        predictions = {name: np.array(one["predicted"]) for name, one in kept.items()}
+        table = judge.table(predictions, AGAINST)
+        known = self.cases.known.lengths
+        systems = {
+            name: {**table[name], "slices": sliced(judge, predictions[name], known), "facts": kept[name]["facts"]}
+            for name in kept
+        }
+        found = {"protocol": self.protocol, "systems": systems}
+        write_json(self.out / "figures.json", found)
+        return found
+
+    def _path(self, system: str) -> Path:
+        return self.out / "systems" / f"{slug(system)}.json"
+
+
+def slug(text: str) -> str:
+    """A name that can stand for a file."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,121 @@
+"""Figures held against scikit-learn, closed forms and brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rate_world import world
+from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
+
+from llmrec.rate.baselines import BASELINES, Bias, GlobalMean, ItemMean, LensKit, UserMean
+from llmrec.rate.cases import sample
+from llmrec.rate.judge import Judge, slices
+from llmrec.rate.ratings import TEST, VALID
+from llmrec.rate.study import Study
+
+
+def made(rows: int = 400, users: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(5)
+    given = draw.integers(1, 6, rows).astype(float)
+    return given, draw.integers(0, users, rows), np.round(given + draw.normal(size=rows), 1)
+
+
+def test_figures_agree_with_scikit_learn() -> None:
+    given, users, predicted = made()
+    found = Judge(given, users, 4, 0).figures(predicted)
+    assert found["rmse"] == pytest.approx(root_mean_squared_error(given, predicted), abs=1e-12)
+    assert found["mae"] == pytest.approx(mean_absolute_error(given, predicted), abs=1e-12)
+    assert found["auc"] == pytest.approx(roc_auc_score(given >= 4, predicted), abs=1e-12)
+
+
+def test_a_constant_prediction_of_the_mean_errs_by_the_standard_deviation() -> None:
+    given, users, _ = made()
+    found = Judge(given, users, 4, 0).figures(np.full(len(given), given.mean()))
+    assert found["rmse"] == pytest.approx(given.std(), abs=1e-12)
+    assert found["auc"] == 0.5
+
+
+def test_a_draw_is_what_scikit_learn_says_of_users_taken_that_often() -> None:
+    given, users, predicted = made(120, 15)
+    judge = Judge(given, users, 4, 0, draws=20)
+    drawn = judge.drawn(predicted)
+    for number, often in enumerate(judge.draws):
+        rows = np.repeat(np.arange(120), often[judge.of])
+        assert drawn["rmse"][number] == pytest.approx(root_mean_squared_error(given[rows], predicted[rows]))
+        assert drawn["mae"][number] == pytest.approx(mean_absolute_error(given[rows], predicted[rows]))
+        assert drawn["auc"][number] == pytest.approx(roc_auc_score(given[rows] >= 4, predicted[rows]))
+
+
+def test_intervals_hold_the_mean_and_differences_are_paired() -> None:
+    given, users, predicted = made()
+    found = Judge(given, users, 4, 0).table({"a": predicted, "b": predicted + 0.01}, ["b"])
+    for metric in ("rmse", "mae", "auc"):
+        assert found["a"][metric]["low"] < found["a"][metric]["mean"] < found["a"][metric]["high"]
+    gap = found["a"]["minus"]["b"]
+    assert gap["auc"] == {"mean": 0, "low": 0, "high": 0}  # the same order of cases in every draw
+    assert gap["rmse"]["high"] - gap["rmse"]["low"] < 0.01 < found["a"]["rmse"]["high"] - found["a"]["rmse"]["low"]
+
+
+def test_slices_share_out_the_cases() -> None:
+    known = np.random.default_rng(0).integers(0, 50, 300)
+    assert (np.sum(list(slices(known).values()), axis=0) == 1).all()
+
+
+def test_means_and_biases_are_those_of_a_loop(tmp_path: Path) -> None:
+    log = world(tmp_path)
+    cases = sample(log, TEST, None, 5, 0)
+    train = log.train
+    left = log.given - log.mean
+    of_item = {
+        item: left[train][log.items[train] == item].sum() / ((log.items[train] == item).sum() + 5)
+        for item in range(log.n_items)
+    }
+    for row, event in enumerate(cases.events):
+        mine = train[log.users[train] == log.users[event]]
+        its = log.given[train][log.items[train] == log.items[event]]
+        assert UserMean(log).predict(cases)[row] == pytest.approx(log.given[mine].mean())
+        assert ItemMean(log).predict(cases)[row] == pytest.approx(its.mean() if len(its) else log.mean)
+        rest = sum(left[e] - of_item[log.items[e]] for e in mine) / (len(mine) + 5)
+        assert Bias(log).predict(cases)[row] == pytest.approx(log.mean + of_item[log.items[event]] + rest)
+    assert (GlobalMean(log).predict(cases) == log.given[train].mean()).all()
+
+
+def test_our_bias_model_is_lenskits(tmp_path: Path) -> None:
+    """In a random split, where what is known of a user is their training part."""
+    import pandas as pd
+    from lenskit.basic import BiasScorer
+    from lenskit.data import ItemList, from_interactions_df
+
+    log = world(tmp_path)
+    cases = sample(log, TEST, None, 5, 0)
+    columns = {"user_id": log.users, "item_id": log.items, "rating": log.given}
+    theirs = BiasScorer(damping=5.0)
+    theirs.train(from_interactions_df(pd.DataFrame({name: column[log.train] for name, column in columns.items()})))
+    found = [
+        theirs(int(log.users[event]), ItemList(item_ids=[int(log.items[event])])).scores()[0] for event in cases.events
+    ]
+    np.testing.assert_allclose(Bias(log).predict(cases), found, atol=1e-4)
+
+
+@pytest.mark.parametrize("split", ["random", "temporal"])
+def test_whoever_learns_beats_the_global_mean_where_there_is_something_to_learn(tmp_path: Path, split: str) -> None:
+    log = world(tmp_path, split, users=120)  # type: ignore[arg-type]
+    study = Study.open(log, None, 10, 0, tmp_path / "out")
+    study.baselines(lambda name, done: None)
+    found = study.figures()["systems"]
+    assert list(found) == list(BASELINES)
+    for name in ("user + item bias", "matrix factorisation", "small transformer"):
+        assert found[name]["minus"]["global mean"]["rmse"]["high"] < 0, name
+        assert found[name]["auc"]["low"] > 0.6, name
+
+
+def test_an_item_nobody_rated_has_the_bias_models_answer(tmp_path: Path) -> None:
+    log = world(tmp_path)
+    rare = int(log.items[np.flatnonzero(log.parts == TEST)[0]])
+    parts = np.where((log.items == rare) & (log.parts != TEST), VALID, log.parts)
+    cold = type(log)(**{**vars(log), "parts": parts.astype(np.int8)})
+    cases = sample(cold, TEST, None, 5, 0)
+    there = cold.items[cases.events] == rare
+    np.testing.assert_array_equal(LensKit(cold).predict(cases)[there], Bias(cold).predict(cases)[there])

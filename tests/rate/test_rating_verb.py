@@ -1,0 +1,54 @@
+"""`llmrec rate` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rate_world import write_ratings
+
+
+def rate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmrec.cli.main", "rate", "--data", "log/recipe.yaml", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_systems_of_one_protocol_gather_in_one_table(tmp_path: Path) -> None:
+    write_ratings(tmp_path / "log")
+    shape = ["--cases", "30", "--history", "4", "--tiny", "--json"]
+    first = rate(tmp_path, *shape, "--method", "few-shot", "--shots", "2", "--sensitivity", "4")
+    assert first.returncode == 0, first.stderr
+    second = rate(tmp_path, *shape, "--method", "regression", "--share", "0.2", "--epochs", "1")
+    assert second.returncode == 0, second.stderr
+    found = json.loads(second.stdout)
+    assert list(found["systems"]) == [
+        "global mean", "user mean", "item mean", "user + item bias", "matrix factorisation", "small transformer",
+        "smollm2-135m-instruct (tiny) 2-shot, expected", "smollm2-135m-instruct (tiny) 2-shot, parsed",
+        "smollm2-135m-instruct (tiny) regression, 20 %",
+    ]  # fmt: skip
+    assert found == json.loads((tmp_path / "runs" / "rate-recipe-random" / "figures.json").read_text())
+    assert found["protocol"]["cases"] == 30
+    other = rate(tmp_path, "--cases", "31", "--method", "baselines", "--history", "4")
+    assert other.returncode == 2
+    assert "another protocol (cases 30 there, 31 here" in " ".join(other.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "guess"], "--method is zero-shot, few-shot"),
+        (["--split", "last"], "--split is random or temporal, not 'last'"),
+        (["--scale", "1:4"], "not on the scale of 1 (worst) to 4 (best)"),
+        (["--data", "ml-100"], "Did you mean 'ml-100k'?"),
+    ],
+)
+def test_what_is_mistyped_is_told_in_words(tmp_path: Path, arguments: list[str], words: str) -> None:
+    write_ratings(tmp_path / "log")
+    done = rate(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
