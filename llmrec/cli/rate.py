@@ -134,7 +134,7 @@ def _local(engine: str, name: str, model: str, dtype: str, ratings: Any, work: s
     from llmrec.rate.on_transformers import OnTransformers
 
     language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
-    language = language.to("cuda" if torch.cuda.is_available() else "cpu")
+    language.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # torch's .to, typed as another
     return OnTransformers(name, language, tokenizer, ratings.scale)
 
 

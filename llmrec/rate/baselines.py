@@ -90,7 +90,8 @@ class LensKit:
             known = cases.known[row]
             met = ItemList(item_ids=self.ratings.items[known], rating=self.ratings.given[known].astype(np.float32))
             wanted = ItemList(item_ids=[int(self.ratings.items[event])])
-            found[row] = self.scorer(RecQuery(user_items=met), wanted).scores()[0]
+            scores = self.scorer(RecQuery(user_items=met), wanted).scores()
+            found[row] = np.nan if scores is None else scores[0]
         unknown = ~np.isfinite(found)
         found[unknown] = Bias(self.ratings).predict(cases)[unknown]
         return found

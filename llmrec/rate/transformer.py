@@ -85,12 +85,11 @@ class _Network(nn.Module):
         self.kinds = nn.Linear(kinds, width, bias=False)
         self.stars = nn.Embedding(stars + 1, width)
         self.blocks = nn.ModuleList(Block(width, 2, dropout) for _ in range(2))
-        self.head = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1)
-        )
+        out = nn.Linear(width, 1)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), out)
         for table in (self.items, self.stars):
             nn.init.normal_(table.weight, std=0.05)
-        nn.init.zeros_(self.head[-1].weight)  # starts at the mean
+        nn.init.zeros_(out.weight)  # starts at the mean
 
     def forward(self, items: Tensor, kinds: Tensor, stars: Tensor, there: Tensor) -> Tensor:
         """(rows, places) numbers and (rows, places, kinds) marks → (rows,); the last place is the candidate."""
