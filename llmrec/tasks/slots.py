@@ -15,7 +15,7 @@ from llmrec.items.text import plain
 from llmrec.recipe import Tasks
 from llmrec.tasks.cases import Cases, ragged
 from llmrec.tasks.source import EVENT_SLOTS, Source
-from llmrec.tasks.templates import SLOTS, neutral
+from llmrec.tasks.templates import RATING, SLOTS, neutral
 
 BYTES_PER_TOKEN = 3  # of ordinary text; on the careful side for Latin script
 
@@ -43,7 +43,7 @@ def fill_slot(name: str, cases: Cases, source: Source, tasks: Tasks) -> Pieces:
     """The pieces of a slot.
 
     Raises:
-        PromptError: a slot that these cases cannot fill, such as {letter} of a task without candidates.
+        PromptError: a slot that these cases cannot fill, such as {letter} of a task without candidates, or {scale}.
     """
     if name in EVENT_SLOTS:
         return _one(pa.array(_event_texts(name, cases, source), pa.string()), name)
@@ -51,6 +51,8 @@ def fill_slot(name: str, cases: Cases, source: Source, tasks: Tasks) -> Pieces:
         raise PromptError(
             f"the slot {{{name}}} belongs to tasks that offer items. Take it out of this task's wordings."
         )
+    if name in RATING:
+        raise PromptError(f"the slot {{{name}}} is filled by `llmrec rate` alone. Take it out of this task's wordings.")
     return _FILL[name](cases, source, tasks)
 
 
@@ -191,4 +193,4 @@ _FILL: dict[str, Callable[[Cases, Source, Tasks], Pieces]] = {
     "letter": _letter,
     "verdict": _verdict,
 }
-assert {*_FILL, *EVENT_SLOTS} == set(SLOTS)
+assert {*_FILL, *EVENT_SLOTS, *RATING} == set(SLOTS)

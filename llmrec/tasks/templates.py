@@ -38,6 +38,7 @@ SLOTS = {
     "candidate": "title and kinds of what they have not rated yet",
     "scale": "the scale of ratings, such as 1 (worst) to 5 (best)",
 }
+RATING = frozenset({"rated", "candidate", "scale"})  # slots that `llmrec rate` fills, and no training example has
 # Brackets that control tokens are written with, in any base, and their wide forms; what a reader sees instead.
 _NEUTRAL = str.maketrans("<>＜＞﹤﹥[]［］", "‹›‹›‹›()()")
 
