@@ -156,7 +156,9 @@ def _fit(column: Column, key: Column, others: list[Column]) -> float:
     if not key.identifies or not column.distinct or column.kind == "list":
         return 0.0
     inside = column.inside(key)
-    if inside < 0.3:
+    # A small catalogue beside a large log is one, too, where both columns are named so.
+    both_named = _id_name(column, ITEM) > 0 and _id_name(key, ITEM) > 0
+    if not inside or (inside < 0.3 and not both_named):
         return 0.0
     has_user = any(named(other.name, USER) and other.name != column.name for other in others)
     repeated = 1 - column.distinct / max(column.rows * column.filled, 1)

@@ -68,6 +68,14 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         look([tmp_path / "a.csv", tmp_path / "b.csv"])
 
 
+def test_names_that_agree_weigh_more_than_numbers_that_happen_to(tmp_path: Path) -> None:
+    rows = "".join(f"{user},{item},{item % 5 + 1}\n" for user in range(20) for item in range(8))
+    (tmp_path / "a.csv").write_text("user,item,rating\n" + rows)
+    (tmp_path / "b.csv").write_text("item,title\n1,One thing\n2,Another thing\n")  # all else is without text
+    found = look([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert (found.item, found.key, found.rating) == ("item", "item", "rating")
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
