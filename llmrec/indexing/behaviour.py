@@ -74,7 +74,8 @@ def collaborative(train: Sequences, n_items: int, levels: int, width: int, near:
     if len(strangers):
         like = known[(near[strangers] @ near[known].T).argmax(axis=1)] if near is not None else known[:1]
         codes[strangers] = codes[like]
-    return Drawn.levels(codes, [max(width, int(codes.max()) + 1)] * levels, np.zeros(n_items))
+    codes = codes[:, (codes >= 0).any(axis=0)]  # levels at which some cluster was still to split
+    return Drawn.levels(codes, [max(width, int(codes.max()) + 1)] * codes.shape[1], np.zeros(n_items))
 
 
 def company(train: Sequences, n_items: int) -> Any:

@@ -60,7 +60,7 @@ def make(
     codes, widths, ends = _unique(settings, cut, material.vectors, drawn.quantizer)
     catalogue = Catalogue.of_symbols(items, codes, widths, ends)
     before = symbols(cut.codes, cut.kinds, cut.widths)
-    report = health(catalogue.codes, widths, text, seed, before, items, train, settings.category, ends)
+    report = health(catalogue.codes, widths, text, seed, before, items, train, settings, ends)
     _keep(settings, drawn, where, text, _before(catalogue), model, folder)
     catalogue.save(folder, report)
     return {"verdict": report["verdict"], **drawn.facts}
@@ -87,7 +87,7 @@ def extend(old: Path, items: pa.Table, text: np.ndarray, seed: int, folder: Path
     before, frozen = Catalogue.load(old), Frozen.load(old)
     known = np.array([before.item_number.get(item_id, -1) for item_id in items["item_id"].to_pylist()], np.int64)
     catalogue = _extended(before, frozen, items, known, text[known < 0])
-    report = health(catalogue.codes, before.widths, text, seed, items=items, ends=before.ends)
+    report = health(catalogue.codes, before.widths, text, seed, items=items, settings=frozen.settings, ends=before.ends)
     frozen.copy(folder)
     catalogue.save(folder, report)
     facts = {"codes kept": int((known >= 0).sum()), "new codes": int((known < 0).sum())}
@@ -113,7 +113,8 @@ def added(old: Path, items: pa.Table, text: np.ndarray, seed: int) -> tuple[Cata
     every = pa.concat_tables([before.items, items])
     known = np.append(np.arange(len(before.item_ids)), np.full(items.num_rows, -1))
     catalogue = _extended(before, frozen, every, known, text)
-    return catalogue, health(catalogue.codes, before.widths, None, seed, items=every, ends=before.ends), frozen
+    report = health(catalogue.codes, before.widths, None, seed, items=every, settings=frozen.settings, ends=before.ends)
+    return catalogue, report, frozen
 
 
 def _extended(before: Catalogue, frozen: Frozen, items: pa.Table, known: np.ndarray, text: np.ndarray) -> Catalogue:

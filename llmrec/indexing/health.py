@@ -1,4 +1,4 @@
-"""Health of codes: numbers first, then a verdict in words, before anybody pays for training."""
+"""Health of codes in numbers, before anybody pays for training; `verdict.py` says what they mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import pyarrow as pa
 from llmrec.contracts import Sequences
 from llmrec.indexing import agreement
 from llmrec.indexing.codes import Ends, groups
+from llmrec.indexing.verdict import verdict
+from llmrec.recipe import Indexing
+
+DEFAULT = Indexing()
 
 
 def health(
@@ -21,7 +25,7 @@ def health(
     before: np.ndarray | None = None,
     items: pa.Table | None = None,
     train: Sequences | None = None,
-    category: str = "category",
+    settings: Indexing = DEFAULT,
     ends: Ends = "separating",
 ) -> dict[str, Any]:
     """Measure codes.
@@ -34,7 +38,7 @@ def health(
         before: (items, longest) int32 symbols before twins were told apart; None: all but the last kind.
         items: the items table, for agreement with categories.
         train: the training part of every history, for agreement with co-occurrence.
-        category: the column of categories.
+        settings: that the codes were made by: the column of categories, and what a verdict may advise.
         ends: how codes end, see `Catalogue`.
 
     Returns:
@@ -65,47 +69,8 @@ def health(
         "tokens": {"least": int(lengths.min()), "mean": round(float(lengths.mean()), 3), "most": int(lengths.max())},
         "ends": ends,
     }
-    result |= agreement.measure(codes, vectors, seed, items, train, category)
-    return result | {"verdict": verdict(result)}
-
-
-def verdict(result: dict[str, Any]) -> list[str]:
-    """What the numbers mean, a sentence each, with a remedy where something is wrong."""
-    words, ends = [], result.get("ends", "separating")
-    for level in result["levels"][: None if ends == "moved" else -1]:
-        used, width = level["used"], level["width"]
-        if used == 1 < width and ends != "numbers":
-            words.append(
-                f"Level {level['level']} uses 1 of {width} codes, so it tells nothing apart: set indexing.levels lower."
-            )
-        elif used < width / 2 and ends != "numbers":
-            words.append(
-                f"Level {level['level']} uses {used} of {width} codes: set indexing.width nearer to {used}, or try "
-                "indexing.method=balanced-rq-kmeans."
-            )
-    share = result["collisions_before"] / result["items"]
-    if share > 0.5:
-        words.append(f"{share:.0%} of items shared a code before separating: add a level or widen them.")
-    if not result["unique"]:
-        words.append("Codes are not unique: this is a bug.")
-    kept = result["neighbours_kept"]
-    if kept is not None and kept < 0.1 and ends in ("separating", "moved"):
-        words.append(f"Only {kept:.0%} of nearest items share a first token: codes carry little of the text.")
-    dominance = result.get("dominance")
-    if dominance is not None and abs(dominance) > 0.3:
-        strong, weak = ("text", "behaviour") if dominance > 0 else ("behaviour", "text")
-        words.append(
-            f"First tokens follow {strong} far more than {weak} (dominance {dominance:+.2f}): "
-            "indexing.vectors=weighted or aligned gives both a say."
-        )
-    healthy = not words
-    summary = (
-        f"{result['items']} items have unique codes; {result['collisions_before']} shared one before "
-        + ("twins were moved" if ends == "moved" else "the separating level")
-        + f", at most {result['largest_group']} together"
-        + (f"; {kept:.0%} of nearest items share their first token." if kept is not None else ".")
-    )
-    return [("Healthy. " if healthy else "") + summary, *words]
+    result |= agreement.measure(codes, vectors, seed, items, train, settings.category)
+    return result | {"verdict": verdict(result, settings)}
 
 
 def _level(number: int, column: np.ndarray, width: int, items: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.files import read_json
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.health import health, verdict
+from llmrec.indexing.health import health
+from llmrec.indexing.verdict import verdict
 from llmrec.recipe_file import load
 
 
@@ -40,11 +41,11 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
         recipe.seed,
         items=held.items,
         train=data.before("valid") if same else None,
-        category=recipe.indexing.category,
+        settings=recipe.indexing,
         ends=held.ends,
     )
     for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
         report[name] = stored.get(name, report[name])
-    report["verdict"] = verdict(report)
+    report["verdict"] = verdict(report, recipe.indexing)
     examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
     return {"method": recipe.indexing.method, "hash": held.hash, "examples": examples, **report}

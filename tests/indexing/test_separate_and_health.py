@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from llmrec.indexing import health as measured
 from llmrec.indexing.codes import symbols
 from llmrec.indexing.separate import last_level
+from llmrec.indexing.verdict import verdict
+from llmrec.recipe import Indexing
 
 
 def health(codes: np.ndarray, widths: list[int], vectors: np.ndarray, seed: int) -> dict:
@@ -90,6 +92,52 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
     found = measured.health(*args, before=symbols(before, range(2), [2, 2]), ends="moved")
     assert (found["collisions_before"], found["moved"], found["collisions_after"]) == (2, 1, 0)
     assert "2 shared one before twins were moved, at most 2 together" in found["verdict"][0]
+
+
+@pytest.mark.parametrize(
+    ("how", "ends", "changed", "said"),
+    [
+        (
+            {},
+            "separating",
+            {"levels": [10, 64]},
+            "Level 1 uses 10 of 64 codes: set indexing.width nearer to 10, or try",
+        ),
+        ({"method": "kmeans-tree"}, "separating", {"levels": [10, 64]}, "set indexing.width nearer to 10."),
+        ({"pieces": 900}, "separating", {"levels": [100]}, "Codes use 100 of 1000 pieces: set indexing.pieces lower."),
+        (
+            {"method": "category"},
+            "separating",
+            {"collisions_before": 90},
+            "90% of items shared a code before they were",
+        ),
+        (
+            {"method": "category", "hybrid": ["item"]},
+            "own",
+            {"collisions_before": 90},
+            "Healthy. 100 items have unique",
+        ),
+        ({"method": "category", "hybrid": ["collaborative"]}, "separating", {"collisions_before": 90}, "a smaller"),
+        ({"method": "item"}, "own", {"collisions_before": 100}, "nothing of another: a baseline."),
+        ({"method": "number"}, "numbers", {"levels": [1, 9]}, "nothing else in common: a baseline."),
+        ({"vectors": "ppmi"}, "separating", {"neighbours_kept": 0.01}, "Healthy."),
+        ({}, "separating", {"neighbours_kept": 0.01}, "Only 1% of nearest items share a first token"),
+        ({"vectors": "concat"}, "separating", {"dominance": 0.5}, "vectors=weighted or aligned gives both a say"),
+        ({"vectors": "weighted"}, "separating", {"dominance": -0.5}, "behaviour far more than text (dominance -0.50)"),
+        ({"vectors": "aligned"}, "separating", {"dominance": 0.5}, "widen the first level"),
+    ],
+)
+def test_a_verdict_advises_what_its_method_has(how: dict, ends: str, changed: dict, said: str) -> None:
+    levels = [
+        {"level": number, "used": used, "width": 1000 if how.get("pieces") else 64}
+        for number, used in enumerate([*changed.get("levels", [64]), 3], 1)
+    ]
+    found = {"items": 100, "levels": levels, "ends": ends, "unique": True, "largest_group": 2} | {
+        "collisions_before": changed.get("collisions_before", 2),
+        "neighbours_kept": changed.get("neighbours_kept", 0.5),
+        "dominance": changed.get("dominance", 0.0),
+    }
+    assert said in " ".join(verdict(found, Indexing.model_validate(how)))
 
 
 def test_one_item_alone_is_healthy() -> None:
