@@ -1,8 +1,15 @@
 """Switching the catalogue: requests in flight keep theirs, new ones get the new, and wrong ones are never taken."""
 
 import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from serving import CLIENT, MASTER
 
@@ -59,6 +66,28 @@ def test_a_server_under_load_is_switched_to_and_fro_without_one_wrong_answer(add
         given = {item["item_id"] for item in answer["items"]}
         assert given <= names(known[answer["catalogue"]])
         assert ("new" in given) == (answer["catalogue"] == served.second)  # 35 of 35 or 36 items, less those seen
+
+
+def test_items_added_while_a_server_runs_are_recommended_without_training(address, served, tmp_path):
+    late = {"item_id": ["late"], "title": ["Film number 7 hhh"], "kind": ["drama"]}
+    pq.write_table(pa.table(late), tmp_path / "late.parquet")
+    command = [sys.executable, "-m", "llmrec", "index", "add", str(served.run), str(tmp_path / "late.parquet")]
+    done = subprocess.run([*command, "--catalogue", served.first, "--json"], capture_output=True, text=True, check=True)
+    added = json.loads(done.stdout)
+    try:
+        with httpx.Client(base_url=address, headers=CLIENT, timeout=60) as client:
+            ask = {"history": ["i7", "i8"], "k": 10, "allow": ["late", "i9"]}
+            before = client.post("/v1/recommendations", json=ask).json()
+            assert [item["item_id"] for item in before["items"]] == ["i9"]
+            client.post("/v1/catalogue", json={"hash": added["hash"]}, headers=MASTER).raise_for_status()
+            answer = client.post("/v1/recommendations", json=ask).json()
+            assert answer["catalogue"] == added["hash"]
+            assert {item["item_id"] for item in answer["items"]} == {"late", "i9"}
+            again = client.post("/v1/recommendations", json={"history": ["late"], "k": 3}).json()
+            assert len(again["items"]) == 3
+            client.post("/v1/catalogue", json={"hash": served.first}, headers=MASTER).raise_for_status()
+    finally:
+        shutil.rmtree(Path(added["folder"]))  # other tests count the catalogues of this run
 
 
 def test_a_hostile_title_is_data(address, served):
