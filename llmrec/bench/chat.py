@@ -104,8 +104,10 @@ def _asking(
         target = store.number[dataset.item_ids[int(cases.targets[case])]]
         own = [name for name in holders if target in holders[name]]
         shares = np.array([sum(item in items for item in history) / len(history) for items in holders.values()])
-        names = list(holders)
-        asked = {"taste": names[int(np.argmax(shares - usual))], "any": names[int(draw_.integers(len(names)))]}
+        left = np.array([not items.issubset(history) for items in holders.values()])  # nobody asks for what they have
+        names = [name for name, some in zip(holders, left, strict=True) if some]
+        taste = int(np.argmax(np.where(left, shares - usual, -np.inf)))
+        asked = {"taste": list(holders)[taste], "any": names[int(draw_.integers(len(names)))]}
         asked |= {"next": own[int(draw_.integers(len(own)))]} if own else {}
         rows.append((history, target, asked, [ASKED[int(one)] for one in draw_.integers(len(ASKED), size=3)]))
 
