@@ -49,7 +49,7 @@ class Chooser:
 
         Args:
             meanings: of its items; None leaves free words without effect.
-            queries: the model's prompt has a place for free words.
+            queries: the model was trained to search by free words.
             weight: of nearness in meaning beside the model's log-probability, each in its own standard deviations.
             act: whether free words rank the model's best again, or first leave it the nearest items only.
         """
@@ -107,7 +107,7 @@ class Chooser:
     def _ask(self, state: State, fits: np.ndarray, k: int) -> Given | None:
         body: dict[str, Any] = self._filter(state, fits)
         if self.queries and state.about:
-            body["query"] = state.about[:1000]
+            body["query"] = state.about[:512]
         history = [one for one in state.liked if one in self.store.number][-LISTED:]
         pool = min(max(k, POOL) if "category" in body else k, POOL, len(self.store))
         try:

@@ -1,4 +1,8 @@
-"""Put a trained run behind an HTTP port: vLLM's server with `POST /v1/recommendations`, or the same without vLLM."""
+"""Put a trained run behind an HTTP port: vLLM's server with `POST /v1/recommendations`, or the same without vLLM.
+
+Clients show the key of LLMREC_API_KEY; where there is none, one is made and printed. Who shows LLMREC_ADMIN_KEY may
+change the catalogue. All of it is in docs/serving.md, and the server's own OpenAPI at /docs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def command(
     more: list[str] = typer.Argument(None, help="after --: further options of vLLM's server"),
     engine: str = typer.Option("vllm", help="what runs the model: vllm or transformers"),
     host: str = typer.Option("127.0.0.1", help="0.0.0.0 for every network"),
-    port: int = typer.Option(8000, min=1, max=65535),
+    port: int = typer.Option(8000, min=1, max=65535, help="of TCP"),
     catalogue: list[Path] = typer.Option([], help="a further catalogue folder to switch to; may be given often"),
     tensor_parallel: int = typer.Option(1, min=1, help="GPUs that share each layer (vLLM)"),
     pipeline_parallel: int = typer.Option(1, min=1, help="GPUs that share the layers out (vLLM)"),

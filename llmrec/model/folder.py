@@ -33,12 +33,16 @@ class Note:
         history: items of a history that its prompts hold, newest kept.
         prompt: the wording of its next-item prompt, with the slot {history}.
         held_out_prompt: a wording it never saw in training, for evaluation.
+        search: the wording of its prompt for a wish in words, with the slot {intention}; "" where it learned none.
+        search_history: the same after a history, with both slots.
     """
 
     catalogue: str
     history: int
     prompt: str
     held_out_prompt: str
+    search: str = ""
+    search_history: str = ""
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note, folder: Path) -> None:
@@ -48,7 +52,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / NOTE, asdict(note))
+    write_json(folder / NOTE, {name: value for name, value in asdict(note).items() if value != ""})
 
 
 def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Note]:

@@ -21,7 +21,7 @@ from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Limits
 from llmrec.serve.shapes import Answer, Ask, Item, Timing
 from llmrec.serve.users import Users
-from llmrec.tasks.templates import fill, neutral, parts
+from llmrec.tasks.templates import fill, neutral
 
 SHOWN = 100  # unknown items listed in an answer
 
@@ -36,6 +36,7 @@ class _Wanted:
         allowed: (n,) item numbers, the only ones given; None for every item.
         category: given besides `allowed`, and an item must be in both.
         unknown: item ids that the catalogue lacks.
+        query: words that cannot be read as a code or a control token; "" where there are none.
     """
 
     seen: list[int]
@@ -43,6 +44,12 @@ class _Wanted:
     allowed: np.ndarray | None
     category: Category | None
     unknown: list[str]
+    query: str
+
+    @property
+    def for_model(self) -> bool:
+        """Whether there is anything that the model could go by."""
+        return bool(self.seen or self.query)
 
     def offered(self, items: np.ndarray) -> np.ndarray:
         """(n,) bool, whether each item number may be given."""
@@ -81,7 +88,6 @@ class Desk:
         """
         self.name, self.catalogue, self.ranker, self.users, self.limits = name, catalogue, ranker, users, limits
         self._tokenizer, self._note = tokenizer, note
-        self._slots = [slot for _, slot in parts(note.prompt) if slot]
         self._categories = Categories(catalogue)
         self._popular = users.popular(catalogue)
         self._invalid = 0
@@ -95,11 +101,11 @@ class Desk:
         begin = time.perf_counter()
         self._check(ask)
         wanted = self._wanted(ask)
-        if not wanted.seen and not ask.query:
+        if not wanted.for_model:
             prepared = time.perf_counter() - begin
             items, scores, waited, ranked = *self._by_popularity(wanted, ask.k), 0.0, 0.0
         else:
-            prompt, allowed = self.prompt(wanted.seen, ask.query), wanted.filter(self.catalogue.trie)
+            prompt, allowed = self.prompt(wanted.seen, wanted.query), wanted.filter(self.catalogue.trie)
             prepared = time.perf_counter() - begin
             found = await self.ranker.rank(prompt, self._width(ask.k), allowed)
             items, scores, waited, ranked = found.items[: ask.k], found.scores[: ask.k], found.waited, found.ranked
@@ -109,7 +115,7 @@ class Desk:
             request_id=request_id,
             model=self.name,
             catalogue=self.catalogue.hash,
-            ranked_by="model" if wanted.seen or ask.query else "popularity",
+            ranked_by="model" if wanted.for_model else "popularity",
             items=self._shown(items, scores),
             unknown=wanted.unknown[:SHOWN],
             notes=self._notes(ask, wanted, len(items)),
@@ -118,21 +124,23 @@ class Desk:
 
     @property
     def takes_queries(self) -> bool:
-        """Whether the model's prompt has a place for a query."""
-        return "query" in self._slots
+        """Whether the model learned to search by words."""
+        return bool(self._note.search or self._note.search_history)
 
     def take_invalid(self) -> int:
         """Items that the search gave and that were no allowed ones, since this was last asked."""
         fresh, self._invalid = self._invalid, 0
         return fresh
 
-    def prompt(self, seen: Sequence[int], query: str | None = None) -> list[int]:
-        """Tokens of the prompt for a history of item numbers, and a query where the model's prompt has a place."""
-        codes, ids = self.catalogue.code_texts, self.catalogue.item_ids
-        pieces = {"history": [(codes[item], "history", ids[item]) for item in seen[-self._note.history :]]}
-        if self.takes_queries:
-            pieces["query"] = [(neutral(plain(query)), "query", "")]
-        return encode(self._tokenizer, fill(self._note.prompt, pieces)[0])
+    def prompt(self, seen: Sequence[int], query: str = "") -> list[int]:
+        """Tokens of the prompt for a history of item numbers, for a query in neutral words, or for both."""
+        codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self._note
+        pieces = {"history": [(codes[item], "history", ids[item]) for item in seen[-note.history :]]}
+        wordings = [note.prompt]
+        if query:
+            pieces["intention"] = [(query, "intention", "")]
+            wordings = [note.search_history, note.search] if seen else [note.search, note.search_history]
+        return encode(self._tokenizer, fill(next(filter(None, wordings)), pieces)[0])
 
     def _check(self, ask: Ask) -> None:
         """Limits, and fields that exclude one another."""
@@ -158,8 +166,8 @@ class Desk:
         if not self.takes_queries:
             raise Refused(
                 422,
-                "this model was not trained with queries: its prompt has no place for one, and words that it never saw "
-                "there would only disturb it. Leave `query` out, and narrow the items down by `category` or `allow`.",
+                "this model was not trained with queries, and words that it never saw would only disturb it. Leave "
+                "`query` out and narrow the items down by `category` or `allow`, or train with the task `item_search`.",
                 "query",
             )
 
@@ -170,7 +178,8 @@ class Desk:
         allowed, others = self._numbers(ask.allow, "allow") if ask.allow is not None else (None, [])
         hidden = np.unique(np.array([*denied, *(seen if ask.exclude_seen else ())], np.int64))
         only = None if allowed is None else np.unique(np.array(allowed, np.int64))
-        return _Wanted(seen, hidden, only, self._categories.wanted(ask.category), [*unknown, *more, *others])
+        category, query = self._categories.wanted(ask.category), neutral(plain(ask.query))
+        return _Wanted(seen, hidden, only, category, [*unknown, *more, *others], query)
 
     def _numbers(self, ids: Sequence[str], fatal: str | None) -> tuple[list[int], list[str]]:
         """Item numbers of known ids, and the unknown ids; where all are unknown and that is fatal, a refusal."""
@@ -216,10 +225,12 @@ class Desk:
 
     def _notes(self, ask: Ask, wanted: _Wanted, given: int) -> list[str]:
         notes = []
-        if not wanted.seen and not ask.query:
+        if not wanted.for_model:
             notes.append("the history is empty, so these are the items that most users have")
         elif len(wanted.seen) > self._note.history:
             notes.append(f"the model read the newest {self._note.history} of {len(wanted.seen)} items of the history")
+        if wanted.seen and wanted.query and not self._note.search_history:
+            notes.append("the model read the query alone: it was not trained to read one after a history")
         if wanted.unknown:
             notes.append(f"{len(wanted.unknown)} item(s) of the request are not in the catalogue and were left out")
         if given < ask.k:

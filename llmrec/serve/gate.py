@@ -42,7 +42,7 @@ class Gate:
         scope.setdefault("state", {})["request_id"] = request_id
         try:
             self._check(scope)
-            if scope["path"] in OURS and scope["method"] == "POST":
+            if _path(scope) in OURS and scope["method"] == "POST":
                 receive = await self._body(scope, receive)
         except Refused as refused:
             await _refuse(send, refused, request_id)
@@ -51,8 +51,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         """Keys, and whether the server still takes requests."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in OPEN:
+        if _path(scope) in OPEN:
             return
         if self.keys and not self.keys.opens(_header(scope, b"authorization")):
             raise Refused(
@@ -117,6 +116,11 @@ async def _refuse(send: Send, refused: Refused, request_id: str) -> None:
     named = _named(send, request_id)
     await named({"type": "http.response.start", "status": refused.status, "headers": headers})
     await named({"type": "http.response.body", "body": body})
+
+
+def _path(scope: Scope) -> str:
+    """The path below the one that a proxy in front took off (vLLM's --root-path)."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _request_id(scope: Scope) -> str:

@@ -25,7 +25,7 @@ class Limits(BaseModel):
     history: int = Field(10_000, ge=1, description="items of a history (422); the model reads the newest of them")
     listed: int = Field(10_000, ge=1, description="items of `allow` and of `deny` (422)")
     k: int = Field(100, ge=1, description="items wanted (422)")
-    query: int = Field(1_000, ge=1, description="characters of a query (422)")
+    query: int = Field(512, ge=1, description="characters of a query (422); a model is shown no more of a text")
     batch: int = Field(64, ge=1, description="requests in one body (422)")
     beams: int = Field(50, ge=1, description="prefixes that a search keeps at each level; more lose less")
     concurrency: int = Field(256, ge=1, description="requests that wait or are worked on at a time (429)")

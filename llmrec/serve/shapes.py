@@ -14,7 +14,7 @@ class Ask(BaseModel):
     history: list[str] | None = Field(None, description="item ids, oldest first; [] gives popular items. Or `user`.")
     user: str | None = Field(None, description="a user id of the run's data, instead of `history`")
     k: int = Field(10, ge=1, description="items wanted")
-    query: str | None = Field(None, description="free text, for a model whose prompt has a place for it")
+    query: str | None = Field(None, description="free text, for a model that was trained to search by it")
     allow: list[str] | None = Field(None, description="item ids, the only ones given")
     deny: list[str] = Field([], description="item ids never given")
     category: str | dict[str, str] | None = Field(
@@ -131,4 +131,4 @@ class Version(BaseModel):
     engine: str
     model: str
     catalogue: str
-    queries: bool = Field(description="whether the model's prompt has a place for `query`")
+    queries: bool = Field(description="whether the model was trained to take a `query`")

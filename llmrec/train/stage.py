@@ -126,7 +126,7 @@ def make(job: Job, target: Path, progress: Progress, validate: Validate | None =
     """
     if together.is_first():
         claim(job.work, job.key)
-    note = _note(job.recipe, job.catalogue)
+    note = _note(job.recipe, job.catalogue, job.tasks)
     with together.in_turn(), explain_memory(job.part, job.name, job.method):
         begun = _begin(job)
     around = sft.Around(
@@ -222,9 +222,18 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded], most: int
     return cost(trained, plain, [(example.tokens, example.supervised) for example in sample])
 
 
-def _note(recipe: Recipe, catalogue: Catalogue) -> model_folder.Note:
+def _note(recipe: Recipe, catalogue: Catalogue, tasks: Path) -> model_folder.Note:
     template = templates.load("next_item")
     held_out = (template.held_out or template.train)[0].prompt
-    return model_folder.Note(
-        catalogue.hash, items_held(recipe.tasks, catalogue.codes.shape[1]), template.train[0].prompt, held_out
-    )
+    held = items_held(recipe.tasks, catalogue.codes.shape[1])
+    return model_folder.Note(catalogue.hash, held, template.train[0].prompt, held_out, *_searches(recipe, tasks))
+
+
+def _searches(recipe: Recipe, tasks: Path) -> tuple[str, str]:
+    """Prompts for a wish in words that the model learns, without a history and with one; "" where it learns none."""
+    if not any((tasks / "examples").glob("item_search-*")):
+        return "", ""
+    known = [one.prompt for one in templates.load("item_search").first(recipe.tasks.wordings).train]
+    after = ["history" in [slot for _, slot in templates.parts(prompt)] for prompt in known]
+    alone, both = ([one for one, has in zip(known, after, strict=True) if has is wanted] for wanted in (False, True))
+    return next(iter(alone), ""), next(iter(both), "")
