@@ -20,7 +20,7 @@ from llmrec.bench.indexing_cold import cold
 from llmrec.bench.indexing_peer import peer_codes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
-from llmrec.indexing import agreement, build, rq_kmeans, rq_vae, vectors
+from llmrec.indexing import agreement, build, rq_kmeans, rq_vae, separate, vectors
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codes import groups
 from llmrec.indexing.frozen import Frozen
@@ -154,14 +154,19 @@ def error(settings: Indexing, text: np.ndarray) -> dict[str, Any]:
 
 
 def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
-    """MiniOneRec's RQ-VAE and ours: time, collisions, use, error of reconstruction."""
+    """MiniOneRec's RQ-VAE and ours, as many epochs: time, collisions before and after, use, error of reconstruction."""
     begin = perf_counter()
     encoder, facts = rq_vae.fit(text, settings.levels, settings.width, 0, settings.epochs)
-    codes = encoder.encode(text)[0]
-    ours = _like(codes, perf_counter() - begin) | {"error": facts["error"], "epochs": facts["epochs"]}
-    begin = perf_counter()
-    theirs, left = peer_codes(peer, text, settings.levels, settings.width, facts["epochs"])
-    return {"llmrec": ours, "MiniOneRec": _like(theirs, perf_counter() - begin) | {"error": round(left, 6)}}
+    codes, left = encoder.encode(text)
+    middle = perf_counter()
+    apart = separate.sinkhorn(codes, np.linalg.norm(left, axis=1), text, encoder)
+    ours = _like(codes, apart, (middle - begin, perf_counter() - middle))
+    theirs = peer_codes(peer, text, settings.levels, settings.width, facts["epochs"])
+    return {
+        "epochs": facts["epochs"],
+        "llmrec": ours | {"error": facts["error"]},
+        "MiniOneRec": _like(theirs.codes, theirs.apart, theirs.seconds) | {"error": round(theirs.error, 6)},
+    }
 
 
 def dominance(work: Path, tiny: bool) -> dict[str, Any]:
@@ -190,13 +195,19 @@ def drawn(items: int, dim: int) -> np.ndarray:
     return rows
 
 
-def _like(codes: np.ndarray, seconds: float) -> dict[str, Any]:
-    group, size = groups(codes)
+def _like(codes: np.ndarray, apart: np.ndarray, seconds: tuple[float, float]) -> dict[str, Any]:
     return {
-        "seconds": round(seconds, 1),
-        "shared a code": int((size[group] > 1).sum()),
+        "seconds": round(seconds[0], 1),
+        "seconds to tell twins apart": round(seconds[1], 1),
+        "shared a code": _sharing(codes),
+        "share one after twins were told apart": _sharing(apart),
         "levels used": [len(np.unique(column)) for column in codes.T],
     }
+
+
+def _sharing(codes: np.ndarray) -> int:
+    group, size = groups(codes)
+    return int((size[group] > 1).sum())
 
 
 def _named(items: int) -> pa.Table:

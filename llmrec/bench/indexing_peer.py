@@ -1,20 +1,43 @@
-"""MiniOneRec's RQ-VAE, as its `rq/rqvae.py` sets it up, on vectors of ours."""
+"""MiniOneRec's RQ-VAE, as its `rq/rqvae.py` and `rq/generate_indices.py` set it up, on vectors of ours."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from llmrec.errors import RunError
+from llmrec.indexing.codes import groups
 from llmrec.indexing.rq_vae import HIDDEN, LATENT, RATE, batch_size
 
+_ROUNDS, _EPSILON = 20, 0.003  # of its telling twins apart
 
-def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epochs: int) -> tuple[np.ndarray, float]:
-    """Train it with our sizes of layers and batches, and code the vectors.
+
+class Peer(NamedTuple):
+    """What it made of the vectors.
+
+    Attributes:
+        codes: (items, levels) int, nearest codes.
+        apart: (items, levels) int, after it has told twins apart.
+        error: mean squared error of reconstruction.
+        seconds: of training and coding, and of telling apart.
+    """
+
+    codes: np.ndarray
+    apart: np.ndarray
+    error: float
+    seconds: tuple[float, float]
+
+
+def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epochs: int) -> Peer:
+    """Train it with our sizes of layers and batches, code the vectors and tell twins apart.
+
+    Its own: k-means of the first batch, no Sinkhorn in training, gradients cut at 1. Not its own: a rate that stays the
+    same from the first step, where it warms up for fifty epochs of ten thousand.
 
     Args:
         checkout: of MiniOneRec.
@@ -22,12 +45,21 @@ def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epo
         levels, width: of the codebooks.
         epochs: passes.
 
-    Returns:
-        (items, levels) int codes, and the mean squared error of reconstruction.
-
     Raises:
         RunError: the checkout has no such code.
     """
+    data = torch.from_numpy(vectors)
+    begin = perf_counter()
+    model = _trained(_model(checkout, vectors.shape[1], levels, width), data, epochs)
+    with torch.no_grad():
+        told, _, codes = model(data, use_sk=False)
+    middle = perf_counter()
+    apart = _apart(model, data, codes.numpy())
+    seconds = middle - begin, perf_counter() - middle
+    return Peer(codes.numpy(), apart, float((told - data).square().mean()), seconds)
+
+
+def _model(checkout: Path, dim: int, levels: int, width: int) -> Any:
     if not (checkout / "rq" / "models" / "rqvae.py").is_file():
         raise RunError(f"{checkout} has no rq/models/rqvae.py: give --peer a checkout of AkaliKong/MiniOneRec")
     sys.path.insert(0, str(checkout / "rq"))
@@ -36,16 +68,19 @@ def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epo
     finally:
         sys.path.remove(str(checkout / "rq"))
     torch.manual_seed(0)
-    model: Any = RQVAE(
-        in_dim=vectors.shape[1],
+    return RQVAE(
+        in_dim=dim,
         num_emb_list=[width] * levels,
-        e_dim=min(LATENT, vectors.shape[1]),
-        layers=[size for size in HIDDEN if size < vectors.shape[1]],
+        e_dim=min(LATENT, dim),
+        layers=[size for size in HIDDEN if size < dim],
         kmeans_init=True,
-        sk_epsilons=[0.0] * (levels - 1) + [0.003],
+        sk_epsilons=[0.0] * levels,
         sk_iters=50,
     )
-    data, optimiser = torch.from_numpy(vectors), torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+
+
+def _trained(model: Any, data: torch.Tensor, epochs: int) -> Any:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     model.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(data)).split(batch_size(len(data))):
@@ -53,8 +88,18 @@ def peer_codes(checkout: Path, vectors: np.ndarray, levels: int, width: int, epo
             loss = model.compute_loss(told, quantized, xs=data[rows])[0]
             optimiser.zero_grad()
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
-    model.eval()
-    with torch.no_grad():
-        told, _, codes = model(data, use_sk=False)
-        return codes.numpy(), float((told - data).square().mean())
+    return model.eval()
+
+
+def _apart(model: Any, data: torch.Tensor, codes: np.ndarray) -> np.ndarray:
+    """Codes after its rounds of Sinkhorn over each group of twins; some may still collide."""
+    codes = codes.copy()
+    model.rq.vq_layers[-1].sk_epsilon = _EPSILON
+    for _ in range(_ROUNDS):
+        group, size = groups(codes)
+        for twins in np.flatnonzero(size > 1):
+            rows = np.flatnonzero(group == twins)
+            codes[rows] = model.get_indices(data[torch.from_numpy(rows)], use_sk=True).numpy()
+    return codes

@@ -87,6 +87,14 @@ def add(
         highlight=False,
         markup=False,
     )
+    if strangers := facts["placed by text"]:
+        shown = ", ".join(strangers[:5]) + ("…" if len(strangers) > 5 else "")
+        console.print(
+            f"{len(strangers)} of them have words or categories that no token stands for, and went where the nearest "
+            f"item by text is: {shown}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _levels(found: dict[str, Any]) -> None:
@@ -117,6 +125,7 @@ def _figures(found: dict[str, Any]) -> dict[str, str]:
         "shared a code before": found["collisions_before"],
         "share one now": found["collisions_after"],
         "moved to tell twins apart": found["moved"],
+        "items with another's vector": found["alike"],
         "neighbours with its first token": found["neighbours_kept"],
         "tokens of a code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
     }

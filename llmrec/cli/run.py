@@ -36,15 +36,24 @@ def command(
         pipeline.run(plan, run, until, tell)
     if pipeline.STAGES.index(until) < pipeline.STAGES.index("evaluate"):
         say({"run": str(run), "until": until}) if as_json else console.print(f"Done until {until}: {run}")
+        if until == "catalogue" and not as_json:
+            _codes(run)
         return
     folder = pipeline.trained_folder(run) / "eval"
     result = read_json(folder / "metrics.json")
     if as_json:
         say({"run": str(run), **result})
         return
-    for line in read_json(run / "catalogue" / "health.json")["verdict"]:
-        screen.print(f"Codes: {line}", highlight=False)
+    _codes(run)
     screen.print(metrics_table(result))
     show_example(folder)
     if until == "report":
         screen.print(f"\nThe whole report: {run / 'report.html'}", highlight=False)
+
+
+def _codes(run: Path) -> None:
+    """What the health of codes is, in words."""
+    from llmrec.files import read_json
+
+    for line in read_json(run / "catalogue" / "health.json")["verdict"]:
+        screen.print(f"Codes: {line}", highlight=False, markup=False)

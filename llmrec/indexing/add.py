@@ -30,7 +30,8 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
         beside: the hash, or the beginning of it, of the catalogue to add to; the one with most items otherwise.
 
     Returns:
-        The folder, and facts: its hash, how many codes were kept, how many are new.
+        The folder, and facts: its hash, how many codes were kept, how many are new, and which of them have words or
+        categories that no token stands for, and so the codes of the nearest item by text.
 
     Raises:
         CodeError: there is no such catalogue, all items have codes, or spare tokens run out.
@@ -46,7 +47,7 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
         frozen.copy(partial)
         catalogue.save(partial, report)
     facts = {"hash": catalogue.hash, "codes kept": len(before.item_ids), "new codes": late.num_rows}
-    return folder, facts | {"verdict": report["verdict"]}
+    return folder, facts | {"placed by text": frozen.unknown(late), "verdict": report["verdict"]}
 
 
 def chosen(run: Path, beside: str | None = None) -> Path:

@@ -72,6 +72,20 @@ def nmi(one: np.ndarray, other: np.ndarray) -> float:
     return max(0.0, shared / mean) if mean > 0 else 1.0
 
 
+def alike(vectors: np.ndarray, near: float = 1e-4) -> int:
+    """How many of (items, dim) float32 unit vectors lie within `near` of another: items of the same text, mostly.
+
+    Sorted by what they are along one direction, the like stand beside each other.
+    """
+    direction = np.random.default_rng(0).standard_normal((vectors.shape[1],), np.float32)
+    order = np.argsort(vectors @ direction)
+    twin = np.zeros(len(vectors) + 1, bool)
+    for start in range(0, len(vectors) - 1, 4096):
+        rows = vectors[order[start : start + 4097]]
+        twin[start + 1 : start + len(rows)] = np.square(np.diff(rows, axis=0)).sum(axis=1) < near**2
+    return int((twin[1:] | twin[:-1]).sum())
+
+
 def _entropy(share: np.ndarray) -> float:
     share = share[share > 0]
     return float(-(share * np.log(share)).sum())

@@ -10,6 +10,7 @@ import numpy as np
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing.codes import Drawn
+from llmrec.indexing.distances import check_count
 
 
 def sequential(train: Sequences, n_items: int, width: int, spares: int) -> Drawn:
@@ -59,7 +60,7 @@ def collaborative(train: Sequences, n_items: int, levels: int, width: int, near:
         seed: of the eigenvectors' start.
 
     Raises:
-        CodeError: there are no training events.
+        CodeError: there are no training events, or fewer items in them than codes of a level.
 
     Source: Hua et al. 2023, arXiv 2305.06569, collaborative indexing, and OpenP5's code for it (`cluster_qr`). There a
     code's tokens belong to a node of the tree; here they belong to its level.
@@ -68,6 +69,7 @@ def collaborative(train: Sequences, n_items: int, levels: int, width: int, near:
     known = np.flatnonzero(np.asarray(graph.sum(axis=1)).ravel() > 0)
     if not len(known):
         raise CodeError("no two items share a training history, so there is nothing to cluster. Choose another method.")
+    check_count(len(known), width)
     codes = np.full((n_items, levels), -1, np.int32)
     _split(graph, known, codes, 0, width, seed)
     strangers = np.setdiff1d(np.arange(n_items), known)

@@ -98,6 +98,18 @@ class Frozen:
         prefixes, rank = self._prefixes(items, text)
         return numbered(prefixes, rank, catalogue)
 
+    def unknown(self, items: pa.Table) -> list[str]:
+        """Ids of new items whose words or categories have no token, so that they go where the nearest item by text
+        is."""
+        if not self.spells:
+            return []
+        return items.filter(pa.array(self._spelled(items)[:, 0] < 0))["item_id"].to_pylist()
+
+    @property
+    def spells(self) -> bool:
+        """Whether codes are words, and new items get those of their own."""
+        return self.settings.method in _SPELLED and not self.settings.hybrid and not self.model
+
     def _prefixes(self, items: pa.Table, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(new, longest) int32 symbols without the last, and (new,) rank among twins."""
         if self.quantizer is not None and not self.settings.hybrid:
@@ -107,7 +119,7 @@ class Frozen:
             return (pieces.cut(self.model, table)[0] if self.model else table), rank
         near = np.concatenate([(text[at : at + 1024] @ self.text.T).argmax(1) for at in range(0, len(text), 1024)])
         table = self.prefixes[near]
-        if self.settings.method in _SPELLED and not self.settings.hybrid and not self.model:
+        if self.spells:
             own = self._spelled(items)
             width = max(own.shape[1], table.shape[1])
             table = np.where((own[:, :1] >= 0), _wide(own, width), _wide(table, width))

@@ -42,9 +42,9 @@ def health(
         ends: how codes end, see `Catalogue`.
 
     Returns:
-        JSON-ready: levels (use, entropy in bits, counts), collisions before and after separating, how many moved,
-        neighbours kept, lengths in tokens, agreement (NMI) of prefixes with categories and with co-occurrence,
-        dominance of text over behaviour, verdict.
+        JSON-ready: levels (use, entropy in bits, counts), collisions before and after separating, how many moved, how
+        many have the vector of another, neighbours kept, lengths in tokens, agreement (NMI) of prefixes with categories
+        and with co-occurrence, dominance of text over behaviour, verdict.
     """
     starts = np.concatenate([[0], np.cumsum(widths)])
     if before is None:
@@ -65,6 +65,7 @@ def health(
         "moved": int(moved.sum()),
         "largest_group": int(size.max()),
         "unique": len(np.unique(codes, axis=0)) == len(codes),
+        "alike": None if vectors is None else agreement.alike(vectors),
         "neighbours_kept": None if vectors is None else _neighbours_kept(codes, vectors, seed),
         "tokens": {"least": int(lengths.min()), "mean": round(float(lengths.mean()), 3), "most": int(lengths.max())},
         "ends": ends,
@@ -76,7 +77,7 @@ def health(
 def _level(number: int, column: np.ndarray, width: int, items: int) -> dict[str, Any]:
     counts = np.bincount(column, minlength=width)
     share = counts[counts > 0] / max(counts.sum(), 1)
-    entropy = float(-(share * np.log2(share)).sum()) if len(share) else 0.0
+    entropy = abs(float((share * np.log2(share)).sum()))
     return {
         "level": number,
         "width": width,

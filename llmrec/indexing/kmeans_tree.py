@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmrec.indexing.balanced import balanced_kmeans
-from llmrec.indexing.distances import check_dim, nearest, squared
+from llmrec.indexing.distances import check_count, check_dim, nearest, squared
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int) -> tuple[Tree, 
 
     Returns:
         The tree, (items, levels) int32 codes, and (items, dim) float32, each item less the centroid of its last node.
+
+    Raises:
+        CodeError: fewer items than children of the root.
     """
+    check_count(len(vectors), width)
     vectors = np.ascontiguousarray(vectors, np.float32)
     codes = np.full((len(vectors), levels), -1, np.int32)
     paths, centroids = [], []

@@ -190,6 +190,8 @@ def _start(network: Network, vectors: Tensor, seed: int) -> None:
 
 def _revive(network: Network, use: Tensor, batch: Tensor, draw: np.random.Generator) -> None:
     """Put codes that nobody used where what their level has to explain lies, at random items of a batch."""
+    if (use > 0).all():
+        return
     with torch.no_grad():
         residual = network.encoder(batch)
         for level, book in enumerate(network.books):

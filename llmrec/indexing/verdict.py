@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log2
 from typing import Any
 
 from llmrec.indexing.quantizers import VECTOR_METHODS
 from llmrec.recipe import Indexing
 
-_UNEVEN, _SHARED, _FAITHLESS, _DOMINATED = 0.5, 0.5, 0.1, 0.3  # shares, and a difference of two NMI
+_UNEVEN, _SHARED, _ALIKE, _FAITHLESS, _DOMINATED = 0.5, 0.5, 0.05, 0.1, 0.3  # shares, and a difference of two NMI
 _WIDEN = "add a level or widen them (indexing.levels, indexing.width)"
 _REMEDIES = {
     "collaborative": "a smaller indexing.width splits clusters further",
@@ -47,14 +48,20 @@ def _levels(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
         return
     for level in result["levels"][: None if result["ends"] == "moved" else -1]:
         number, used, width = level["level"], level["used"], level["width"]
+        uneven = _deciding(settings) in ("rq-kmeans", "rq-vae", "pq", "opq")
         if settings.pieces and used < _UNEVEN * width:
             yield f"Codes use {used} of {width} pieces: set indexing.pieces lower."
         elif used == 1 < width:
             yield f"Level {number} uses 1 of {width} codes, so it tells nothing apart: set indexing.levels lower."
         elif used < _UNEVEN * width:
-            uneven = _deciding(settings) in ("rq-kmeans", "rq-vae", "pq", "opq")
             other = ", or try indexing.method=balanced-rq-kmeans" if uneven else ""
             yield f"Level {number} uses {used} of {width} codes: set indexing.width nearer to {used}{other}."
+        elif uneven and level["entropy_bits"] < _UNEVEN * log2(width):
+            most, bits = max(level["counts"]), level["entropy_bits"]
+            yield (
+                f"Level {number} is uneven, {bits:.1f} of {log2(width):.1f} bits: {most} items have one of its codes. "
+                "Try indexing.method=balanced-rq-kmeans."
+            )
 
 
 def _twins(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
@@ -62,6 +69,9 @@ def _twins(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     if share > _SHARED and result["ends"] in ("separating", "moved"):
         remedy = _REMEDIES.get(_deciding(settings), _WIDEN)
         yield f"{share:.0%} of items shared a code before they were told apart: {remedy}."
+    alike = result.get("alike") or 0
+    if alike > _ALIKE * result["items"]:
+        yield f"{alike} items have the vector of another, so their codes say no more than that: add to items.text."
     if not result["unique"]:
         yield "Codes are not unique: this is a bug."
 

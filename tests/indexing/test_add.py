@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmrec import pipeline
 from llmrec.decode.recommender import Recommender
 from llmrec.errors import CodeError, DataError, ModelError
 from llmrec.files import hash_folder
 from llmrec.indexing.add import add
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.pipeline import trained_folder
+from llmrec.recipe_file import load
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,17 @@ def test_a_catalogue_of_another_line_is_refused(run: Path, tmp_path: Path) -> No
 def test_what_cannot_be_added_is_said(run: Path, tmp_path: Path, columns: dict, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         add(run, wares(tmp_path, **columns), Catalogue.load(run / "catalogue").hash[:16])
+
+
+def test_new_items_of_unknown_categories_are_named(world: Path, tmp_path: Path) -> None:
+    recipe = load(world, ["indexing={method: category, category: kind, spares: 20}"])
+    made = pipeline.run(recipe, tmp_path / "run", until="catalogue")
+    file = wares(tmp_path, item_id=["x", "y", "z"], title=["Film ccc", "Film ddd", "Film"], kind=["opera", "drama", ""])
+    folder, facts = add(made, file)
+    assert facts["placed by text"] == ["x", "z"]
+    codes, items = Catalogue.load(folder).codes, Catalogue.load(folder).item_number
+    assert codes[items["y"], 0] == codes[items["i0"], 0]  # another drama
+    assert {codes[items["x"], 0], codes[items["z"], 0]} <= set(codes[:40, 0].tolist())
 
 
 def test_the_command_shows_and_compares(run: Path) -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
-from llmrec.indexing import balanced, kmeans_tree, product, rq_kmeans, rq_vae, separate
+from llmrec.indexing import balanced, behaviour, kmeans_tree, product, rq_kmeans, rq_vae, separate
 from llmrec.indexing.agreement import nmi
 from llmrec.indexing.sinkhorn import plan
 from llmrec.items.ppmi import ppmi, ppmi_vectors
@@ -36,6 +36,20 @@ def test_no_cluster_has_more_than_its_share() -> None:
     assert max(np.bincount(column).max() for column in codes.T) <= 29
     assert np.unique(kmeans_tree.fit(vectors, 2, 6, 0)[1], axis=0, return_counts=True)[1].max() <= 6  # 203 / 6 / 6
     assert np.square(residual).sum() < np.square(vectors).sum()
+
+
+def test_every_method_of_levels_refuses_fewer_items_than_codes() -> None:
+    few = Sequences.of([[0, 1, 2], [0, 1], [1, 2]])
+    for fit in (
+        lambda: rq_kmeans.fit(PLANTED[:3], 2, 4, 0),
+        lambda: rq_kmeans.fit_balanced(PLANTED[:3], 2, 4, 0),
+        lambda: rq_vae.fit(PLANTED[:3], 2, 4, 0, 1),
+        lambda: kmeans_tree.fit(PLANTED[:3], 2, 4, 0),
+        lambda: product.fit(PLANTED[:3], 2, 4, 0, turned=True),
+        lambda: behaviour.collaborative(few, 3, 2, 4, None, 0),
+    ):
+        with pytest.raises(CodeError, match=r"3 items cannot fill 4 codes a level\. Set indexing\.width to 2 or less"):
+            fit()
 
 
 def test_the_tree_codes_its_own_items_as_it_was_built_where_clusters_are_apart() -> None:

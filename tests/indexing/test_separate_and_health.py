@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrec.indexing import agreement
 from llmrec.indexing import health as measured
 from llmrec.indexing.codes import symbols
 from llmrec.indexing.separate import last_level
@@ -69,6 +70,18 @@ def test_neighbours_kept_is_the_share_of_nearest_items_with_the_same_first_token
     assert health(codes, [3, 60], vectors, seed=0)["neighbours_kept"] == pytest.approx(np.mean(kept), abs=1e-4)
 
 
+def test_items_alike_are_those_that_a_loop_over_pairs_finds() -> None:
+    draw = np.random.default_rng(2)
+    vectors = draw.standard_normal((300, 16)).astype(np.float32)[draw.integers(0, 300, 5000)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[:40] = draw.standard_normal((40, 16))  # alone
+    vectors[5] = vectors[4] + 1e-6
+    names = Counter(row.tobytes() for row in vectors)
+    expected = sum(times for times in names.values() if times > 1) + 2
+    assert agreement.alike(vectors) == expected
+    assert agreement.alike(vectors[:1]) == 0
+
+
 def verdict_of(codes: list[list[int]], widths: list[int], vectors: np.ndarray) -> str:
     return " ".join(health(np.array(codes, np.int32), widths, vectors, seed=0)["verdict"])
 
@@ -104,6 +117,9 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
             "Level 1 uses 10 of 64 codes: set indexing.width nearer to 10, or try",
         ),
         ({"method": "kmeans-tree"}, "separating", {"levels": [10, 64]}, "set indexing.width nearer to 10."),
+        ({}, "separating", {"bits": 2.0}, "Level 1 is uneven, 2.0 of 6.0 bits: 70 items have one of its codes."),
+        ({"method": "category"}, "separating", {"bits": 2.0}, "Healthy."),
+        ({}, "separating", {"alike": 6}, "6 items have the vector of another"),
         ({"pieces": 900}, "separating", {"levels": [100]}, "Codes use 100 of 1000 pieces: set indexing.pieces lower."),
         (
             {"method": "category"},
@@ -129,10 +145,12 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
 )
 def test_a_verdict_advises_what_its_method_has(how: dict, ends: str, changed: dict, said: str) -> None:
     levels = [
-        {"level": number, "used": used, "width": 1000 if how.get("pieces") else 64}
+        {"level": number, "used": used, "width": 1000 if how.get("pieces") else 64, "counts": [70, 30]}
+        | {"entropy_bits": changed.get("bits", 5.0)}
         for number, used in enumerate([*changed.get("levels", [64]), 3], 1)
     ]
     found = {"items": 100, "levels": levels, "ends": ends, "unique": True, "largest_group": 2} | {
+        "alike": changed.get("alike", 0),
         "collisions_before": changed.get("collisions_before", 2),
         "neighbours_kept": changed.get("neighbours_kept", 0.5),
         "dominance": changed.get("dominance", 0.0),
