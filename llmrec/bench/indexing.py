@@ -65,7 +65,7 @@ def bench(part: str, out: Path, items: int, epochs: int, peer: Path | None, work
         raise RunError("this is measured beside MiniOneRec: give --peer DIR, a checkout of AkaliKong/MiniOneRec")
     wanted = [name for name in PARTS if part in (name, "all") and (name != "peer" or peer)]
     text, table = (drawn(600, 32), _named(600)) if tiny or set(wanted) <= set(OWN) else _beauty(work)
-    levels = {"levels": 2, "width": 16} if tiny else {"levels": LEVELS, "width": WIDTH}
+    levels = {"levels": LEVELS, "width": 16} if tiny else {"levels": LEVELS, "width": WIDTH}
     settings = Indexing.model_validate(levels | {"spares": 64, "epochs": epochs})
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "million": lambda: million(2000 if tiny else items, settings),
