@@ -125,7 +125,7 @@ def _figures(found: dict[str, Any]) -> dict[str, str]:
         "shared a code before": found["collisions_before"],
         "share one now": found["collisions_after"],
         "moved to tell twins apart": found["moved"],
-        "items with another's vector": found["alike"],
+        "items with another's vector": found["same_vector"],
         "neighbours with its first token": found["neighbours_kept"],
         "tokens of a code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
     }

@@ -65,7 +65,7 @@ def health(
         "moved": int(moved.sum()),
         "largest_group": int(size.max()),
         "unique": len(np.unique(codes, axis=0)) == len(codes),
-        "alike": None if vectors is None else agreement.alike(vectors),
+        "same_vector": None if vectors is None else agreement.alike(vectors),
         "neighbours_kept": None if vectors is None else _neighbours_kept(codes, vectors, seed),
         "tokens": {"least": int(lengths.min()), "mean": round(float(lengths.mean()), 3), "most": int(lengths.max())},
         "ends": ends,

@@ -69,7 +69,7 @@ def _twins(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     if share > _SHARED and result["ends"] in ("separating", "moved"):
         remedy = _REMEDIES.get(_deciding(settings), _WIDEN)
         yield f"{share:.0%} of items shared a code before they were told apart: {remedy}."
-    alike = result.get("alike") or 0
+    alike = result.get("same_vector") or 0
     if alike > _ALIKE * result["items"]:
         yield f"{alike} items have the vector of another, so their codes say no more than that: add to items.text."
     if not result["unique"]:

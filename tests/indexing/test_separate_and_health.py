@@ -119,7 +119,7 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
         ({"method": "kmeans-tree"}, "separating", {"levels": [10, 64]}, "set indexing.width nearer to 10."),
         ({}, "separating", {"bits": 2.0}, "Level 1 is uneven, 2.0 of 6.0 bits: 70 items have one of its codes."),
         ({"method": "category"}, "separating", {"bits": 2.0}, "Healthy."),
-        ({}, "separating", {"alike": 6}, "6 items have the vector of another"),
+        ({}, "separating", {"same_vector": 6}, "6 items have the vector of another"),
         ({"pieces": 900}, "separating", {"levels": [100]}, "Codes use 100 of 1000 pieces: set indexing.pieces lower."),
         (
             {"method": "category"},
@@ -150,7 +150,7 @@ def test_a_verdict_advises_what_its_method_has(how: dict, ends: str, changed: di
         for number, used in enumerate([*changed.get("levels", [64]), 3], 1)
     ]
     found = {"items": 100, "levels": levels, "ends": ends, "unique": True, "largest_group": 2} | {
-        "alike": changed.get("alike", 0),
+        "same_vector": changed.get("same_vector", 0),
         "collisions_before": changed.get("collisions_before", 2),
         "neighbours_kept": changed.get("neighbours_kept", 0.5),
         "dominance": changed.get("dominance", 0.0),
