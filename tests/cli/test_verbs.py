@@ -190,5 +190,6 @@ def test_the_recipe_schema_accepts_what_the_recipe_accepts(llmrec: Callable[...,
         "train",
         "evaluate",
         "launch",
+        "chat",
     }
     assert schema["additionalProperties"] is False
