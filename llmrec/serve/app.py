@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 
 from llmrec import __version__
+from llmrec.serve import unquoted
 from llmrec.serve.batches import TransformersServing
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
@@ -31,6 +32,7 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     Raises:
         LlmrecError: the run holds no model, or its catalogue does not belong to it.
     """
+    unquoted.install()
     engine = TransformersServing.open(settings.model)
     shop, figures = Shop(settings, engine), Figures(CollectorRegistry())
     routes = Routes(figures, keys)
@@ -82,6 +84,8 @@ async def _not_there(request: Request, error: Exception) -> JSONResponse:
     """A path or method that there is not, as every other refusal."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = "there is no such route here; see /docs."
+    if status == 405:
+        message = f"this route does not take {request.method}; see /docs."
     if request.url.path in ("/v1/chat/completions", "/v1/completions"):
         message = "this server runs on transformers and only recommends: start it with --engine vllm for chats."
     refused = Refused(404, message)

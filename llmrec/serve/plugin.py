@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.datastructures import State
 
+from llmrec.serve import unquoted
 from llmrec.serve.door import Door
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
@@ -36,6 +37,7 @@ class Plugin:
         Raises:
             RunError: it left nothing.
         """
+        unquoted.install()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
         self.door = Door(self.settings.limits.concurrency)
         self.routes = Routes(Figures(), self.keys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
-from llmrec.serve import browse
+from llmrec.serve import browse, unquoted
 from llmrec.serve.figures import Figures
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused, from_errors
@@ -161,6 +163,7 @@ def _route_class(routes: Routes) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 request_id = getattr(request.state, "request_id", "")
                 try:
+                    await _check_characters(request)
                     response = await handler(request)
                 except Exception as error:
                     refused = _refusal(error, request.headers.get("content-type", ""))
@@ -175,6 +178,17 @@ def _route_class(routes: Routes) -> type[APIRoute]:
             return guarded
 
     return Route
+
+
+async def _check_characters(request: Request) -> None:
+    """Refuse half a UTF-16 pair: JSON may write one, but it is no character, and no answer could repeat it."""
+    text = ""
+    with contextlib.suppress(ValueError, RecursionError):  # what is not JSON is refused further in
+        text = json.dumps(await request.json(), ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(400, "the body has half of a UTF-16 pair, which is no character: send text in UTF-8.") from error
 
 
 def _refusal(error: Exception, content_type: str) -> Refused:
@@ -194,7 +208,4 @@ def _refusal(error: Exception, content_type: str) -> Refused:
 
 def _log(request_id: str, error: Exception) -> None:
     """Kind and place of an error, without its message, which may quote a client."""
-    place, trace = "?", error.__traceback__
-    while trace is not None:
-        place, trace = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_next
-    log.error("request %s failed: %s at %s", request_id, type(error).__name__, place)
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, unquoted.place(error))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
 
@@ -49,6 +50,11 @@ def following(processor, catalogue, answer, deny=()):
     return after or {processor.served.first.end}
 
 
+def words_of(config):
+    """Ids that the tokenizer has; the model has more, which only pad its embedding."""
+    return set(AutoTokenizer.from_pretrained(config.model_config.tokenizer).get_vocab().values())
+
+
 def finite(row):
     return set(torch.isfinite(row).nonzero().ravel().tolist())
 
@@ -85,7 +91,7 @@ def test_v1_follows_rows_that_are_added_moved_swapped_and_removed(config, catalo
 def test_v1_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
     processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
     reader, first = processor.served.first, processor.served.first.tokens[catalogue.codes[5]].tolist()
-    words = set(range(448)) - set(reader.tokens.tolist())
+    words = words_of(config) - set(reader.tokens.tolist())
     modes, outputs = ["items", "chat", "item", "chat"], [list(first), [9, 9], [], [9] * 40 + [reader.mention, first[0]]]
     rows = zip(range(4), modes, outputs, strict=True)
     added = [(row, asking(items=mode, max_tokens=20 + 40 * (row == 3)), [9, 9], out) for row, mode, out in rows]
@@ -155,7 +161,7 @@ def test_v2_masks_by_slot_whatever_the_order_of_rows(config, catalogue):
 
 def test_v2_serves_lists_chats_items_and_plain_requests_in_one_batch(config, catalogue):
     reader = Served(config).first
-    first, words = reader.tokens[catalogue.codes[5]].tolist(), set(range(448)) - set(reader.tokens.tolist())
+    first, words = reader.tokens[catalogue.codes[5]].tolist(), words_of(config) - set(reader.tokens.tolist())
     held = states(
         {0: [9, 9, *first], 1: [9, 9, 9], 2: [9] * 12 + [reader.mention, first[0]], 3: [9]}, dict.fromkeys(range(4), 2)
     )

@@ -47,6 +47,13 @@ def post(app, content, **more):
         (b"\xff\xfe", 400, None, "JSON"),
         (b"[" * 9_000, 400, None, "JSON"),
         (b'{"history": ["i1"], "k": ' + b"9" * 5_000 + b"}", 400, None, "JSON"),
+        (b'{"history": ["i1", "\\ud800"]}', 400, None, "no character"),
+        (b'{"history": ["i1"], "\\uDFFF": 1}', 400, None, "no character"),
+        (b'{"user": "\\udc00\\ud83d"}', 400, None, "no character"),
+        (b'{"user": "\xed\xa0\x80"}', 400, None, "no character"),
+        ('{"user": "\\ud800"}'.encode("utf-16"), 400, None, "no character"),
+        (b'{"history": ["\\ud83d\\ude00"]}', 422, "history", "\U0001f600"),
+        (b'{"history": ["\\ud800"', 400, None, "not JSON"),
         ({}, 422, "history", "either `history` or `user`"),
         ({"history": ["i1"], "user": "u1"}, 422, "history", "either"),
         ([], 422, None, "object"),
@@ -93,6 +100,12 @@ def test_a_body_that_hides_its_size_is_refused_when_it_is_too_large(app):
 
     refused = send(app, ("POST", "/v1/recommendations", {"content": endless()}))[0]
     assert refused.status_code == 413
+
+
+def test_a_path_or_method_that_there_is_not_is_refused_like_all_else(app):
+    for method, path, status, says in (("GET", "/v1/recommendations", 405, "GET"), ("GET", "/v1/no", 404, "no such")):
+        fault = send(app, (method, path, {}))[0].json()["error"]
+        assert fault["code"] == status and says in fault["message"]
 
 
 def test_a_million_items_do_not_get_past_the_gate(app):
