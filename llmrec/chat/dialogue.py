@@ -199,7 +199,8 @@ class Dialogue:
         state.cards = cards(chosen, state, self.store, self.chooser.meanings)
         now = [card.item_id for card in state.cards]
         state.shown = list(dict.fromkeys([*state.shown, *now]))
-        said.append(self._said(chosen.missed != [], chosen.ranked_by))
+        same = now == before and bool(now)
+        said.append(say("same") if same else self._said(chosen.missed != [], chosen.ranked_by))
         return Reply(" ".join(said), heard, changed=now != before)
 
     def _said(self, missed: bool, ranked_by: str) -> str:
