@@ -192,13 +192,14 @@ class _Loop(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], *given: Any, **named: Any) -> None:
-        """Beside the loss, the figures of this way to train, as means over the processes."""
+        """Beside the loss, the figures of this way to train, as means over the processes that have any."""
         if self.way.figures and "loss" in logs:
             found = self.way.figures()
-            values = torch.tensor(list(found.values()), device=self.args.device)
-            means = self.accelerator.reduce(values, "mean").tolist() if found else []
-            logs |= {name: round(mean, 6) for name, mean in zip(found, means, strict=True)}
-            self.watch.told |= set(found)
+            names = together.same(list(found))  # another process may have had no rows since the last line
+            values = torch.tensor([found.get(name, torch.nan) for name in names], device=self.args.device)
+            means = self.accelerator.gather(values).view(-1, len(names)).nanmean(0).tolist() if names else []
+            logs |= {name: round(mean, 6) for name, mean in zip(names, means, strict=True)}
+            self.watch.told |= set(names)
         super().log(logs, *given, **named)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +51,21 @@ def main(work: Path, place: dict[str, str]) -> None:
     weights = train(work)
     if together.is_first():
         torch.save(weights, work / "weights.pt")
+
+
+def in_two_processes(start: Callable[[Path, dict[str, str]], None], work: Path) -> None:
+    """Call a function of a module of tests in two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([start.__module__])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    places = [shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "1"} for rank in "01"]
+    processes = [context.Process(target=start, args=(work, place)) for place in places]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]

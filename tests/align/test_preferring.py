@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from aligned_models import family, gradients
-from shared_aligning import STAGE, main, rows, train
+from shared_aligning import STAGE, in_two_processes, main, rows, train
 from torch import Tensor
 
 from llmrec.align import ground as standing
@@ -55,20 +53,7 @@ def test_a_killed_training_ends_with_the_weights_of_a_whole_one(whole: dict[str,
 
 
 def test_two_processes_take_the_steps_of_one(whole: dict[str, Tensor], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shared_aligning"])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    places = [shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "1"} for rank in "01"]
-    processes = [context.Process(target=main, args=(tmp_path, place)) for place in places]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_two_processes(main, tmp_path)
     close(whole, torch.load(tmp_path / "weights.pt"))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from aligned_models import family, gradients
+from shared_aligning import in_two_processes
+from shared_reinforcing import CODES, ground, main, settings, train_on_all
 from torch import Tensor
 
 from llmrec.align import rewards as worth
@@ -27,30 +29,7 @@ from llmrec.contracts import Sequences
 from llmrec.decode.exact import score_all
 from llmrec.decode.scorer import Scorer
 from llmrec.errors import ModelError
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe import Grpo
 from llmrec.train import loop
-
-CODES = np.array([(a, b, c) for a, b, c in itertools.product(range(3), range(2), range(2))], np.int32)
-
-
-def ground(again: bool = True, items: int = 12) -> Ground:
-    """A catalogue of twelve items or fewer, four users, prompts of random tokens."""
-    draw = np.random.default_rng(0)
-    table = pa.table({"item_id": [f"i{n}" for n in range(items)], "title": [f"Film {n}" for n in range(items)]})
-    catalogue = Catalogue.of(table, CODES[:items], [3, 2, 2])
-    train = Sequences.of([draw.choice(items, min(items, 4), replace=False) for _ in range(4)])
-    places, users = np.full(4, min(items, 4) - 1), np.arange(4)
-    moments = Moments(train, users, places, again, items)
-    prompts = [draw.integers(1, 50, length) for length in (3, 7, 5, 6)]
-    tokens: Any = None
-    return Ground(tokens, tokens, catalogue, np.arange(50, 57), moments, prompts, ["a", "b", "c", "d"])
-
-
-def settings(**given: Any) -> Grpo:
-    return Grpo.model_validate(
-        {"method": "grpo", "group": 6, "kl": 0.0, "advantage": "dr-grpo", "drop_flat": False, **given}
-    )
 
 
 def step(player: Player, model: Any, number: int = 0) -> dict[str, Tensor]:
@@ -284,6 +263,19 @@ def test_training_raises_the_probability_of_what_is_rewarded_and_goes_on_after_a
     again, _ = train(tmp_path / "broken")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    """Draws of all items come in another order, and Adam turns the rounding into steps where a gradient is nearly 0."""
+    in_two_processes(main, tmp_path / "two")
+    start = family("llama").state_dict()
+    for users in (5, 1):
+        one, two = train_on_all(tmp_path / str(users), users), torch.load(tmp_path / "two" / f"{users}.pt")
+        moved = torch.cat([(one[name] - start[name]).flatten() for name in start])
+        apart = torch.cat([(one[name] - two[name]).flatten() for name in start])
+        assert moved.abs().mean() > 1e-3 and apart.abs().mean() < 0.02 * moved.abs().mean()
+        mine, other = ((tmp_path / part / str(users) / "log.jsonl").read_text() for part in (".", "two"))
+        assert [set(json.loads(line)) for line in mine.splitlines()] == [set(json.loads(x)) for x in other.splitlines()]
 
 
 def test_every_reward_of_a_recipe_has_a_function() -> None:
