@@ -1,9 +1,10 @@
 """Alignment beside more of the same: one SFT model, gone on with in several ways for as many steps each.
 
-Every arm starts from the same SFT model of its seed. Figures are test cases averaged over seeds, differences are paired
-over cases. On a world the best figures that there can be stand beside them.
+Every arm starts from the same SFT model of its seed and takes as many steps. Figures are test cases averaged over
+seeds, differences are paired over cases. On a world the best figures that there can be stand beside them.
 
-    python scripts/alignments.py world --seeds 1 2 3
+    python scripts/alignments.py narrow --seeds 1 2 3     a model too small for its world
+    python scripts/alignments.py wide --seeds 1 2 3       one that is near the best there can be
     python scripts/alignments.py ml-100k --seeds 42
 """
 
@@ -13,7 +14,7 @@ import argparse
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +31,92 @@ from llmrec.recipe_file import load
 from llmrec.results import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
+CAREFUL = {"validation": {"every": 50, "users": 500}}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where arms are compared, and how fast each learns.
+
+    Attributes:
+        start: overrides of `WORLD` for the SFT model; None for the quickstart recipe's.
+        steps: of every arm.
+        rates: learning rates. Those of worlds were tried on a world of another seed.
+        arms: settings of what follows, beside method, steps and rate.
+    """
+
+    start: dict[str, Any] | None
+    steps: int
+    rates: dict[str, float]
+    arms: dict[str, dict[str, Any]]
+
+
 WORLD: dict[str, Any] = {
-    "data": {
-        "source": "world",
-        "world": {"users": 600, "items": 120, "groups": 6, "events": 12, "order": 0.5, "taste": 0.3},
-    },
     "items": {"encoder": "hashing"},
-    "indexing": {"levels": 2, "width": 12, "spares": 2},
     "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
-    "model": {"base": "nano", "width": 64, "layers": 2, "heads": 2, "vocabulary": 400, "dropout": 0.1},
-    "train": [{"method": "sft", "epochs": 40, "batch": 32, "learning_rate": 3e-3, "save_every": 1000}],
     "evaluate": {"ranking": METRICS, "beams": 100, "batch": 64, "exclude_seen": True, "baselines": ["markov"]},
 }
-ALIKE = {"batch": 32, "save_every": 1000, "warmup": 0.1}
-GRPO = ALIKE | {"method": "grpo", "group": 16, "events": 8}
+S_DPO = {"method": "s-dpo", "events": 8, "beta": 0.1, "sft": 0.1, "rejected": {"random": 4, "beams": 4}}
+GRPO = {"method": "grpo", "events": 8, "group": 16, "draw": "with-replacement"}
+ARMS = {"s-dpo": S_DPO, "grpo": GRPO, "grpo pass@4": GRPO | {"pass_at": 4}}
 
 
-def arms(steps: int, moments: int, rows: int, rates: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """What follows the SFT stage, as long in steps for everybody."""
-    share, sft = steps * 32 / moments, steps * 32 / rows
-    again = ALIKE | {"method": "sft", "epochs": sft, "learning_rate": rates["sft"]}
-    s_dpo = ALIKE | {"method": "s-dpo", "events": 8, "beta": 0.1, "sft": 0.1, "rejected": {"random": 4, "beams": 4}}
+def nano(width: int, layers: int, dropout: float) -> dict[str, Any]:
+    """A small model of attention heads 32 wide."""
+    shape = {"width": width, "layers": layers, "heads": width // 32, "vocabulary": 400, "dropout": dropout}
+    return {"base": "nano", **shape}
+
+
+def world(levels: int, sft_epochs: int, **given: Any) -> dict[str, Any]:
+    """A world, codes of two levels of so many, and how long SFT lasts."""
     return {
-        "sft longer": again,
-        "s-dpo": s_dpo | {"epochs": share, "learning_rate": rates["s-dpo"]},
-        "grpo": GRPO | {"epochs": share, "learning_rate": rates["grpo"], "draw": "with-replacement"},
-        "grpo pass@4": GRPO
-        | {"epochs": share, "learning_rate": rates["grpo"], "draw": "with-replacement", "pass_at": 4},
-        "grpo without replacement": GRPO | {"epochs": share, "learning_rate": rates["grpo"]},
+        "data": {"source": "world", "world": {"events": 12, **given}},
+        "indexing": {"levels": 2, "width": levels, "spares": 2},
+        "train": [{"method": "sft", "epochs": sft_epochs, "batch": 32, "learning_rate": 3e-3, "save_every": 5000}],
     }
+
+
+STUDIES = {
+    "narrow": Study(
+        world(20, 40, users=1500, items=300, groups=8, order=0.4, taste=0.4, popularity=0.6)
+        | {"model": nano(32, 1, 0.0)},
+        240,
+        {"sft": 1e-3, "s-dpo": 3e-4, "grpo": 3e-4},
+        ARMS,
+    ),
+    "wide": Study(
+        world(12, 20, users=1500, items=120, groups=6, order=0.5, taste=0.3) | {"model": nano(64, 2, 0.1)},
+        150,
+        {"sft": 3e-4, "s-dpo": 2e-4, "grpo": 3e-4},
+        ARMS,
+    ),
+    "ml-100k": Study(
+        None,
+        100,
+        {"sft": 3e-4, "s-dpo": 1e-4, "grpo": 1e-4},
+        {
+            "s-dpo": S_DPO | CAREFUL,
+            "grpo": {"method": "grpo", "events": 8, "group": 16, "sft": 0.1, "kl": 0.01}
+            | {"rewards": {"hit": 1.0, "prefix": 0.2}}
+            | CAREFUL,
+        },
+    ),
+}
+
+
+def arms(study: Study, moments: int, rows: int) -> dict[str, dict[str, Any]]:
+    """What follows the SFT stage, as long in steps for everybody."""
+    alike = {"batch": 32, "save_every": 5000, "warmup": 0.1}
+    again = {"method": "sft", "epochs": study.steps * 32 / rows, "learning_rate": study.rates["sft"]}
+    share = {"epochs": study.steps * 32 / moments}
+    others = {name: part | share | {"learning_rate": study.rates[part["method"]]} for name, part in study.arms.items()}
+    return {name: alike | stage for name, stage in {"sft longer": again, **others}.items()}
 
 
 def start(name: str, seed: int) -> Recipe:
     """The recipe of the SFT model."""
-    if name == "world":
-        return Recipe.model_validate(WORLD | {"seed": seed})
+    if (world := STUDIES[name].start) is not None:
+        return Recipe.model_validate(WORLD | world | {"seed": seed})
     whole = load(Path("recipes/quickstart.yaml"), [f"seed={seed}"])
     return whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"ranking": METRICS})})
 
@@ -110,14 +162,12 @@ def table(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
 def main() -> None:
     """Run all arms of all seeds and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["world", "ml-100k"])
+    parser.add_argument("name", choices=list(STUDIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--arms", nargs="*")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
-    rates = {"sft": 3e-4, "s-dpo": 2e-4, "grpo": 3e-4}
+    study = STUDIES[options.name]
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     told: list[dict[str, Any]] = []
     for seed in options.seeds:
@@ -127,20 +177,19 @@ def main() -> None:
         moments = int(np.minimum(np.maximum(dataset.before("valid").lengths - 1, 0), 8).sum())
         rows = read_json(first / "train-1-sft" / "made.json")["facts"]["rows"]
         runs = {"sft": first}
-        for name, stage in arms(options.steps, moments, rows, rates).items():
-            if options.arms is None or name in options.arms:
-                runs[name] = follow(first, recipe, name, stage)
+        for name, stage in arms(study, moments, rows).items():
+            runs[name] = follow(first, recipe, name, stage)
         for name, folder in runs.items():
             found.setdefault(name, []).append(measured(folder))
         told.append({"seed": seed} | {name: facts(folder) for name, folder in runs.items()})
         print(json.dumps({arm: {m: round(float(v[-1][m].mean()), 4) for m in METRICS} for arm, v in found.items()}))
     figures = table(found) | {"seeds": told}
-    if options.name == "world":
+    if study.start is not None:
         cases, world = dataset.cases("test"), recipe.data.world
         figures["best"] = Truth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
     command = "python " + " ".join(["scripts/alignments.py", *sys.argv[1:]])
     path = options.out / f"align-{options.name}.json"
-    write_result(path, command, figures, recipe=recipe.model_dump(mode="json"), seeds=options.seeds, rates=rates)
+    write_result(path, command, figures, recipe=recipe.model_dump(mode="json"), seeds=options.seeds, rates=study.rates)
     print(f"written: {path}")
 
 
