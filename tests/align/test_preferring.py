@@ -15,6 +15,7 @@ from aligned_models import family, gradients
 from shared_aligning import STAGE, in_two_processes, main, rows, train
 from torch import Tensor
 
+from llmrec import embedded
 from llmrec.align import ground as standing
 from llmrec.align.preferring import PairRows, collate, reference_logprobs, way
 from llmrec.align.tree import answer_logprobs
@@ -165,6 +166,23 @@ def test_a_killed_stage_ends_with_the_same_files(tiny_run: Path, aligned: Path, 
     run(recipe(tiny_run), tmp_path / "run", "train")
     one, other = (hash_folder(out / "train-2-s-dpo" / "model") for out in (aligned, tmp_path / "run"))
     assert one == other
+
+
+@pytest.mark.skipif(not embedded.is_fetched("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
+def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_path: Path) -> None:
+    """The real embedded base: rows of item tokens first, then S-DPO on adapters over a base held in 4 bits."""
+    base = ["model.base=embedded:smollm2-135m-instruct", "model.rank=4", "model.init_tokens=text"]
+    small = ["data.max_users=6", "indexing.width=4", "tasks.history=3", "tasks.item_to_text=0", "tasks.text_to_item=0"]
+    first = "{adapt: embeddings-only, epochs: 0.05, batch: 2, row_tokens: 64, warmup: 0}"
+    more = "method: s-dpo, adapt: qlora, learning_rate: 1.0e-3, warmup: 0, events: 1, batch: 2, epochs: 2"
+    stages = f"train=[{first}, {{{more}, rejected: {{random: 2, beams: 1}}}}]"
+    folder = run(load(world, [*base, *small, stages]), tmp_path / "run", "train") / "train-2-s-dpo"
+    facts = read_json(folder / "made.json")["facts"]
+    assert facts["moments"] == 6 and facts["pairs"] == 18 and facts["steps"] == 6
+    assert facts["trained parameters"] < 3_000_000
+    assert (folder / "adapter").is_dir() and (folder / "model" / "config.json").is_file()
+    line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert line["loss"] < math.log(4) and line["chosen gain"] != 0
 
 
 def test_a_model_of_another_catalogue_is_no_reference(tiny_run: Path) -> None:
