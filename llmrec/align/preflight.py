@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from llmrec.align.advantages import flat
 from llmrec.align.reinforcing import Player
 from llmrec.errors import ModelError
 
@@ -32,7 +31,7 @@ def preflight(player: Player, model: Any, name: str) -> dict[str, float]:
     group, answers, rewards, means = player.play(model, moments, -1)
     there, settings = group.items >= 0, player.settings
     different = [len(np.unique(row[row >= 0])) / max(1, (row >= 0).sum()) for row in group.items]
-    spread = 1 - float(flat(rewards, there).mean())
+    spread = 1 - float(player.gains(group, answers, rewards)[1].mean())
     found = {
         "moments": len(moments),
         "valid": float(there.mean()),
@@ -51,7 +50,7 @@ def preflight(player: Player, model: Any, name: str) -> dict[str, float]:
             f"{name}: all {settings.group} draws of every group are one item, so nothing can be compared. Raise "
             f"{name}.temperature (now {settings.temperature}), or set {name}.draw: without-replacement."
         )
-    if not spread and not settings.pass_at:
+    if not spread:
         told = ", ".join(f"{reward} {mean:.4g}" for reward, mean in means.items())
         raise ModelError(
             f"{name}: within each of {len(moments)} groups all rewards are equal (means: {told}), so there is nothing "

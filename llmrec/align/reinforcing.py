@@ -128,7 +128,7 @@ class Player:
         device, real = inputs["moment"].device, inputs["moment"].cpu().numpy() >= 0
         moments = np.where(real, inputs["moment"].cpu().numpy(), 0)
         group, answers, rewards, means = self.play(model, moments, step, turn, int(os.environ.get("RANK", "0")))
-        gains, flat = self._gains(group, answers, rewards)
+        gains, flat = self.gains(group, answers, rewards)
         live = real & ~(flat if self.settings.drop_flat else np.zeros_like(flat))
         gains *= (live * self._scale(real, live, device))[:, None]
         self._tell(group, answers, rewards, means, flat, real)
@@ -145,17 +145,25 @@ class Player:
             tree["reference"] = self._scores(frozen, tree)
         return tree
 
-    def _gains(self, group: Group, answers: Answers, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, n) advantages, weighted so that their product with log-probabilities is summed; (rows,) flat ones."""
-        there = group.items >= 0
+    def gains(self, group: Group, answers: Answers, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What each draw of some groups counts.
+
+        Args:
+            group: the draws.
+            answers: what rewards saw.
+            rewards: (rows, n).
+
+        Returns:
+            (rows, n) advantages with the bonus, weighted so that their product with log-probabilities is summed; and
+            (rows,) whether a group teaches nothing: its rewards are equal, and no bonus tells its draws apart.
+        """
         found = judging.advantages(rewards, group.weights, self.settings.advantage == "grpo")
-        flat = judging.flat(rewards, there)
         if self.settings.pass_at:
             hits = group.items == answers.taken[:, None]
             found = found + judging.pass_bonus(hits, group.weights, self.settings.pass_at)
         lengths = (self.ground.catalogue.codes[np.maximum(group.items, 0)] >= 0).sum(2)
         spans = lengths if self.settings.advantage == "grpo" else self.ground.catalogue.codes.shape[1]
-        return group.weights * found / spans, flat
+        return group.weights * found / spans, np.all(found == 0, axis=1)
 
     def _scale(self, real: np.ndarray, live: np.ndarray, device: torch.device) -> float:
         """What makes a mean over all moments of a pass, in all processes, one over those that count."""

@@ -223,6 +223,10 @@ def test_preflight_explains_why_nothing_could_be_learnt() -> None:
     never = {"never": (lambda answers: np.zeros(answers.items.shape), 1.0)}
     with pytest.raises(ModelError, match=r"train\.1: within each of 4 groups all rewards are equal \(means: never 0\)"):
         preflight(Player(settings(), where, 0, model, never), model, "train.1")
+    with pytest.raises(ModelError, match="all rewards are equal"):  # one hit among all items: twelve draws hit anyway
+        preflight(Player(settings(group=12, pass_at=12), where, 0, model, never), model, "train.1")
+    bonus = preflight(Player(settings(group=12, pass_at=2), where, 0, model, never), model, "train.1")
+    assert bonus["groups that differ"] == 1
     cold = settings(draw="with-replacement", temperature=1e-4)
     with pytest.raises(ModelError, match=r"all 6 draws of every group are one item.*Raise train\.1\.temperature"):
         preflight(Player(cold, where, 0, model), model, "train.1")
