@@ -31,7 +31,7 @@ from llmrec.recipe_file import load
 from llmrec.results import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
-CAREFUL = {"validation": {"every": 50, "users": 500}}
+CAREFUL = {"events": 2, "validation": {"every": 30, "users": 300}}
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def world(levels: int, sft_epochs: int, **given: Any) -> dict[str, Any]:
 
 STUDIES = {
     "narrow": Study(
-        world(20, 40, users=1500, items=300, groups=8, order=0.4, taste=0.4, popularity=0.6)
+        world(20, 40, users=2000, items=300, groups=8, order=0.4, taste=0.4, popularity=0.6)
         | {"model": nano(32, 1, 0.0)},
-        240,
+        200,
         {"sft": 1e-3, "s-dpo": 3e-4, "grpo": 3e-4},
         ARMS,
     ),
@@ -92,11 +92,11 @@ STUDIES = {
     ),
     "ml-100k": Study(
         None,
-        100,
+        60,
         {"sft": 3e-4, "s-dpo": 1e-4, "grpo": 1e-4},
         {
             "s-dpo": S_DPO | CAREFUL,
-            "grpo": {"method": "grpo", "events": 8, "group": 16, "sft": 0.1, "kl": 0.01}
+            "grpo": {"method": "grpo", "group": 16, "sft": 0.1, "kl": 0.01}
             | {"rewards": {"hit": 1.0, "prefix": 0.2}}
             | CAREFUL,
         },
@@ -104,12 +104,22 @@ STUDIES = {
 }
 
 
-def arms(study: Study, moments: int, rows: int) -> dict[str, dict[str, Any]]:
-    """What follows the SFT stage, as long in steps for everybody."""
+def arms(study: Study, lengths: np.ndarray, rows: int) -> dict[str, dict[str, Any]]:
+    """What follows the SFT stage, as long in steps for everybody.
+
+    Args:
+        study: what is compared.
+        lengths: (users,) events of each training history that something came before.
+        rows: packed rows of an epoch of SFT.
+    """
     alike = {"batch": 32, "save_every": 5000, "warmup": 0.1}
     again = {"method": "sft", "epochs": study.steps * 32 / rows, "learning_rate": study.rates["sft"]}
-    share = {"epochs": study.steps * 32 / moments}
-    others = {name: part | share | {"learning_rate": study.rates[part["method"]]} for name, part in study.arms.items()}
+    others = {
+        name: part
+        | {"epochs": study.steps * 32 / int(np.minimum(lengths, part["events"]).sum())}
+        | {"learning_rate": study.rates[part["method"]]}
+        for name, part in study.arms.items()
+    }
     return {name: alike | stage for name, stage in {"sft longer": again, **others}.items()}
 
 
@@ -174,10 +184,10 @@ def main() -> None:
         recipe = start(options.name, seed)
         first = run(recipe, options.runs / f"align-{options.name}-{seed}", "evaluate")
         dataset = Dataset.load(first / "data")
-        moments = int(np.minimum(np.maximum(dataset.before("valid").lengths - 1, 0), 8).sum())
+        lengths = np.maximum(dataset.before("valid").lengths - 1, 0)
         rows = read_json(first / "train-1-sft" / "made.json")["facts"]["rows"]
         runs = {"sft": first}
-        for name, stage in arms(study, moments, rows).items():
+        for name, stage in arms(study, lengths, rows).items():
             runs[name] = follow(first, recipe, name, stage)
         for name, folder in runs.items():
             found.setdefault(name, []).append(measured(folder))
