@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.errors import CodeError, DataError
+from llmrec.errors import CodeError, DataError, RunError
 from llmrec.files import atomic_folder, read_json
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
@@ -34,9 +34,12 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
         categories that no token stands for, and so the codes of the nearest item by text.
 
     Raises:
+        RunError: no run folder.
         CodeError: there is no such catalogue, all items have codes, or spare tokens run out.
         DataError: a column is missing, an item id stands twice, or items have no text.
     """
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
     recipe, old = load(run / "recipe.yaml"), chosen(run, beside)
     before = Catalogue.load(old)
     late = _new(_read(file), before, file)

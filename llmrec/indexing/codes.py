@@ -14,6 +14,11 @@ Ends = Literal["separating", "own", "moved", "numbers"]
 class Quantizer(Protocol):
     """A fitted map from vectors to codes, frozen."""
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector that it codes."""
+        ...
+
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(items, levels) int32 codes of (items, dim) float32 vectors, and (items, …) what they leave unexplained.
 

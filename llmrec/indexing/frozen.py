@@ -18,7 +18,7 @@ from llmrec.files import read_json
 from llmrec.indexing import pieces, quantizers, separate, vectors, wording
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codes import Drawn, Quantizer, symbols
-from llmrec.indexing.distances import check_finite
+from llmrec.indexing.distances import check_dim, check_finite
 from llmrec.recipe import Indexing
 
 SETTINGS, NEAR, WORDS = "indexing.json", "near.npz", "words.json"
@@ -89,6 +89,8 @@ class Frozen:
                 f"vectors have {text.shape[1]} numbers but those of the catalogue {self.text.shape[1]}: they come from "
                 "another encoder."
             )
+        if self.quantizer is not None and self.source.name == "text":
+            check_dim(text, self.quantizer.dim)
         if not len(text):
             return np.zeros((0, catalogue.codes.shape[1]), np.int32)
         if catalogue.ends == "numbers":

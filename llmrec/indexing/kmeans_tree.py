@@ -28,13 +28,18 @@ class Tree:
     centroids: np.ndarray
     width: int
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.centroids.shape[1])
+
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From the root down, to the nearest child: (items, levels) int32, and (items, dim) from the last node.
 
         Raises:
             CodeError: vectors of another dimension.
         """
-        check_dim(vectors, self.centroids.shape[1])
+        check_dim(vectors, self.dim)
         levels = self.paths.shape[1]
         codes, at = np.full((len(vectors), levels), -1, np.int32), np.zeros(len(vectors), np.int64)
         depth = (self.paths >= 0).sum(axis=1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.dataset import Dataset
+from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
@@ -27,8 +28,11 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
         The health report; method, hash and a few codes with their titles.
 
     Raises:
+        RunError: no run folder.
         CodeError: there is no such catalogue.
     """
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
     recipe, folder = load(run / "recipe.yaml"), chosen(run, catalogue) if catalogue else run / "catalogue"
     held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
     vectors = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy")

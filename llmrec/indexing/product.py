@@ -26,13 +26,18 @@ class Parts:
     rotation: np.ndarray
     centroids: np.ndarray
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.rotation.shape[1])
+
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroid of every part: (items, parts) int32, and (items, parts * part) what is left.
 
         Raises:
             CodeError: vectors of another dimension.
         """
-        check_dim(vectors, self.rotation.shape[1])
+        check_dim(vectors, self.dim)
         cut = self._cut(vectors)
         codes = np.stack([nearest(cut[:, part], book) for part, book in enumerate(self.centroids)], axis=1)
         residual = cut - self.centroids[np.arange(len(self.centroids)), codes]

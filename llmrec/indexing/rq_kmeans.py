@@ -24,6 +24,11 @@ class Codebooks:
 
     centroids: np.ndarray
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.centroids.shape[2])
+
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroid at each level, greedily.
 
@@ -36,8 +41,8 @@ class Codebooks:
         Raises:
             CodeError: vectors of another dimension than the codebooks'.
         """
-        levels, _, dim = self.centroids.shape
-        check_dim(vectors, dim)
+        check_dim(vectors, self.dim)
+        levels = len(self.centroids)
         residual = vectors.astype(np.float32).copy()
         codes = np.zeros((len(vectors), levels), np.int32)
         for level in range(levels):

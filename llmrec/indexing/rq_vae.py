@@ -41,13 +41,18 @@ class Encoder:
     biases: list[np.ndarray]
     books: Codebooks
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.weights[0].shape[1])
+
     def latent(self, vectors: np.ndarray) -> np.ndarray:
         """(items, LATENT) float32 what the encoder makes of (items, dim) vectors.
 
         Raises:
             CodeError: vectors of another dimension.
         """
-        check_dim(vectors, self.weights[0].shape[1])
+        check_dim(vectors, self.dim)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             vectors = (vectors if number == 0 else np.maximum(vectors, 0)) @ weight.T + bias
         return np.ascontiguousarray(vectors, np.float32)

@@ -74,3 +74,5 @@ def test_vectors_of_another_encoder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(CodeError, match="another encoder"):
         build.extend(tmp_path / "old", table(["a"]), np.ones((1, 5), np.float32), 0, tmp_path / "new")
+    with pytest.raises(CodeError, match="vectors have 5 numbers but the codebooks 8"):  # though no item is new
+        build.extend(tmp_path / "old", table(["i3"]), np.ones((1, 5), np.float32), 0, tmp_path / "new")
