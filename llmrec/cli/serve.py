@@ -48,8 +48,9 @@ def command(
         raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
     if without_key and host not in ("127.0.0.1", "::1", "localhost"):
         raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
-    if more and engine == "transformers":
-        raise RequestError(f"'{more[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+    options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel, ray), *(more or [])]
+    if options and engine == "transformers":
+        raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
     extras.need(EXTRA[engine])
     from llmrec.serve.listen import bind
 
@@ -62,8 +63,7 @@ def command(
         os.environ[API_KEY] = secrets.token_urlsafe(24)
         console.print(f"{API_KEY}={os.environ[API_KEY]}", markup=False, highlight=False)
     if engine == "vllm":
-        parallel = _parallel(tensor_parallel, pipeline_parallel, data_parallel, ray)
-        _vllm(settings, listening, [*parallel, *(more or [])])
+        _vllm(settings, listening, options)
     else:
         _transformers(settings, listening)
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec.decode.shelf import SHELF
 from llmrec.decode.vllm_request import VARIABLE
-from llmrec.errors import RunError
+from llmrec.errors import ModelError, RunError
 from llmrec.files import read_json
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.folder import NOTE
 
 SERVE = "LLMREC_SERVE"
@@ -98,6 +99,22 @@ class Settings(BaseModel):
         """The folder of the run's interactions; None for an export, which holds none."""
         folder = self.run / "data"
         return folder if (folder / "interactions.parquet").is_file() else None
+
+    def own_catalogue(self) -> Catalogue:
+        """The catalogue that the model was trained on, checked.
+
+        Raises:
+            RunError: see `model`.
+            CodeError: its folder is not intact.
+            ModelError: the model was trained on another one.
+        """
+        trained_on, found = self.trained_on(), Catalogue.load(self.catalogue)
+        if trained_on != found.hash:
+            raise ModelError(
+                f"{self.model} was trained on the catalogue {trained_on[:12]}…, but {self.catalogue} holds "
+                f"{found.hash[:12]}…. Finish the run, or serve an export of it."
+            )
+        return found
 
     def trained_on(self) -> str:
         """Hash of the catalogue that the model was trained on."""

@@ -38,14 +38,8 @@ class Shop:
         self.door = door or Door(settings.limits.concurrency)
         self._tokenizer, self._note = model_folder.load_words(settings.model)
         self._users = Users(settings.users())
-        first = Catalogue.load(settings.catalogue)
-        if self._note.catalogue != first.hash:
-            raise ModelError(
-                f"{settings.model} was trained on the catalogue {self._note.catalogue[:12]}…, but {settings.catalogue} "
-                f"holds {first.hash[:12]}…. Finish the run, or serve an export of it."
-            )
-        self._first, self._moving, self._told = first, asyncio.Lock(), 0
-        self.desk = self._desk(first)
+        self._first, self._moving, self._told = settings.own_catalogue(), asyncio.Lock(), 0
+        self.desk = self._desk(self._first)
 
     async def now(self) -> Desk:
         """The desk that answers; another process of this server may have changed the catalogue."""

@@ -12,7 +12,6 @@ from typing import Any
 from llmrec import extras
 from llmrec.decode.vllm_engine import engine_arguments
 from llmrec.errors import RunError
-from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.settings import Settings
 
 GROUP, NAME = "vllm.endpoint_plugins", "llmrec"
@@ -28,11 +27,12 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
     Raises:
         LlmrecError: vLLM is missing, or the run holds no model.
         CodeError: its catalogue is not intact.
+        ModelError: its catalogue is not the model's.
         RunError: our plugin is not registered.
     """
     extras.need("serve")
     _registered()
-    catalogue = Catalogue.load(settings.catalogue)
+    catalogue = settings.own_catalogue()
     arguments = engine_arguments(settings.model, settings.catalogue, max_logprobs=len(catalogue.tokens))
     arguments |= {
         "served_model_name": settings.name,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -11,15 +12,18 @@ import time
 import httpx
 import numpy as np
 import pytest
-from serving import CLIENT, KEY, LOGS, MASTER, PROCESSES, serving
+from serving import CLIENT, KEY, LOGS, MASTER, PROCESSES, foreign, serving
 from transformers import AutoTokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper for 20 s at the first request
 
 import llmrec
+from llmrec.errors import LlmrecError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.vocabulary import MENTION
+from llmrec.serve.settings import Settings
+from llmrec.serve.start_vllm import command as start_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:the filters leave:UserWarning")
 SECRET = "my-diary-says"
@@ -59,6 +63,16 @@ def test_both_engines_give_the_same_items(client, served):
     assert refused.status_code == 422 and refused.json()["error"]["param"] == "k"
     wrong = {"content": b"{", "headers": {"Content-Type": "application/json"}}
     assert client.post("/v1/recommendations", **wrong).status_code == 400
+
+
+def test_what_vllm_could_not_serve_is_said_before_it_starts(served, tmp_path):
+    other, bare = tmp_path / "other", tmp_path / "bare"
+    shutil.copytree(served.run, other)
+    foreign(Catalogue.load(served.run / "catalogue"), other / "catalogue")
+    shutil.copytree(served.run, bare, ignore=shutil.ignore_patterns("catalogue*"))
+    for run, says in ((other, "was trained on"), (bare, "not a catalogue folder"), (tmp_path / "no", "is no folder")):
+        with pytest.raises(LlmrecError, match=says):
+            start_command(Settings(run=run), "127.0.0.1", 8000, [])
 
 
 def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
