@@ -186,8 +186,8 @@ def _moved(job: Job, begun: _Begun, plain: Any, facts: dict[str, Any]) -> Any:
     catalogue, new = job.catalogue, begun.new
     seen = used(_seen(begun.rows, job.part.batch, job.recipe.seed, facts), new)
     unused = np.isin(np.arange(len(new)), catalogue.codes, invert=True)
-    names, old = [*catalogue.tokens, MENTION], old_rows_trained(job.recipe.model, job.method)
-    return moved(begun.before, plain, new, names, seen, unused, old)
+    names = [*catalogue.tokens, MENTION][: len(new)]  # models of before the mention are trained further, too
+    return moved(begun.before, plain, new, names, seen, unused, old_rows_trained(job.recipe.model, job.method))
 
 
 def claim(work: Path, key: str) -> None:
