@@ -31,7 +31,7 @@ from llmrec.recipe_file import load
 from llmrec.results import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
-CAREFUL = {"events": 2, "validation": {"every": 30, "users": 300}}
+CAREFUL = {"events": 1, "validation": {"every": 20, "users": 200}}
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,19 @@ STUDIES = {
     "narrow": Study(
         world(20, 40, users=2000, items=300, groups=8, order=0.4, taste=0.4, popularity=0.6)
         | {"model": nano(32, 1, 0.0)},
-        200,
-        {"sft": 1e-3, "s-dpo": 3e-4, "grpo": 3e-4},
-        ARMS,
+        300,
+        {"sft": 1e-3, "s-dpo": 1e-3, "grpo": 3e-4},
+        ARMS | {"s-dpo": S_DPO | {"beta": 1.0, "sft": 1.0, "rejected": {"random": 15}}},
     ),
     "wide": Study(
-        world(12, 20, users=1500, items=120, groups=6, order=0.5, taste=0.3) | {"model": nano(64, 2, 0.1)},
+        world(12, 30, users=800, items=120, groups=6, order=0.5, taste=0.3) | {"model": nano(64, 2, 0.1)},
         150,
-        {"sft": 3e-4, "s-dpo": 2e-4, "grpo": 3e-4},
-        ARMS,
+        {"sft": 3e-4, "grpo": 3e-4},
+        {name: part for name, part in ARMS.items() if name != "s-dpo"},
     ),
     "ml-100k": Study(
         None,
-        60,
+        40,
         {"sft": 3e-4, "s-dpo": 1e-4, "grpo": 1e-4},
         {
             "s-dpo": S_DPO | CAREFUL,
