@@ -31,7 +31,10 @@ def command(
     share: float = typer.Option(0.05, min=0.0001, max=1.0, help="fine-tuning: share of the training ratings"),
     epochs: int = typer.Option(2, min=1, help="fine-tuning: passes over them"),
     learning_rate: float = typer.Option(1e-4, min=1e-8, help="fine-tuning"),
+    layers: int = typer.Option(0, min=0, help="fine-tuning: trained layers, counted from the last; 0 for all"),
+    over: str = typer.Option("mean", help="regression adds to: mean, or bias, the user + item bias"),
     split: str = typer.Option("random", help="random, or temporal: one moment for everybody"),
+    part: str = typer.Option("test", help="test, or valid: where learning rates and the like are chosen"),
     cases: int = typer.Option(2000, min=0, help="test cases, drawn; 0 for all"),
     history: int = typer.Option(10, min=1, help="ratings that a prompt tells"),
     wording: int = typer.Option(1, help="of prompts/rate/rate.yaml, from 1"),
@@ -52,24 +55,30 @@ def command(
     from llmrec.errors import RunError
     from llmrec.rate import methods, ratings
     from llmrec.rate.finetune import Training
+    from llmrec.rate.reader import STARTS
     from llmrec.rate.study import Study
 
     for name, value, known in (
         ("--method", method, METHODS),
         ("--split", split, ratings.SPLITS),
+        ("--part", part, ("test", "valid")),
+        ("--over", over, tuple(STARTS)),
         ("--engine", engine, ("transformers", "vllm")),
         ("--dtype", dtype, ("bfloat16", "float32")),
     ):
         if value not in known:
             raise RunError(f"{name} is {', '.join(known[:-1])} or {known[-1]}, not '{value}'.")
+    if over != "mean" and method != "regression":
+        raise RunError(f"--over {over} is what regression adds to; {method} has no use for it. Leave it out.")
     with stages(()) as tell, tempfile.TemporaryDirectory() as work:
         loaded = ratings.load(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
-        folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}"
-        study = Study.open(loaded, cases or None, history, seed, folder)
+        folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}{'' if part == 'test' else '-valid'}"
+        judged = ratings.TEST if part == "test" else ratings.VALID
+        study = Study.open(loaded, cases or None, history, seed, folder, judged)
         study.baselines(tell)
         name = Path(model.removeprefix("embedded:")).name + (" (tiny)" if tiny else "")
         if method in ("classification", "regression"):
-            training = Training(method, share, epochs, learning_rate)  # type: ignore[arg-type]
+            training = Training(method, over, share, epochs, layers, learning_rate)  # type: ignore[arg-type]  # both checked
             methods.tuned(study, name, model, training, sensitivity, tell, _tiny(model, loaded, work) if tiny else None)
         elif method != "baselines":
             asker = (

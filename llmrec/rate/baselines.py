@@ -25,6 +25,10 @@ class GlobalMean:
         """(cases,) the same number."""
         return np.full(len(cases), self.mean)
 
+    def without_itself(self) -> np.ndarray:
+        """(events,) what it says of each training rating while that one is not known; other events have no meaning."""
+        return np.full(len(self.ratings.given), self.mean)
+
 
 class UserMean(GlobalMean):
     """The mean of what is known of the user; the global mean where that is nothing."""
@@ -57,6 +61,12 @@ class Bias(GlobalMean):
     def predict(self, cases: Cases) -> np.ndarray:
         """(cases,) the sum."""
         return self.mean + self.items[self.ratings.items[cases.events]] + _damped(cases, self.left, DAMPING)
+
+    def without_itself(self) -> np.ndarray:
+        """(events,) the same of training ratings, each left out of its item's and its user's bias; the mean stays."""
+        ratings = self.ratings
+        of_item = _others(ratings, ratings.items, ratings.given - self.mean)
+        return self.mean + of_item + _others(ratings, ratings.users, self.left)
 
 
 class LensKit:
@@ -113,6 +123,14 @@ def _of_items(ratings: Ratings, left: np.ndarray, damping: float) -> np.ndarray:
     total = np.bincount(ratings.items[train], weights=left[train], minlength=ratings.n_items)
     count = np.bincount(ratings.items[train], minlength=ratings.n_items) + damping
     return np.divide(total, count, out=np.zeros(ratings.n_items), where=count > 0)
+
+
+def _others(ratings: Ratings, owners: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """(events,) diluted mean of what is left of the owner's other training ratings."""
+    train = ratings.train
+    total = np.bincount(owners[train], weights=left[train], minlength=int(owners.max()) + 1)
+    count = np.bincount(owners[train], minlength=len(total))
+    return (total[owners] - left) / np.maximum(count[owners] - 1 + DAMPING, 1)
 
 
 def _damped(cases: Cases, left: np.ndarray, damping: float) -> np.ndarray:

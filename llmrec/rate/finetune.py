@@ -1,8 +1,6 @@
 """Language models fine-tuned to predict ratings, by classes or by regression, every rating of a history at once.
 
-Classes: one for each step of the scale, whose rows start as the language model's own rows for the words; the prediction
-is the mean over their probabilities. Regression: one number from the last position. Both train all of the decoder but
-its embeddings.
+The decoder is trained, all of it but its embeddings or its last layers, and a head (see `reader`).
 
 Source: Kang et al. 2023, arXiv 2305.06474, section 3.3; supervising every rating of a history is ours.
 """
@@ -13,12 +11,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad as filled
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -26,16 +25,15 @@ from transformers.trainer_callback import PrinterCallback
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, read_json, write_json
 from llmrec.model.base import load_base
-from llmrec.rate.cases import Cases
+from llmrec.rate.baselines import GlobalMean
 from llmrec.rate.ratings import Ratings
+from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
 from llmrec.rate.rows import Row, Rows, windows
 from llmrec.seed import seed_everything, stream
 from llmrec.train.order import Order
 from llmrec.train.packing import pack
 from llmrec.train.watch import Watch, newest_checkpoint
 
-Head = Literal["classification", "regression"]
-HEADS: tuple[Head, ...] = ("classification", "regression")
 NOTE = "rating.json"
 
 
@@ -45,8 +43,11 @@ class Training:
 
     Attributes:
         head: classes or one number.
+        over: what regression starts from and adds to: the training mean, or the user + item bias of all training
+            ratings, each without the one that is asked for.
         share: of the training ratings, 0 to 1.
         epochs: passes over them.
+        layers: that are trained, counted from the last; 0 for all. The rest stay as they were, which takes less time.
         learning_rate: the highest; it climbs for a tenth of the steps, then falls along a cosine.
         row_tokens: of a packed row.
         batch: packed rows of a step.
@@ -55,92 +56,15 @@ class Training:
     """
 
     head: Head = "regression"
+    over: Start = "mean"
     share: float = 0.05
     epochs: int = 2
+    layers: int = 0
     learning_rate: float = 1e-4
     row_tokens: int = 512
-    batch: int = 4
+    batch: int = 2
     window: int = 21
     save_every: int = 100
-
-
-class Reader(nn.Module):
-    """A decoder and a head that reads ratings off its last hidden states.
-
-    Args:
-        language: a causal language model; its decoder is used, its output head only to start classes from.
-        head: kind of head.
-        words: tokens of each step of the scale, for classes.
-        mean, spread: of training ratings; regression says how many spreads a rating lies from the mean.
-    """
-
-    def __init__(self, language: Any, head: Head, words: list[list[int]], mean: float, spread: float) -> None:
-        super().__init__()
-        self.decoder, self.kind, self.mean, self.spread = language.get_decoder(), head, mean, spread
-        width = language.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, len(words) if head == "classification" else 1)
-        nn.init.zeros_(self.head.bias)
-        if head == "classification":
-            rows = language.get_output_embeddings().weight.detach().float()
-            self.head.weight.data = torch.stack([rows[tokens].mean(0) for tokens in words])
-        else:
-            nn.init.zeros_(self.head.weight)  # starts at the mean
-        self.decoder.get_input_embeddings().weight.requires_grad_(False)
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor, targets: Tensor, **_: Any) -> dict[str, Tensor]:
-        """Mean loss over the places that have a target.
-
-        Args:
-            input_ids, position_ids: (rows, length); positions restart where another history begins.
-            targets: (rows, length) float32, the step's number for classes, the rating for regression; -1 elsewhere.
-        """
-        states = self.decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        wanted = targets >= 0
-        found, truth = self.head(states[wanted].to(self.head.weight.dtype)).float(), targets[wanted]
-        if self.kind == "classification":
-            return {"loss": nn.functional.cross_entropy(found, truth.long())}
-        return {"loss": nn.functional.mse_loss(found[:, 0], (truth - self.mean) / self.spread)}
-
-    def read(self, states: Tensor, values: np.ndarray) -> np.ndarray:
-        """(rows,) ratings off (rows, width) states; `values` are those of the scale."""
-        found = self.head(states.to(self.head.weight.dtype)).double()
-        if self.kind == "classification":
-            return found.softmax(-1).cpu().numpy() @ values
-        return np.clip(found[:, 0].cpu().numpy() * self.spread + self.mean, values[0], values[-1])
-
-
-class FineTuned:
-    """A `Predictor` from a fine-tuned language model."""
-
-    def __init__(self, reader: Reader, rows: Rows, tokens: int = 8192) -> None:
-        self.reader, self.rows, self.tokens = reader.eval(), rows, tokens
-
-    @torch.inference_mode()
-    def predict(self, cases: Cases) -> np.ndarray:
-        """(cases,) predicted ratings."""
-        rows, found = self.rows.cases(cases), np.empty(len(cases))
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row].tokens))
-        size = max(1, self.tokens // max(len(row.tokens) for row in rows))
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            found[part] = self._batch([rows[row] for row in part])
-        return found
-
-    def prompt_tokens(self, cases: Cases) -> float:
-        """Mean tokens of a prediction."""
-        return float(np.mean([len(row.tokens) for row in self.rows.cases(cases)]))
-
-    def _batch(self, rows: list[Row]) -> np.ndarray:
-        device = next(self.reader.parameters()).device
-        width = max(len(row.tokens) for row in rows)
-        ids = torch.stack([_padded(row.tokens, width, 0) for row in rows]).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            # Padding stands behind what is read, where a causal model cannot see it.
-            states = self.reader.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        last = torch.tensor([int(row.reads[-1]) for row in rows], device=device)
-        return self.reader.read(
-            states[torch.arange(len(rows), device=device), last].float(), self.rows.ratings.scale.values
-        )
 
 
 def fine_tune(
@@ -164,21 +88,25 @@ def fine_tune(
     seed_everything(seed)
     language, tokenizer = loaded or load_base(base, torch.float32)
     rows = Rows(ratings, tokenizer)
-    spread = float(ratings.given[ratings.train].std()) or 1.0
-    reader = Reader(language, training.head, rows.words, ratings.mean, spread)
+    start = STARTS[training.over](ratings)
+    left = ratings.given - start.without_itself()
+    reader = Reader(language, training.head, rows.words, float(left[ratings.train].std()) or 1.0)
+    reader.freeze(training.layers)
     if not (folder / "model" / NOTE).is_file():
-        facts = _train(reader, rows, training, seed, folder / ".work", progress)
+        facts = _train(reader, rows, left, training, seed, folder / ".work", progress)
         _save(reader, language, tokenizer, {"base": base, **asdict(training), **facts}, folder / "model")
         shutil.rmtree(folder / ".work", ignore_errors=True)
-    return _load(reader, rows, folder / "model")
+    return _load(reader, rows, start, folder / "model")
 
 
 def _train(
-    reader: Reader, rows: Rows, training: Training, seed: int, work: Path, progress: Callable[[float], None]
-) -> dict[str, Any]:
+    reader: Reader, rows: Rows, left: np.ndarray, training: Training, seed: int, work: Path,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:  # fmt: skip
     ratings = rows.ratings
     made = [rows.of(events) for events in windows(ratings, training.window, training.share, seed)]
-    packed = _Packed(made, ratings, training, seed)
+    targets = ratings.scale.numbers(ratings.given) if training.head == "classification" else left
+    packed = _Packed(made, targets, training.row_tokens, seed)
     batch = min(training.batch, len(packed))
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -236,13 +164,17 @@ class _Loop(Trainer):
 
 
 class _Packed(Dataset[dict[str, Tensor]]):
-    """Several histories in a row, kept apart by restarting positions (see `train/packing`)."""
+    """Several histories in a row, kept apart by restarting positions (see `train/packing`).
 
-    def __init__(self, rows: list[Row], ratings: Ratings, training: Training, seed: int) -> None:
+    Args:
+        targets: (events,) what is to be read off.
+    """
+
+    def __init__(self, rows: list[Row], targets: np.ndarray, row_tokens: int, seed: int) -> None:
         lengths = np.array([len(row.tokens) for row in rows])
         order = stream(seed, "rate", "pack").permutation(len(rows))
-        self.rows, self.ratings, self.training = rows, ratings, training
-        self.packs = pack(lengths, training.row_tokens, order)
+        self.rows, self.targets = rows, targets
+        self.packs = pack(lengths, row_tokens, order)
 
     def __len__(self) -> int:
         return len(self.packs)
@@ -256,17 +188,16 @@ class _Packed(Dataset[dict[str, Tensor]]):
         }
 
     def _targets(self, row: Row) -> np.ndarray:
-        given = self.ratings.given[row.events]
-        found = np.full(len(row.tokens), -1.0, np.float32)
-        found[row.reads] = self.ratings.scale.numbers(given) if self.training.head == "classification" else given
+        found = np.full(len(row.tokens), np.nan, np.float32)
+        found[row.reads] = self.targets[row.events]
         return found
 
 
 def _collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "position_ids": 0, "targets": -1.0}
+    fill = {"input_ids": 0, "position_ids": 0, "targets": np.nan}
     return {
-        name: torch.stack([nn.functional.pad(row[name], (0, width - len(row[name])), value=value) for row in rows])
+        name: torch.stack([filled(row[name], (0, width - len(row[name])), value=value) for row in rows])
         for name, value in fill.items()
     }
 
@@ -280,10 +211,10 @@ def _save(reader: Reader, language: Any, tokenizer: Any, note: dict[str, Any], f
             {name: value.contiguous() for name, value in reader.head.state_dict().items()},
             temporary / "head.safetensors",
         )
-        write_json(temporary / NOTE, {**note, "mean": reader.mean, "spread": reader.spread})
+        write_json(temporary / NOTE, {**note, "spread": reader.spread})
 
 
-def _load(reader: Reader, rows: Rows, folder: Path) -> tuple[FineTuned, dict[str, Any]]:
+def _load(reader: Reader, rows: Rows, start: GlobalMean, folder: Path) -> tuple[FineTuned, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     note = read_json(folder / NOTE)
@@ -291,12 +222,8 @@ def _load(reader: Reader, rows: Rows, folder: Path) -> tuple[FineTuned, dict[str
         raise ModelError(f"{folder} holds a head for {note['head']}. Choose another --out, or delete it.")
     reader.decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).get_decoder()
     reader.head.load_state_dict(load_file(folder / "head.safetensors"))
-    reader.mean, reader.spread = note["mean"], note["spread"]
-    return FineTuned(reader.to("cuda" if torch.cuda.is_available() else "cpu"), rows), note
-
-
-def _padded(tokens: np.ndarray, width: int, value: int) -> Tensor:
-    return nn.functional.pad(torch.from_numpy(tokens), (0, width - len(tokens)), value=value)
+    reader.spread = note["spread"]
+    return FineTuned(reader.to("cuda" if torch.cuda.is_available() else "cpu"), rows, start), note
 
 
 def _last_seconds(work: Path) -> float:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmrec.files import hash_json
 from llmrec.rate.answers import Answer, Engine, answered
 from llmrec.rate.cases import ORDERS, Cases
 from llmrec.rate.expected import expected
-from llmrec.rate.finetune import FineTuned, Training, fine_tune
+from llmrec.rate.finetune import Training, fine_tune
 from llmrec.rate.judge import Judge
 from llmrec.rate.parse import parse
 from llmrec.rate.prompts import render, wordings
+from llmrec.rate.reader import FineTuned
 from llmrec.rate.study import Study, slug
 
 Progress = Callable[[str, float], None]
@@ -66,8 +69,9 @@ def tuned(
     Raises:
         ModelError: see `fine_tune`.
     """
-    name = f"{model} {training.head}, {100 * training.share:g} %"
-    folder = study.out / "tuned" / slug(name)
+    over = "" if training.over == "mean" else f" over {training.over}"
+    name = f"{model} {training.head}{over}, {100 * training.share:g} %"
+    folder = study.out / "tuned" / f"{slug(name)}-{hash_json(asdict(training))[:8]}"  # other settings are other models
     predictor, note = fine_tune(
         base, study.ratings, training, study.seed, folder, lambda d: progress("training", d), loaded
     )

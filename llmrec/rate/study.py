@@ -22,7 +22,7 @@ from llmrec.files import hash_json, read_json, write_json
 from llmrec.rate.baselines import BASELINES
 from llmrec.rate.cases import Cases, sample
 from llmrec.rate.judge import Judge, sliced
-from llmrec.rate.ratings import TEST, Ratings
+from llmrec.rate.ratings import TEST, VALID, Ratings
 
 AGAINST = ["global mean", "user mean", "item mean", "user + item bias"]
 
@@ -44,18 +44,19 @@ class Study:
     seed: int
 
     @classmethod
-    def open(cls, ratings: Ratings, count: int | None, places: int, seed: int, out: Path) -> Study:
+    def open(cls, ratings: Ratings, count: int | None, places: int, seed: int, out: Path, part: int = TEST) -> Study:
         """Draw the cases, and hold the folder to this protocol.
 
         Args:
             count: cases; None for all.
             places: ratings that a history holds.
+            part: that cases are drawn from: the test, or where learning rates and the like are chosen, `VALID`.
 
         Raises:
             RunError: the folder was made with another protocol; in what they differ.
             DataError: nothing is held out.
         """
-        study = cls(ratings, sample(ratings, TEST, count, places, seed), out, seed)
+        study = cls(ratings, sample(ratings, part, count, places, seed), out, seed)
         path, wanted = out / "protocol.json", study.protocol
         if path.is_file():
             found = read_json(path)
@@ -77,8 +78,13 @@ class Study:
             "history": self.cases.history.shape[1],
             "liked from": self.ratings.scale.liked,
             "seed": self.seed,
+            **({"judged on": "validation ratings"} if self._validates else {}),
             "hash": hash_json([self.cases.events.tolist(), self.ratings.given[self.cases.events].tolist()])[:16],
         }
+
+    @property
+    def _validates(self) -> bool:
+        return bool((self.ratings.parts[self.cases.events] == VALID).all())
 
     @property
     def judge(self) -> Judge:

@@ -119,3 +119,17 @@ def test_an_item_nobody_rated_has_the_bias_models_answer(tmp_path: Path) -> None
     cases = sample(cold, TEST, None, 5, 0)
     there = cold.items[cases.events] == rare
     np.testing.assert_array_equal(LensKit(cold).predict(cases)[there], Bias(cold).predict(cases)[there])
+
+
+def test_what_is_said_of_a_training_rating_without_itself_is_what_is_said_once_it_is_gone(tmp_path: Path) -> None:
+    log = world(tmp_path)
+    found = Bias(log).without_itself()
+    for event in log.train[::40]:
+        train = log.train[log.train != event]
+        left = log.given - log.mean  # the mean stays
+        mine = (log.items[train] == log.items[event]).nonzero()[0]
+        its = left[train[mine]].sum() / (len(mine) + 5)
+        others = train[log.users[train] == log.users[event]]
+        rest = sum(Bias(log).left[e] for e in others) / (len(others) + 5)
+        assert found[event] == pytest.approx(log.mean + its + rest)
+    assert (GlobalMean(log).without_itself() == log.mean).all()

@@ -12,10 +12,12 @@ import torch
 from rate_world import world
 
 from llmrec.model.base import tiny_base
+from llmrec.rate.baselines import Bias, GlobalMean
 from llmrec.rate.cases import cases_of, sample
-from llmrec.rate.finetune import HEADS, FineTuned, Head, Reader, Training, fine_tune
+from llmrec.rate.finetune import Training, fine_tune
 from llmrec.rate.judge import Judge
 from llmrec.rate.ratings import TEST, Ratings
+from llmrec.rate.reader import HEADS, STARTS, FineTuned, Head, Reader
 from llmrec.rate.rows import Rows, windows
 
 torch.set_num_threads(1)
@@ -30,7 +32,7 @@ def base(folder: Path, log: Ratings) -> tuple[Any, Any]:
 def reader(log: Ratings, folder: Path, head: Head) -> tuple[Reader, Rows, Any]:
     model, tokenizer = base(folder, log)
     rows = Rows(log, tokenizer)
-    return Reader(model, head, rows.words, log.mean, 1.0), rows, model
+    return Reader(model, head, rows.words, 1.0), rows, model
 
 
 def test_a_row_tells_every_item_and_rating_but_the_last_and_reads_before_each(tmp_path: Path) -> None:
@@ -58,28 +60,29 @@ def test_packed_histories_have_the_loss_of_histories_alone(tmp_path: Path, head:
     model, rows, _ = reader(log, tmp_path / "base", head)
     torch.nn.init.normal_(model.head.weight)
     made = [rows.of(events) for events in windows(log, 6, 0.1, 0)]
-    training = replace(TRAINING, head=head)
-    packed = _Packed(made, log, training, 0)
+    targets = log.scale.numbers(log.given)
+    packed = _Packed(made, targets, TRAINING.row_tokens, 0)
     assert len(packed) < len(made)
     together = model(**_collate([packed[number] for number in range(len(packed))]))["loss"]
-    alone = [_Packed([row], log, training, 0)[0] for row in made]
-    losses = [float(model(**_collate([one]))["loss"]) * int((one["targets"] >= 0).sum()) for one in alone]
+    alone = [_Packed([row], targets, TRAINING.row_tokens, 0)[0] for row in made]
+    losses = [float(model(**_collate([one]))["loss"]) * int((~one["targets"].isnan()).sum()) for one in alone]
     assert float(together) == pytest.approx(sum(losses) / sum(len(row.events) for row in made), rel=1e-4)
 
 
 @torch.no_grad()
-def test_classes_start_as_the_language_models_own_words_and_regression_at_the_mean(tmp_path: Path) -> None:
+def test_classes_start_as_the_language_models_own_words_and_regression_at_what_it_adds_to(tmp_path: Path) -> None:
     log = world(tmp_path / "w")
     classes, rows, language = reader(log, tmp_path / "base", "classification")
     cases = sample(log, TEST, 6, 4, 0)
     own = torch.tensor([token for (token,) in rows.words])
-    for row, predicted in zip(rows.cases(cases), FineTuned(classes, rows).predict(cases), strict=True):
+    for row, predicted in zip(rows.cases(cases), FineTuned(classes, rows, GlobalMean(log)).predict(cases), strict=True):
         logits = language(torch.tensor([row.tokens])).logits[0, -1]
         assert predicted == pytest.approx(
             float(logits[own].softmax(0) @ torch.tensor(log.scale.values).float()), abs=0.02
         )
     start, rows, _ = reader(log, tmp_path / "base", "regression")
-    assert FineTuned(start, rows).predict(cases) == pytest.approx([log.mean] * 6)
+    for begin in STARTS.values():
+        np.testing.assert_allclose(FineTuned(start, rows, begin(log)).predict(cases), begin(log).predict(cases))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -98,9 +101,8 @@ def test_what_is_planted_is_learnt(tmp_path: Path, head: Head) -> None:
     assert note["ratings"] == len(log.train)
     other = log.given.copy()
     other[cases.events] = 1
-    changed = FineTuned(
-        predictor.reader, Rows(Ratings(**{**vars(log), "given": other}), base(tmp_path / "base", log)[1])
-    )
+    spoilt = Ratings(**{**vars(log), "given": other})
+    changed = FineTuned(predictor.reader, Rows(spoilt, base(tmp_path / "base", log)[1]), GlobalMean(spoilt))
     np.testing.assert_array_equal(changed.predict(cases), predictor.predict(cases))
 
 
@@ -128,3 +130,16 @@ def test_a_killed_training_ends_as_an_uninterrupted_one_and_is_read_back(tmp_pat
         raise AssertionError("trained again")
 
     np.testing.assert_array_equal(trained("whole", never), whole)
+
+
+def test_over_the_bias_is_no_worse_than_the_bias_and_learns_what_it_cannot_say(tmp_path: Path) -> None:
+    """Half of the people like comedies and the others dramas, which no bias of theirs or of a film can tell."""
+    log = world(tmp_path / "w", users=80)
+    tastes = np.where((log.users + log.items) % 2, 1.0, -1.0)
+    log = Ratings(**{**vars(log), "given": np.clip(log.given + tastes, 1, 5)})
+    training = replace(TRAINING, over="bias", epochs=12)
+    given = (log, training, 0, tmp_path / "out", lambda done: None, base(tmp_path / "base", log))
+    cases = sample(log, TEST, None, 10, 0)
+    found = {"bias": Bias(log).predict(cases), "tuned": fine_tune("tiny", *given)[0].predict(cases)}
+    judge = Judge(log.given[cases.events], log.users[cases.events], log.scale.liked, 0)
+    assert judge.table(found, ["bias"])["tuned"]["minus"]["bias"]["rmse"]["high"] < 0
