@@ -26,7 +26,7 @@ test: setup  ## the tests: small, real, without network
 
 test-vllm: $(VLLM)/.ready  ## the tests that need vLLM: its CPU build, in .venv-vllm in front of .venv (some minutes)
 	OMP_WAIT_POLICY=passive $(VLLM)/bin/python -m pytest tests/decode/test_vllm.py tests/decode/test_vllm_processors.py \
-		tests/serve/test_on_vllm.py tests/serve/test_catalogues_in_vllm.py
+		tests/serve/test_on_vllm.py tests/serve/test_catalogues_in_vllm.py tests/rate/test_rating_on_vllm.py
 
 $(VLLM)/.ready: $(STAMP) scripts/setup_vllm.sh
 	bash scripts/setup_vllm.sh $(VENV) $(VLLM)

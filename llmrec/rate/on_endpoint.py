@@ -63,20 +63,24 @@ class OnEndpoint:
         seconds = time.perf_counter() - begin
         return Answer(text, likely, mass, *used, seconds, tries)
 
-    def _shares(self, top: list[Any]) -> tuple[list[float] | None, float | None]:
-        likely = dict.fromkeys(self.scale.words, 0.0)
-        for entry in top if self.logprobs else []:
-            word = str(entry["token"]).strip()
-            if word in likely:
-                likely[word] += math.exp(min(0.0, float(entry["logprob"])))
-        mass = sum(likely.values())
-        if mass <= 0:
+    def _shares(self, top: list[tuple[str, float]]) -> tuple[list[float] | None, float | None]:
+        if not (self.logprobs and top):
             return None, None
+        likely = dict.fromkeys(self.scale.words, 0.0)
+        for token, logprob in top:
+            if token.strip() in likely:
+                likely[token.strip()] += math.exp(min(0.0, logprob))
+        mass = sum(likely.values())
+        if mass <= 0:  # no rating among the likeliest words: none is likelier than another
+            return [1 / len(likely)] * len(likely), 0.0
         return [value / mass for value in likely.values()], min(mass, 1.0)
 
 
-def _read(reply: Any) -> tuple[str, list[Any], tuple[int, int]]:
-    """Words, the likeliest first tokens, and tokens of question and answer (0 where the server does not count)."""
+def _read(reply: Any) -> tuple[str, list[tuple[str, float]], tuple[int, int]]:
+    """Words, the likeliest first tokens with their log-probabilities in nats, and tokens of question and answer.
+
+    A server that does not count tokens has 0 of them.
+    """
     choice = reply["choices"][0]
     text = choice["message"]["content"]
     if not isinstance(text, str):
@@ -84,4 +88,5 @@ def _read(reply: Any) -> tuple[str, list[Any], tuple[int, int]]:
     places = (choice.get("logprobs") or {}).get("content") or []
     used = reply.get("usage") or {}
     counted = (int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0))
-    return text, list((places[0].get("top_logprobs") or []) if places else []), counted
+    likeliest = (places[0].get("top_logprobs") or []) if places else []
+    return text, [(str(entry["token"]), float(entry["logprob"])) for entry in likeliest], counted

@@ -12,6 +12,8 @@ from llmrec.errors import DataError
 
 MOST_STEPS = 101
 """Steps of a scale at most: 0 to 100. More than that are measurements, not stars."""
+LONELY = 0.6
+"""Share of the range without a rating from which on one of its sides looks like a slip: 99 among 1 to 5."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Scale:
             given: (ratings,) finite.
 
         Raises:
-            DataError: all are alike, or they are no steps of a scale.
+            DataError: all are alike, they are no steps of a scale, or some lie far off the rest.
         """
         seen = np.unique(np.round(given, 4))
         if len(seen) < 2:
@@ -63,6 +65,12 @@ class Scale:
             raise DataError(
                 f"ratings take {len(seen)} values from {seen[0]:g} to {seen[-1]:g}, which are no steps of a scale "
                 f"(at most {MOST_STEPS} of them). Round them to steps, such as whole numbers from 1 to 100, first."
+            )
+        wide = int(np.argmax(gaps))
+        if len(seen) > 2 and gaps[wide] / gaps.sum() > LONELY:
+            raise DataError(
+                f"ratings go up to {seen[wide]:g} and then from {seen[wide + 1]:g} to {seen[-1]:g}, with nothing "
+                "between. Correct those that are wrong, or say that this is the scale: --scale LOW:HIGH:STEP"
             )
         return cls(float(seen[0]), float(seen[-1]), step)
 

@@ -153,6 +153,11 @@ def test_a_log_without_ratings_or_with_measurements_is_told_in_words(tmp_path: P
         rated.load(data_of(recipe), "random", 0)
     with pytest.raises(DataError, match="no steps of a scale"):
         rated.Scale.of(np.random.default_rng(0).normal(size=500))
+    with pytest.raises(DataError, match="up to 5 and then from 99 to 99, with nothing between"):
+        rated.Scale.of(np.array([1, 2, 3, 4, 5, 99]))
+    with pytest.raises(DataError, match="up to 0 and then from 80 to 100"):
+        rated.Scale.of(np.array([0, 80, 90, 95, 100]))
+    assert rated.Scale.of(np.array([-1, 1])).values.tolist() == [-1, 1]  # two ratings are no slip
     with pytest.raises(DataError, match="every rating is 3"):
         rated.Scale.of(np.full(9, 3.0))
 

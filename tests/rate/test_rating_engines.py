@@ -142,7 +142,9 @@ def test_a_killed_run_asks_again_for_nothing_that_was_answered(tmp_path: Path) -
 
 
 class Rater(ThreadingHTTPServer):
-    """Answers 4 with probabilities 1:1 for 3 and 4, or what `script` says first."""
+    """Answers 4 with probabilities 1:1 for some words, 3 and 4, or what `script` says first."""
+
+    words: tuple[str, ...] = ("3", " 4")
 
     def __init__(self, logprobs: str = "given") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -173,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("logprobs") and self.server.logprobs == "refused":
             return 400, b'{"error": {"message": "logprobs are not supported by this model"}}'
         if body.get("logprobs") and self.server.logprobs == "given":
-            top = [{"token": token, "logprob": float(np.log(0.4))} for token in ("3", " 4")]
+            top = [{"token": token, "logprob": float(np.log(0.4))} for token in self.server.words]
             choice["logprobs"] = {"content": [{"top_logprobs": [*top, {"token": "I", "logprob": -2.0}]}]}
         usage = {"prompt_tokens": 50, "completion_tokens": 4}
         return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
@@ -191,11 +193,13 @@ def rater() -> Iterator[Rater]:
 
 
 def endpoint(rater: Rater, **more: Any) -> OnEndpoint:
-    return OnEndpoint(Endpoint(rater.url, "m", **{"rest": 0.01, "patience": 1.0, **more}), STARS, workers=1)
+    given = {"rest": 0.01, "patience": 1.0, "tries": 6, **more}
+    return OnEndpoint(Endpoint(rater.url, "m", **given), STARS, workers=1)
 
 
 def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path: Path) -> None:
-    rater.script = [(503, b"busy"), (200, b"not json"), (200, b"sleep"), (200, b'{"choices": []}')]
+    half = b'{"choices": [{"message": {"content": "4"}, "logprobs": {"content": [{"top_logprobs": [{}]}]}}]}'
+    rater.script = [(503, b"busy"), (200, b"not json"), (200, b"sleep"), (200, b'{"choices": []}'), (200, half)]
     log = world(tmp_path)
     study = Study.open(log, 6, 5, 0, tmp_path / "out")
     names = methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
@@ -204,9 +208,9 @@ def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path
     assert kept[names[0]]["predicted"] == [4.0] * 6
     assert kept[names[1]]["predicted"] == [3.5] * 6
     facts = kept[names[0]]["facts"]
-    assert (facts["asked again"], facts["parse rate"], facts["prompt tokens each"]) == (4, 1.0, 50)
+    assert (facts["asked again"], facts["parse rate"], facts["prompt tokens each"]) == (5, 1.0, 50)
     assert facts["probability of ratings"] == pytest.approx(0.8)
-    assert rater.asked == 6 + 4
+    assert rater.asked == 6 + 5
 
 
 @pytest.mark.parametrize("logprobs", ["refused", "left out"])
@@ -217,6 +221,15 @@ def test_a_model_without_probabilities_is_still_read(rater: Rater, tmp_path: Pat
     assert names == ["m zero-shot, parsed"]
     assert study.kept()[names[0]]["facts"]["probability of ratings"] == "the model gives no log-probabilities"
     assert rater.asked == 5 + (logprobs == "refused")
+
+
+def test_where_no_rating_is_likely_none_is_likelier_and_others_are_kept(rater: Rater, tmp_path: Path) -> None:
+    rater.words = ("perhaps", "well")
+    study = Study.open(world(tmp_path), 3, 5, 0, tmp_path / "out")
+    names = methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    kept = study.kept()[names[1]]
+    assert kept["predicted"] == [3.0] * 3
+    assert kept["facts"]["probability of ratings"] == 0
 
 
 def test_nonsense_counts_against_the_parse_rate_and_is_the_mean(rater: Rater, tmp_path: Path) -> None:
