@@ -25,6 +25,9 @@ HEADS: tuple[Head, ...] = ("classification", "regression")
 Start = Literal["mean", "bias"]
 STARTS: dict[Start, type[GlobalMean]] = {"mean": GlobalMean, "bias": Bias}
 
+SWIFT = 10.0
+"""What regression's head says counts this often: its weights start at 0, and Adam moves them by small steps."""
+
 
 class Reader(nn.Module):
     """A decoder and a head that reads ratings off its last hidden states.
@@ -77,14 +80,14 @@ class Reader(nn.Module):
         found, truth = self.head(states[wanted].to(self.head.weight.dtype)).float(), targets[wanted]
         if self.kind == "classification":
             return {"loss": nn.functional.cross_entropy(found, truth.long())}
-        return {"loss": nn.functional.mse_loss(found[:, 0], truth / self.spread)}
+        return {"loss": nn.functional.mse_loss(SWIFT * found[:, 0], truth / self.spread)}
 
     def read(self, states: Tensor, values: np.ndarray) -> np.ndarray:
         """(rows,) off (rows, width) states: mean of the scale's `values` over classes, or what regression adds."""
         found = self.head(states.to(self.head.weight.dtype)).double()
         if self.kind == "classification":
             return found.softmax(-1).cpu().numpy() @ values
-        return found[:, 0].cpu().numpy() * self.spread
+        return found[:, 0].cpu().numpy() * (SWIFT * self.spread)
 
 
 class FineTuned:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from rate_world import write_ratings
+from typer.testing import CliRunner
+
+from llmrec.cli.main import app
+from llmrec.errors import LlmrecError
 
 
 def rate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,12 +47,22 @@ def test_systems_of_one_protocol_gather_in_one_table(tmp_path: Path) -> None:
     [
         (["--method", "guess"], "--method is zero-shot, few-shot"),
         (["--split", "last"], "--split is random or temporal, not 'last'"),
+        (["--part", "train"], "--part is test or valid, not 'train'"),
+        (["--over", "item"], "--over is mean or bias, not 'item'"),
+        (["--over", "bias"], "what regression adds to; zero-shot has no use for it"),
         (["--scale", "1:4"], "not on the scale of 1 (worst) to 4 (best)"),
         (["--data", "ml-100"], "Did you mean 'ml-100k'?"),
+        (["--method", "regression", "--layers", "9"], "the model has 2 layers, so 9 cannot be trained"),
+        (["--url", "http://127.0.0.1:9/v1", "--tries", "1"], "answers so far are kept, and the same command goes on"),
     ],
 )
-def test_what_is_mistyped_is_told_in_words(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_what_is_mistyped_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    """In this process; that such an error ends in its message and exit code 2 is `main`'s, and shown above."""
     write_ratings(tmp_path / "log")
-    done = rate(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert words in " ".join(done.stderr.split())
+    monkeypatch.chdir(tmp_path)
+    given = ["rate", "--data", "log/recipe.yaml", "--tiny", "--history", "3", "--cases", "8", *arguments]
+    done = CliRunner().invoke(app, given)
+    assert isinstance(done.exception, LlmrecError)
+    assert words in str(done.exception)
