@@ -41,8 +41,6 @@ class OnVllm:
         arguments: dict[str, Any] = {"model": str(folder), "enable_prefix_caching": True, "max_logprobs": 128}
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-            # Left to itself vLLM keeps a core for its scheduler, half of a small machine, which has little to do here.
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, _cores())))
             arguments["block_size"] = BLOCK
         return cls(name, LLM(**arguments | more), scale)
 
@@ -72,12 +70,6 @@ class OnVllm:
 
         parameters = SamplingParams(temperature=0.0, max_tokens=longest, logprob_token_ids=wanted)
         return self.llm.generate([{"prompt_token_ids": row} for row in rows], parameters, use_tqdm=False)
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _found(output: Any) -> dict[int, float]:
