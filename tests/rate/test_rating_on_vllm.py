@@ -40,3 +40,4 @@ def test_vllm_has_the_probabilities_and_words_of_transformers_for_stars_and_halv
             np.testing.assert_allclose(found[number].shares, wanted[number].shares, rtol=1e-2, atol=1e-4)
             assert found[number].text == wanted[number].text
             assert found[number].mass == pytest.approx(wanted[number].mass, rel=1e-2)
+    fast.llm.llm_engine.engine_core.shutdown()
