@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(STUDIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--arms", nargs="*", help="some of those that follow SFT; all of them otherwise")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
@@ -188,7 +189,8 @@ def main() -> None:
         rows = read_json(first / "train-1-sft" / "made.json")["facts"]["rows"]
         runs = {"sft": first}
         for name, stage in arms(study, lengths, rows).items():
-            runs[name] = follow(first, recipe, name, stage)
+            if options.arms is None or name in options.arms:
+                runs[name] = follow(first, recipe, name, stage)
         for name, folder in runs.items():
             found.setdefault(name, []).append(measured(folder))
         told.append({"seed": seed} | {name: facts(folder) for name, folder in runs.items()})
