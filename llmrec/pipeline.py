@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrec import extras, launch, shipped
+from llmrec import extras, judging, launch, shipped
 from llmrec.data import dataset as data
 from llmrec.data import sources
 from llmrec.data.dataset import Dataset
@@ -30,7 +30,7 @@ from llmrec.train import together, trackers
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
 
-_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN, _EVALUATE = 2, 1, 1, 2, 2, 3  # format numbers: raise one to redo its stage
+_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN = 2, 1, 1, 2, 2  # format numbers: raise one to redo its stage
 
 
 def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda stage, done: None) -> Path:
@@ -299,42 +299,9 @@ def _share(progress: Callable[[float], None], before: int, stages: int, done: fl
 
 
 def _evaluate(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    from llmrec.decode.recommender import Recommender
-    from llmrec.evaluate.ranking import evaluate
-
     trained = out / f"train-{len(recipe.train)}-{recipe.train[-1].method}"
-
-    def make(folder: Path) -> dict[str, Any]:
-        dataset = Dataset.load(out / "data")
-        recommender = Recommender.open(trained / "model", out / "catalogue", recipe.evaluate.wording == "held-out")
-        vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
-        result = evaluate(
-            recommender, recipe.model.name, dataset, recipe.evaluate, "test", recipe.seed, folder, progress, vectors
-        )
-        if recipe.evaluate.writing:
-            _writing(recipe, out, trained / "model", dataset, folder, progress)
-        return {"users": result["protocol"]["users"]}
-
-    inputs = {"data": hashes["data"], "model": hashes["train"]}
-    stage = Stage(trained / "eval", _EVALUATE, recipe.evaluate.model_dump(mode="json"), inputs, recipe.seed)
-    hashes["evaluate"] = stage.run(make)
-
-
-def _writing(
-    recipe: Recipe, out: Path, trained: Path, dataset: Dataset, folder: Path, progress: Callable[[float], None]
-) -> None:
-    """What the model writes about held-out reviews."""
-    import torch
-
-    from llmrec.evaluate.writing import Asked, evaluate_writing
-    from llmrec.model import folder as model_folder
-    from llmrec.tasks.source import Source
-
-    catalogue, texts = Catalogue.load(out / "catalogue"), read_json(out / "items" / "texts.json")
-    sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, "test"))
-    model, tokenizer, _ = model_folder.load(trained, torch.float32)
-    asked = Asked(recipe.evaluate.writing, recipe.evaluate.writing_cases, str(dataset.facts.get("source")), recipe.seed)
-    evaluate_writing(model, tokenizer, sources, asked, folder, progress)
+    stage = judging.stage_of(recipe, out, trained, recipe.evaluate.target)
+    hashes["evaluate"] = stage.run(lambda folder: judging.judge(recipe, out, trained, stage, folder, progress))
 
 
 def _report(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from llmrec import shipped
 from llmrec.errors import RecipeError
+from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
 from llmrec.recipe.stages import METHODS, STAGES
 
@@ -57,6 +59,35 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """16 hexadecimal digits that are the same for two recipes that differ in nothing but seed, launch and chat.
+
+    Files and runs of one's own count by their names, wherever they lie.
+    """
+    told = without_places(recipe).model_dump(mode="json", exclude={"seed", "launch", "chat"})
+    return hash_json(told)[:16]
+
+
+def without_places(recipe: Recipe) -> Recipe:
+    """The same recipe with the names of its files and runs alone, and not where they lie."""
+
+    def bare(part: Any, *keys: str) -> Any:
+        given = {key: getattr(part, key) for key in keys}
+        return part.model_copy(update={key: value and Path(value).name for key, value in given.items()})
+
+    parts: dict[str, Any] = {"data": bare(recipe.data, "interactions", "items"), "model": bare(recipe.model, "start")}
+    if recipe.tasks.oracle:
+        parts["tasks"] = recipe.tasks.model_copy(update={"oracle": bare(recipe.tasks.oracle, "cache")})
+    return recipe.model_copy(update=parts)
+
+
+def shipped_name(recipe: Recipe) -> str | None:
+    """The name of the shipped recipe that this one is, but for its seed; None if it is none of them."""
+    mine = fingerprint(recipe)
+    found = (path.stem for path in sorted(shipped.folder("recipes").glob("*.yaml")) if fingerprint(load(path)) == mine)
+    return next(found, None)
 
 
 def _anchor_files(recipe: Recipe, path: Path) -> Recipe:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from llmrec.files import write_json
-from llmrec.stage import device, versions
+from llmrec.stage import commit, device, versions
 
 
 def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any) -> None:
@@ -26,7 +25,7 @@ def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any
         {
             "command": command,
             "date": time.strftime("%Y-%m-%d"),
-            "commit": _commit(),
+            "commit": commit(),
             "machine": {
                 "device": device(),
                 "memory_gib": _memory(),
@@ -37,11 +36,6 @@ def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any
             "figures": figures,
         },
     )
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
 
 
 def _memory() -> int:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import platform
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llmrec import __version__
+from llmrec import __version__, peak
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, read_json, write_json
 
@@ -60,6 +61,7 @@ class Stage:
         """
         if not self.is_made():
             started = time.monotonic()
+            peak.reset()
             with atomic_folder(self.folder) as temporary:
                 facts = make(temporary)
                 output = hash_folder(temporary, without=(MADE, "log.jsonl"))
@@ -76,8 +78,10 @@ class Stage:
             "seed": self.seed,
             "facts": facts,
             "versions": versions(),
+            "commit": commit(),
             "device": device(),
             "seconds": round(seconds, 2),
+            "peak": peak.peaks(),
         }
 
 
@@ -97,6 +101,16 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def commit() -> str:
+    """The commit of the code that runs, `-dirty` where it was changed since; "unknown" where it is no checkout."""
+    here = Path(__file__).resolve().parent.parent
+    listed = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True)
+    if listed.returncode:
+        return "unknown"
+    told = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
 
 
 def device() -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": -1,  # the ground that everything stands on
     **dict.fromkeys(
-        ("files", "recipe", "recipe_file", "seed", "contracts", "embedded", "shipped", "quiet", "extras"), 0
+        ("files", "recipe", "recipe_file", "seed", "contracts", "embedded", "shipped", "quiet", "extras", "peak"), 0
     ),
     **dict.fromkeys(("data", "metrics", "text"), 1),
     **dict.fromkeys(("items", "teachers"), 2),
@@ -24,7 +24,11 @@ FLOORS = {
     "decode": 6,
     **dict.fromkeys(("train", "align", "evaluate"), 7),
     **dict.fromkeys(
-        ("stage", "results", "pipeline", "launch", "report", "card", "export", "serve", "chat", "rate", "bench"), 8
+        (
+            *("stage", "results", "ledger", "judging", "pipeline", "launch", "report", "card", "export", "serve"),
+            *("chat", "rate", "bench"),
+        ),
+        8,
     ),
     "cli": 9,
     "__main__": 10,
@@ -32,6 +36,8 @@ FLOORS = {
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
 NEIGHBOURS = {
     ("embedded", "files"),
+    ("recipe_file", "shipped"),
+    ("recipe_file", "files"),
     ("recipe_file", "recipe"),
     ("bench", "results"),
     ("bench", "pipeline"),
@@ -39,6 +45,9 @@ NEIGHBOURS = {
     ("align", "train"),
     ("pipeline", "stage"),
     ("pipeline", "launch"),
+    ("pipeline", "judging"),
+    ("judging", "stage"),
+    ("judging", "ledger"),
     ("bench", "serve"),
     ("bench", "chat"),
     ("bench", "rate"),

@@ -1,8 +1,13 @@
-"""Evaluate a run on its held-out items, beside the baselines, and show the table."""
+"""Evaluate a run on its held-out items, beside the baselines, and show the table.
+
+`--test` opens the test part of a run that is judged on validation: the figures stay in the run, and a line about the
+look is added to the ledger (`results/ledger.jsonl`), which belongs into version control.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,41 +16,69 @@ from llmrec.cli.screen import metrics_table, say, screen, stages
 
 def command(
     run: Path = typer.Argument(help="a run folder"),
-    target: str = typer.Option("test", help="test or valid"),
+    target: str = typer.Option(None, help="test or valid; what the recipe is judged on otherwise"),
+    test: bool = typer.Option(False, "--test", help="judge on test as the recipe says, and write it into the ledger"),
+    ledger: Path = typer.Option("results/ledger.jsonl", help="--test: the ledger of looks at test parts"),
+    why: str = typer.Option("", help="--test: what the look is for"),
     beams: int = typer.Option(None, help="another beam width than the recipe's"),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
+    from llmrec.errors import RunError
+
+    if target not in (None, "test", "valid"):
+        raise RunError(f"--target is test or valid, not '{target}'.")
+    if test and (target == "valid" or beams or engine != "transformers"):
+        raise RunError("--test judges as the recipe says: leave out --target, --beams and --engine.")
+    result = _look(run, ledger, why) if test else _evaluated(run, target, beams, engine)
+    if as_json:
+        say(result)
+    else:
+        screen.print(metrics_table(result))
+
+
+def _look(run: Path, ledger: Path, why: str) -> Any:
+    from llmrec import judging, pipeline
+    from llmrec.files import read_json
+
+    judging.recipe_of(run)
+    with stages(("evaluate",)) as tell:
+        folder = judging.look(run, pipeline.trained_folder(run), ledger, why, lambda done: tell("evaluate", done))
+    return read_json(folder / "metrics.json")
+
+
+def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) -> Any:
+    """Figures that are shown and not kept."""
     import tempfile
 
     import numpy as np
 
     import llmrec
+    from llmrec import judging
     from llmrec.data.dataset import Dataset
     from llmrec.decode.recommender import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
     from llmrec.recipe_file import load
 
-    if target not in ("test", "valid"):
-        raise RunError(f"--target is test or valid, not '{target}'.")
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml.")
-    recipe = load(run / "recipe.yaml", [f"evaluate.beams={beams}"] if beams else [])
+    recipe = judging.recipe_of(run)
+    if beams:
+        recipe = load(run / "recipe.yaml", [f"evaluate.beams={beams}"])
+    if target == "test" and recipe.evaluate.target == "valid":
+        raise RunError(
+            f"{run} is judged on validation (evaluate.target: valid) and keeps its test part shut. Open it with "
+            f"`llmrec evaluate {run} --test`, which is written into the ledger."
+        )
     recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
     with stages(("evaluate",)) as tell, tempfile.TemporaryDirectory() as folder:
-        result = evaluate(
+        return evaluate(
             recommender,
             recipe.model.name,
             Dataset.load(run / "data"),
             recipe.evaluate,
-            "valid" if target == "valid" else "test",
+            "valid" if (target or recipe.evaluate.target) == "valid" else "test",
             recipe.seed,
             Path(folder),
             lambda done: tell("evaluate", done),
             np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy"),
         )
-    if as_json:
-        say(result)
-    else:
-        screen.print(metrics_table(result))

@@ -41,12 +41,14 @@ class Asked:
         most: events asked about for each, a seeded sample.
         data: name of the source, for the protocol.
         seed: of the sample.
+        target: the part whose events are asked about.
     """
 
     tasks: Sequence[str]
     most: int
     data: str
     seed: int
+    target: str = "test"
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Asked:
         caveat = ": its words are made up, so the figures say that the path works and no more"
         return {
             "data": self.data + (caveat if self.data == "generated world" else ""),
-            "target": "test",
+            "target": self.target,
             "cases at most": self.most,
             "wording": "held-out",
             "decoding": f"greedy, {ROOM} tokens at most",

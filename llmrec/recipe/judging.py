@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from llmrec.recipe.part import Baseline, Metric, Part, Positive
 
@@ -16,6 +16,10 @@ class Evaluate(Part):
 
     ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
         ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
+    )
+    target: Literal["test", "valid"] = Field(
+        "test",
+        description="the part judged; after valid, test opens by `llmrec evaluate --test`, which is written down",
     )
     beams: Positive = 50
     batch: Positive = 32
@@ -35,3 +39,8 @@ class Evaluate(Part):
         if self.beams < deepest:
             raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` asks for")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_target(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evaluations that were made before there was a choice stay made."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("target", "test")}
