@@ -236,7 +236,7 @@ def _train_one(
     }
     inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"]}
     inputs |= {"previous": made_hash(previous)} if previous else {}
-    inputs |= {"items": hashes["items"]} if recipe.model.init_tokens in ("text", "centroids") else {}
+    inputs |= {"items": hashes["items"]} if recipe.model.init_tokens in ("text", "centroids", "vectors") else {}
     aligns = isinstance(recipe.train[number - 1], Aligning)
     if recipe.train[number - 1].validation.every:
         parts["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"beams", "exclude_seen", "wording"})

@@ -179,7 +179,7 @@ def _keep(
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     if drawn.quantizer is not None:
         quantizers.save(drawn.quantizer, settings, folder)
-        where.save(folder)
+    where.save(folder)
     if drawn.quantizer is None or settings.hybrid or where.name != "text":
         np.savez(folder / NEAR, text=text, prefixes=prefixes)
     if model:

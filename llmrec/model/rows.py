@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmrec.errors import ModelError
@@ -26,12 +26,14 @@ class Known:
         levels: (tokens,) int, the level of each new token; -1 for one that is no part of a code.
         texts: (items,) model tokens of each item's text.
         centroids: (tokens, dim) float32, not a number where a token has none; None where the quantizer keeps none.
+        vectors: (items, dim) float32, what was quantized; empty where nobody asks for it.
     """
 
     codes: np.ndarray
     levels: np.ndarray
     texts: list[list[int]]
     centroids: np.ndarray | None
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 def grow(model: PreTrainedModel, rows: int, new: np.ndarray, seed: int, initial: Initial | None = None) -> None:
@@ -48,13 +50,18 @@ def grow(model: PreTrainedModel, rows: int, new: np.ndarray, seed: int, initial:
     bias = getattr(model.get_output_embeddings(), "bias", None)
     usual = None if bias is None else bias.detach()[:first].mean()
     model.resize_token_embeddings(max(rows, old), mean_resizing=False)
+    begin(model, new, seed, initial or mean)
+    if usual is not None:
+        model.get_output_embeddings().bias.data[torch.from_numpy(new)] = usual
+
+
+def begin(model: PreTrainedModel, new: np.ndarray, seed: int, initial: Initial) -> None:
+    """Set the rows of new tokens, on both sides; arguments are those of `grow`."""
     for weight in sides(model).values():
         noise = torch.randn(len(new), weight.shape[1], generator=torch.Generator().manual_seed(seed % 2**63))
         with torch.no_grad():
-            values = (initial or mean)(weight[:first].float(), noise)
+            values = initial(weight[: int(new.min())].float(), noise)
             weight[torch.from_numpy(new)] = values.to(weight.dtype)
-    if usual is not None:
-        model.get_output_embeddings().bias.data[torch.from_numpy(new)] = usual
 
 
 def sides(model: Any) -> dict[str, Tensor]:
@@ -71,7 +78,7 @@ def initial(name: str, known: Callable[[], Known]) -> Initial:
     """How new rows start, by the name that `model.init_tokens` gives it.
 
     Args:
-        name: mean, text, centroids or random.
+        name: mean, text, centroids, vectors or random.
         known: what is known of the items; called only where it is needed.
 
     Raises:
@@ -79,7 +86,7 @@ def initial(name: str, known: Callable[[], Known]) -> Initial:
     """
     if name in ("mean", "random"):
         return {"mean": mean, "random": random}[name]
-    make, about = {"text": text, "centroids": centroids}[name], known()
+    make, about = {"text": text, "centroids": centroids, "vectors": vectors}[name], known()
     if name == "centroids" and about.centroids is None:
         raise ModelError(
             "model.init_tokens: centroids, but the catalogue keeps no codebooks to take them from. "
@@ -147,6 +154,40 @@ def centroids(base: Tensor, noise: Tensor, known: Known) -> Tensor:
     return _spread(places @ onto, base, noise, known.levels)
 
 
+def vectors(base: Tensor, noise: Tensor, known: Known) -> Tensor:
+    """What the vectors of a token's items have in common beyond the levels before it, along their principal axes.
+
+    Level by level the mean of what is left of the vectors, which is then taken off them: with residual quantizers the
+    centroid, with a token for each item its own vector. Spread as in `text`; a token without items starts as in `mean`.
+
+    Args:
+        base, noise: as in `mean`.
+        known: vectors and codes.
+
+    Returns:
+        (tokens, width).
+    """
+    left, found = principal(torch.from_numpy(known.vectors), base.shape[1]), torch.full_like(noise, torch.nan)
+    for codes in torch.from_numpy(known.codes.astype(np.int64)).T:
+        here = codes >= 0  # shorter codes are padded by -1
+        total, count = torch.zeros_like(noise), torch.zeros(len(noise), 1)
+        total.index_add_(0, codes[here], left[here])
+        count.index_add_(0, codes[here], torch.ones(int(here.sum()), 1))
+        means, used = total / count, count[:, 0] > 0
+        left[here] -= means[codes[here]]
+        found[used] = means[used]
+    return _spread(found, base, noise, known.levels)
+
+
+def principal(vectors: Tensor, width: int) -> Tensor:
+    """(items, dim) about their mean, along their `width` principal axes; zeros behind where there are fewer."""
+    centred = (vectors - vectors.mean(0)).double()
+    _, axes = torch.linalg.eigh(centred.T @ centred)  # in rising order
+    axes = axes.flip(1)[:, :width]
+    axes *= axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # eigenvectors leave their signs open
+    return nn.functional.pad((centred @ axes).float(), (0, max(0, width - axes.shape[1])))
+
+
 def ridge(given: Tensor, wanted: Tensor, penalty: float) -> Tensor:
     """Ridge regression with an unpenalised intercept, in closed form.
 
@@ -167,7 +208,7 @@ def _text_rows(base: Tensor, texts: list[list[int]]) -> Tensor:
     kept = [[token for token in tokens if token < len(base)] for tokens in texts]
     starts = np.concatenate([[0], np.cumsum([len(tokens) for tokens in kept])[:-1]])
     flat = torch.tensor([token for tokens in kept for token in tokens], dtype=torch.long)
-    return torch.nn.functional.embedding_bag(flat, base, torch.from_numpy(starts.astype(np.int64)), mode="mean")
+    return nn.functional.embedding_bag(flat, base, torch.from_numpy(starts.astype(np.int64)), mode="mean")
 
 
 def _spread(rows: Tensor, base: Tensor, noise: Tensor, levels: np.ndarray) -> Tensor:

@@ -20,10 +20,10 @@ class Model(Part):
     dropout: Share = Field(0.1, description="nano: dropout while training")
     adapt: Adapt = Field("full", description="what is trained; but for full, that and the rows of item tokens alone")
     rank: Positive = Field(16, description="lora, qlora: rank of the adapters")
-    init_tokens: Literal["mean", "text", "centroids", "random"] = Field(
+    init_tokens: Literal["mean", "text", "centroids", "vectors", "random"] = Field(
         "mean",
         description="where rows of item tokens start: near the mean of the base's, from the texts of their items, from "
-        "the codebooks, or anywhere",
+        "the codebooks, from the vectors that were quantized, or anywhere",
     )
     old_rows: Literal["frozen", "trained"] = Field(
         "frozen", description="adapt: full — rows of the base's own tokens; nano has none, and trains them all"
@@ -50,8 +50,8 @@ class Model(Part):
     def _nano_has_no_base(self) -> Model:
         if self.base == "nano" and self.adapt != "full":
             raise ValueError(f"adapt: {self.adapt} needs a pretrained base; nano is trained from scratch (adapt: full)")
-        if self.base == "nano" and self.init_tokens != "mean":
-            raise ValueError(f"init_tokens: {self.init_tokens} needs a pretrained base; all rows of nano are random")
+        if self.base == "nano" and self.init_tokens not in ("mean", "vectors"):
+            raise ValueError(f"init_tokens: {self.init_tokens} needs a pretrained base; nano takes mean or vectors")
         return self
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.base import load_base, tiny_base
-from llmrec.model.rows import Known, grow, initial
+from llmrec.model.rows import Initial, Known, begin, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.seed import seed_everything
@@ -51,12 +51,12 @@ def start(
         model, tokenizer, _ = model_folder.load(previous, torch.float32)
         return model, tokenizer
     if recipe.model.base == "nano":
-        return _nano(recipe, tasks, catalogue, work)
+        return _nano(recipe, tasks, catalogue, work, run)
     return _pretrained(recipe, tasks, catalogue, work, run)
 
 
 def _nano(
-    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path
+    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     kept = work / "tokenizer"
     if not kept.is_dir():
@@ -67,7 +67,11 @@ def _nano(
     if not (work / "longest.json").is_file():
         write_json(work / "longest.json", longest(stream_batches(tasks), tokenizer))
     window = -(-(read_json(work / "longest.json") + ROOM) // 64) * 64
-    return nano.build(recipe.model, tokenizer, window, rows), tokenizer
+    model = nano.build(recipe.model, tokenizer, window, rows)
+    if recipe.model.init_tokens == "vectors":
+        new = new_token_ids(tokenizer, catalogue.tokens)
+        begin(model, new, recipe.seed, _initial(recipe, catalogue, len(new), tokenizer, run))
+    return model, tokenizer
 
 
 def _pretrained(
@@ -80,9 +84,30 @@ def _pretrained(
         model, tokenizer = load_base(base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
     new = new_token_ids(tokenizer, catalogue.tokens)
-    values = initial(recipe.model.init_tokens, partial(known, catalogue, len(new), tokenizer, run))
-    grow(model, rows, new, recipe.seed, values)
+    grow(model, rows, new, recipe.seed, _initial(recipe, catalogue, len(new), tokenizer, run))
     return model, tokenizer
+
+
+def _initial(
+    recipe: Recipe, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase, run: Path
+) -> Initial:
+    """Where the recipe lets the rows of so many new tokens start."""
+
+    def about() -> Known:
+        facts = known(catalogue, tokens, tokenizer, run)
+        return replace(facts, vectors=quantized(run)) if recipe.model.init_tokens == "vectors" else facts
+
+    return initial(recipe.model.init_tokens, about)
+
+
+def quantized(run: Path) -> np.ndarray:
+    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.vectors` says."""
+    from llmrec.indexing.frozen import SETTINGS  # it brings faiss along
+    from llmrec.indexing.vectors import Source
+
+    (text,) = (np.load(file) for file in (run / "items" / "vectors").glob("*.npy"))
+    source = Source.load(read_json(run / "catalogue" / SETTINGS).get("vectors", "text"), run / "catalogue")
+    return source.of(text, source.behaviour)
 
 
 def known(catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase, run: Path) -> Known:

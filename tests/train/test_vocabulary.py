@@ -21,7 +21,7 @@ from llmrec.train.encode import Encoded, used
 from llmrec.train.start import known
 
 TEXTS = [f"film {number} {'drama' if number < 6 else 'western'}" for number in range(len(CODES))]
-NAMES = ["mean", "text", "centroids", "random"]
+NAMES = ["mean", "text", "centroids", "vectors", "random"]
 
 
 def about(tokens: int = sum(WIDTHS) + 1, dim: int = 6, seed: int = 0) -> Known:
@@ -30,7 +30,8 @@ def about(tokens: int = sum(WIDTHS) + 1, dim: int = 6, seed: int = 0) -> Known:
     levels = np.append(np.repeat(np.arange(3), WIDTHS), -1)
     places = np.where((levels >= 0) & (levels < 2), 1.0, np.nan)[:, None] * draw.normal(size=(tokens, dim))
     texts = [draw.integers(3, 90, size=draw.integers(1, 6)).tolist() for _ in CODES]
-    return Known(catalogue().codes, levels, texts, places.astype(np.float32))
+    vectors = draw.normal(size=(len(CODES), dim)).astype(np.float32)
+    return Known(catalogue().codes, levels, texts, places.astype(np.float32), vectors)
 
 
 def table(rows: int = 100, width: int = 16) -> torch.Tensor:
@@ -128,6 +129,25 @@ def test_centroid_rows_are_the_ridge_map_of_centroids_fitted_on_items() -> None:
         torch.testing.assert_close(cosine, torch.ones(len(here)), atol=1e-4, rtol=0)
     rest = np.flatnonzero(facts.levels != 0)[WIDTHS[1] :]
     torch.testing.assert_close(found[rest], start.mean(old, noise())[rest])
+
+
+def test_rows_from_vectors_add_up_to_the_vectors_where_every_item_has_a_token_of_its_own() -> None:
+    """Inner products between items' summed rows are those of their centred vectors, before each level is spread."""
+    draw = np.random.default_rng(3)
+    vectors = draw.normal(size=(6, 5)).astype(np.float32)
+    codes = np.stack([np.arange(6) % 2, 2 + np.arange(6)], axis=1)
+    facts = Known(codes, np.array([0, 0, *[1] * 6]), [[1]] * 6, None, vectors)
+    rows = start.vectors(torch.zeros(50, 8), torch.zeros(8, 8), facts)
+    assert (rows == 0).all(), "about a base without spread there is no way to go"
+    base = table(50, 8)
+    rows = (start.vectors(base, noise(8, 8), facts) - base.mean(0)).double().numpy()
+    centred = vectors - vectors.mean(0)
+    groups = np.stack([centred[::2].mean(0), centred[1::2].mean(0)])
+    rest = centred - groups[codes[:, 0]]
+    for found, truth in ((rows[:2], groups - groups.mean(0)), (rows[2:], rest - rest.mean(0))):
+        np.testing.assert_allclose(
+            found @ found.T / np.trace(found @ found.T), truth @ truth.T / np.trace(truth @ truth.T), atol=1e-5
+        )
 
 
 def test_items_alike_in_text_start_with_rows_alike(tmp_path: Path) -> None:
