@@ -3,6 +3,7 @@
 LLMREC_DATA=FOLDER python scripts/bench_teachers.py amazon-beauty-2014 popularity ease sasrec
 … sasrec                            one alone has a file of its own, teachers-SOURCE-sasrec.json
 … sasrec --set epochs=5             other settings than the defaults, for trials
+… sasrec --users sasrec.parquet     figures of every case too, for `scripts/seeds.py --beside`
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from llmrec.data import dataset as data
+from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
 from llmrec.metrics import Places, hit, ndcg, place
 from llmrec.recipe import Data
@@ -32,16 +36,22 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--target", choices=["valid", "test"], default="test")
     parser.add_argument("--out", type=Path, help="folder for the JSON")
+    parser.add_argument("--users", type=Path, help="Parquet file for figures of every case")
     given = parser.parse_args()
     settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)}
     with tempfile.TemporaryDirectory() as folder:
         facts = data.make(Data.model_validate({"source": given.source}), 42, Path(folder))
-        dataset = Dataset.load(Path(folder))
+        dataset, content = Dataset.load(Path(folder)), content_hash(Path(folder))
     command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out results"
-    about = {"protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation"}
-    figures = {}
+    about = {
+        "data hash": content,
+        "seed": 42,
+        "protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation",
+    }
+    figures: dict[str, dict[str, float]] = {}
+    cases: dict[str, np.ndarray] = {}
     for name in given.teachers:
-        figures[name] = measure(name, settings, dataset, given.target)
+        figures[name] = measure(name, settings, dataset, given.target, cases)
         print(name, json.dumps(figures[name]), flush=True)
         if given.out:  # after each, so that stopping keeps those that are done
             own = f"-{name}" if len(given.teachers) == 1 else ""
@@ -49,10 +59,22 @@ def main() -> None:
             write_result(
                 path, command, figures, threads=torch.get_num_threads(), settings=settings, facts=facts, **about
             )
+    if given.users:
+        _write_users(given.users, dataset, given.target, cases)
 
 
-def measure(name: str, settings: dict[str, object], dataset: Dataset, target: str) -> dict[str, float]:
-    """Seconds to fit and to rank, and recall and NDCG at 5, 10 and 20."""
+def _write_users(path: Path, dataset: Dataset, target: str, figures: dict[str, np.ndarray]) -> None:
+    """Who was asked, for what, and the figures of each."""
+    asked = dataset.cases("valid" if target == "valid" else "test")
+    users, items = np.array(dataset.user_ids)[asked.users], np.array(dataset.item_ids)[asked.targets]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"user_id": users, "target": items, **figures}), path)
+
+
+def measure(
+    name: str, settings: dict[str, object], dataset: Dataset, target: str, of_cases: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Seconds to fit and to rank, and recall and NDCG at 5, 10 and 20; those of every case go into `of_cases`."""
     begin = time.perf_counter()
     teacher = TEACHERS[name](**settings).fit(dataset.before("valid"), dataset.n_items)
     fitted = time.perf_counter()
@@ -63,8 +85,9 @@ def measure(name: str, settings: dict[str, object], dataset: Dataset, target: st
         histories = type(cases.histories).of([cases.histories[row] for row in rows])
         parts.append(place(teacher.score(histories), cases.targets[start : rows.stop], histories))
     places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
-    told = {f"{kind}@{k}": round(float(metric(places, k).mean()), 5) for k in (5, 10, 20)
-            for kind, metric in (("hr", hit), ("ndcg", ndcg))}  # fmt: skip
+    each = {f"{kind}@{k}": metric(places, k) for k in (5, 10, 20) for kind, metric in (("hr", hit), ("ndcg", ndcg))}
+    of_cases |= {f"{name} {metric}": values for metric, values in each.items()}
+    told = {metric: round(float(values.mean()), 5) for metric, values in each.items()}
     return {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1), **told}
 
 

@@ -1,6 +1,11 @@
-"""Run a recipe with several seeds (of model and tie-break) and write one result with intervals over users.
+"""Run a recipe with several seeds (of model and tie-break), open their test parts, and write one result.
 
-python scripts/seeds.py quickstart --seeds 42 43 44
+python scripts/seeds.py beauty-nano --seeds 42 43 44
+python scripts/seeds.py beauty-nano --collect            of the runs that are there and judged on test, and of no other
+… --beside runs/sasrec-users.parquet                     systems of bench_teachers.py --users, compared in pairs
+… --name beauty-nano-long --set train.0.epochs=20        another name than the recipe's
+
+A run that is made is not made again, one that was stopped goes on, and a look that is in the ledger is not taken again.
 """
 
 from __future__ import annotations
@@ -10,82 +15,66 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from llmrec.files import read_json
-from llmrec.metrics.significance import bootstrap, paired
-from llmrec.pipeline import trained_folder
+from llmrec import ledger, shipped
+from llmrec.errors import RunError
+from llmrec.judging import recipe_of
+from llmrec.pinned import collect, judged
 from llmrec.results import write_result
 
 
-def one_run(recipe: str, seed: int, overrides: list[str]) -> Path:
-    """Run (or go on with, or skip) one seed."""
-    out = Path("runs") / f"{recipe}-seed{seed}"
-    command = [
-        sys.executable,
-        "-m",
-        "llmrec.cli.main",
-        "run",
-        recipe,
-        f"seed={seed}",
-        *overrides,
-        "--out",
-        str(out),
-        "--json",
-    ]
+def llmrec(*arguments: object) -> None:
+    """The command line, quiet."""
+    command = [sys.executable, "-m", "llmrec.cli.main", *map(str, arguments), "--json"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
+
+
+def one_run(options: argparse.Namespace, seed: int) -> Path:
+    """Run (or go on with, or skip) one seed, and open its test part."""
+    out = options.runs / f"{options.name}-seed{seed}"
+    llmrec("run", options.recipe, f"seed={seed}", *options.set, "--out", out)
+    if recipe_of(out).evaluate.target != "test":
+        llmrec("evaluate", out, "--test", "--ledger", options.ledger, "--why", f"result {options.name}")
     return out
 
 
-def pooled(runs: list[Path]) -> dict[str, Any]:
-    """Each user's figures averaged over seeds, then means, intervals and paired differences over users."""
-    tables = [pq.read_table(trained_folder(run) / "eval" / "per_user.parquet").sort_by("user_id") for run in runs]
-    about = read_json(trained_folder(runs[0]) / "eval" / "metrics.json")
-    columns = [name for name in tables[0].column_names if " " in name]
-    mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in columns}
-    model = about["model"]
-    systems: dict[str, dict[str, Any]] = {}
-    against: dict[str, dict[str, Any]] = {}
-    for name, values in mean.items():
-        system, metric = name.rsplit(" ", 1)
-        systems.setdefault(system, {})[metric] = asdict(bootstrap(values, 0))
-        if system != model:
-            against.setdefault(system, {})[metric] = asdict(paired(mean[f"{model} {metric}"], values, 0))
-    return {"protocol": about["protocol"], "model": model, "systems": systems, "paired": against}
-
-
-def per_seed(run: Path) -> dict[str, Any]:
-    """One run's figures, seconds of each stage, and its hashes."""
-    metrics = read_json(trained_folder(run) / "eval" / "metrics.json")
-    made = {path.parent.name: read_json(path) for path in sorted(run.rglob("made.json")) if ".work" not in path.parts}
-    return {
-        "run": run.name,
-        "seconds": {stage: part["seconds"] for stage, part in made.items()},
-        "hashes": {stage: part["output"][:16] for stage, part in made.items()},
-        "means": {system: {m: v["mean"] for m, v in table.items()} for system, table in metrics["systems"].items()},
-        "difference": {system: table["hr@10"] for system, table in metrics["paired"].items() if "hr@10" in table},
-    }
+def there(options: argparse.Namespace) -> list[Path]:
+    """Runs of the result that are judged on test; the others are told."""
+    found = sorted(options.runs.glob(f"{options.name}-seed*"), key=lambda run: int(run.name.rsplit("seed", 1)[1]))
+    whole = []
+    for run in found:
+        try:
+            judged(run, recipe_of(run))
+            whole.append(run)
+        except RunError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not whole:
+        sys.exit(f"no run {options.runs / options.name}-seed… is judged on its test part")
+    return whole
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", help="a shipped recipe's name, or a path")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--collect", action="store_true", help="run nothing and look at nothing")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], metavar="PARQUET")
+    parser.add_argument("--name", help="of runs and result; the recipe's otherwise")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--ledger", type=Path, default=ledger.BOOK)
     options = parser.parse_args()
-    runs = [one_run(options.recipe, seed, options.set) for seed in options.seeds]
-    figures = pooled(runs) | {"seeds": [per_seed(run) for run in runs]}
+    options.name = options.name or shipped.recipe(options.recipe).stem
+    runs = there(options) if options.collect else [one_run(options, seed) for seed in options.seeds]
+    told = collect(runs, options.beside, options.ledger)
+    told["recipe"]["name"] = told["recipe"]["name"] or options.name
+    path = options.out / f"{options.name}.json"
     command = "python " + " ".join(["scripts/seeds.py", *sys.argv[1:]])
-    path = Path("results") / f"{options.recipe}-seeds.json"
-    write_result(path, command, figures, recipe=Path(f"recipes/{options.recipe}.yaml").read_text(), seeds=options.seeds)
-    print(
-        json.dumps({s: {m: round(v["mean"], 4) for m, v in t.items()} for s, t in figures["systems"].items()}, indent=1)
-    )
+    write_result(path, command, told.pop("figures"), **told)
+    figures = json.loads(path.read_text())["figures"]
+    print(json.dumps({s: {m: round(v["mean"], 4) for m, v in t.items()} for s, t in figures["systems"].items()}))
     print(f"written: {path}")
 
 

@@ -25,8 +25,8 @@ FLOORS = {
     **dict.fromkeys(("train", "align", "evaluate"), 7),
     **dict.fromkeys(
         (
-            *("stage", "results", "ledger", "judging", "pipeline", "launch", "report", "card", "export", "serve"),
-            *("chat", "rate", "bench"),
+            *("stage", "results", "ledger", "judging", "pinned", "reproducing", "pipeline", "launch", "report", "card"),
+            *("export", "serve", "chat", "rate", "bench"),
         ),
         8,
     ),
@@ -48,6 +48,8 @@ NEIGHBOURS = {
     ("pipeline", "judging"),
     ("judging", "stage"),
     ("judging", "ledger"),
+    *(("pinned", other) for other in ("judging", "ledger", "pipeline", "stage")),
+    *(("reproducing", other) for other in ("judging", "ledger", "pipeline")),
     ("bench", "serve"),
     ("bench", "chat"),
     ("bench", "rate"),

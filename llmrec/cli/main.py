@@ -24,6 +24,7 @@ from llmrec.cli import (
     recipe_schema,
     recommend,
     report,
+    reproduce,
     run,
     serve,
     setup,
@@ -43,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-JUDGING = (evaluate, compare, rate, report)
+JUDGING = (evaluate, compare, reproduce, rate, report)
 for verb in (init, run, train, setup, recommend, serve, chat, *JUDGING, export, doctor, recipe_schema):
     app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
 app.add_typer(data.app, name="data", help=data.__doc__)

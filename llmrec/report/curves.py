@@ -37,3 +37,53 @@ def draw(
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     write_text(path, file.getvalue())
+
+
+def dots(
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+    panels: Sequence[str],
+    marked: Sequence[str],
+    path: Path,
+    zero: bool = False,
+) -> None:
+    """Draw a mean for each row as a dot on the line of its interval, a panel a metric; the same rows, the same file.
+
+    A mean whose interval is not known is a ring.
+
+    Args:
+        rows: name → metric → `mean` and, where it is known, `low` and `high`; the first stands at the top.
+        panels: metrics, from left to right.
+        marked: rows in colour.
+        path: of the SVG.
+        zero: whether figures are differences, with a line at 0, rather than counted from 0.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from llmrec.report.words import metric_name
+
+    order = list(rows)[::-1]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrec", "font.size": 11}):
+        figure = Figure(figsize=(3.2 + 2.6 * len(panels), 0.9 + 0.3 * len(order)), layout="constrained")
+        for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
+            for place, name in enumerate(order):
+                value = rows[name].get(metric)
+                colour = COLOURS[0] if name in marked else COLOURS[1]
+                if not value:
+                    continue
+                if "low" in value:
+                    axes.plot([value["low"], value["high"]], [place, place], color=colour, linewidth=2)
+                inside = colour if "low" in value else "white"
+                axes.plot([value["mean"]], [place], "o", color=colour, markerfacecolor=inside, markersize=5.5)
+            axes.set_title(metric_name(metric), fontsize=11, loc="left")
+            axes.set_yticks(range(len(order)), order)
+            axes.set_ylim(-0.6, len(order) - 0.4)
+            axes.axvline(0, color="#bbbbbb", linewidth=1) if zero else axes.set_xlim(left=0)
+            axes.locator_params(axis="x", nbins=4)
+            axes.grid(axis="x", color="#dddddd", linewidth=0.5)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    write_text(path, file.getvalue())

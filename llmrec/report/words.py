@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-NAMES = {"popularity": "popularity", "ease": "EASE", "ease-recent": "EASE on recent items", "markov": "Markov"}
+NAMES = {
+    "popularity": "popularity",
+    "ease": "EASE",
+    "ease-recent": "EASE on recent items",
+    "markov": "Markov",
+    "item-knn": "ItemKNN",
+    "bpr": "BPR",
+    "lightgcn": "LightGCN",
+    "sasrec": "SASRec",
+}
 PROTOCOL = {
     "split": "Split",
     "target": "Held out",

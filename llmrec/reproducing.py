@@ -1,0 +1,130 @@
+"""Run a result's recipe again, and see whether its figures fall where they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrec import judging, ledger, pipeline
+from llmrec.data.content import content_hash
+from llmrec.errors import RecipeError, RunError
+from llmrec.files import read_json
+from llmrec.recipe import Recipe
+from llmrec.recipe_file import read
+
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One seed of a result.
+
+    Attributes:
+        name: of the result.
+        recipe: as it was, with this seed.
+        data: hash of what the data folder said.
+        metrics: metric → mean, low, high of this seed.
+        commit: at which it was trained.
+        versions: of what it depended on.
+    """
+
+    name: str
+    recipe: Recipe
+    data: str
+    metrics: dict[str, dict[str, float]]
+    commit: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of both runs.
+
+    Attributes:
+        was, low, high: the result's, with the interval over users.
+        now: of the run that repeats it.
+    """
+
+    was: float
+    low: float
+    high: float
+    now: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the repetition lies in the interval."""
+        return self.low <= self.now <= self.high
+
+
+def pinned(path: Path, seed: int | None = None) -> Pinned:
+    """Read one seed of a result.
+
+    Args:
+        path: results/NAME.json, as scripts/seeds.py writes it.
+        seed: one of the result's; its first otherwise.
+
+    Raises:
+        RunError: there is no such result or seed, it pins no recipe, or the recipe does not load any more.
+    """
+    if not path.is_file():
+        raise RunError(f"there is no result {path}. Name a file that scripts/seeds.py wrote, such as results/NAME.json")
+    told = read_json(path)
+    whole = isinstance(told.get("recipe"), dict) and "hash" in told.get("data", {})
+    if not whole:
+        raise RunError(f"{path} pins no recipe and data, so it cannot be run again. Write it with: scripts/seeds.py")
+    of = {one["seed"]: one for one in told["figures"]["seeds"]}
+    chosen = seed if seed is not None else told["seeds"][0]
+    if chosen not in of:
+        raise RunError(f"{path} has no seed {chosen}. It has: {', '.join(map(str, of))}")
+    one = of[chosen]
+    try:
+        recipe = read(told["recipe"]["yaml"], Path(f"{path.name}: recipe"), [f"seed={chosen}"])
+    except RecipeError as error:
+        raise RunError(
+            f"the recipe of {path} loads no more:\n{error}\nIt was run at commit {one['commit']}: check that out."
+        ) from None
+    return Pinned(path.stem, recipe, one["data hash"], one["metrics"], one["commit"], told["versions"])
+
+
+def reproduce(
+    result: Pinned, out: Path, book: Path = ledger.BOOK, tell: Tell = lambda *done: None
+) -> dict[str, Figure]:
+    """Run it again into a folder, going on where an earlier try stopped, and judge it on the test part.
+
+    Args:
+        result: what to repeat.
+        out: the run folder.
+        book: the ledger, where the recipe keeps its test part shut.
+        tell: told how far each stage is.
+
+    Returns:
+        Metric → figure.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: the data are others than the result's.
+    """
+    pipeline.run(result.recipe, out, "data", tell)
+    found = content_hash(out / "data")
+    if found != result.data:
+        facts = read_json(out / "data" / "made.json")["facts"]
+        raise RunError(
+            f"the data here are others than those of {result.name}: {facts['users']} users, {facts['items']} items, "
+            f"{facts['interactions']} interactions; hash {found[:16]} and not {result.data[:16]}. Point LLMREC_DATA to "
+            "the data that it was measured on."
+        )
+    if result.recipe.evaluate.target == "test":
+        pipeline.run(result.recipe, out, "evaluate", tell)
+        folder = pipeline.trained_folder(out) / "eval"
+    else:
+        pipeline.run(result.recipe, out, "train", tell)
+        why = f"llmrec reproduce {result.name}"
+        folder = judging.look(out, pipeline.trained_folder(out), book, why, lambda done: tell("evaluate", done))
+    metrics = read_json(folder / "metrics.json")
+    now: dict[str, Any] = metrics["systems"][metrics["model"]]
+    return {
+        metric: Figure(was["mean"], was["low"], was["high"], now[metric]["mean"])
+        for metric, was in result.metrics.items()
+    }

@@ -1,0 +1,84 @@
+"""The leaderboard says what results/ say, and every row of others has its paper and protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmrec.files import write_json
+
+ROOT = Path(__file__).parent.parent.parent
+SPEC = importlib.util.spec_from_file_location("leaderboard", ROOT / "scripts" / "leaderboard.py")
+assert SPEC and SPEC.loader
+leaderboard = sys.modules["leaderboard"] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(leaderboard)
+
+
+def test_the_committed_page_is_what_the_script_makes() -> None:
+    page = (ROOT / "docs" / "leaderboard.md").read_text()
+    assert page == leaderboard.page(ROOT), "results changed: type `python scripts/leaderboard.py`"
+    for link in re.findall(r"\]\((\.\./[^)]+)\)", page):
+        assert (ROOT / "docs" / link).resolve().is_file(), link
+
+
+def test_every_published_row_names_paper_split_and_where_it_was_read() -> None:
+    told = yaml.safe_load((ROOT / "docs" / "published.yaml").read_text())
+    assert set(told) <= set(leaderboard.SETS)
+    for row in (row for rows in told.values() for row in rows):
+        assert set(row) == {"system", "paper", "arxiv", "figures", "split", "seen", "read"}, row
+        assert re.fullmatch(r"\d{4}\.\d{5}", row["arxiv"]), row
+        assert len(row["figures"]) == 4 and all(one is None or 0 < one < 0.2 for one in row["figures"]), row
+        assert any(row["figures"]), row
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A checkout with one result of a recipe, and teachers."""
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "published.yaml", tmp_path / "docs")
+    interval = {"mean": 0.05, "low": 0.04, "high": 0.06}
+    metrics = dict.fromkeys(leaderboard.SHOWN, interval)
+    protocol = {"beams": 50, "exclude_seen": True, "users": 9, "items": 7}
+    figures = {
+        "protocol": protocol,
+        "model": "nano",
+        "systems": {"nano": metrics, "ease": dict.fromkeys(leaderboard.SHOWN, interval | {"mean": 0.045})},
+        "seeds": [{"seed": seed, "commit": "abc1234"} for seed in (42, 43)],
+    }
+    told = {
+        "recipe": {"name": "games-nano", "hash": "f" * 16, "yaml": "seed: 42\n"},
+        "data": {"source": "amazon-games-2018", "hash": "d" * 64},
+        "seeds": [42, 43],
+        "looks": {"of this recipe": 2, "at this data": 5},
+    }
+    write_json(tmp_path / "results" / "games-nano.json", told | {"figures": figures})
+    teachers = {"ease": dict.fromkeys(leaderboard.SHOWN, 0.0444), "markov": {"hr@10": 0.06, "ndcg@10": 0.06}}
+    write_json(tmp_path / "results" / "teachers-amazon-games-2018.json", {"commit": "c0ffee1", "figures": teachers})
+    return tmp_path
+
+
+def test_own_rows_are_pinned_and_rows_stand_best_first(root: Path) -> None:
+    page = leaderboard.page(root)
+    assert "Beauty" not in page.split("## ", 1)[1], "a set without results is left out"
+    table = [line.split(" | ")[0].strip("| *") for line in page.splitlines() if line.startswith("|")]
+    assert table.index("Markov") < table.index("games-nano") < table.index("EASE")
+    [pin] = [line for line in page.splitlines() if line.startswith("| games-nano | [games-nano](../recipes/")]
+    assert "`ffffffffffff`" in pin and "| abc1234 | 42, 43 | dddddddddddd | 2 of 5 |" in pin
+    [ease] = [line for line in page.splitlines() if line.startswith("| EASE | .")]
+    assert ".0400 to .0600" in ease, "a teacher's interval is that of the run that it was judged beside"
+    assert "beams 50, items of the history left out, 9 users" in page
+
+
+def test_the_figure_shows_every_row_and_is_the_same_twice(root: Path) -> None:
+    leaderboard.figures(root)
+    file = root / "results" / "leaderboard-amazon-games-2018.svg"
+    first = file.read_text()
+    assert all(f">{name}<" in first for name in ("games-nano", "EASE", "Markov"))
+    leaderboard.figures(root)
+    assert file.read_text() == first
