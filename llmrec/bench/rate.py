@@ -66,7 +66,7 @@ def speed(base: str, cases: int, rounds: int, out: Path, tell: Callable[[str], N
     tell("  ".join(f"{name} {np.median(some):.1f} s" for name, some in seconds.items()))
     figures = {
         "prompts a round": cases,
-        "prompt tokens each": round(float(np.mean([len(tokenizer(text)["input_ids"]) for text in parts[-1]])), 1),
+        "prompt tokens each": round(float(np.mean([len(row) for row in _rows(tokenizer, parts[-1])])), 1),
         "answer tokens at most": LONGEST,
         "batch of generate": BATCH,
         "seconds": {name: [round(one, 3) for one in some] for name, some in seconds.items()},
@@ -119,8 +119,7 @@ def _texts(answers: Any) -> list[str]:
 @torch.inference_mode()
 def _generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
     """What the field does: batches of padded prompts through `generate`."""
-    texts = [text_of(tokenizer, prompt) for prompt in prompts]
-    rows = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
+    rows = _rows(tokenizer, prompts)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     config = GenerationConfig(
         max_new_tokens=LONGEST,
@@ -140,6 +139,12 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
         for row, tokens in zip(part, out[:, width:], strict=True):
             found[row] = tokenizer.decode(tokens, skip_special_tokens=True)
     return found
+
+
+def _rows(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Tokens of each prompt as the model reads it, in its chat template where it has one."""
+    texts = [text_of(tokenizer, prompt) for prompt in prompts]
+    return [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
 
 
 def _same(first: list[str], second: list[str], scale: Any) -> float:

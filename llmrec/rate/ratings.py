@@ -21,7 +21,7 @@ from llmrec.tasks.templates import neutral
 Split = Literal["random", "temporal"]
 SPLITS: tuple[Split, ...] = ("random", "temporal")
 TRAIN, VALID, TEST = 0, 1, 2
-_KINDS = ("genres", "category", "categories", "brand")  # what says of which kind an item is: the first that there is
+_KINDS = ("genres", "category", "categories", "brand")  # what says of which kind an item is: the first it has
 _LONGEST = 80  # characters of a title or of its kinds in a prompt
 
 
@@ -82,7 +82,8 @@ def load(data: Data, split: Split, seed: int, scale: str | None = None) -> Ratin
     if "rating" not in raw.columns:
         raise DataError(
             f"{data.source}: its events carry no rating, so there is nothing to predict. "
-            "Name their column in your recipe: data.columns.rating=NAME; or take ml-100k."
+            "Name their column in your recipe: data.columns.rating=NAME; or take a source that has them, "
+            "such as ml-100k or amazon-reviews-2014."
         )
     cleaned = clean(
         raw, data.model_copy(update={"split": "temporal" if split == "temporal" else "leave-one-out"}), seed
@@ -140,8 +141,8 @@ def _named(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _kinds(items: pa.Table) -> list[str]:
-    name = next((name for name in _KINDS if name in items.column_names), None)
-    return _short([plain(value) for value in items[name].to_pylist()] if name else [""] * items.num_rows)
+    columns = [items[name].to_pylist() for name in _KINDS if name in items.column_names] or [[None] * items.num_rows]
+    return _short([next(filter(None, map(plain, said)), "") for said in zip(*columns, strict=True)])
 
 
 def _short(texts: list[str]) -> list[str]:

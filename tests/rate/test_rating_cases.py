@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,59 @@ def test_the_embedded_data_set_is_read_by_the_common_reader() -> None:
     assert (log.facts["ratings"], log.scale.words) == (100_000, ["1", "2", "3", "4", "5"])
     assert "Star Wars" in log.titles
     assert "Action, Adventure" in log.kinds[log.titles.index("Star Wars")]
+
+
+def test_ml_1m_is_read_by_the_common_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "ml-1m"
+    folder.mkdir()
+    (folder / "movies.dat").write_bytes(
+        "1::Misérables, Les (1995)::Drama|Musical\n2::B (1991)::Comedy\n".encode("latin-1")
+    )
+    (folder / "ratings.dat").write_text(
+        "".join(f"{u}::{i}::{1 + (u + i) % 5}::{u * 9 + i}\n" for u in range(9) for i in (1, 2))
+    )
+    monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
+    log = rated.load(Data(source="ml-1m"), "random", 0)
+    assert (log.facts["ratings"], log.scale.words) == (18, ["1", "2", "3", "4", "5"])
+    assert (log.titles, log.kinds) == (["Misérables, Les", "B"], ["Drama, Musical", "Comedy"])
+
+
+@pytest.mark.parametrize("edition", ["2014", "2018", "2023"])
+def test_amazon_ratings_are_read_by_the_common_reader(edition: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Reviews and items in the words of each edition; the brand, or category, says of which kind an item is."""
+    folder = tmp_path / f"amazon-reviews-{edition}"
+    folder.mkdir()
+    old = edition != "2023"
+    user, item, stars, moment = (
+        ("reviewerID", "asin", "overall", "unixReviewTime")
+        if old
+        else ("user_id", "parent_asin", "rating", "timestamp")
+    )
+    reviews = [
+        {user: f"u{u}", item: f"b{i}", stars: 1.0 + (u * i) % 5, moment: 1_404_201_600 * (1 if old else 1000) + u}
+        for u in range(9) for i in range(1, 3)
+    ]  # fmt: skip
+    items = [{item: f"b{i}", "title": f"Lamp {i}", "brand" if old else "store": "Lux"} for i in (1, 2)]
+    names = {"2014": "reviews_Home_5.json", "2018": "Home.json", "2023": "Home.jsonl"}[edition]
+    (folder / names).write_text("".join(json.dumps(review) + "\n" for review in reviews))
+    meta = "meta_Home.json" + ("l" if edition == "2023" else "")
+    (folder / meta).write_text("".join((repr(one) if edition == "2014" else json.dumps(one)) + "\n" for one in items))
+    monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
+    data = Data.model_validate({"source": f"amazon-reviews-{edition}", "category": "Home"})
+    log = rated.load(data, "temporal", 0)
+    assert (log.facts["ratings"], log.scale.words) == (18, ["1", "2", "3", "4", "5"])
+    assert sorted(log.given.tolist()) == sorted(review[stars] for review in reviews)
+    assert (sorted(log.titles), log.kinds) == (["Lamp 1", "Lamp 2"], ["Lux", "Lux"])
+
+
+def test_a_source_of_purchases_alone_names_sources_of_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "amazon-beauty-2014"
+    folder.mkdir()
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["b"], "timestamp": [1]}), folder / "interactions.parquet")
+    pq.write_table(pa.table({"item_id": ["b"], "title": ["Lamp"]}), folder / "items.parquet")
+    monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"carry no rating.* such as ml-100k or amazon-reviews-2014"):
+        rated.load(Data(source="amazon-beauty-2014"), "random", 0)
