@@ -29,7 +29,7 @@ from llmrec.report.ratings import draw
 from llmrec.results import write_result
 
 BATCH = 32
-VLLM: dict[str, Any] = {"enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 128}
+VLLM: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 128}
 
 
 def speed(base: str, cases: int, rounds: int, out: Path, tell: Callable[[str], None]) -> Path:

@@ -34,13 +34,19 @@ class OnVllm:
 
     @classmethod
     def open(cls, name: str, folder: Path | str, scale: Scale, **more: Any) -> OnVllm:
-        """Start vLLM on a model folder or hub name; about half a minute. Further arguments are `vllm.LLM`'s."""
+        """Start vLLM on a model folder or hub name: a minute, and minutes where it compiles a model for the first time.
+
+        Further arguments are `vllm.LLM`'s.
+        """
         from vllm import LLM
         from vllm.platforms import current_platform
 
         arguments: dict[str, Any] = {"model": str(folder), "enable_prefix_caching": True, "max_logprobs": 128}
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+            if hasattr(os, "sched_getaffinity"):
+                # Left to itself vLLM keeps a core for a server, half of a small machine; here none is running.
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
             arguments["block_size"] = BLOCK
         return cls(name, LLM(**arguments | more), scale)
 
