@@ -93,7 +93,7 @@ def table(study: Path, name: str, out: Path) -> list[Path]:
     found = read_json(study / "figures.json")
     path, figure = out / f"rate-{name}.json", out / f"rate-{name}.svg"
     systems = found["systems"]
-    draw(systems, {system for system in systems if system not in BASELINES}, figure)
+    draw(systems, {system for system in systems if system not in BASELINES}, "user + item bias", figure)
     write_result(
         path, f"llmrec bench rate table --study {study.name} --name {name}", systems, protocol=found["protocol"]
     )

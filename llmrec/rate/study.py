@@ -101,10 +101,10 @@ class Study:
         write_json(self._path(system), {"system": system, "facts": facts, "predicted": np.round(predicted, 5).tolist()})
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Every system there: baselines first, then by name."""
-        found = {one["system"]: one for one in map(read_json, sorted((self.out / "systems").glob("*.json")))}
+        """Every system there: baselines first, then by name, numbers as numbers."""
+        found = {one["system"]: one for one in map(read_json, (self.out / "systems").glob("*.json"))}
         first = [name for name in BASELINES if name in found]
-        return {name: found[name] for name in [*first, *(name for name in found if name not in BASELINES)]}
+        return {name: found[name] for name in [*first, *sorted(found.keys() - BASELINES.keys(), key=_place)]}
 
     def baselines(self, progress: Callable[[str, float], None]) -> None:
         """Let every baseline predict that has not."""
@@ -137,6 +137,12 @@ class Study:
 
     def _path(self, system: str) -> Path:
         return self.out / "systems" / f"{slug(system)}.json"
+
+
+def _place(name: str) -> list[str | int]:
+    """Where a system stands in the table: asked before trained, 5 % before 20 %."""
+    parts = re.split(r"(\d+)", name.replace("zero-shot", "0-shot").replace(",", " "))
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def slug(text: str) -> str:

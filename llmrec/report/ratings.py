@@ -12,12 +12,13 @@ from llmrec.report.curves import COLOURS
 _PANELS = (("rmse", "RMSE (rating points, left is better)"), ("auc", "AUC (right is better)"))
 
 
-def draw(systems: dict[str, Any], marked: set[str], path: Path) -> None:
+def draw(systems: dict[str, Any], marked: set[str], beside: str, path: Path) -> None:
     """Draw a dot and its interval for each system, a panel a metric; the same figures give the same file.
 
     Args:
         systems: name → metric → mean, low, high; drawn from top to bottom.
         marked: systems to draw in colour.
+        beside: the system at whose mean a line runs through all of them.
         path: of the SVG.
     """
     import matplotlib
@@ -25,7 +26,7 @@ def draw(systems: dict[str, Any], marked: set[str], path: Path) -> None:
 
     order = list(systems)[::-1]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrec", "font.size": 10}):
-        figure = Figure(figsize=(8.4, 1.0 + 0.28 * len(order)), layout="constrained")
+        figure = Figure(figsize=(8.4, 1.3 + 0.28 * len(order)), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), _PANELS, strict=True):
             for row, name in enumerate(order):
                 value, colour = systems[name][metric], COLOURS[0] if name in marked else COLOURS[1]
@@ -33,12 +34,14 @@ def draw(systems: dict[str, Any], marked: set[str], path: Path) -> None:
                     continue
                 axes.plot([value["low"], value["high"]], [row, row], color=colour, linewidth=2)
                 axes.plot([value["mean"]], [row], "o", color=colour, markersize=5)
+            axes.axvline(systems[beside][metric]["mean"], color=COLOURS[1], linewidth=0.8, linestyle="--", zorder=0.5)
             axes.set_title(title, fontsize=10, loc="left")
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(axis="y", length=0)
             axes.set_yticks(range(len(order)), order)
+        figure.supxlabel(f"Dots: all cases; bars: 95 % intervals over users; dashed: {beside}", fontsize=9)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     write_text(path, file.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,32 @@ def test_what_is_said_of_a_training_rating_without_itself_is_what_is_said_once_i
         rest = sum(Bias(log).left[e] for e in others) / (len(others) + 5)
         assert found[event] == pytest.approx(log.mean + its + rest)
     assert (GlobalMean(log).without_itself() == log.mean).all()
+
+
+def test_the_table_tells_baselines_then_what_was_asked_then_what_was_trained_on_more_and_more(tmp_path: Path) -> None:
+    log = world(tmp_path)
+    study = Study.open(log, 5, 5, 0, tmp_path / "out")
+    order = [
+        "global mean", "item mean", "m2 zero-shot, parsed", "m2 3-shot, parsed", "m2 classification, 5 %",
+        "m2 regression, 1 %", "m2 regression, 5 %", "m2 regression, 20 %", "m2 regression over bias, 5 %",
+    ]  # fmt: skip
+    for name in sorted(order):
+        study.keep(name, np.zeros(5), {})
+    assert list(study.kept()) == order
+
+
+def test_a_study_is_a_result_and_a_figure_that_names_every_system(tmp_path: Path) -> None:
+    from llmrec.bench.rate import table
+
+    study = Study.open(world(tmp_path), 40, 5, 0, tmp_path / "out")
+    for name, fit in BASELINES.items():
+        if name in ("global mean", "user mean", "user + item bias"):
+            study.keep(name, fit(study.ratings, 0).predict(study.cases), {})
+    study.keep("m 3-shot, parsed", study.ratings.given[study.cases.events], {})
+    found = study.figures()
+    result, figure = table(tmp_path / "out", "made", tmp_path)
+    assert json.loads(result.read_text())["figures"] == found["systems"]
+    assert json.loads(result.read_text())["protocol"] == found["protocol"]
+    drawn = figure.read_text()
+    assert all(name in drawn for name in found["systems"])
+    assert found["systems"]["m 3-shot, parsed"]["rmse"]["mean"] == 0
