@@ -94,12 +94,29 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _histories_can_be_thinned(self) -> Recipe:
+        offering = sorted(
+            {"direct_pick", "direct_yes_no", "rerank", "pairwise", "pointwise", "chat"} & set(self.tasks.weights)
+        )
+        if offering and any(isinstance(stage, Sft) and stage.drop_history for stage in self.train):
+            raise ValueError(
+                f"drop_history leaves items out wherever they stand, also those on offer in {', '.join(offering)}. "
+                "Take these tasks out of `tasks`, or set drop_history: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _launch_fits(self) -> Recipe:
         for number, stage in enumerate(self.train):
             try:
                 stage.pass_rows(self.launch.processes)
             except ValueError as error:
                 raise ValueError(f"train.{number}.{error}") from None
+            if stage.average and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                raise ValueError(
+                    f"train.{number}.average adds up whole weights, which {self.launch.strategy} cuts up. "
+                    "Use launch.strategy: ddp or deepspeed-zero2, or average: 0"
+                )
             if stage.validation.every and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
                 raise ValueError(
                     f"train.{number}.validation ranks with the whole model, which {self.launch.strategy} cuts up. "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
+
+
+_RARE = ("average", "smoothing", "drop_history")
 
 
 class Validation(Part):
@@ -36,6 +39,24 @@ class Training(Part):
     save_every: Positive = Field(200, description="steps between checkpoints")
     validation: Validation = Validation()
     adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
+
+    average: Share = Field(
+        0.0,
+        description="end with the mean of the weights of this last share of the steps; 0 for those of the last step",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is at rest is left out: a recipe stays short, and old runs stay made."""
+        return {name: value for name, value in handler(self).items() if name not in _RARE or value}
+
+    @model_validator(mode="after")
+    def _one_way_to_end(self) -> Training:
+        if self.average and self.validation.every:
+            raise ValueError(
+                "average: gives the mean of the last weights, validation.every those of the best step. Set one to 0"
+            )
+        return self
 
     def pass_rows(self, processes: int) -> int:
         """Rows that one process takes in one pass.
@@ -66,6 +87,13 @@ class Sft(Training):
     )
     spare_share: Share = Field(
         0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
+    )
+
+    smoothing: Share = Field(
+        0.0, description="of a code token's probability, what goes to all tokens of its level alike (label smoothing)"
+    )
+    drop_history: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="probability of each item of a history to be left out, others in every epoch"
     )
 
     def smaller(self, name: str) -> list[str]:

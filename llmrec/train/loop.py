@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArgumen
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_callback import PrinterCallback
 
-from llmrec.errors import ModelError
 from llmrec.model.held import undecayed
 from llmrec.recipe import Training
 from llmrec.train import together, trackers
+from llmrec.train.arguments import arguments
+from llmrec.train.average import Averaged
 from llmrec.train.early import Early, Measure
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Filled, Order, Rows
@@ -56,6 +57,7 @@ class Way:
             are not IGNORE (the first of a row apart), as `num_items_in_batch`.
         prepare: the model, the tensors of a pass and the numbers of step and pass → the tensors that `forward` gets.
         figures: since they were last asked for, what to tell beside the loss.
+        begin: told the number of each epoch, from 0, before its rows are asked for.
         quiet: no dropout anywhere, adapters' included: a ratio of probabilities would be of two different draws.
     """
 
@@ -63,6 +65,7 @@ class Way:
     collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
     prepare: Callable[[Any, dict[str, Tensor], int, int], dict[str, Tensor]] | None = None
     figures: Callable[[], dict[str, float]] | None = None
+    begin: Callable[[int], None] = lambda epoch: None
     quiet: bool = False
 
 
@@ -117,6 +120,7 @@ def train(
     early = None
     if stage.validation.every and around.measure:
         early = Early(stage.validation, around.measure, work, stage.method != "sft")
+    averaged = Averaged(stage.average, work) if stage.average else None
     names = trackers.chosen(around.report_to) if around.logs else []
     tracked = trackers.kept_in(around.logs) if around.logs and names else contextlib.nullcontext()
     with (
@@ -125,38 +129,43 @@ def train(
         _dropped(model, dropout),
         tracked,
     ):
-        loop = _loop(model, rows, way, _arguments(stage, seed, work, names), progress, around, early)
+        loop = _loop(model, rows, way, arguments(stage, seed, work, names), progress, around, averaged, early)
         history = TrainerState.load_from_json(str(start / "trainer_state.json")).log_history if start else []
         if not (early and early.over(history)):
             loop.train(resume_from_checkpoint=None if start is None else str(start))
             history = loop.state.log_history
     if early:
         early.restore(model, history)
-    return Trained(_facts(history, early), _gathered(loop))
+    if averaged:
+        averaged.restore(model)
+    facts = _facts(history, early) | ({"steps averaged": averaged.steps} if averaged else {})
+    return Trained(facts, _gathered(loop))
 
 
 def _loop(
     model: Any,
     rows: Rows,
     way: Way,
-    arguments: TrainingArguments,
+    given: TrainingArguments,
     progress: Progress,
     around: Around,
+    averaged: Averaged | None,
     early: Early | None,
 ) -> _Loop:
-    parts = together.world() * arguments.gradient_accumulation_steps
-    order = Order(len(rows), parts * arguments.per_device_train_batch_size, arguments.data_seed or 0, parts)
-    watch = Watch(Path(str(arguments.output_dir)), progress, order, around.name, around.described)
+    parts = together.world() * given.gradient_accumulation_steps
+    order = Order(len(rows), parts * given.per_device_train_batch_size, given.data_seed or 0, parts)
+    watch = Watch(Path(str(given.output_dir)), progress, order, around.name, around.described)
+    watch.begin = way.begin
     if way.quiet:
         _silence(model)
     loop = _Loop(
         watch,
         way,
         model=model,
-        args=arguments,
+        args=given,
         train_dataset=Filled(rows),
         data_collator=way.collate,
-        callbacks=[watch, *([early] if early else [])],
+        callbacks=[*([averaged] if averaged else []), watch, *([early] if early else [])],
     )
     loop.remove_callback(PrinterCallback)
     if early:
@@ -207,43 +216,6 @@ def _silence(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-
-
-def _arguments(stage: Training, seed: int, work: Path, report_to: Sequence[str] = ()) -> TrainingArguments:
-    try:
-        share = stage.pass_rows(together.world())
-    except ValueError as error:
-        raise ModelError(f"train.N.{error}.") from None
-    return TrainingArguments(
-        output_dir=str(work),
-        per_device_train_batch_size=share,
-        gradient_accumulation_steps=stage.accumulate,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        num_train_epochs=stage.epochs,
-        learning_rate=stage.learning_rate,
-        weight_decay=stage.weight_decay,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        lr_scheduler_type="cosine",
-        warmup_steps=stage.warmup,
-        bf16=stage.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        average_tokens_across_devices=True,  # the loss is the mean over the tokens of a whole step, whoever holds them
-        ddp_find_unused_parameters=False,
-        logging_steps=10,
-        logging_nan_inf_filter=False,  # it would hide the loss that `Watch` stops on
-        save_steps=stage.save_every,
-        save_total_limit=2,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        report_to=list(report_to),
-        project="llmrec",
-        run_name=f"{work.parent.parent.name} {work.name}",
-        disable_tqdm=True,
-    )
 
 
 def plain(model: Any) -> PreTrainedModel:

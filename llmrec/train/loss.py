@@ -15,12 +15,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llmrec.train.packing import IGNORE
+from llmrec.train.smooth import Smooth
 
 CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
 
 
 def label_logprobs(
-    hidden: Tensor, labels: Tensor, head: Any, chunk: int = CHUNK, scale: float = 1.0, softcap: float | None = None
+    hidden: Tensor,
+    labels: Tensor,
+    head: Any,
+    chunk: int = CHUNK,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    smooth: Smooth | None = None,
 ) -> Tensor:
     """Log-probability of each supervised label, from the hidden state one place before it.
 
@@ -31,24 +38,34 @@ def label_logprobs(
         chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
         scale: what the model multiplies its logits by (Cohere, Granite).
         softcap: the bound that the model bends its logits under (Gemma 2), in logits.
+        smooth: label smoothing; then what is returned is a mean of log-probabilities.
 
     Returns:
         (supervised,) float32 log-probabilities in nats, row by row.
     """
     wanted = labels[:, 1:] != IGNORE
-    return target_logprobs(hidden[:, :-1][wanted], labels[:, 1:][wanted], head, chunk, scale, softcap)
+    return target_logprobs(hidden[:, :-1][wanted], labels[:, 1:][wanted], head, chunk, scale, softcap, smooth)
 
 
 def target_logprobs(
-    states: Tensor, targets: Tensor, head: Any, chunk: int = CHUNK, scale: float = 1.0, softcap: float | None = None
+    states: Tensor,
+    targets: Tensor,
+    head: Any,
+    chunk: int = CHUNK,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    smooth: Smooth | None = None,
 ) -> Tensor:
     """As `label_logprobs`, of (positions, width) states and (positions,) the token that follows each."""
     positions = max(1, chunk // _vocabulary(head))
     if len(targets) <= positions:
-        return _score(states, targets, head, scale, softcap)
+        return _score(states, targets, head, scale, softcap, smooth)
     parts = zip(states.split(positions), targets.split(positions), strict=True)
     return torch.cat(
-        [checkpoint(_score, state, target, head, scale, softcap, use_reentrant=False) for state, target in parts]
+        [
+            checkpoint(_score, state, target, head, scale, softcap, smooth, use_reentrant=False)
+            for state, target in parts
+        ]
     )
 
 
@@ -65,9 +82,12 @@ def shaped_logits(states: Tensor, head: Any, scale: float, softcap: float | None
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def _score(states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
+def _score(
+    states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None, smooth: Smooth | None = None
+) -> Tensor:
     logits = shaped_logits(states, head, scale, softcap)
-    return -nn.functional.cross_entropy(logits, targets, reduction="none")
+    logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
+    return logprobs if smooth is None else smooth.smoothed(logits, targets, logprobs)
 
 
 def _vocabulary(head: Any) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llmrec.train.drop import Drop
 from llmrec.train.encode import Block, Encoded
 from llmrec.train.feed import TokenFile, predicted
 
@@ -81,11 +82,18 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         examples: as they were given.
         rows: which of them stand in which row.
         tokens, supervised: how many there are in all rows, and how many of them to predict.
+        drop: leaves items out of histories, or None.
     """
 
-    def __init__(self, examples: Sequence[Encoded], row_tokens: int | None, draw: np.random.Generator) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        row_tokens: int | None,
+        draw: np.random.Generator,
+        drop: Drop | None = None,
+    ) -> None:
         """Pack examples, in a drawn order, into rows of so many tokens; None for those of the longest example."""
-        self.examples = examples
+        self.examples, self.drop, self.epoch = examples, drop, 0
         lengths, counts = _sizes(examples)
         self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, counts))
         self.rows = pack(lengths, row_tokens or int(lengths.max()), draw.permutation(len(examples)))
@@ -95,7 +103,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """input_ids, position_ids, labels: (length,) int64; labels are the tokens to predict at their own place."""
-        parts = [self.examples[example] for example in self.rows[row]]
+        parts = [self.example(number, self.epoch) for number in self.rows[row]]
         tokens = np.concatenate([part.tokens for part in parts])
         labels = np.where(np.concatenate([_predictable(part) for part in parts]), tokens, IGNORE)
         places = np.concatenate([np.arange(len(part.tokens)) for part in parts])
@@ -103,6 +111,15 @@ class PackedRows(Dataset[dict[str, Tensor]]):
             name: torch.from_numpy(value)
             for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))
         }
+
+    def example(self, number: int, epoch: int) -> Encoded:
+        """An example as an epoch has it."""
+        whole = self.examples[number]
+        return self.drop.thinned(whole, number, epoch) if self.drop else whole
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch is asked for next; only what is left out of histories hangs on it."""
+        self.epoch = epoch
 
     @property
     def empty(self) -> dict[str, Tensor]:

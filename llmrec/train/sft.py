@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llmrec.train import loop
 from llmrec.train.loop import Around, Trained, plain
 from llmrec.train.loss import label_logprobs, shape_of
 from llmrec.train.packing import PackedRows, collate
+from llmrec.train.smooth import Smooth
 from llmrec.train.watch import Progress
 
 
@@ -26,9 +28,15 @@ def train(
     dropout: float,
     progress: Progress,
     around: Around | None = None,
+    smooth: Smooth | None = None,
 ) -> Trained:
-    """Train a model in place on packed examples; arguments and errors are those of `loop.train`."""
-    return loop.train(model, rows, stage, loop.Way(scored, collate), seed, work, dropout, progress, around)
+    """Train a model in place on packed examples; other arguments and errors are those of `loop.train`.
+
+    Args:
+        smooth: label smoothing, where there is any.
+    """
+    way = loop.Way(partial(scored, smooth=smooth) if smooth else scored, collate, begin=rows.set_epoch)
+    return loop.train(model, rows, stage, way, seed, work, dropout, progress, around)
 
 
 def scored(
@@ -36,6 +44,7 @@ def scored(
     input_ids: Tensor,
     labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
+    smooth: Smooth | None = None,
     **inputs: Any,
 ) -> CausalLMOutput:
     """What takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
@@ -49,6 +58,7 @@ def scored(
     inner = plain(model)
     hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
     scale, softcap = shape_of(inner.config.get_text_config())
-    logprobs = label_logprobs(hidden, labels, inner.get_output_embeddings(), scale=scale, softcap=softcap)
+    head = inner.get_output_embeddings()
+    logprobs = label_logprobs(hidden, labels, head, scale=scale, softcap=softcap, smooth=smooth)
     count = len(logprobs) if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=-logprobs.sum() / count)  # type: ignore[arg-type]  # it says FloatTensor, and means any

@@ -26,11 +26,13 @@ from llmrec.tasks import templates
 from llmrec.tasks.examples import load, stream_batches
 from llmrec.tasks.maker import items_held
 from llmrec.train import sft, together
+from llmrec.train.drop import Drop
 from llmrec.train.encode import Encoded, encode, used
 from llmrec.train.feed import TokenFile
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Order
 from llmrec.train.packing import PackedRows
+from llmrec.train.smooth import Smooth
 from llmrec.train.spares import Spares
 from llmrec.train.start import start
 from llmrec.train.watch import Progress
@@ -138,7 +140,8 @@ def make(job: Job, target: Path, progress: Progress, validate: Validate | None =
         job.recipe.launch.report_to,
     )
     dropout = job.recipe.model.dropout if job.recipe.model.base == "nano" else 0.0
-    done = sft.train(begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around)
+    smooth = Smooth.of(job.catalogue, begun.new, job.part.smoothing) if job.part.smoothing else None
+    done = sft.train(begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around, smooth)
     return _ended(job, begun, done, note, target) if together.is_first() else {}
 
 
@@ -154,7 +157,8 @@ def _begin(job: Job) -> _Begun:
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
             TokenFile.write(encode(stream_batches(job.tasks), tokenizer, window, spares), folder)
-    rows = PackedRows(TokenFile(kept), job.part.row_tokens, stream(job.recipe.seed, "pack", job.number))
+    drop = Drop.of(job.catalogue, new, job.part.drop_history, job.recipe.seed, job.number)
+    rows = PackedRows(TokenFile(kept), job.part.row_tokens, stream(job.recipe.seed, "pack", job.number), drop)
     return _Begun(model, tokenizer, new, before, rows, trained)
 
 
@@ -210,10 +214,13 @@ def few(names: Iterable[Any], most: int = 8) -> str:
 
 
 def _seen(rows: PackedRows, batch: int, seed: int, facts: dict[str, Any]) -> Iterator[Encoded]:
-    """Examples of all the steps that the model has taken: fewer than there are where training ended early."""
+    """Examples of all the steps that the model has taken: fewer than there are where training ended early.
+
+    Of those from which items are left out, as the first epoch had them: what they show was seen in any case.
+    """
     steps = facts.get("best step", facts["steps"])
     taken = islice(Order(len(rows), batch, seed % 2**32), steps * batch)
-    return (rows.examples[example] for row in taken for example in rows.rows[row])
+    return (rows.example(number, 0) for row in taken for number in rows.rows[row])
 
 
 def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded], most: int = 32) -> dict[str, float]:

@@ -35,6 +35,7 @@ class Watch(TrainerCallback):
         self.told: set[str] = set()  # figures that this way to train tells beside the loss
         self.losses: list[Tensor] = []  # () each, one a pass since the last check, left on the device
         self.gather: Callable[[Tensor], Tensor] = lambda losses: losses
+        self.begin: Callable[[int], None] = lambda epoch: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop lines of steps that will be taken again."""
@@ -47,8 +48,9 @@ class Watch(TrainerCallback):
         write_text(self.log, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the order its epoch: after a resume accelerate does not reach it through its own shards."""
+        """Tell order and rows their epoch: after a resume accelerate does not reach it through its own shards."""
         self.order.set_epoch(state.global_step // self.order.steps)
+        self.begin(state.global_step // self.order.steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """One line for every log of the loop that has a loss, or a figure of validation."""

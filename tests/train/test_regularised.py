@@ -1,0 +1,182 @@
+"""Label smoothing, history dropout and averaged weights: against closed forms, and after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_loop import model, packed, weights
+from transformers import LlamaForCausalLM
+
+from llmrec.errors import RecipeError
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
+from llmrec.model.vocabulary import new_token_ids
+from llmrec.recipe import Sft
+from llmrec.recipe_file import load
+from llmrec.train import sft
+from llmrec.train.drop import Drop
+from llmrec.train.encode import Encoded
+from llmrec.train.loss import label_logprobs
+from llmrec.train.packing import IGNORE, PackedRows
+from llmrec.train.smooth import Smooth
+
+LEVELS = (torch.tensor([5, 6, 7]), torch.tensor([9, 10]))  # of 13 tokens; 8 is a spare of the first level
+
+
+def smooth(share: float) -> Smooth:
+    level = torch.full((11,), -1)
+    for number, tokens in enumerate(LEVELS):
+        level[tokens] = number
+    return Smooth(share, level, LEVELS)
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 4096])
+def test_smoothing_is_cross_entropy_to_a_share_of_each_level(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(4, 12, 8, requires_grad=True), torch.nn.Linear(8, 13)
+    labels = torch.randint(13, (4, 12))
+    labels[torch.rand(4, 12) < 0.3] = IGNORE
+    ours = label_logprobs(hidden, labels, head, chunk, smooth=smooth(0.2))
+    wanted = labels[:, 1:] != IGNORE
+    targets = labels[:, 1:][wanted]
+    soft = torch.nn.functional.one_hot(targets, 13).float()
+    for row, target in enumerate(targets.tolist()):
+        for tokens in LEVELS:
+            if target in tokens.tolist():
+                soft[row] *= 0.8
+                soft[row, tokens] += 0.2 / len(tokens)
+    truth = torch.nn.functional.cross_entropy(head(hidden[:, :-1][wanted]), soft, reduction="none")
+    torch.testing.assert_close(-ours, truth)
+    for one, other in zip(*(torch.autograd.grad(x.sum(), [hidden, head.weight]) for x in (-ours, truth)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_levels_are_those_of_the_catalogue_without_tokens_that_no_item_has(tiny_run: Path) -> None:
+    catalogue = Catalogue.load(tiny_run / "catalogue")
+    _, tokenizer, _ = model_folder.load(tiny_run / "train-1-sft" / "model", torch.float32)
+    found = Smooth.of(catalogue, new_token_ids(tokenizer, catalogue.tokens), 0.1)
+    for number, column in enumerate(catalogue.codes.T):
+        names = tokenizer.convert_ids_to_tokens(found.tokens[number].tolist())
+        assert set(names) == {catalogue.tokens[symbol] for symbol in column}
+        assert (found.level[found.tokens[number]] == number).all()
+    assert int((found.level >= 0).sum()) == sum(map(len, found.tokens))
+
+
+def example(items: int, words: int = 4) -> Encoded:
+    """Words 1, 2, … and then items of three tokens: 100 + i, 200 + i, 300 + i; all of the items are supervised."""
+    codes = [level + item for item in range(items) for level in (100, 200, 300)]
+    return Encoded(np.array([*range(1, words + 1), *codes, 0]), np.arange(words + 3 * items + 1) >= words)
+
+
+DROP = Drop(0.4, np.arange(300, 400), np.arange(100, 300), 3, 7, 1)
+
+
+def test_items_are_left_out_whole_as_often_as_said_and_never_the_last() -> None:
+    whole, gone = example(8), np.zeros(8)
+    for epoch in range(400):
+        thin = DROP.thinned(whole, 5, epoch)
+        kept = [token - 300 for token in thin.tokens.tolist() if token >= 300]
+        assert kept == sorted(kept) and kept[-1] == 7 and len(kept) >= 2
+        truth = [1, 2, 3, 4, *(level + item for item in kept for level in (100, 200, 300)), 0]
+        assert thin.tokens.tolist() == truth
+        assert thin.supervised.tolist() == [False] * 4 + [True] * (len(truth) - 4)
+        gone += [item not in kept for item in range(8)]
+    assert np.abs(gone[:6] / 400 - 0.4).max() < 4 * np.sqrt(0.24 / 400)
+    assert 0 < gone[6] < gone[:6].min() + 60 and not gone[7]
+
+
+def test_what_is_left_out_hangs_on_example_and_epoch_alone() -> None:
+    one, again, epoch, other = (
+        DROP.thinned(example(20), *at).tokens.tolist() for at in ((3, 0), (3, 0), (3, 1), (4, 0))
+    )
+    assert one == again
+    assert one != epoch and one != other and epoch != other
+    short = example(2)
+    assert DROP.thinned(short, 0, 0) is short
+
+
+def test_rows_change_with_the_epoch_and_labels_go_with_their_tokens() -> None:
+    rows = PackedRows([example(9), example(6)], 80, np.random.default_rng(0), DROP)
+    seen = []
+    for epoch in range(4):
+        rows.set_epoch(epoch)
+        row = rows[0]
+        seen.append(row["input_ids"].tolist())
+        predicted = row["labels"] != IGNORE
+        assert (row["labels"][predicted] == row["input_ids"][predicted]).all()
+        assert (row["input_ids"][~predicted] < 5).all()
+    assert len({tuple(one) for one in seen}) == 4
+
+
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+def averaged(work: Path, kill_at: int = 0, share: float = 0.5) -> dict[str, torch.Tensor]:
+    """10 steps, a checkpoint after each second one; the mean of the last half."""
+
+    def progress(done: float) -> None:
+        if kill_at and round(done * 10) == kill_at:
+            raise Killed
+
+    llama, settings = model(), Sft(epochs=1, batch=3, learning_rate=1e-2, save_every=2, average=share)
+    done = sft.train(llama, packed(), settings, 0, work, 0.1, progress)
+    assert done.facts["steps averaged"] == 5
+    return weights(llama)
+
+
+def test_the_weights_are_the_mean_of_the_last_steps(tmp_path: Path) -> None:
+    """Those of each step are looked at from outside, in a training that averages nothing."""
+    found = averaged(tmp_path / "mean")
+    llama, seen = model(), []
+
+    def progress(done: float) -> None:
+        seen.append(weights(llama))
+
+    settings = Sft(epochs=1, batch=3, learning_rate=1e-2, save_every=2)
+    sft.train(llama, packed(), settings, 0, tmp_path / "plain", 0.1, progress)
+    assert len(seen) == 10
+    for name, value in found.items():
+        torch.testing.assert_close(value, torch.stack([one[name] for one in seen[5:]]).mean(0))
+
+
+@pytest.mark.parametrize("kill_at", [4, 7, 9])
+def test_a_killed_training_ends_with_the_same_mean(kill_at: int, tmp_path: Path) -> None:
+    whole = averaged(tmp_path / "whole")
+    with pytest.raises(Killed):
+        averaged(tmp_path / "killed", kill_at)
+    assert not (tmp_path / "killed" / "checkpoint-10").exists()
+    found = averaged(tmp_path / "killed")
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+    again = averaged(tmp_path / "killed")  # the last checkpoint is there: nothing is trained, the mean is the same
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_a_run_trains_with_all_three_and_says_so(world: Path, tmp_path: Path) -> None:
+    from llmrec import pipeline
+    from llmrec.files import read_json
+
+    changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
+    run = pipeline.run(load(world, changes), tmp_path / "run", "train")
+    made = read_json(run / "train-1-sft" / "made.json")
+    assert made["facts"]["steps averaged"] >= 1
+    assert {name: made["recipe"]["train"][name] for name in ("average", "smoothing", "drop_history")} == {
+        "average": 0.3,
+        "smoothing": 0.1,
+        "drop_history": 0.3,
+    }
+    LlamaForCausalLM.from_pretrained(run / "train-1-sft" / "model")
+
+
+def test_what_is_at_rest_is_in_no_recipe_and_what_cannot_be_is_refused(world: Path) -> None:
+    assert not {"average", "smoothing", "drop_history"} & set(Sft().model_dump())
+    for changes, words in [
+        (["train.0.average=0.1", "train.0.validation.every=5"], "average: gives the mean of the last weights"),
+        (["train.0.average=0.1", "launch.strategy=fsdp"], "average adds up whole weights"),
+        (["train.0.drop_history=0.1", "tasks.direct_pick=1.0"], "also those on offer in direct_pick"),
+    ]:
+        with pytest.raises(RecipeError, match=words):
+            load(world, changes)
