@@ -136,7 +136,7 @@ def test_over_the_bias_it_learns_what_the_bias_cannot_say(tmp_path: Path) -> Non
     """Of four ratings a film, diluted by five, a bias sees less than half of what comedies lack; their name is told."""
     log = world(tmp_path / "w", users=100, items=500)
     log = Ratings(**{**vars(log), "given": np.clip(log.given + np.where(log.items % 2, -1, 1), 1, 5)})
-    training = replace(TRAINING, over="bias", epochs=10)
+    training = replace(TRAINING, over="bias", epochs=8)
     given = (log, training, 0, tmp_path / "out", lambda done: None, base(tmp_path / "base", log))
     cases = sample(log, TEST, None, 4, 0)
     found = {"bias": Bias(log).predict(cases), "tuned": fine_tune("tiny", *given)[0].predict(cases)}
