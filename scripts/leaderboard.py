@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from boards import all_parts, digits
 
 from llmrec.files import read_json, write_text
 from llmrec.report.curves import dots
@@ -104,6 +105,7 @@ def page(root: Path) -> str:
         if rows:
             parts += [f"## {title}\n", _protocols(root / "results", source), _table(rows), _figure(source), _pins(rows)]
             parts += [_others(published[source])] if source in published else []
+        parts += all_parts(root / "results", source)
     return "\n".join(part for part in parts if part)
 
 
@@ -130,16 +132,12 @@ def _table(rows: list[Row]) -> str:
 
 
 def _mean(row: Row, metric: str) -> str:
-    return _digits(row.figures[metric]["mean"]) if metric in row.figures else ""
+    return digits(row.figures[metric]["mean"]) if metric in row.figures else ""
 
 
 def _interval(row: Row, metric: str) -> str:
     found = row.figures.get(metric, {})
-    return f"{_digits(found['low'])} to {_digits(found['high'])}" if "low" in found else ""
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}".replace("0.", ".", 1)
+    return f"{digits(found['low'])} to {digits(found['high'])}" if "low" in found else ""
 
 
 def _figure(source: str) -> str:
@@ -158,7 +156,7 @@ def _pins(rows: list[Row]) -> str:
 def _others(rows: list[dict[str, Any]]) -> str:
     head = "| published | R@5 | N@5 | R@10 | N@10 | paper | split | history's items | read in |\n" + "|---" * 9 + "|\n"
     return head + "".join(
-        f"| {row['system']} | {' | '.join(map(_digits, row['figures']))} | {row['paper']}, arXiv {row['arxiv']} | "
+        f"| {row['system']} | {' | '.join(map(digits, row['figures']))} | {row['paper']}, arXiv {row['arxiv']} | "
         f"{row['split']} | {row['seen']} | {row['read']} |\n"
         for row in rows
     )

@@ -14,6 +14,7 @@ import yaml
 from llmrec.files import write_json
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.append(str(ROOT / "scripts"))  # where a script finds its own parts
 SPEC = importlib.util.spec_from_file_location("leaderboard", ROOT / "scripts" / "leaderboard.py")
 assert SPEC and SPEC.loader
 leaderboard = sys.modules["leaderboard"] = importlib.util.module_from_spec(SPEC)
@@ -82,3 +83,26 @@ def test_the_figure_shows_every_row_and_is_the_same_twice(root: Path) -> None:
     assert all(f">{name}<" in first for name in ("games-nano", "EASE", "Markov"))
     leaderboard.figures(root)
     assert file.read_text() == first
+
+
+def test_ablations_beams_and_growth_stand_below_their_data_set(root: Path) -> None:
+    metrics = {name: {"mean": 0.05, "low": 0.04, "high": 0.06} for name in ("hr@10", "ndcg@10")}
+    worse = {"mean": -0.002, "low": -0.003, "high": -0.001, "p": 0.001}
+    better = {"mean": 0.004, "low": 0.001, "high": 0.006, "p": 0.001}
+    factors = {
+        name: {"says": name, "metrics": metrics, "difference": dict.fromkeys(metrics, delta), "seconds": 12.4}
+        for name, delta in (("more noise", worse), ("less noise", better))
+    }
+    about = {"source": "amazon-games-2018", "seed": 42, "protocol": {"users": 9}, "machine": {"device": "CPU"}}
+    figures = {"base": metrics, "factors": factors, "same": [], "seconds": 10.0}
+    write_json(root / "results" / "games-nano-ablations.json", about | {"figures": figures})
+    stages = {"users": 4, "interactions": 20, "seconds": {"data": 1.2}, "peak MiB": {"data": {"memory": 99}}}
+    write_json(root / "results" / "growth-games-nano.json", about | {"figures": {"0.25": stages}})
+    ways = {"10": {"hr@10": 0.1, "ndcg@10": 0.05, "of the exact ten": 0.9, "seconds": 0.9}}
+    write_json(root / "results" / "games-beams.json", about | {"users": 9, "figures": ways})
+    page = leaderboard.page(root)
+    assert "| less noise | .0500 | .0500 | +.0040 | +.0010 to +.0060 | 12 |" in page
+    assert "| more noise | .0500 | .0500 | -.0020 | -.0030 to -.0010 | 12 |" in page
+    assert page.index("less noise") < page.index("more noise")
+    assert "| 4 | 20 | 1 s, 99 |" in page
+    assert "| 10 | .1000 | .0500 | 0.900 | 100 |" in page

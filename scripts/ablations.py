@@ -1,0 +1,184 @@
+"""Change one thing at a time in a recipe, judge each on validation, and compare in pairs over users with the recipe.
+
+python scripts/ablations.py beauty-nano                         all factors, one seed; goes on where it stopped
+python scripts/ablations.py beauty-nano --only sequential random
+python scripts/ablations.py beauty-nano --collect               write what is there, run nothing
+python scripts/ablations.py beauty-nano --set train.0.epochs=5  the same change in the recipe and in every factor
+
+Each factor has a folder of its own, runs/RECIPE-ablations/FACTOR, which begins with those stages of the recipe's own
+run that the factor leaves alone. The test part is never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from llmrec import shipped
+from llmrec.errors import LlmrecError
+from llmrec.evaluate.compare import Judged, read
+from llmrec.files import read_json
+from llmrec.judging import recipe_of
+from llmrec.metrics.significance import bootstrap, paired
+from llmrec.pipeline import trained_folder
+from llmrec.recipe_file import fingerprint, load
+from llmrec.report.curves import dots
+from llmrec.results import write_result
+
+BASE = "the recipe"
+# What is never part of a factor: judged on validation, and without teachers, which no factor changes.
+ALWAYS = ("evaluate.target=valid", "evaluate.baselines=[]")
+APPEND = "train+="  # a stage more behind those of the recipe
+FACTORS: dict[str, tuple[str, list[str]]] = {
+    "text": ("codes of text alone", ["indexing.method=rq-kmeans", "indexing.vectors=text"]),
+    "behaviour": ("codes of co-occurrence alone", ["indexing.method=rq-kmeans", "indexing.vectors=ppmi"]),
+    "fused": ("codes of text and co-occurrence", ["indexing.vectors=concat", "indexing.teacher=ppmi"]),
+    "rq-vae": ("RQ-VAE in place of residual k-means", ["indexing.method=rq-vae"]),
+    "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative"]),
+    "sequential": ("numbers in order of appearance (SID)", ["indexing.method=sequential"]),
+    "random": ("random numbers (RID)", ["indexing.method=number"]),
+    "title": ("text: title alone", ["items.text=[title]"]),
+    "title-brand-category": ("text: title, brand, category", ["items.text=[title, brand, category]"]),
+    "last-item": ("the last item of a window supervised alone", ["tasks.supervise=answer"]),
+    "every-position": ("the last item alone, at every position", ["tasks.supervise=answer", "tasks.positions=all"]),
+    "no-alignment": ("no alignment tasks", ["tasks.item_to_text=0", "tasks.text_to_item=0"]),
+    "alignment": ("item ↔ text, a quarter of the items each", ["tasks.item_to_text=0.25", "tasks.text_to_item=0.25"]),
+    "rows-mean": ("rows of tokens start alike, but for noise", ["model.init_tokens=mean"]),
+    "rows-vectors": ("rows of tokens start from vectors", ["model.init_tokens=vectors"]),
+    "drop-history": ("a fifth of the history left out", ["train.0.drop_history=0.2"]),
+    "one-window": ("each event seen once an epoch", ["tasks.windows=1"]),
+    "four-windows": ("four windows: sub-sequences", ["tasks.windows=4"]),
+    "smoothing": ("label smoothing within a level, .1", ["train.0.smoothing=0.1"]),
+    "no-smoothing": ("no label smoothing", ["train.0.smoothing=0"]),
+    "average": ("mean of the last quarter's weights", ["train.0.average=0.25"]),
+    "no-average": ("weights of the last step", ["train.0.average=0"]),
+    "s-dpo": (
+        "S-DPO after it",
+        [APPEND + "{method: s-dpo, epochs: 1, events: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
+    ),
+    "beams-20": ("20 beams", ["evaluate.beams=20"]),
+    "beams-100": ("100 beams", ["evaluate.beams=100"]),
+    "seen-allowed": ("items of the history allowed", ["evaluate.exclude_seen=false"]),
+}
+
+
+def overrides(recipe: Path, common: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """`key=value` texts for the command line; what is appended to `train` becomes the whole list."""
+    plain = [*common, *(change for change in changes if not change.startswith(APPEND))]
+    more = [yaml.safe_load(change.removeprefix(APPEND)) for change in changes if change.startswith(APPEND)]
+    if not more:
+        return plain
+    stages = [stage.model_dump(mode="json") for stage in load(recipe, plain).train]
+    return [*plain, "train=" + yaml.safe_dump([*stages, *more], default_flow_style=True, width=10_000).strip()]
+
+
+def begin(base: Path, run: Path) -> None:
+    """Let a run begin with the finished stages of another: hard links, which no stage writes through."""
+    if run.exists() or not base.is_dir():
+        return
+    half = run.with_name(f".{run.name}.partial")
+    shutil.rmtree(half, ignore_errors=True)
+    left = shutil.ignore_patterns(".lock", ".work", "logs", "report.html", "recipe.yaml")
+    shutil.copytree(base, half, copy_function=os.link, ignore=left)
+    half.rename(run)
+
+
+def run_one(recipe: Path, given: Sequence[str], run: Path) -> None:
+    """The command line, up to the evaluation."""
+    command = [sys.executable, "-m", "llmrec.cli.main", "run", str(recipe), *given, "--until", "evaluate"]
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    subprocess.run([*command, "--out", str(run), "--json"], check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def against(factor: Judged, base: Judged) -> dict[str, Any]:
+    """Metric → mean with interval, and the paired difference to the recipe, over the same cases.
+
+    Unlike `llmrec compare` this allows another beam width and another rule for seen items: they are factors here.
+    """
+    order, other = np.argsort(factor.cases), np.argsort(base.cases)
+    if not np.array_equal(factor.cases[order], base.cases[other]):
+        raise SystemExit(f"{factor.name} was judged on other cases than {base.name}: is `data` a factor?")
+    pairs = {m: (values[order], base.values[m][other]) for m, values in factor.values.items()}
+    return {
+        "metrics": {metric: asdict(bootstrap(a, 0)) for metric, (a, _) in pairs.items()},
+        "difference": {metric: asdict(paired(a, b, 0)) for metric, (a, b) in pairs.items()},
+    }
+
+
+def collect(folder: Path, factors: Mapping[str, tuple[str, list[str]]]) -> dict[str, Any]:
+    """Figures of all factors that are judged; `same` names those that change nothing in the recipe."""
+    base, own = read(folder / "base"), fingerprint(recipe_of(folder / "base"))
+    found: dict[str, Any] = {"base": against(base, base)["metrics"], "factors": {}, "same": []}
+    found["seconds"] = _trained_for(folder / "base")
+    for name, (says, changes) in factors.items():
+        run = folder / name
+        if not any(run.glob("train-*/eval/metrics.json")):
+            continue
+        if fingerprint(recipe_of(run)) == own:
+            found["same"].append(name)
+            continue
+        told = {"says": says, "changes": changes, "recipe hash": fingerprint(recipe_of(run))}
+        found["factors"][name] = told | against(read(run), base) | {"seconds": _trained_for(run)}
+    return found
+
+
+def _trained_for(run: Path) -> float:
+    return float(sum(read_json(made)["seconds"] for made in run.glob("train-*/made.json")))
+
+
+def write(recipe: Path, folder: Path, out: Path, factors: Mapping[str, tuple[str, list[str]]]) -> None:
+    """The JSON and its figure."""
+    figures, base = collect(folder, factors), recipe_of(folder / "base")
+    path = out / f"{recipe.stem}-ablations.json"
+    command = "python " + " ".join(["scripts/ablations.py", *sys.argv[1:]])
+    protocol = read_json(trained_folder(folder / "base") / "eval" / "metrics.json")["protocol"]
+    about = {"recipe hash": fingerprint(base), "seed": base.seed, "source": base.data.source, "protocol": protocol}
+    write_result(path, command, figures, **about)
+    drawn = {told["says"]: told["difference"] for told in figures["factors"].values()}
+    if drawn:
+        order = dict(sorted(drawn.items(), key=lambda row: -row[1]["ndcg@10"]["mean"]))
+        better = [name for name, one in drawn.items() if one["ndcg@10"]["low"] > 0]
+        dots(order, ["hr@10", "ndcg@10"], better, path.with_suffix(".svg"), zero=True)
+    print(f"written: {path}, {len(drawn)} factors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a shipped recipe's name, or a path")
+    parser.add_argument("--only", nargs="+", choices=list(FACTORS), metavar="FACTOR", help=", ".join(FACTORS))
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    recipe = shipped.recipe(options.recipe)
+    folder, common = options.runs / f"{recipe.stem}-ablations", [*ALWAYS, *options.set]
+    if not options.collect:
+        run_one(recipe, common, folder / "base")
+    for name in [] if options.collect else options.only or FACTORS:
+        try:
+            given = overrides(recipe, common, FACTORS[name][1])
+            if fingerprint(load(recipe, given)) == fingerprint(load(recipe, common)):
+                print(f"{name}: as in the recipe")
+                continue
+        except LlmrecError as error:
+            print(f"{name}: left out, the recipe does not allow it: {error}", file=sys.stderr)
+            continue
+        begin(folder / "base", folder / name)
+        run_one(recipe, given, folder / name)
+        write(recipe, folder, options.out, FACTORS)
+    write(recipe, folder, options.out, FACTORS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Ablations, growth and beams at tiny size: differences are paired, finished stages shared, nothing done twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from llmrec import pipeline, shipped
+from llmrec.files import hash_folder, read_json
+from llmrec.recipe_file import fingerprint, load
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.beams=10", "indexing.spares=0"]
+
+
+def script(name: str) -> ModuleType:
+    """A module of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ablations, growth, beams = script("ablations"), script("growth"), script("beams")
+
+
+def in_this_process(recipe: Path, given: list[str], run: Path, stage: str = "evaluate") -> None:
+    """What the scripts start `llmrec run` for."""
+    pipeline.run(load(recipe, given), run, stage)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for runs, which are made without processes of their own."""
+    monkeypatch.setattr(ablations, "run_one", in_this_process)
+    monkeypatch.setattr(growth, "run_stage", in_this_process)
+    return tmp_path / "runs"
+
+
+def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    module.main()
+
+
+def test_factors_are_compared_in_pairs_and_share_what_they_leave_alone(
+    runs: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [world, "--only", "smoothing", "beams-20", "no-average", "--runs", runs, "--out", tmp_path, "--set", *SMALL]
+    call(ablations, monkeypatch, *given)
+    folder = runs / "recipe-ablations"
+    assert sorted(path.name for path in folder.iterdir()) == ["base", "beams-20", "smoothing"], (
+        "no-average is the recipe"
+    )
+    told = read_json(tmp_path / "recipe-ablations.json")
+    assert told["protocol"]["target"] == "valid"
+    users = {
+        name: pq.read_table(folder / name / "train-1-sft" / "eval" / "per_user.parquet")
+        .to_pandas()
+        .set_index("user_id")
+        for name in ("base", "beams-20", "smoothing")
+    }
+    for name, factor in told["figures"]["factors"].items():
+        truth = (users[name]["nano ndcg@10"] - users["base"]["nano ndcg@10"]).mean()
+        assert factor["difference"]["ndcg@10"]["mean"] == pytest.approx(truth)
+    made = [folder / name / "train-1-sft" / "made.json" for name in ("base", "beams-20", "smoothing")]
+    assert made[0].stat().st_ino == made[1].stat().st_ino != made[2].stat().st_ino
+    svg = (tmp_path / "recipe-ablations.svg").read_text()
+    assert ">20 beams<" in svg and ">label smoothing within a level, .1<" in svg
+
+    before = hash_folder(folder), [file.stat().st_mtime_ns for file in made]
+    call(ablations, monkeypatch, *given)
+    assert (hash_folder(folder), [file.stat().st_mtime_ns for file in made]) == before
+
+
+def test_every_factor_is_one_change_that_recipes_know() -> None:
+    recipe = shipped.recipe("quickstart")
+    hashes = {}
+    for name, (_, changes) in ablations.FACTORS.items():
+        hashes[name] = fingerprint(load(recipe, ablations.overrides(recipe, ablations.ALWAYS, changes)))
+    base = fingerprint(load(recipe, list(ablations.ALWAYS)))
+    same = {name for name, one in hashes.items() if one == base}
+    assert same == {"text", "no-smoothing", "no-average", "alignment", "rows-mean"}
+    assert len(set(hashes.values()) - {base}) == len(hashes) - len(same), "no two factors are one"
+    more = load(recipe, ablations.overrides(recipe, [], ablations.FACTORS["s-dpo"][1])).train
+    assert [stage.method for stage in more] == ["sft", "s-dpo"]
+    assert more[0] == load(recipe).train[0]
+
+
+def test_growth_tells_every_stage_of_a_share_of_the_users(
+    runs: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [world, "--shares", "0.5", "--runs", runs, "--out", tmp_path, "--set", *SMALL, "evaluate.baselines=[]"]
+    call(growth, monkeypatch, *given)
+    told = read_json(tmp_path / "growth-recipe.json")["figures"]
+    assert list(told) == ["0.5"], "the run with all users was begun to count them, and not finished"
+    half = told["0.5"]
+    assert half["users"] == 30
+    assert set(half["seconds"]) == {"data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval"}
+    assert set(half["peak MiB"]) == set(half["seconds"])
+    assert (tmp_path / "growth-recipe.svg").is_file()
+
+
+def test_beams_are_measured_against_an_exact_ranking(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(beams, monkeypatch, tiny_run, "--users", 20, "--beams", 10, 40, "--out", tmp_path)
+    told = read_json(tmp_path / "tiny-beams.json")
+    ways = told["figures"]
+    assert told["users"] == 20 and told["target"] == "valid"
+    assert ways["exact"]["of the exact ten"] == 1.0
+    assert ways["40"]["of the exact ten"] == 1.0, "as many beams as items lose nothing"
+    assert ways["40"]["ndcg@10"] == ways["exact"]["ndcg@10"]
+    assert 0 < ways["10"]["of the exact ten"] <= 1 and np.isfinite(ways["10"]["seconds"])
