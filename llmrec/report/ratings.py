@@ -27,6 +27,7 @@ def draw(systems: dict[str, Any], marked: set[str], beside: str, path: Path) -> 
     order = list(systems)[::-1]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrec", "font.size": 10}):
         figure = Figure(figsize=(8.4, 1.3 + 0.28 * len(order)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr,call-arg]  # room for wider letters
         for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), _PANELS, strict=True):
             for row, name in enumerate(order):
                 value, colour = systems[name][metric], COLOURS[0] if name in marked else COLOURS[1]
