@@ -5,9 +5,9 @@ sh run.sh                                                  there, in the folder 
 python scripts/bundle.py take back.tar.gz --runs runs      here: figures and logs, no weights, into the run's folder
 
 The machine needs Python, torch, transformers and what these need. The rest travels as wheels: what `llmrec[train]` asks
-for beyond the packages named in --have (a `pip freeze` of that machine; torch and transformers with their needs
-otherwise). Pieces are put together by run.sh, which checks them; the same command goes on with a training that was
-stopped. `take` leaves a run that `scripts/seeds.py --collect` reads.
+for, TensorBoard apart, beyond the packages named in --have (a `pip freeze` of that machine; torch and transformers with
+their needs otherwise). Pieces are put together by run.sh, which checks them; the same command goes on with a training
+that was stopped. `take` leaves a run that `scripts/seeds.py --collect` reads.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ from llmrec import embedded, pipeline, shipped
 from llmrec.data import sources
 from llmrec.files import hash_file, write_text
 from llmrec.recipe import Recipe
-from llmrec.recipe_file import load
+from llmrec.recipe_file import dump, load, without_places
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 STANDS = ("torch", "transformers")  # on every such machine
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+AT_REST = ("tensorboard", "bitsandbytes")  # training does without trackers, and but for QLoRA without these 60 MB
+PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)),
+    *(f"manylinux{n}_x86_64" for n in (1, 2010, 2014)),
+)
 
 
 def plain(name: str) -> str:
@@ -62,13 +66,17 @@ def needs(name: str, extras: Iterable[str] = ()) -> set[str]:
     return found
 
 
-def missing(have: Path | None) -> list[str]:
+def missing(have: Path | None, qlora: bool = False) -> list[str]:
     """`name==version` of what llmrec needs and that machine lacks, as installed here."""
+    asked = [Requirement(line) for line in metadata.requires("llmrec") or []]
+    roots = {plain(one.name) for one in asked if one.marker is None or one.marker.evaluate({"extra": "train"})}
+    roots -= {name for name in AT_REST if not (qlora and name == "bitsandbytes")}
+    wanted = {name for root in roots for name in needs(root)}
     if have:
         there = {plain(re.split(r"[=@ <>;\[]", line, maxsplit=1)[0]) for line in have.read_text().splitlines() if line}
     else:
         there = {name for stands in STANDS for name in needs(stands)}
-    return [f"{name}=={metadata.version(name)}" for name in sorted(needs("llmrec", ["train"]) - there - {"llmrec"})]
+    return [f"{name}=={metadata.version(name)}" for name in sorted(wanted - there)]
 
 
 def fetch_wheels(wanted: list[str], python: str, folder: Path) -> None:
@@ -90,20 +98,24 @@ def fetch_wheels(wanted: list[str], python: str, folder: Path) -> None:
 
 def contents(recipe: Recipe, run: Path, wheels: Path) -> Iterator[tuple[Path, str]]:
     """What travels: path here, path in the bundle."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "llmrec", "prompts", "recipes"], capture_output=True, text=True, check=True
-    )
-    yield from ((ROOT / name, f"checkout/{name}") for name in listed.stdout.splitlines())
+    command = ["git", "-C", str(ROOT), "ls-files", "llmrec", "prompts", "recipes"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    yield from ((ROOT / name, f"checkout/{name}") for name in listed)
     yield from ((file, f"wheels/{file.name}") for file in sorted(wheels.glob("*.whl")))
-    yield from (
-        (path, f"data/{recipe.data.source}/{path.name}") for _, path in sources.given(recipe.data) if path.is_file()
-    )
-    yield run / "recipe.yaml", "recipe.yaml"
     for stage in ("data", "items", "catalogue", "tasks"):
         yield run / stage, f"runs/{run.name}/{stage}"
-    if recipe.model.base.startswith("embedded:"):
-        name = recipe.model.base.removeprefix("embedded:")
-        yield embedded.path(name), f"cache/{name}"
+    kept = {recipe.data.source, recipe.model.base.removeprefix("embedded:")} & set(embedded.ARCHIVES)
+    yield from ((embedded.path(name), f"cache/{name}") for name in sorted(kept))
+    if recipe.data.source not in kept:
+        folder = "" if recipe.data.source == "files" else f"{recipe.data.source}/"
+        yield from ((path, f"data/{folder}{path.name}") for _, path in sources.given(recipe.data) if path.is_file())
+
+
+def there(recipe: Recipe) -> Recipe:
+    """The recipe as that machine reads it: somebody's own files lie in `data/`."""
+    bare = without_places(recipe)
+    files = {name: f"data/{value}" for name in ("interactions", "items") if (value := getattr(bare.data, name))}
+    return bare.model_copy(update={"data": bare.data.model_copy(update=files)})
 
 
 class Pieces:
@@ -143,9 +155,12 @@ def pack(options: argparse.Namespace) -> None:
     options.to.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         if not options.no_wheels:
-            fetch_wheels(missing(options.have), options.python, Path(folder))
+            qlora = "qlora" in {recipe.model.adapt, *(stage.adapt for stage in recipe.train)}
+            fetch_wheels(missing(options.have, qlora), options.python, Path(folder))
         pieces = Pieces(options.to, options.piece * MIB)
         with tarfile.open(fileobj=pieces, mode="w|gz") as archive:  # type: ignore[call-overload]
+            write_text(Path(folder) / "recipe.yaml", dump(there(recipe)))
+            archive.add(Path(folder) / "recipe.yaml", "recipe.yaml", filter=_anonymous)
             for source, name in contents(recipe, run, Path(folder)):
                 archive.add(source, name, filter=_anonymous)
         pieces.close()

@@ -4,8 +4,8 @@
 #   sh run.sh            in full
 #   sh run.sh train      training alone; call it again to go on, then without a word
 #
-# PYTHON: which Python has torch (python3 otherwise). PLACE: folder to work in (./work otherwise). OUT: where back.tar.gz
-# goes (. otherwise). `--test` opens the test part of a run that is judged on validation: TEST=1.
+# PYTHON: which Python has torch (python3 otherwise). PLACE: folder to work in (work beside this file otherwise). OUT:
+# where back.tar.gz goes (beside this file otherwise). TEST=1 opens the test part of a run that is judged on validation.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -28,9 +28,9 @@ fi
 export PYTHONPATH="$place/checkout:$place/site${PYTHONPATH:+:$PYTHONPATH}"
 export LLMREC_DATA="$place/data" LLMREC_CACHE="$place/cache" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
 cd "$place"
-"$python" -m llmrec.cli.main run recipe.yaml --until "$until" --out "runs/$run" --json
+"$python" -m llmrec.cli.main run recipe.yaml --until "$until" --out "runs/$run" --json >told.json
 if [ "$until" != train ] && [ -n "${TEST:-}" ]; then
-  "$python" -m llmrec.cli.main evaluate "runs/$run" --test --ledger "runs/$run/ledger.jsonl" --why "$run on another machine" --json
+  "$python" -m llmrec.cli.main evaluate "runs/$run" --test --ledger "runs/$run/ledger.jsonl" --why "$run on another machine" --json >told.json
 fi
 # No weights: model/, adapter/ and checkpoints stay here.
 mkdir -p "$out"

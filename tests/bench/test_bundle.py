@@ -21,15 +21,6 @@ assert SPEC and SPEC.loader
 bundle = sys.modules["bundle"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(bundle)
 SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
-WORLD = """
-seed: 7
-data: {source: world, world: {users: 60, items: 60, groups: 4, events: 8}}
-items: {text: [title], encoder: hashing}
-indexing: {levels: 2, width: 8}
-tasks: {history: 8}
-model: {base: nano, width: 64, layers: 2, heads: 2, vocabulary: 400}
-train: [{method: sft, batch: 8}]
-"""
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -45,14 +36,12 @@ def there(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "small.yaml").write_text(WORLD)
-    here = ["pack", tmp_path / "small.yaml", "--to", tmp_path / "b", "--runs", tmp_path / "runs", "--no-wheels"]
+    here = ["pack", world, "--name", "small", "--to", tmp_path / "b", "--runs", tmp_path / "runs", "--no-wheels"]
     call(monkeypatch, *here, "--piece", "1", "--set", *SMALL)
     pieces = sorted((tmp_path / "b").glob("piece-*"))
     assert pieces and all(piece.stat().st_size <= bundle.MIB for piece in pieces)
-    assert not any(str(ROOT) in file.read_text() for file in (tmp_path / "b").glob("[rS]*"))
     done = there(tmp_path / "b")
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "b" / "back.tar.gz") as archive:
@@ -60,7 +49,7 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
     assert "small/train-1-sft/eval-test/per_user.parquet" in names and "small/ledger.jsonl" in names
     assert not any("/model/" in name or "safetensors" in name for name in names)
     call(monkeypatch, "take", tmp_path / "b" / "back.tar.gz", "--runs", tmp_path / "runs")
-    own = pipeline.run(load(tmp_path / "small.yaml", SMALL), tmp_path / "own", "evaluate")
+    own = pipeline.run(load(world, SMALL), tmp_path / "own", "evaluate")
     files = ("train-1-sft/eval/metrics.json", "train-1-sft/eval/per_user.parquet")
     assert [hash_file(tmp_path / "runs" / "small" / file) for file in files] == [
         hash_file(own / file) for file in files
@@ -69,9 +58,8 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
     assert told["output"] == read_json(own / "train-1-sft" / "made.json")["output"]
 
 
-def test_a_broken_piece_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "small.yaml").write_text(WORLD)
-    here = ["pack", tmp_path / "small.yaml", "--to", tmp_path / "b", "--runs", tmp_path / "runs", "--no-wheels"]
+def test_a_broken_piece_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ["pack", world, "--name", "small", "--to", tmp_path / "b", "--runs", tmp_path / "runs", "--no-wheels"]
     call(monkeypatch, *here, "--tiny")
     piece = tmp_path / "b" / "piece-000"
     piece.write_bytes(piece.read_bytes()[:-1] + b"?")
@@ -84,7 +72,8 @@ def test_a_broken_piece_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_wheels_are_what_that_machine_lacks(tmp_path: Path) -> None:
     lacks = {line.split("==")[0] for line in bundle.missing(None)}
     assert {"duckdb", "peft", "pyarrow"} <= lacks
-    assert not {"torch", "transformers", "numpy", "llmrec", "gradio", "ruff"} & lacks
+    assert not {"torch", "transformers", "numpy", "llmrec", "gradio", "ruff", "tensorboard", "bitsandbytes"} & lacks
+    assert "bitsandbytes" in {line.split("==")[0] for line in bundle.missing(None, qlora=True)}
     (tmp_path / "freeze.txt").write_text("PyArrow==26\npeft @ file:///x\n")
     some = {line.split("==")[0] for line in bundle.missing(tmp_path / "freeze.txt")}
     assert "torch" in some and not {"pyarrow", "peft"} & some
