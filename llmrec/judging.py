@@ -17,10 +17,11 @@ from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, read_json
+from llmrec.git import commit
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate, Recipe
 from llmrec.recipe_file import fingerprint, load, shipped_name
-from llmrec.stage import Stage, commit, lock, made_hash
+from llmrec.stage import Stage, lock, made_hash
 
 Target = Literal["valid", "test"]
 _EVALUATE = 3  # format number: raise it to judge every run anew

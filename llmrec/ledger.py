@@ -7,16 +7,15 @@ killed has written a line or none. What somebody else's hand broke is named by i
 from __future__ import annotations
 
 import fcntl
-import getpass
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from llmrec.errors import RunError
 from llmrec.files import explain_disk
+from llmrec.git import who
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")
@@ -32,7 +31,7 @@ def append(book: Path, line: dict[str, Any]) -> None:
     Raises:
         RunError: the disk takes no more.
     """
-    dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": _who()} | line
+    dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": who()} | line
     text = json.dumps(dated, ensure_ascii=False) + "\n"
     with explain_disk(book):
         book.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +49,10 @@ def read(book: Path) -> list[dict[str, Any]]:
     """All looks, oldest first; none where there is no ledger yet.
 
     Raises:
-        RunError: a line is no look; names it.
+        RunError: a line is no look; names it. Or no ledger can be there, since a folder is, or a file is in its way.
     """
+    if book.is_dir() or (book.parent.exists() and not book.parent.is_dir()):
+        raise RunError(f"no ledger can be written to {book}. Name a file with --ledger, such as {BOOK}")
     if not book.is_file():
         return []
     found = []
@@ -80,8 +81,3 @@ def _ends_well(file: Any) -> bool:
         return True
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
-
-
-def _who() -> str:
-    told = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True).stdout.strip()
-    return told or getpass.getuser()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.files import write_json
-from llmrec.stage import commit, device, versions
+from llmrec.git import commit
+from llmrec.stage import device, versions
 
 
 def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any) -> None:

@@ -7,7 +7,6 @@ import fcntl
 import os
 import platform
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from llmrec import __version__, peak
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, read_json, write_json
+from llmrec.git import commit
 
 MADE = "made.json"
 
@@ -101,16 +101,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def commit() -> str:
-    """The commit of the code that runs, `-dirty` where it was changed since; "unknown" where it is no checkout."""
-    here = Path(__file__).resolve().parent.parent
-    listed = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True)
-    if listed.returncode:
-        return "unknown"
-    told = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
 
 
 def device() -> str:

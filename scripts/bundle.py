@@ -29,6 +29,7 @@ from packaging.requirements import Requirement
 from llmrec import embedded, pipeline, shipped
 from llmrec.data import sources
 from llmrec.files import hash_file, write_text
+from llmrec.git import commit
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, load, without_places
 
@@ -167,7 +168,7 @@ def pack(options: argparse.Namespace) -> None:
     sums = "".join(f"{hash_file(file)}  {file.name}\n" for file in sorted(options.to.glob("piece-*")))
     write_text(options.to / "SHA256SUMS", sums)
     script = (ROOT / "scripts" / "bundle" / "run.sh").read_text()
-    write_text(options.to / "run.sh", script.replace("@RUN@", run.name))
+    write_text(options.to / "run.sh", script.replace("@RUN@", run.name).replace("@COMMIT@", commit()))
     sizes = [file.stat().st_size for file in options.to.glob("piece-*")]
     print(f"{len(sizes)} pieces, {sum(sizes) / MIB:.1f} MiB together, in {options.to}. There: sh run.sh")
 

@@ -64,6 +64,16 @@ def pinned(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, told
 
 
+def of_all_users(results: Path, source: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Those of a data set that were not cut down to some of its users."""
+    found = [(path, told, yaml.safe_load(told["recipe"]["yaml"])) for path, told in pinned(results)]
+    return [
+        (path, told)
+        for path, told, recipe in found
+        if told["data"]["source"] == source and not recipe.get("data", {}).get("max_users")
+    ]
+
+
 def measured(results: Path, source: str) -> list[Row]:
     """Rows of a data set, best NDCG@10 first: recipes, then teachers with intervals where a recipe's run gave them."""
     rows: dict[str, Row] = {}
@@ -73,14 +83,12 @@ def measured(results: Path, source: str) -> list[Row]:
             figures = {metric: {"mean": found[metric]} for metric in SHOWN if metric in found}
             pins = ["", told["commit"], str(told.get("seed", 42)), told.get("data hash", "not told")[:12], ""]
             rows[name] = Row(system_name(name), figures, f"[{path.name}](../results/{path.name})", pins=pins)
-    for path, told in pinned(results):
-        if told["data"]["source"] == source:
-            for name, figures in told["figures"]["systems"].items():
-                ours = name == told["figures"]["model"]
-                own = _own(path, told, figures) if ours else rows.get(name)
-                rows[path.stem if ours else name] = own or Row(system_name(name), figures, _link(path))
-                if not ours and name in rows:
-                    rows[name].figures.update(figures)
+    for path, told in of_all_users(results, source):
+        systems, model = told["figures"]["systems"], told["figures"]["model"]
+        rows[path.stem] = _own(path, told, systems[model])
+        if told["figures"]["protocol"]["exclude_seen"]:  # as the teachers' own files have it
+            for name in systems.keys() - {model}:
+                rows.setdefault(name, Row(system_name(name), {}, _link(path))).figures.update(systems[name])
     return sorted(rows.values(), key=lambda row: -row.figures.get("ndcg@10", {"mean": 0})["mean"])
 
 
@@ -114,8 +122,7 @@ def _protocols(results: Path, source: str) -> str:
         f"{path.stem}: beams {one['figures']['protocol']['beams']}, items of the history "
         f"{'left out' if one['figures']['protocol']['exclude_seen'] else 'allowed'}, "
         f"{one['figures']['protocol']['users']} users, {one['figures']['protocol']['items']} items"
-        for path, one in pinned(results)
-        if one["data"]["source"] == source
+        for path, one in of_all_users(results, source)
     ]
     lines = [*told, "teachers: every item scored, items of the history left out"]
     return "".join(f"- {line}\n" for line in lines)

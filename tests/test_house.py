@@ -14,7 +14,20 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": -1,  # the ground that everything stands on
     **dict.fromkeys(
-        ("files", "recipe", "recipe_file", "seed", "contracts", "embedded", "shipped", "quiet", "extras", "peak"), 0
+        (
+            "files",
+            "recipe",
+            "recipe_file",
+            "seed",
+            "contracts",
+            "embedded",
+            "shipped",
+            "quiet",
+            "extras",
+            "peak",
+            "git",
+        ),
+        0,
     ),
     **dict.fromkeys(("data", "metrics", "text"), 1),
     **dict.fromkeys(("items", "teachers"), 2),

@@ -26,7 +26,7 @@ if [ ! -f "$place/.unpacked" ]; then
 fi
 
 export PYTHONPATH="$place/checkout:$place/site${PYTHONPATH:+:$PYTHONPATH}"
-export LLMREC_DATA="$place/data" LLMREC_CACHE="$place/cache" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
+export LLMREC_COMMIT=@COMMIT@ LLMREC_DATA="$place/data" LLMREC_CACHE="$place/cache" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
 cd "$place"
 "$python" -m llmrec.cli.main run recipe.yaml --until "$until" --out "runs/$run" --json >told.json
 if [ "$until" != train ] && [ -n "${TEST:-}" ]; then

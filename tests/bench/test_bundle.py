@@ -55,6 +55,9 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
         hash_file(own / file) for file in files
     ]
     told = read_json(tmp_path / "runs" / "small" / "train-1-sft" / "made.json")
+    assert told["commit"] == read_json(own / "train-1-sft" / "made.json")["commit"], (
+        "history does not travel, its end does"
+    )
     assert told["output"] == read_json(own / "train-1-sft" / "made.json")["output"]
 
 

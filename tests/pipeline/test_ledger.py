@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import judging, ledger, pipeline, shipped
+from llmrec import git, judging, ledger, pipeline, shipped
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json
+from llmrec.recipe import Evaluate
 from llmrec.recipe_file import fingerprint, load, shipped_name
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
@@ -120,6 +121,22 @@ def test_a_run_judged_on_validation_opens_its_test_part_only_into_the_ledger(
     assert len(ledger.read(other)) == 1, "a ledger that does not know the look is told"
 
 
+def test_where_no_ledger_can_be_nothing_is_looked_at(shut: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for book in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
+        with pytest.raises(RunError, match="no ledger can be written"):
+            judging.look(shut, shut / "train-1-sft", book, "", lambda done: None)
+
+
+def test_without_git_there_is_a_name_and_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert git.commit() != "unknown" or not (Path(__file__).parents[2] / ".git").exists()
+    monkeypatch.setenv("PATH", "")
+    assert git.commit() == "unknown"
+    assert git.who()
+    monkeypatch.setenv(git.COMMIT, "abc1234")
+    assert git.commit() == "abc1234"
+
+
 def test_the_test_part_gives_the_figures_of_a_recipe_that_is_judged_on_it(
     shut: Path, world: Path, tmp_path: Path
 ) -> None:
@@ -138,3 +155,8 @@ def test_recipes_are_the_same_but_for_seed_launch_and_where_files_lie(world: Pat
     assert fingerprint(load(world)) != fingerprint(load(world, ["tasks.history=9"]))
     assert shipped_name(load(shipped.recipe("quickstart"), ["seed=3"])) == "quickstart"
     assert shipped_name(load(world)) is None
+
+
+def test_runs_from_before_there_was_a_choice_of_target_stay_made() -> None:
+    assert "target" not in Evaluate().model_dump(mode="json")
+    assert Evaluate(target="valid").model_dump(mode="json")["target"] == "valid"

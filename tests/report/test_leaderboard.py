@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrec.files import write_json
+from llmrec.files import read_json, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT / "scripts"))  # where a script finds its own parts
@@ -74,6 +74,18 @@ def test_own_rows_are_pinned_and_rows_stand_best_first(root: Path) -> None:
     [ease] = [line for line in page.splitlines() if line.startswith("| EASE | .")]
     assert ".0400 to .0600" in ease, "a teacher's interval is that of the run that it was judged beside"
     assert "beams 50, items of the history left out, 9 users" in page
+
+
+def test_a_result_of_some_users_or_of_another_rule_moves_no_teacher(root: Path) -> None:
+    file = root / "results" / "games-nano.json"
+    told = read_json(file)
+    told["figures"]["protocol"]["exclude_seen"] = False
+    write_json(file, told)
+    [ease] = [line for line in leaderboard.page(root).splitlines() if line.startswith("| EASE | .")]
+    assert ".0444" in ease and " to " not in ease
+    told["recipe"]["yaml"] = "data: {max_users: 100}\n"
+    write_json(file, told)
+    assert "games-nano" not in leaderboard.page(root).replace("games-nano.json", "")
 
 
 def test_the_figure_shows_every_row_and_is_the_same_twice(root: Path) -> None:
