@@ -71,9 +71,10 @@ class Indexing(Part):
 
     @property
     def behaves(self) -> bool:
-        """Whether codes depend on what users did, and not on items alone."""
-        of_vectors = self.method not in _NO_QUANTIZER and self.vectors != "text"
-        return of_vectors or bool({"sequential", "collaborative"} & {self.method, *self.hybrid} or self.pieces)
+        """Whether codes, or the vectors that rows may start from, depend on what users did and not on items alone."""
+        return self.vectors != "text" or bool(
+            {"sequential", "collaborative"} & {self.method, *self.hybrid} or self.pieces
+        )
 
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""A nano whose rows of item tokens start from the vectors that were quantized, through the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model.rows import principal
+from llmrec.model.vocabulary import new_token_ids
+from llmrec.pipeline import run
+from llmrec.recipe import Recipe
+from llmrec.train.start import quantized, start
+
+
+def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "data": {"source": "world", "world": {"users": 60, "items": 40, "groups": 4, "events": 8}},
+            "items": {"encoder": "hashing"},
+            "indexing": {"method": "item", "vectors": "weighted", "teacher": "ppmi"},
+            "tasks": {"item_to_text": 0.0, "text_to_item": 0.0, "wordings": 1},
+            "model": {"vocabulary": 400, "width": 64, "heads": 2, "layers": 1, "init_tokens": "vectors"},
+        }
+    )
+    run(recipe, tmp_path, "tasks")
+    catalogue = Catalogue.load(tmp_path / "catalogue")
+    model, tokenizer = start(recipe, tmp_path / "tasks", catalogue, tmp_path / "work", tmp_path)
+    again, _ = start(recipe, tmp_path / "tasks", catalogue, tmp_path / "work", tmp_path)
+    rows = model.get_input_embeddings().weight.detach()
+    assert torch.equal(rows, again.get_input_embeddings().weight)
+    mine = rows[torch.from_numpy(new_token_ids(tokenizer, catalogue.tokens)[catalogue.codes[:, 0]])]
+    vectors = torch.from_numpy(quantized(tmp_path))
+    assert vectors.shape[0] == 40 and vectors.shape[1] > 64, "text and behaviour side by side"
+    truth = principal(vectors, 64)
+    alike = torch.corrcoef(torch.stack([torch.pdist(mine), torch.pdist(truth)]))[0, 1]
+    assert alike > 0.9999
+    np.testing.assert_allclose(torch.pdist(truth), torch.pdist(vectors), rtol=1e-3)  # 40 items span 39 axes
