@@ -75,7 +75,7 @@ def dots(
                     axes.plot([value["low"], value["high"]], [place, place], color=colour, linewidth=2)
                 inside = colour if "low" in value else "white"
                 axes.plot([value["mean"]], [place], "o", color=colour, markerfacecolor=inside, markersize=5.5)
-            axes.set_title(metric_name(metric), fontsize=11, loc="left")
+            axes.set_title(("Δ " if zero else "") + metric_name(metric), fontsize=11, loc="left")
             axes.set_yticks(range(len(order)), order)
             axes.set_ylim(-0.6, len(order) - 0.4)
             axes.axvline(0, color="#bbbbbb", linewidth=1) if zero else axes.set_xlim(left=0)
