@@ -3,8 +3,7 @@
 Every arm starts from the same SFT model of its seed and takes as many steps. Figures are test cases averaged over
 seeds, differences are paired over cases. On a world the best figures that there can be stand beside them.
 
-    python scripts/alignments.py narrow --seeds 1 2 3     a model too small for its world
-    python scripts/alignments.py wide --seeds 1 2 3       one that is near the best there can be
+    python scripts/alignments.py world --seeds 1 2 3
     python scripts/alignments.py ml-100k --seeds 42
 """
 
@@ -31,7 +30,6 @@ from llmrec.recipe_file import load
 from llmrec.results import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
-CAREFUL = {"events": 1, "validation": {"every": 20, "users": 200}}
 
 
 @dataclass(frozen=True)
@@ -39,69 +37,49 @@ class Study:
     """Where arms are compared, and how fast each learns.
 
     Attributes:
-        start: overrides of `WORLD` for the SFT model; None for the quickstart recipe's.
+        start: the recipe of the SFT model; None for the quickstart's.
         steps: of every arm.
-        rates: learning rates. Those of worlds were tried on a world of another seed.
-        arms: settings of what follows, beside method, steps and rate.
+        rate: learning rate of SFT gone on with.
+        arms: settings of what follows, all but the steps. Those of `world` were chosen on a world of another seed.
     """
 
     start: dict[str, Any] | None
     steps: int
-    rates: dict[str, float]
+    rate: float
     arms: dict[str, dict[str, Any]]
 
 
 WORLD: dict[str, Any] = {
+    "data": {
+        "source": "world",
+        "world": {"users": 1500, "items": 80, "groups": 6, "events": 12, "order": 0.5, "taste": 0.3, "popularity": 0.6},
+    },
     "items": {"encoder": "hashing"},
+    "indexing": {"levels": 2, "width": 10, "spares": 2},
     "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
+    "model": {"base": "nano", "width": 32, "layers": 1, "heads": 1, "vocabulary": 400, "dropout": 0.0},
+    "train": [
+        {"method": "sft", "epochs": 60, "batch": 32, "learning_rate": 3e-3, "save_every": 5000}
+        | {"validation": {"every": 200, "users": 2000, "patience": 30}}  # it ends with the best it ever was
+    ],
     "evaluate": {"ranking": METRICS, "beams": 100, "batch": 64, "exclude_seen": True, "baselines": ["markov"]},
 }
-S_DPO = {"method": "s-dpo", "events": 8, "beta": 0.1, "sft": 0.1, "rejected": {"random": 4, "beams": 4}}
-GRPO = {"method": "grpo", "events": 8, "group": 16, "draw": "with-replacement"}
-ARMS = {"s-dpo": S_DPO, "grpo": GRPO, "grpo pass@4": GRPO | {"pass_at": 4}}
-
-
-def nano(width: int, layers: int, dropout: float) -> dict[str, Any]:
-    """A small model of attention heads 32 wide."""
-    shape = {"width": width, "layers": layers, "heads": width // 32, "vocabulary": 400, "dropout": dropout}
-    return {"base": "nano", **shape}
-
-
-def world(levels: int, sft_epochs: int, **given: Any) -> dict[str, Any]:
-    """A world, codes of two levels of so many, and how long SFT lasts."""
-    return {
-        "data": {"source": "world", "world": {"events": 12, **given}},
-        "indexing": {"levels": 2, "width": levels, "spares": 2},
-        "train": [{"method": "sft", "epochs": sft_epochs, "batch": 32, "learning_rate": 3e-3, "save_every": 5000}],
-    }
-
-
-STUDIES = {
-    "narrow": Study(
-        world(20, 40, users=2000, items=300, groups=8, order=0.4, taste=0.4, popularity=0.6)
-        | {"model": nano(32, 1, 0.0)},
-        300,
-        {"sft": 1e-3, "s-dpo": 1e-3, "grpo": 3e-4},
-        ARMS | {"s-dpo": S_DPO | {"beta": 1.0, "sft": 1.0, "rejected": {"random": 15}}},
-    ),
-    "wide": Study(
-        world(12, 30, users=800, items=120, groups=6, order=0.5, taste=0.3) | {"model": nano(64, 2, 0.1)},
-        150,
-        {"sft": 3e-4, "grpo": 3e-4},
-        {name: part for name, part in ARMS.items() if name != "s-dpo"},
-    ),
-    "ml-100k": Study(
-        None,
-        40,
-        {"sft": 3e-4, "s-dpo": 1e-4, "grpo": 1e-4},
-        {
-            "s-dpo": S_DPO | CAREFUL,
-            "grpo": {"method": "grpo", "group": 16, "sft": 0.1, "kl": 0.01}
-            | {"rewards": {"hit": 1.0, "prefix": 0.2}}
-            | CAREFUL,
-        },
-    ),
+S_DPO = {"method": "s-dpo", "events": 8, "beta": 0.1, "rejected": {"random": 4, "beams": 4}}
+GRPO = {"method": "grpo", "group": 16}
+DRAWN = GRPO | {"events": 8, "draw": "with-replacement"}
+PLAIN = DRAWN | {"advantage": "dr-grpo", "kl": 0.0, "learning_rate": 1e-3}
+ARMS = {
+    "s-dpo": S_DPO | {"sft": 1.0, "learning_rate": 1e-3},
+    "grpo": DRAWN | {"sft": 1.0, "learning_rate": 3e-4},
+    "plain grpo": PLAIN,
+    "plain grpo, pass@8": PLAIN | {"pass_at": 8},
 }
+CAREFUL = {"events": 1, "learning_rate": 1e-4, "sft": 0.1, "validation": {"every": 20, "users": 200}}
+REAL = {
+    "s-dpo": S_DPO | CAREFUL,
+    "grpo": GRPO | {"kl": 0.01, "rewards": {"hit": 1.0, "prefix": 0.2}} | CAREFUL,
+}
+STUDIES = {"world": Study(WORLD, 300, 3e-4, ARMS), "ml-100k": Study(None, 40, 3e-4, REAL)}
 
 
 def arms(study: Study, lengths: np.ndarray, rows: int) -> dict[str, dict[str, Any]]:
@@ -113,11 +91,9 @@ def arms(study: Study, lengths: np.ndarray, rows: int) -> dict[str, dict[str, An
         rows: packed rows of an epoch of SFT.
     """
     alike = {"batch": 32, "save_every": 5000, "warmup": 0.1}
-    again = {"method": "sft", "epochs": study.steps * 32 / rows, "learning_rate": study.rates["sft"]}
+    again = {"method": "sft", "epochs": study.steps * 32 / rows, "learning_rate": study.rate}
     others = {
-        name: part
-        | {"epochs": study.steps * 32 / int(np.minimum(lengths, part["events"]).sum())}
-        | {"learning_rate": study.rates[part["method"]]}
+        name: part | {"epochs": study.steps * 32 / int(np.minimum(lengths, part["events"]).sum())}
         for name, part in study.arms.items()
     }
     return {name: alike | stage for name, stage in {"sft longer": again, **others}.items()}
@@ -126,14 +102,14 @@ def arms(study: Study, lengths: np.ndarray, rows: int) -> dict[str, dict[str, An
 def start(name: str, seed: int) -> Recipe:
     """The recipe of the SFT model."""
     if (world := STUDIES[name].start) is not None:
-        return Recipe.model_validate(WORLD | world | {"seed": seed})
+        return Recipe.model_validate(world | {"seed": seed})
     whole = load(Path("recipes/quickstart.yaml"), [f"seed={seed}"])
     return whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"ranking": METRICS})})
 
 
 def follow(first: Path, recipe: Recipe, name: str, stage: dict[str, Any]) -> Path:
     """Go on from a copy of a finished run with one more stage."""
-    out = first.with_name(f"{first.name}-{name.replace(' ', '-')}")
+    out = first.with_name(f"{first.name}-{name.replace(', ', '-').replace(' ', '-')}")
     if not out.is_dir():
         shutil.copytree(first, out)
     values = recipe.model_dump(mode="json", by_alias=True)
@@ -155,7 +131,7 @@ def facts(run_folder: Path) -> dict[str, Any]:
 
 
 def table(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
-    """Means with intervals, and paired differences to SFT and to SFT gone on with."""
+    """Means with intervals, and paired differences to SFT, to SFT gone on with and to GRPO without its guard rails."""
     mean = {arm: {m: np.mean([one[m] for one in several], axis=0) for m in METRICS} for arm, several in found.items()}
     figures = {arm: {m: asdict(bootstrap(v, 0)) for m, v in one.items()} for arm, one in mean.items()}
     apart = {
@@ -164,7 +140,8 @@ def table(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, Any]:
             for arm, one in mean.items()
             if arm != other
         }
-        for other in ("sft", "sft longer")
+        for other in ("sft", "sft longer", "plain grpo")
+        if other in mean
     }
     return {"systems": figures, "beside": apart}
 
@@ -201,7 +178,15 @@ def main() -> None:
         figures["best"] = Truth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
     command = "python " + " ".join(["scripts/alignments.py", *sys.argv[1:]])
     path = options.out / f"align-{options.name}.json"
-    write_result(path, command, figures, recipe=recipe.model_dump(mode="json"), seeds=options.seeds, rates=study.rates)
+    write_result(
+        path,
+        command,
+        figures,
+        recipe=recipe.model_dump(mode="json"),
+        seeds=options.seeds,
+        rate=study.rate,
+        arms=study.arms,
+    )
     print(f"written: {path}")
 
 
