@@ -157,10 +157,12 @@ class Player:
             (rows, n) advantages with the bonus, weighted so that their product with log-probabilities is summed; and
             (rows,) whether a group teaches nothing: its rewards are equal, and no bonus tells its draws apart.
         """
-        found = judging.advantages(rewards, group.weights, self.settings.advantage == "grpo")
+        found = np.zeros(rewards.shape)
+        if self.settings.advantage != "pass":
+            found += judging.advantages(rewards, group.weights, self.settings.advantage == "grpo")
         if self.settings.pass_at:
             hits = group.items == answers.taken[:, None]
-            found = found + judging.pass_bonus(hits, group.weights, self.settings.pass_at)
+            found += judging.pass_bonus(hits, group.weights, self.settings.pass_at)
         lengths = (self.ground.catalogue.codes[np.maximum(group.items, 0)] >= 0).sum(2)
         spans = lengths if self.settings.advantage == "grpo" else self.ground.catalogue.codes.shape[1]
         return group.weights * found / spans, np.all(found == 0, axis=1)

@@ -144,13 +144,17 @@ class Grpo(Aligning):
     rewards: Annotated[dict[RewardName, float], Field(min_length=1)] = Field(
         {"hit": 1.0}, description="weight of each reward"
     )
-    advantage: Literal["grpo", "dr-grpo"] = Field("grpo", description="dr-grpo: not divided by the group's spread")
+    advantage: Literal["grpo", "dr-grpo", "pass"] = Field(
+        "grpo", description="dr-grpo: not divided by the group's spread; pass: the pass@k bonus alone"
+    )
     drop_flat: bool = Field(True, description="groups whose rewards are all equal do not count in the mean (DAPO)")
     pass_at: Annotated[int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
     kl: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of the divergence from the model before")
 
     @model_validator(mode="after")
     def _pass_fits(self) -> Grpo:
+        if self.advantage == "pass" and not self.pass_at:
+            raise ValueError("advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at, such as 8")
         if self.pass_at > self.group:
             raise ValueError(f"pass_at: {self.pass_at} is more than the {self.group} items of a group")
         return self

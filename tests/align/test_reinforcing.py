@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from aligned_models import family, gradients
+from pydantic import ValidationError
 from shared_aligning import in_two_processes
 from shared_reinforcing import CODES, ground, main, settings, train_on_all
 from torch import Tensor
 
 from llmrec.align import rewards as worth
 from llmrec.align.advantages import advantages, flat, pass_bonus, shares
-from llmrec.align.drawing import draw, fair_weights, policy_tree
+from llmrec.align.drawing import Group, draw, fair_weights, policy_tree
 from llmrec.align.ground import Ground
 from llmrec.align.moments import Moments
 from llmrec.align.preflight import preflight
@@ -166,6 +167,29 @@ def test_the_bonus_for_one_hit_in_k_is_that_of_its_formula(k: int) -> None:
         for place in range(8):  # the advantage of an item: how often subsets that hold it hit, beyond rho
             mine = float(np.mean([any(hits[list(one)]) for one in subsets if place in one]))
             assert found[place] == pytest.approx((mine - rho) / sigma, abs=1e-9)
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "dr-grpo", "pass"])
+def test_the_bonus_stands_beside_the_advantage_or_alone(advantage: str) -> None:
+    where = ground()
+    player = Player(settings(advantage=advantage, pass_at=2), where, 0, frozen(family("llama")))
+    items = np.array([[0, 5, 7, 5], [3, 1, 2, 4]], np.int32)
+    group = Group(items, np.log(np.full((2, 4), 0.25, np.float32)), np.full((2, 4), 0.25))
+    seen = Answers(
+        items, group.log_probs, np.array([7, 9], np.int32), CODES, np.arange(12), np.zeros((2, 12), np.float32)
+    )
+    hits = items == seen.taken[:, None]
+    found, flat_ones = player.gains(group, seen, hits.astype(float))
+    usual = 0 if advantage == "pass" else advantages(hits.astype(float), group.weights, advantage == "grpo")
+    np.testing.assert_allclose(found, group.weights * (usual + pass_bonus(hits, group.weights, 2)) / 3)
+    assert flat_ones.tolist() == [False, True], "nobody hits in the second group"
+
+
+def test_the_bonus_alone_needs_its_k() -> None:
+    with pytest.raises(
+        ValidationError, match="advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at"
+    ):
+        settings(advantage="pass")
 
 
 def answers() -> Answers:
