@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,8 @@ def main() -> None:
     if study.start is not None:
         cases, world = dataset.cases("test"), recipe.data.world
         figures["best"] = Truth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
-    command = "python " + " ".join(["scripts/alignments.py", *sys.argv[1:]])
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python scripts/alignments.py {options.name} --seeds {seeds}"
     path = options.out / f"align-{options.name}.json"
     write_result(
         path,
