@@ -25,9 +25,11 @@ SMALL = {"dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_n
 def test_vllm_has_the_probabilities_and_words_of_transformers_for_stars_and_halves(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = ["One person's ratings, oldest first: Film ab 1 2 3 4 5 6 7 8 9 0 0.5 drama comedy"] * 3
-    model, tokenizer = tiny_base("llama", words, tmp_path / "base")
-    for parameter in model.parameters():
-        parameter.data *= 6  # so that probabilities differ
+    model, tokenizer = tiny_base("llama", words, tmp_path / "base", tied=False)
+    head = model.get_output_embeddings().weight.data
+    head *= 20  # probabilities differ, and no layer makes rounding any larger
+    pieces = tokenizer.convert_ids_to_tokens(range(len(head)))
+    head[[place for place, piece in enumerate(pieces) if piece.startswith("<0x")]] = 0
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     log = world(tmp_path / "w")
@@ -37,7 +39,8 @@ def test_vllm_has_the_probabilities_and_words_of_transformers_for_stars_and_halv
         found = dict(OnVllm("tiny", fast.llm, scale, longest=5).ask(prompts))
         wanted = dict(OnTransformers("tiny", model, tokenizer, scale, longest=5).ask(prompts))
         for number in wanted:
-            np.testing.assert_allclose(found[number].shares, wanted[number].shares, rtol=1e-2, atol=1e-4)
-            assert found[number].text == wanted[number].text
-            assert found[number].mass == pytest.approx(wanted[number].mass, rel=1e-2)
+            np.testing.assert_allclose(found[number].shares, wanted[number].shares, rtol=1e-3, atol=1e-5)
+            said = found[number].text.strip()  # engines differ in leading spaces, and in bytes that are no characters
+            assert said and said == wanted[number].text.strip()
+            assert found[number].mass == pytest.approx(wanted[number].mass, rel=1e-3)
     fast.llm.llm_engine.engine_core.shutdown()
