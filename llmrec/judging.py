@@ -15,12 +15,11 @@ import numpy as np
 from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
-from llmrec.errors import RunError
 from llmrec.files import hash_file, read_json
 from llmrec.git import commit
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate, Recipe
-from llmrec.recipe_file import fingerprint, load, shipped_name
+from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
 from llmrec.stage import Stage, lock, made_hash
 
 Target = Literal["valid", "test"]
@@ -91,17 +90,6 @@ def _writing(
     data = str(dataset.facts.get("source"))
     asked = Asked(settings.writing, settings.writing_cases, data, recipe.seed, settings.target)
     evaluate_writing(model, tokenizer, sources, asked, folder, progress)
-
-
-def recipe_of(run: Path) -> Recipe:
-    """The recipe of a run.
-
-    Raises:
-        RunError: it is no run folder.
-    """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml.")
-    return load(run / "recipe.yaml")
 
 
 def look(run: Path, trained: Path, book: Path, why: str, progress: Callable[[float], None]) -> Path:

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec import judging, ledger
+from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.pipeline import trained_folder
 from llmrec.recipe import Recipe
-from llmrec.recipe_file import dump, fingerprint, shipped_name, without_places
+from llmrec.recipe_file import dump, fingerprint, recipe_of, shipped_name, without_places
 from llmrec.stage import MADE
 
 CASE = ["user_id", "target"]
@@ -51,7 +51,7 @@ def collect(runs: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledg
     Raises:
         RunError: a run is not judged on test, the runs are of several recipes, or `beside` knows other cases.
     """
-    recipes = [judging.recipe_of(run) for run in runs]
+    recipes = [recipe_of(run) for run in runs]
     folders = [judged(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     if len({fingerprint(recipe) for recipe in recipes}) > 1:
         raise RunError("runs of one result differ in more than their seed: " + ", ".join(str(run) for run in runs))

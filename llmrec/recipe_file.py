@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from llmrec import shipped
-from llmrec.errors import RecipeError
+from llmrec.errors import RecipeError, RunError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
 from llmrec.recipe.stages import METHODS, STAGES
@@ -36,6 +36,31 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     recipe = _anchor_files(read(text, path, overrides), path)
     return shrink(recipe) if tiny else recipe
+
+
+def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """The recipe of a run folder.
+
+    Args:
+        run: the folder.
+        overrides: as of `load`.
+
+    Raises:
+        RunError: it is no run folder.
+        RecipeError: as `load`.
+    """
+    check_run(run)
+    return load(run / "recipe.yaml", overrides)
+
+
+def check_run(run: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        RunError: it holds no recipe.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
 
 
 def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:

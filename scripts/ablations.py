@@ -28,10 +28,9 @@ from llmrec import shipped
 from llmrec.errors import LlmrecError
 from llmrec.evaluate.compare import Judged, read
 from llmrec.files import read_json
-from llmrec.judging import recipe_of
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.pipeline import trained_folder
-from llmrec.recipe_file import fingerprint, load
+from llmrec.recipe_file import fingerprint, load, recipe_of
 from llmrec.report.curves import dots
 from llmrec.results import write_result
 
@@ -148,7 +147,7 @@ def write(recipe: Path, folder: Path, out: Path, factors: Mapping[str, tuple[str
     if drawn:
         order = dict(sorted(drawn.items(), key=lambda row: -row[1]["ndcg@10"]["mean"]))
         better = [name for name, one in drawn.items() if one["ndcg@10"]["low"] > 0]
-        dots(order, ["hr@10", "ndcg@10"], better, path.with_suffix(".svg"), zero=True)
+        dots(order, {"hr@10": "Δ HR@10", "ndcg@10": "Δ NDCG@10"}, better, path.with_suffix(".svg"), beside="")
     print(f"written: {path}, {len(drawn)} factors")
 
 

@@ -18,9 +18,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import Recommender
 from llmrec.evaluate.beyond import top
-from llmrec.judging import recipe_of
 from llmrec.metrics.ranking import hit, ndcg, place_in_list
-from llmrec.recipe_file import fingerprint
+from llmrec.recipe_file import fingerprint, recipe_of
 from llmrec.results import write_result
 from llmrec.seed import stream
 

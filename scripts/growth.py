@@ -19,8 +19,7 @@ from typing import Any
 
 from llmrec import pipeline, shipped
 from llmrec.files import read_json
-from llmrec.judging import recipe_of
-from llmrec.recipe_file import fingerprint
+from llmrec.recipe_file import fingerprint, recipe_of
 from llmrec.report.curves import draw
 from llmrec.results import write_result
 

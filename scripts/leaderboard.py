@@ -182,7 +182,7 @@ def figures(root: Path) -> None:
         if rows:
             ours = [row.name for row in rows if row.ours]
             best = dict(sorted(told.items(), key=lambda row: -row[1]["ndcg@10"]["mean"]))
-            dots(best, ["hr@10", "ndcg@10"], ours, root / "results" / f"leaderboard-{source}.svg")
+            dots(best, {"hr@10": "HR@10", "ndcg@10": "NDCG@10"}, ours, root / "results" / f"leaderboard-{source}.svg")
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from llmrec import ledger, shipped
 from llmrec.errors import RunError
-from llmrec.judging import recipe_of
 from llmrec.pinned import collect, judged
+from llmrec.recipe_file import recipe_of
 from llmrec.results import write_result
 
 

@@ -180,3 +180,9 @@ def test_no_machine_path_is_committed() -> None:
     for name in listed.stdout.splitlines():
         text = (ROOT / name).read_text(errors="ignore") if (ROOT / name).is_file() else ""
         assert here not in text or len(here) < 6, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json*")), ids=lambda path: path.name)
+def test_results_hold_no_path_of_the_machine_that_made_them(path: Path) -> None:
+    told = re.findall(r"(?<![\w.:/<])/(?:tmp|home|root|work|Users|mnt)/\S*", path.read_text())
+    assert not told, f"{path.name} tells {told[0]}: let its command name what anybody can type"

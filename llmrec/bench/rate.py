@@ -25,7 +25,7 @@ from llmrec.rate.parse import parse
 from llmrec.rate.prompts import render
 from llmrec.rate.wording import text_of
 from llmrec.recipe import Data
-from llmrec.report.ratings import draw
+from llmrec.report.curves import dots
 from llmrec.results import write_result
 
 BATCH = 32
@@ -93,7 +93,9 @@ def table(study: Path, name: str, out: Path) -> list[Path]:
     found = read_json(study / "figures.json")
     path, figure = out / f"rate-{name}.json", out / f"rate-{name}.svg"
     systems = found["systems"]
-    draw(systems, {system for system in systems if system not in BASELINES}, "user + item bias", figure)
+    asked, bias = systems.keys() - BASELINES.keys(), "user + item bias"
+    note = f"Dots: all cases; bars: 95 % intervals over users; line: {bias}"
+    dots(systems, {"rmse": "RMSE (left is better)", "auc": "AUC (right is better)"}, asked, figure, bias, note)
     write_result(
         path, f"llmrec bench rate table --study {study.name} --name {name}", systems, protocol=found["protocol"]
     )

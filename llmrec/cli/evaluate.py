@@ -40,8 +40,9 @@ def command(
 def _look(run: Path, ledger: Path, why: str) -> Any:
     from llmrec import judging, pipeline
     from llmrec.files import read_json
+    from llmrec.recipe_file import check_run
 
-    judging.recipe_of(run)
+    check_run(run)
     with stages(("evaluate",)) as tell:
         folder = judging.look(run, pipeline.trained_folder(run), ledger, why, lambda done: tell("evaluate", done))
     return read_json(folder / "metrics.json")
@@ -54,16 +55,13 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
     import numpy as np
 
     import llmrec
-    from llmrec import judging
     from llmrec.data.dataset import Dataset
     from llmrec.decode.recommender import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
-    from llmrec.recipe_file import load
+    from llmrec.recipe_file import recipe_of
 
-    recipe = judging.recipe_of(run)
-    if beams:
-        recipe = load(run / "recipe.yaml", [f"evaluate.beams={beams}"])
+    recipe = recipe_of(run, [f"evaluate.beams={beams}"] if beams else [])
     if target == "test" and recipe.evaluate.target == "valid":
         raise RunError(
             f"{run} is judged on validation (evaluate.target: valid) and keeps its test part shut. Open it with "

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.errors import CodeError, DataError, RunError
+from llmrec.errors import CodeError, DataError
 from llmrec.files import atomic_folder, read_json
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
-from llmrec.recipe_file import load
+from llmrec.recipe_file import recipe_of
 
 FOLDER = "catalogues"
 _DIGITS = 16  # of the hash, that name a folder
@@ -38,9 +38,7 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
         CodeError: there is no such catalogue, all items have codes, or spare tokens run out.
         DataError: a column is missing, an item id stands twice, or items have no text.
     """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
-    recipe, old = load(run / "recipe.yaml"), chosen(run, beside)
+    recipe, old = recipe_of(run), chosen(run, beside)
     before = Catalogue.load(old)
     late = _new(_read(file), before, file)
     vectors = encode(item_texts(late, recipe.items.text, recipe.items.missing_text), recipe.items.encoder)

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.dataset import Dataset
-from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import health
 from llmrec.indexing.verdict import verdict
-from llmrec.recipe_file import load
+from llmrec.recipe_file import recipe_of
 
 
 def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
@@ -31,9 +30,7 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
         RunError: no run folder.
         CodeError: there is no such catalogue.
     """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
-    recipe, folder = load(run / "recipe.yaml"), chosen(run, catalogue) if catalogue else run / "catalogue"
+    recipe, folder = recipe_of(run), chosen(run, catalogue) if catalogue else run / "catalogue"
     held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
     vectors = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy")
     same = held.item_ids == data.item_ids  # other catalogues hold more items than the run has vectors and events of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
@@ -10,9 +11,7 @@ from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
-
-
-_RARE = ("average", "smoothing", "drop_history")
+_RARE = ("average", "smoothing", "drop_history")  # left out of a recipe, and of its hash, where they are at rest
 
 
 class Validation(Part):
@@ -39,7 +38,6 @@ class Training(Part):
     save_every: Positive = Field(200, description="steps between checkpoints")
     validation: Validation = Validation()
     adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
-
     average: Share = Field(
         0.0,
         description="end with the mean of the weights of this last share of the steps; 0 for those of the last step",
@@ -73,9 +71,9 @@ class Training(Part):
             )
         return self.batch // parts
 
+    @abstractmethod
     def smaller(self, name: str) -> list[str]:
         """What of the method itself to change for less memory, as words; `name` is the stage's in the recipe."""
-        raise NotImplementedError
 
 
 class Sft(Training):
@@ -88,7 +86,6 @@ class Sft(Training):
     spare_share: Share = Field(
         0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
     )
-
     smoothing: Share = Field(
         0.0, description="of a code token's probability, what goes to all tokens of its level alike (label smoothing)"
     )
@@ -155,6 +152,8 @@ class Grpo(Aligning):
     def _pass_fits(self) -> Grpo:
         if self.advantage == "pass" and not self.pass_at:
             raise ValueError("advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at, such as 8")
+        if self.advantage == "pass" and self.rewards != {"hit": 1.0}:
+            raise ValueError("advantage: pass looks at hits alone, so no reward counts: leave rewards out")
         if self.pass_at > self.group:
             raise ValueError(f"pass_at: {self.pass_at} is more than the {self.group} items of a group")
         return self

@@ -13,7 +13,7 @@ from llmrec.align.tree import answer_logprobs, plant, policy_logprobs
 from llmrec.train.packing import IGNORE
 
 
-def same(model: Any, one: torch.Tensor, other: torch.Tensor) -> None:
+def assert_same(model: Any, one: torch.Tensor, other: torch.Tensor) -> None:
     """Values and the gradients of a mix of them agree to 1e-5."""
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     mix = torch.linspace(-1, 1, one.numel()).reshape(one.shape)
@@ -32,7 +32,7 @@ def test_answers_in_one_row_score_and_teach_what_separate_rows_do(name: str, att
         wanted = torch.from_numpy(table)
         scores = logits.log_softmax(-1).gather(2, wanted.clamp(min=0)[..., None])[..., 0]
         truth.append(scores * (wanted >= 0))
-    same(model, answer_logprobs(model, plant(prompts, answers)), torch.stack(truth))
+    assert_same(model, answer_logprobs(model, plant(prompts, answers)), torch.stack(truth))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -50,7 +50,7 @@ def test_the_policy_is_what_is_left_of_the_model_when_all_else_is_masked(name: s
         masked = (logits[..., tokens] / 0.7).masked_fill(~allowed[row], -torch.inf)
         scores = masked.log_softmax(-1).gather(2, symbols[row][..., None])[..., 0]
         truth[row] = torch.where(tree["answers"][row] != IGNORE, scores, 0)
-    same(model, policy_logprobs(model, tree, allowed, tokens, symbols, 0.7), truth)
+    assert_same(model, policy_logprobs(model, tree, allowed, tokens, symbols, 0.7), truth)
 
 
 def test_a_policy_without_choice_is_certain_and_teaches_exactly_nothing() -> None:

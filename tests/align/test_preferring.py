@@ -36,13 +36,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return train(tmp_path_factory.mktemp("whole"))
 
 
-def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-5)
 
 
 def test_passes_of_one_take_the_step_of_four(whole: dict[str, Tensor], tmp_path: Path) -> None:
-    close(whole, train(tmp_path, accumulate=4))
+    assert_close(whole, train(tmp_path, accumulate=4))
     assert not torch.equal(whole["lm_head.weight"], family("llama").state_dict()["lm_head.weight"])
 
 
@@ -55,7 +55,7 @@ def test_a_killed_training_ends_with_the_weights_of_a_whole_one(whole: dict[str,
 
 def test_two_processes_take_the_steps_of_one(whole: dict[str, Tensor], tmp_path: Path) -> None:
     in_two_processes(main, tmp_path)
-    close(whole, torch.load(tmp_path / "weights.pt"))
+    assert_close(whole, torch.load(tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "embeddings-only"])

@@ -190,6 +190,8 @@ def test_the_bonus_alone_needs_its_k() -> None:
         ValidationError, match="advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at"
     ):
         settings(advantage="pass")
+    with pytest.raises(ValidationError, match="looks at hits alone, so no reward counts: leave rewards out"):
+        settings(advantage="pass", pass_at=2, rewards={"prefix": 1.0})
 
 
 def answers() -> Answers:
