@@ -22,7 +22,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe import Aligning, Recipe
+from llmrec.recipe import Aligning, Recipe, Sft
 from llmrec.recipe_file import dump
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.train import together, trackers
@@ -237,8 +237,11 @@ def _train_one(
     inputs = {"tasks": hashes["tasks"], "catalogue": hashes["catalogue"]}
     inputs |= {"previous": made_hash(previous)} if previous else {}
     inputs |= {"items": hashes["items"]} if recipe.model.init_tokens in ("text", "centroids", "vectors") else {}
-    aligns = isinstance(recipe.train[number - 1], Aligning)
-    if recipe.train[number - 1].validation.every:
+    part = recipe.train[number - 1]
+    aligns = isinstance(part, Aligning)
+    if isinstance(part, Sft) and part.taught:
+        parts["exclude_seen"] = recipe.evaluate.exclude_seen
+    if part.validation.every:
         parts["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"beams", "exclude_seen", "wording"})
         inputs["data"] = hashes["data"]
     if aligns:

@@ -16,6 +16,7 @@ from llmrec.errors import DataError, ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.model.prompting import wrap
+from llmrec.recipe import Wordings
 from llmrec.seed import stream
 from llmrec.tasks import templates
 from llmrec.tasks.examples import next_item_prompt
@@ -118,7 +119,7 @@ def prompts(
     tokenizer: PreTrainedTokenizerBase,
     catalogue: Catalogue,
     history: int,
-    wordings: int | None,
+    wordings: Wordings,
     window: int,
     seed: int,
 ) -> list[np.ndarray]:
@@ -129,14 +130,14 @@ def prompts(
         tokenizer: with the item tokens.
         catalogue: for the codes.
         history: items that a prompt holds at most, the newest.
-        wordings: how many wordings there are to draw from; None for all.
+        wordings: those of training (tasks.wordings).
         window: tokens that the model holds; a longer prompt loses the oldest items.
         seed: of the wordings.
 
     Raises:
         ModelError: a prompt does not fit even with one item.
     """
-    known = [wording for wording in templates.load("next_item").first(wordings).train if not wording.needs]
+    known = [wording for wording in templates.load("next_item").chosen(wordings).train if not wording.needs]
     chosen = stream(seed, "align", "wordings").integers(len(known), size=len(moments))
     tokenize, room = CodedTexts(tokenizer, special=not tokenizer.chat_template), window - catalogue.codes.shape[1]
 

@@ -12,7 +12,7 @@ from llmrec.recipe.judging import Evaluate
 from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
 from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
 from llmrec.recipe.talking import Chat
-from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight
+from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight, Wordings
 from llmrec.recipe.training import Launch, Model
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Training",
     "Validation",
     "Weight",
+    "Wordings",
     "World",
     "shrink",
 ]

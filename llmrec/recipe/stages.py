@@ -11,7 +11,12 @@ from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
-_RARE = ("average", "smoothing", "drop_history")  # left out of a recipe, and of its hash, where they are at rest
+_RARE = (
+    "average",
+    "smoothing",
+    "drop_history",
+    "taught",
+)  # left out of a recipe, and of its hash, where they are at rest
 
 
 class Validation(Part):
@@ -46,7 +51,10 @@ class Training(Part):
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is at rest is left out: a recipe stays short, and old runs stay made."""
-        return {name: value for name, value in handler(self).items() if name not in _RARE or value}
+        values = handler(self)
+        if not values.get("taught"):
+            values.pop("teachers", None)
+        return {name: value for name, value in values.items() if name not in _RARE or value}
 
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Training:
@@ -91,6 +99,14 @@ class Sft(Training):
     )
     drop_history: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="probability of each item of a history to be left out, others in every epoch"
+    )
+
+    taught: Share = Field(
+        0.0,
+        description="probability of each item of a history to give way to one that `teachers` expect, anew an epoch",
+    )
+    teachers: Annotated[list[Baseline], Field(min_length=1)] = Field(
+        ["markov", "ease-recent"], description="taught: whose expectations, all alike"
     )
 
     def smaller(self, name: str) -> list[str]:

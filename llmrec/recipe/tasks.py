@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from llmrec.recipe.part import Part, Positive
 
+Wordings = Positive | Literal["shortest"] | None
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -69,8 +70,8 @@ class Tasks(Part):
     pairwise: Weight = Field(0, description="history, two candidates → letter; by window")
     pointwise: Weight = Field(0, description="history and item → yes or no; by window")
     chat: Weight = Field(0, description="a talk → words with <|item|> and a code in them; by window")
-    wordings: Positive | None = Field(
-        None, description="how many wordings of a task are trained on, its first; all otherwise (slower from scratch)"
+    wordings: Wordings = Field(
+        None, description="how many wordings of a task are trained on, its first, or its shortest one; all otherwise"
     )
     caps: dict[str, Positive] = Field({}, description="task → examples at most, a seeded sample of them")
     history: Positive = Field(20, description="items of a history that a prompt holds, newest kept")

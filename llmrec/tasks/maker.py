@@ -59,7 +59,7 @@ class Maker:
         self.size = items_held(tasks, source.levels)
         self.wrong = Draw(source, tasks.negatives == "popularity")
         loaded = {task: templates.load(task) for task in tasks.weights}
-        self.templates = {n: t.kept() if held_out else t.first(tasks.wordings) for n, t in loaded.items()}
+        self.templates = {n: t.kept() if held_out else t.chosen(tasks.wordings) for n, t in loaded.items()}
 
     def shards(self) -> list[Shard]:
         """Shards of every task that has a weight, in the recipe's order."""

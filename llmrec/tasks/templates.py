@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from llmrec import shipped
 from llmrec.errors import PromptError
+from llmrec.recipe import Wordings
 
 # Everything that a wording can ask for: slot → what stands there.
 SLOTS = {
@@ -100,9 +101,11 @@ class Template:
     train: list[Wording]
     held_out: list[Wording]
 
-    def first(self, count: int | None) -> Template:
-        """With no more than so many wordings to train on; all of them for None."""
-        return replace(self, train=self.train[:count])
+    def chosen(self, which: Wordings) -> Template:
+        """With some of the wordings to train on: the first so many, the shortest one, or all of them for None."""
+        if which == "shortest":
+            return replace(self, train=[min(self.train, key=lambda wording: len(wording.prompt))])
+        return replace(self, train=self.train[:which])
 
     def kept(self) -> Template:
         """With the wording that is kept for evaluation, or a trained one where none is."""

@@ -7,7 +7,7 @@ Without flash attention, transformers keeps packed examples from seeing one anot
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llmrec.train.drop import Drop
 from llmrec.train.encode import Block, Encoded
 from llmrec.train.feed import TokenFile, predicted
 
 IGNORE = -100
 _OPEN_ROWS = 64  # that an example may still be put into: time is linear and memory small
+Change = Callable[[Encoded, int, int], Encoded]
+"""An example, its number and the epoch → the example as that epoch has it."""
 _FILL = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
 
 
@@ -82,7 +83,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         examples: as they were given.
         rows: which of them stand in which row.
         tokens, supervised: how many there are in all rows, and how many of them to predict.
-        drop: leaves items out of histories, or None.
+        changes: what every epoch makes of an example, one after another.
     """
 
     def __init__(
@@ -90,10 +91,10 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         examples: Sequence[Encoded],
         row_tokens: int | None,
         draw: np.random.Generator,
-        drop: Drop | None = None,
+        changes: Sequence[Change] = (),
     ) -> None:
         """Pack examples, in a drawn order, into rows of so many tokens; None for those of the longest example."""
-        self.examples, self.drop, self.epoch = examples, drop, 0
+        self.examples, self.changes, self.epoch = examples, changes, 0
         lengths, counts = _sizes(examples)
         self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, counts))
         self.rows = pack(lengths, row_tokens or int(lengths.max()), draw.permutation(len(examples)))
@@ -114,11 +115,13 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
     def example(self, number: int, epoch: int) -> Encoded:
         """An example as an epoch has it."""
-        whole = self.examples[number]
-        return self.drop.thinned(whole, number, epoch) if self.drop else whole
+        example = self.examples[number]
+        for change in self.changes:
+            example = change(example, number, epoch)
+        return example
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch is asked for next; only what is left out of histories hangs on it."""
+        """Which epoch is asked for next; only `changes` hang on it."""
         self.epoch = epoch
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrec.data.dataset import Dataset
 from llmrec.files import atomic_folder, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
@@ -25,16 +26,19 @@ from llmrec.seed import stream
 from llmrec.tasks import templates
 from llmrec.tasks.examples import load, stream_batches
 from llmrec.tasks.maker import items_held
+from llmrec.teachers import fit_teachers
 from llmrec.train import sft, together
+from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
 from llmrec.train.encode import Encoded, encode, used
 from llmrec.train.feed import TokenFile
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Order
-from llmrec.train.packing import PackedRows
+from llmrec.train.packing import Change, PackedRows
 from llmrec.train.smooth import Smooth
 from llmrec.train.spares import Spares
 from llmrec.train.start import start
+from llmrec.train.taught import Places, Taught, code_tokens, find
 from llmrec.train.watch import Progress
 
 Validate = Callable[[Any, PreTrainedTokenizerBase, model_folder.Note], dict[str, float]]
@@ -157,9 +161,27 @@ def _begin(job: Job) -> _Begun:
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
             TokenFile.write(encode(stream_batches(job.tasks), tokenizer, window, spares), folder)
-    drop = Drop.of(job.catalogue, new, job.part.drop_history, job.recipe.seed, job.number)
-    rows = PackedRows(TokenFile(kept), job.part.row_tokens, stream(job.recipe.seed, "pack", job.number), drop)
+    examples = TokenFile(kept)
+    changes = _changes(job, examples, new)
+    rows = PackedRows(examples, job.part.row_tokens, stream(job.recipe.seed, "pack", job.number), changes)
     return _Begun(model, tokenizer, new, before, rows, trained)
+
+
+def _changes(job: Job, examples: Sequence[Encoded], new: np.ndarray) -> list[Change]:
+    """What the recipe makes of examples in every epoch; what teachers expect is written into the work folder once."""
+    part, coded, changes = job.part, Coded.of(job.catalogue, new), list[Change]()
+    if part.taught:
+        codes, kept = code_tokens(job.catalogue, new), job.work / "taught"
+        if not kept.is_dir():
+            dataset = Dataset.load(job.run / "data")
+            teachers = fit_teachers(part.teachers, dataset.before("valid"), dataset.n_items).values()
+            again = not job.recipe.evaluate.exclude_seen
+            with atomic_folder(kept) as folder:
+                find(examples, coded, codes, list(teachers), again, f"{job.name}.taught").write(folder)
+        changes.append(Taught(part.taught, Places.load(kept), codes, job.recipe.seed, job.number))
+    if part.drop_history:
+        changes.append(Drop(part.drop_history, coded, job.recipe.seed, job.number))
+    return changes
 
 
 def _ended(job: Job, begun: _Begun, done: sft.Trained, note: model_folder.Note, target: Path) -> dict[str, Any]:
@@ -230,7 +252,7 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded], most: int
 
 
 def _note(recipe: Recipe, catalogue: Catalogue, tasks: Path) -> model_folder.Note:
-    template = templates.load("next_item")
+    template = templates.load("next_item").chosen(recipe.tasks.wordings)
     held_out = (template.held_out or template.train)[0].prompt
     held = items_held(recipe.tasks, catalogue.codes.shape[1])
     return model_folder.Note(catalogue.hash, held, template.train[0].prompt, held_out, *_searches(recipe, tasks))
@@ -240,7 +262,7 @@ def _searches(recipe: Recipe, tasks: Path) -> tuple[str, str]:
     """Prompts for a wish in words that the model learns, without a history and with one; "" where it learns none."""
     if not any((tasks / "examples").glob("item_search-*")):
         return "", ""
-    known = [one.prompt for one in templates.load("item_search").first(recipe.tasks.wordings).train]
+    known = [one.prompt for one in templates.load("item_search").chosen(recipe.tasks.wordings).train]
     after = ["history" in [slot for _, slot in templates.parts(prompt)] for prompt in known]
     alone, both = ([one for one, has in zip(known, after, strict=True) if has is wanted] for wanted in (False, True))
     return next(iter(alone), ""), next(iter(both), "")

@@ -1,4 +1,4 @@
-"""Label smoothing, history dropout and averaged weights: against closed forms, and after a kill."""
+"""Label smoothing, history dropout, a teacher's help and averaged weights: against closed forms, and after a kill."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import torch
 from test_loop import model, packed, weights
 from transformers import LlamaForCausalLM
 
-from llmrec.errors import RecipeError
+from llmrec.contracts import Sequences
+from llmrec.errors import ModelError, RecipeError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
 from llmrec.train import sft
+from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
 from llmrec.train.encode import Encoded
 from llmrec.train.loss import label_logprobs
 from llmrec.train.packing import IGNORE, PackedRows
 from llmrec.train.smooth import Smooth
+from llmrec.train.taught import SHARP, Taught, find
 
 LEVELS = (torch.tensor([5, 6, 7]), torch.tensor([9, 10]))  # of 13 tokens; 8 is a spare of the first level
 
@@ -71,13 +74,14 @@ def example(items: int, words: int = 4) -> Encoded:
     return Encoded(np.array([*range(1, words + 1), *codes, 0]), np.arange(words + 3 * items + 1) >= words)
 
 
-DROP = Drop(0.4, np.arange(300, 400), np.arange(100, 300), 3, 7, 1)
+CODED = Coded(np.arange(300, 400), np.arange(100, 300), 3)
+DROP = Drop(0.4, CODED, 7, 1)
 
 
 def test_items_are_left_out_whole_as_often_as_said_and_never_the_last() -> None:
     whole, gone = example(8), np.zeros(8)
     for epoch in range(400):
-        thin = DROP.thinned(whole, 5, epoch)
+        thin = DROP(whole, 5, epoch)
         kept = [token - 300 for token in thin.tokens.tolist() if token >= 300]
         assert kept == sorted(kept) and kept[-1] == 7 and len(kept) >= 2
         truth = [1, 2, 3, 4, *(level + item for item in kept for level in (100, 200, 300)), 0]
@@ -89,17 +93,15 @@ def test_items_are_left_out_whole_as_often_as_said_and_never_the_last() -> None:
 
 
 def test_what_is_left_out_hangs_on_example_and_epoch_alone() -> None:
-    one, again, epoch, other = (
-        DROP.thinned(example(20), *at).tokens.tolist() for at in ((3, 0), (3, 0), (3, 1), (4, 0))
-    )
+    one, again, epoch, other = (DROP(example(20), *at).tokens.tolist() for at in ((3, 0), (3, 0), (3, 1), (4, 0)))
     assert one == again
     assert one != epoch and one != other and epoch != other
     short = example(2)
-    assert DROP.thinned(short, 0, 0) is short
+    assert DROP(short, 0, 0) is short
 
 
 def test_rows_change_with_the_epoch_and_labels_go_with_their_tokens() -> None:
-    rows = PackedRows([example(9), example(6)], 80, np.random.default_rng(0), DROP)
+    rows = PackedRows([example(9), example(6)], 80, np.random.default_rng(0), [DROP])
     seen = []
     for epoch in range(4):
         rows.set_epoch(epoch)
@@ -109,6 +111,75 @@ def test_rows_change_with_the_epoch_and_labels_go_with_their_tokens() -> None:
         assert (row["labels"][predicted] == row["input_ids"][predicted]).all()
         assert (row["input_ids"][~predicted] < 5).all()
     assert len({tuple(one) for one in seen}) == 4
+
+
+CODES = np.array([[100 + item, 200 + item, 300 + item] for item in range(30)])
+
+
+class After:
+    """Expects the item whose number is one more than the last one's three times as much as the one two more."""
+
+    def fit(self, train: Sequences, n_items: int) -> After:
+        return self
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        scores = np.full((len(histories), len(CODES)), -1.0, np.float32)
+        last = histories.items[histories.offsets[1:] - 1]
+        scores[np.arange(len(last)), last + 1], scores[np.arange(len(last)), last + 2] = 3, 1
+        return scores
+
+
+def test_items_give_way_to_what_teachers_expect_as_often_as_said() -> None:
+    """Item 7 stands after 3 and 5, so its place goes to 6 and (never, being seen: 5, nor itself: two more) 7."""
+    items = [3, 5, 7, 20]
+    whole = Encoded(np.array([1, *CODES[items].ravel(), 0]), np.arange(14) >= 1)
+    places = find([example(1), whole], CODED, CODES, [After(), After()], False, "train.0.taught")
+    assert places.offsets.tolist() == [0, 0, 3] and places.begins.tolist() == [4, 7, 10]
+    taught, seen = Taught(0.5, places, CODES, 7, 1), []
+    for epoch in range(2000):
+        changed = taught(whole, 1, epoch)
+        assert changed.supervised is whole.supervised
+        assert changed.tokens[:4].tolist() == whole.tokens[:4].tolist() and changed.tokens[-1] == 0
+        found = changed.tokens[1:-1].reshape(4, 3)
+        assert (found - [100, 200, 300] == found[:, :1] - 100).all()  # whole codes
+        seen.append(found[:, 0] - 100)
+    sharp = 3**SHARP / (3**SHARP + 1)
+    # where it stands, an item that is expected stays more often: 5 is the second of 3, 7 the second of 5
+    truth = [
+        {5: 1 - 0.5 * sharp, 4: 0.5 * sharp},
+        {7: 1 - 0.5 * sharp, 6: 0.5 * sharp},
+        {20: 0.5, 8: 0.5 * sharp, 9: 0.5 * (1 - sharp)},
+    ]
+    for column, chances in zip(np.array(seen).T[1:], truth, strict=True):
+        assert set(column.tolist()) == set(chances)
+        for item, chance in chances.items():
+            assert abs((column == item).mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / 2000)
+    assert taught(whole, 1, 3).tokens.tolist() == taught(whole, 1, 3).tokens.tolist()
+    alone = example(1)
+    assert taught(alone, 0, 0) is alone
+
+
+def test_teachers_help_in_histories_alone_and_never_with_what_is_in_them() -> None:
+    """An offer that is not supervised ends the search; an item with a spare token is in no history; twins keep out."""
+    offered = example(6)
+    offered.supervised[4:7] = False
+    spare = example(3)
+    spare.tokens[9] = 399  # of the second item
+    places = find([offered, spare], CODED, CODES, [After()], False, "train.0.taught")
+    assert places.offsets.tolist() == [0, 0, 2]
+    assert places.items[1, np.diff(places.chances[1], prepend=0).argmax()] == 1  # after item 0 alone
+    again = find([example(4)], CODED, CODES, [After()], True, "train.0.taught")
+    assert (again.chances[:, -1] == 1).all()
+    longer = np.full((30, 4), -1)
+    longer[:, :3] = CODES
+    longer[5:, 3] = 350
+    taught = Taught(1.0, again, longer, 7, 1)
+    assert all(np.isin(taught(example(4), 0, epoch).tokens, example(6).tokens).all() for epoch in range(50))
+    with pytest.raises(ModelError, match=r"train.0.taught: no example holds a supervised history"):
+        find([offered], CODED, CODES, [After()], False, "train.0.taught")
+
+
+AT_REST = ("average", "smoothing", "drop_history", "taught", "teachers")
 
 
 class Killed(Exception):
@@ -155,24 +226,27 @@ def test_a_killed_training_ends_with_the_same_mean(kill_at: int, tmp_path: Path)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
-def test_a_run_trains_with_all_three_and_says_so(world: Path, tmp_path: Path) -> None:
+def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) -> None:
     from llmrec import pipeline
     from llmrec.files import read_json
 
     changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
+    changes += ["train.0.taught=0.4", "train.0.teachers=[markov]", "tasks.wordings=shortest"]
     run = pipeline.run(load(world, changes), tmp_path / "run", "train")
     made = read_json(run / "train-1-sft" / "made.json")
     assert made["facts"]["steps averaged"] >= 1
-    assert {name: made["recipe"]["train"][name] for name in ("average", "smoothing", "drop_history")} == {
+    assert {name: made["recipe"]["train"][name] for name in AT_REST} == {
         "average": 0.3,
         "smoothing": 0.1,
         "drop_history": 0.3,
+        "taught": 0.4,
+        "teachers": ["markov"],
     }
     LlamaForCausalLM.from_pretrained(run / "train-1-sft" / "model")
 
 
 def test_what_is_at_rest_is_in_no_recipe_and_what_cannot_be_is_refused(world: Path) -> None:
-    assert not {"average", "smoothing", "drop_history"} & set(Sft().model_dump())
+    assert not set(AT_REST) & set(Sft().model_dump())
     for changes, words in [
         (["train.0.average=0.1", "train.0.validation.every=5"], "average: gives the mean of the last weights"),
         (["train.0.average=0.1", "launch.strategy=fsdp"], "average adds up whole weights"),
