@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Baseline = Literal["popularity", "item-knn", "ease", "ease-recent", "markov", "bpr", "lightgcn", "sasrec"]
+Baseline = Literal[
+    "popularity", "item-knn", "ease", "ease-recent", "markov", "markov-ease", "bpr", "lightgcn", "sasrec"
+]
 Adapt = Literal["full", "lora", "qlora", "embeddings-only"]
 Metric = Annotated[str, Field(pattern=r"^(hr|ndcg|mrr|recall|precision|map)@[1-9]\d*$")]
 

@@ -51,10 +51,7 @@ class Training(Part):
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is at rest is left out: a recipe stays short, and old runs stay made."""
-        values = handler(self)
-        if not values.get("taught"):
-            values.pop("teachers", None)
-        return {name: value for name, value in values.items() if name not in _RARE or value}
+        return {name: value for name, value in handler(self).items() if name not in _RARE or value}
 
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Training:
@@ -103,11 +100,16 @@ class Sft(Training):
 
     taught: Share = Field(
         0.0,
-        description="probability of each item of a history to give way to one that `teachers` expect, anew an epoch",
+        description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
     )
-    teachers: Annotated[list[Baseline], Field(min_length=1)] = Field(
-        ["markov", "ease-recent"], description="taught: whose expectations, all alike"
+    teacher: Literal["popularity", "item-knn", "ease", "ease-recent", "markov", "markov-ease"] = Field(
+        "markov-ease", description="taught: whose expectations; one of those whose scores are shares, not logits"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = () if self.taught else ("teacher",)
+        return {name: value for name, value in super()._without_rare_parts(handler).items() if name not in idle}
 
     def smaller(self, name: str) -> list[str]:
         """Shorter rows."""

@@ -11,6 +11,7 @@ NAMES = {
     "ease": "EASE",
     "ease-recent": "EASE on recent items",
     "markov": "Markov",
+    "markov-ease": "Markov and EASE on recent items",
     "item-knn": "ItemKNN",
     "bpr": "BPR",
     "lightgcn": "LightGCN",

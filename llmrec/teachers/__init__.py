@@ -14,6 +14,7 @@ from llmrec.teachers.ease import Ease, EaseRecent
 from llmrec.teachers.item_knn import ItemKnn
 from llmrec.teachers.lightgcn import LightGcn
 from llmrec.teachers.markov import Markov
+from llmrec.teachers.markov_ease import MarkovEase
 from llmrec.teachers.popularity import Popularity
 from llmrec.teachers.sasrec import SasRec
 
@@ -25,6 +26,7 @@ __all__ = [
     "ItemKnn",
     "LightGcn",
     "Markov",
+    "MarkovEase",
     "Popularity",
     "SasRec",
     "fit_teachers",
@@ -36,6 +38,7 @@ TEACHERS: dict[str, Callable[[], Teacher]] = {
     "ease": Ease,
     "ease-recent": EaseRecent,
     "markov": Markov,
+    "markov-ease": MarkovEase,
     "bpr": Bpr,
     "lightgcn": LightGcn,
     "sasrec": SasRec,
@@ -43,7 +46,7 @@ TEACHERS: dict[str, Callable[[], Teacher]] = {
 
 
 def fit_teachers(names: Iterable[str], train: Sequences, n_items: int) -> dict[str, Teacher]:
-    """Fit the named teachers on one training part; `ease` and `ease-recent` share one matrix inverse.
+    """Fit the named teachers on one training part; those with EASE in them share one matrix inverse.
 
     Args:
         names: keys of `TEACHERS`; the answer keeps their order.
@@ -56,9 +59,14 @@ def fit_teachers(names: Iterable[str], train: Sequences, n_items: int) -> dict[s
     fitted: dict[str, Teacher] = {}
     ease: Ease | None = None
     for name in names:
-        if TEACHERS[name] in (Ease, EaseRecent):
-            ease = ease or Ease().fit(train, n_items)
-            fitted[name] = ease if name == "ease" else EaseRecent(ease=ease)
-        else:
+        if TEACHERS[name] not in (Ease, EaseRecent, MarkovEase):
             fitted[name] = TEACHERS[name]().fit(train, n_items)
+            continue
+        ease = ease or Ease().fit(train, n_items)
+        if name == "ease":
+            fitted[name] = ease
+        elif name == "ease-recent":
+            fitted[name] = EaseRecent(ease=ease)
+        else:
+            fitted[name] = MarkovEase(Markov().fit(train, n_items), EaseRecent(ease=ease))
     return fitted

@@ -168,16 +168,16 @@ def _begin(job: Job) -> _Begun:
 
 
 def _changes(job: Job, examples: Sequence[Encoded], new: np.ndarray) -> list[Change]:
-    """What the recipe makes of examples in every epoch; what teachers expect is written into the work folder once."""
+    """What the recipe makes of examples in every epoch; what a teacher expects is written into the work folder once."""
     part, coded, changes = job.part, Coded.of(job.catalogue, new), list[Change]()
     if part.taught:
         codes, kept = code_tokens(job.catalogue, new), job.work / "taught"
         if not kept.is_dir():
             dataset = Dataset.load(job.run / "data")
-            teachers = fit_teachers(part.teachers, dataset.before("valid"), dataset.n_items).values()
+            teacher = fit_teachers([part.teacher], dataset.before("valid"), dataset.n_items)[part.teacher]
             again = not job.recipe.evaluate.exclude_seen
             with atomic_folder(kept) as folder:
-                find(examples, coded, codes, list(teachers), again, f"{job.name}.taught").write(folder)
+                find(examples, coded, codes, teacher, again, f"{job.name}.taught").write(folder)
         changes.append(Taught(part.taught, Places.load(kept), codes, job.recipe.seed, job.number))
     if part.drop_history:
         changes.append(Drop(part.drop_history, coded, job.recipe.seed, job.number))

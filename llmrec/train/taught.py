@@ -1,12 +1,12 @@
-"""A teacher's help: items of histories give way by chance to items that teachers expect there, others in every epoch.
+"""A teacher's help: items of histories give way by chance to items that a teacher expects there, others in every epoch.
 
 A label says which one item came next; a teacher says which dozens could have. Where an item gives way, the model learns
 the whole code of one of those, and then goes on from it: soft targets by drawing, at no cost in tokens. Substitution
 by correlated items is an augmentation of sequential recommenders, too (Liu et al. 2021, arXiv 2108.06479); there a
-substitute is near the item it stands for, here it is what teachers expect after the items before it.
+substitute is near the item it stands for, here it is what a teacher expects after the items before it.
 
-Teachers see the training part alone, and the history before an item alone. They were fitted on that history, too, so
-what they expect there is often the item that stands there: then nothing changes.
+The teacher sees the training part alone, and the history before an item alone. It was fitted on that history, too, so
+what it expects there is at times the item that stands there: then nothing changes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _BLOCK = 1024  # histories that teachers score at once, each a row over the cata
 
 @dataclass(frozen=True)
 class Places:
-    """The items of examples that may give way, and what teachers expect there.
+    """The items of examples that may give way, and what a teacher expects there.
 
     Attributes:
         offsets: (examples + 1,) int64, example e has the places offsets[e] to offsets[e + 1].
         begins, stops: (places,) int32, where the item's code begins in its example, and where its last token stands.
         items: (places, likely) int32.
-        chances: (places, likely) float32, cumulated to 1; all 0 where teachers expect nothing.
+        chances: (places, likely) float32, cumulated to 1; all 0 where the teacher expects nothing.
     """
 
     offsets: np.ndarray
@@ -105,7 +105,7 @@ def code_tokens(catalogue: Catalogue, new: np.ndarray) -> np.ndarray:
 
 
 def find(
-    examples: Iterable[Encoded], coded: Coded, codes: np.ndarray, teachers: Sequence[Teacher], again: bool, name: str
+    examples: Iterable[Encoded], coded: Coded, codes: np.ndarray, teacher: Teacher, again: bool, name: str
 ) -> Places:
     """Every item that may give way: supervised, behind other supervised items and none that is not.
 
@@ -116,7 +116,7 @@ def find(
         examples: as they were encoded.
         coded: finds codes.
         codes: from `code_tokens`.
-        teachers: fitted on the training part.
+        teacher: fitted on the training part.
         again: whether what is in a history may come again.
         name: of the setting in the recipe, for messages.
 
@@ -139,25 +139,22 @@ def find(
         counts.append(count)
     if not spans:
         raise ModelError(
-            f"{name}: no example holds a supervised history, in which teachers could help. Give tasks.next_item a "
+            f"{name}: no example holds a supervised history, in which a teacher could help. Give tasks.next_item a "
             f"weight with tasks.supervise: history, or set {name} to 0."
         )
-    found = list(zip(*_expected(histories, teachers, again), strict=True))
+    found = list(zip(*_expected(histories, teacher, again), strict=True))
     items, chances = (np.concatenate(column) for column in found)
     begins, stops = np.array(spans, np.int32).T
     return Places(np.cumsum(counts), begins, stops, items, chances)
 
 
 def _expected(
-    histories: Sequence[np.ndarray], teachers: Sequence[Teacher], again: bool
+    histories: Sequence[np.ndarray], teacher: Teacher, again: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(histories, likely) items, and their cumulated chances, of some histories at a time.
-
-    Teachers count alike, each by its score as a share of its best one for the history.
-    """
+    """(histories, likely) items, and their cumulated chances, of some histories at a time."""
     for start in range(0, len(histories), _BLOCK):
         block = Sequences.of(histories[start : start + _BLOCK])
-        scores = np.sum([_shares(teacher.score(block)) for teacher in teachers], axis=0)
+        scores = np.maximum(teacher.score(block), 0)
         if not again:
             scores[block.rows, block.items] = 0
         count = min(LIKELY, scores.shape[1])
@@ -165,10 +162,3 @@ def _expected(
         chances = np.take_along_axis(scores, items, 1).astype(np.float64) ** SHARP
         total = chances.sum(axis=1, keepdims=True)
         yield items, np.cumsum(chances / np.where(total > 0, total, 1), axis=1).astype(np.float32)
-
-
-def _shares(scores: np.ndarray) -> np.ndarray:
-    """Scores as shares of the best of each row, none below 0."""
-    scores = np.maximum(scores, 0)
-    best = scores.max(axis=1, keepdims=True)
-    return scores / np.where(best > 0, best, 1)

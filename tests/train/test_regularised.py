@@ -129,11 +129,11 @@ class After:
         return scores
 
 
-def test_items_give_way_to_what_teachers_expect_as_often_as_said() -> None:
+def test_items_give_way_to_what_a_teacher_expects_as_often_as_said() -> None:
     """Item 7 stands after 3 and 5, so its place goes to 6 and (never, being seen: 5, nor itself: two more) 7."""
     items = [3, 5, 7, 20]
     whole = Encoded(np.array([1, *CODES[items].ravel(), 0]), np.arange(14) >= 1)
-    places = find([example(1), whole], CODED, CODES, [After(), After()], False, "train.0.taught")
+    places = find([example(1), whole], CODED, CODES, After(), False, "train.0.taught")
     assert places.offsets.tolist() == [0, 0, 3] and places.begins.tolist() == [4, 7, 10]
     taught, seen = Taught(0.5, places, CODES, 7, 1), []
     for epoch in range(2000):
@@ -159,16 +159,16 @@ def test_items_give_way_to_what_teachers_expect_as_often_as_said() -> None:
     assert taught(alone, 0, 0) is alone
 
 
-def test_teachers_help_in_histories_alone_and_never_with_what_is_in_them() -> None:
+def test_a_teacher_helps_in_histories_alone_and_never_with_what_is_in_them() -> None:
     """An offer that is not supervised ends the search; an item with a spare token is in no history; twins keep out."""
     offered = example(6)
     offered.supervised[4:7] = False
     spare = example(3)
     spare.tokens[9] = 399  # of the second item
-    places = find([offered, spare], CODED, CODES, [After()], False, "train.0.taught")
+    places = find([offered, spare], CODED, CODES, After(), False, "train.0.taught")
     assert places.offsets.tolist() == [0, 0, 2]
     assert places.items[1, np.diff(places.chances[1], prepend=0).argmax()] == 1  # after item 0 alone
-    again = find([example(4)], CODED, CODES, [After()], True, "train.0.taught")
+    again = find([example(4)], CODED, CODES, After(), True, "train.0.taught")
     assert (again.chances[:, -1] == 1).all()
     longer = np.full((30, 4), -1)
     longer[:, :3] = CODES
@@ -176,10 +176,10 @@ def test_teachers_help_in_histories_alone_and_never_with_what_is_in_them() -> No
     taught = Taught(1.0, again, longer, 7, 1)
     assert all(np.isin(taught(example(4), 0, epoch).tokens, example(6).tokens).all() for epoch in range(50))
     with pytest.raises(ModelError, match=r"train.0.taught: no example holds a supervised history"):
-        find([offered], CODED, CODES, [After()], False, "train.0.taught")
+        find([offered], CODED, CODES, After(), False, "train.0.taught")
 
 
-AT_REST = ("average", "smoothing", "drop_history", "taught", "teachers")
+AT_REST = ("average", "smoothing", "drop_history", "taught", "teacher")
 
 
 class Killed(Exception):
@@ -231,7 +231,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
     from llmrec.files import read_json
 
     changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
-    changes += ["train.0.taught=0.4", "train.0.teachers=[markov]", "tasks.wordings=shortest"]
+    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.wordings=shortest"]
     run = pipeline.run(load(world, changes), tmp_path / "run", "train")
     made = read_json(run / "train-1-sft" / "made.json")
     assert made["facts"]["steps averaged"] >= 1
@@ -240,7 +240,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
         "smoothing": 0.1,
         "drop_history": 0.3,
         "taught": 0.4,
-        "teachers": ["markov"],
+        "teacher": "markov",
     }
     LlamaForCausalLM.from_pretrained(run / "train-1-sft" / "model")
 
