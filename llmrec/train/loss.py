@@ -8,6 +8,7 @@ vocabulary (33 million) would a single position be more than that.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from llmrec.train.packing import IGNORE
 from llmrec.train.smooth import Smooth
 
 CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
+_CPU_POSITIONS = 1024  # at a time on a CPU: larger tensors go back to the system, and each step faults them in
 
 
 def label_logprobs(
@@ -57,16 +59,13 @@ def target_logprobs(
     smooth: Smooth | None = None,
 ) -> Tensor:
     """As `label_logprobs`, of (positions, width) states and (positions,) the token that follows each."""
-    positions = max(1, chunk // _vocabulary(head))
-    if len(targets) <= positions:
-        return _score(states, targets, head, scale, softcap, smooth)
+    most = max(1, chunk // _vocabulary(head))
+    score = partial(_score, head=head, scale=scale, softcap=softcap, smooth=smooth)
+    if len(targets) > most:
+        score = partial(checkpoint, score, use_reentrant=False)
+    positions = min(most, _CPU_POSITIONS) if states.device.type == "cpu" else most
     parts = zip(states.split(positions), targets.split(positions), strict=True)
-    return torch.cat(
-        [
-            checkpoint(_score, state, target, head, scale, softcap, smooth, use_reentrant=False)
-            for state, target in parts
-        ]
-    )
+    return torch.cat([score(state, target) for state, target in parts])
 
 
 def shape_of(config: Any) -> tuple[float, float | None]:

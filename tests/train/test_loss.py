@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, Llam
 
 from llmrec.model.adapt import lora
 from llmrec.model.base import tiny_base
-from llmrec.train import loop, sft
+from llmrec.train import loop, loss, sft
 from llmrec.train.encode import Encoded
 from llmrec.train.loss import label_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate, pack
@@ -62,6 +62,18 @@ def test_the_loss_is_cross_entropy_in_value_and_gradient_chunked_or_not(chunk: i
     )
     torch.testing.assert_close(ours, truth)
     for one, other in zip(*(torch.autograd.grad(x, [hidden, head.weight]) for x in (ours, truth)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_pieces_that_a_cpu_takes_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(3, 11, 8, requires_grad=True), torch.nn.Linear(8, 13)
+    labels = torch.randint(13, (3, 11))
+    whole = label_logprobs(hidden, labels, head)
+    monkeypatch.setattr(loss, "_CPU_POSITIONS", 7)  # 30 positions: the last piece is a short one
+    cut = label_logprobs(hidden, labels, head)
+    torch.testing.assert_close(cut, whole)
+    for one, other in zip(*(torch.autograd.grad(x.sum(), [hidden, head.weight]) for x in (cut, whole)), strict=True):
         torch.testing.assert_close(one, other)
 
 
