@@ -54,6 +54,8 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "alignment": ("item ↔ text, a quarter of the items each", ["tasks.item_to_text=0.25", "tasks.text_to_item=0.25"]),
     "rows-mean": ("rows of tokens start alike, but for noise", ["model.init_tokens=mean"]),
     "rows-vectors": ("rows of tokens start from vectors", ["model.init_tokens=vectors"]),
+    "vocabulary": ("softmax over the whole vocabulary", ["train.0.softmax=vocabulary"]),
+    "catalogue": ("softmax over what the catalogue allows", ["train.0.softmax=catalogue"]),
     "no-teacher": ("no teacher's help", ["train.0.taught=0"]),
     "more-teaching": ("six of ten items give way to the teacher's", ["train.0.taught=0.6"]),
     "markov-teaches": ("Markov alone teaches", ["train.0.teacher=markov"]),

@@ -107,6 +107,23 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _catalogue_is_whole(self) -> Recipe:
+        for number, stage in enumerate(self.train):
+            adapt = stage.adapt or self.model.adapt
+            if isinstance(stage, Sft) and stage.softmax == "catalogue":
+                if adapt != "full":
+                    raise ValueError(
+                        f"train.{number}.softmax: catalogue reads rows of the output layer, which adapt: {adapt} holds "
+                        "in parts. Use adapt: full, or softmax: vocabulary"
+                    )
+                if self.launch.strategy in ("fsdp", "deepspeed-zero3"):
+                    raise ValueError(
+                        f"train.{number}.softmax: catalogue reads rows of the output layer, which "
+                        f"{self.launch.strategy} cuts up. Use launch.strategy: ddp or deepspeed-zero2"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _launch_fits(self) -> Recipe:
         for number, stage in enumerate(self.train):
             try:

@@ -98,6 +98,9 @@ class Sft(Training):
         0.0, description="probability of each item of a history to be left out, others in every epoch"
     )
 
+    softmax: Literal["vocabulary", "catalogue"] = Field(
+        "vocabulary", description="what a code token competes with: every token, or those that items have in its place"
+    )
     taught: Share = Field(
         0.0,
         description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
@@ -108,8 +111,11 @@ class Sft(Training):
 
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        idle = () if self.taught else ("teacher",)
-        return {name: value for name, value in super()._without_rare_parts(handler).items() if name not in idle}
+        usual: dict[str, Any] = {} if self.taught else {"teacher": self.teacher}
+        usual |= {"softmax": "vocabulary"}
+        return {
+            n: value for n, value in super()._without_rare_parts(handler).items() if (n, value) not in usual.items()
+        }
 
     def smaller(self, name: str) -> list[str]:
         """Shorter rows."""

@@ -76,7 +76,11 @@ def shape_of(config: Any) -> tuple[float, float | None]:
 
 def shaped_logits(states: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
     """(positions, vocabulary) float32 logits as the model itself gives them."""
-    logits = head(states).float()
+    return shaped(head(states).float(), scale, softcap)
+
+
+def shaped(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Logits as the model gives them, from what its head alone makes."""
     logits = logits if scale == 1 else logits * scale
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -13,8 +14,9 @@ from transformers.modeling_outputs import CausalLMOutput
 from llmrec.recipe import Sft
 from llmrec.train import loop
 from llmrec.train.loop import Around, Trained, plain
-from llmrec.train.loss import label_logprobs, shape_of
-from llmrec.train.packing import PackedRows, collate
+from llmrec.train.loss import shape_of, shaped, target_logprobs
+from llmrec.train.packing import IGNORE, PackedRows, collate
+from llmrec.train.siblings import Siblings
 from llmrec.train.smooth import Smooth
 from llmrec.train.watch import Progress
 
@@ -29,13 +31,15 @@ def train(
     progress: Progress,
     around: Around | None = None,
     smooth: Smooth | None = None,
+    siblings: Siblings | None = None,
 ) -> Trained:
     """Train a model in place on packed examples; other arguments and errors are those of `loop.train`.
 
     Args:
         smooth: label smoothing, where there is any.
+        siblings: what code tokens compete with; None for all tokens.
     """
-    way = loop.Way(partial(scored, smooth=smooth) if smooth else scored, collate, begin=rows.set_epoch)
+    way = loop.Way(partial(scored, smooth=smooth, siblings=siblings), collate, begin=rows.set_epoch)
     return loop.train(model, rows, stage, way, seed, work, dropout, progress, around)
 
 
@@ -45,6 +49,7 @@ def scored(
     labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
     smooth: Smooth | None = None,
+    siblings: Siblings | None = None,
     **inputs: Any,
 ) -> CausalLMOutput:
     """What takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
@@ -59,6 +64,17 @@ def scored(
     hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
     scale, softcap = shape_of(inner.config.get_text_config())
     head = inner.get_output_embeddings()
-    logprobs = label_logprobs(hidden, labels, head, scale=scale, softcap=softcap, smooth=smooth)
-    count = len(logprobs) if num_items_in_batch is None else num_items_in_batch
-    return CausalLMOutput(loss=-logprobs.sum() / count)  # type: ignore[arg-type]  # it says FloatTensor, and means any
+    rows, columns = torch.nonzero(labels[:, 1:] != IGNORE, as_tuple=True)
+    states, targets, total = hidden[rows, columns], labels[rows, columns + 1], hidden.new_zeros((), dtype=torch.float32)
+    if siblings is not None:
+        siblings = siblings.to(states.device)
+        depth, beginning = siblings.places(input_ids, rows, columns + 1)
+        shape = partial(shaped, scale=scale, softcap=softcap)
+        for place in range(len(siblings.levels)):
+            here = torch.nonzero(depth == place)[:, 0]
+            if len(here):
+                given = states[here], targets[here], place, beginning[here], head.weight, shape
+                total = total + siblings.logprobs(*given, smooth.share if smooth else 0.0).sum()
+        states, targets = states[depth < 0], targets[depth < 0]
+    total = total + target_logprobs(states, targets, head, scale=scale, softcap=softcap, smooth=smooth).sum()
+    return CausalLMOutput(loss=-total / (len(rows) if num_items_in_batch is None else num_items_in_batch))  # type: ignore[arg-type]  # it says FloatTensor, and means any

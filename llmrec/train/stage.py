@@ -35,6 +35,7 @@ from llmrec.train.feed import TokenFile
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Order
 from llmrec.train.packing import Change, PackedRows
+from llmrec.train.siblings import Siblings
 from llmrec.train.smooth import Smooth
 from llmrec.train.spares import Spares
 from llmrec.train.start import start
@@ -145,7 +146,9 @@ def make(job: Job, target: Path, progress: Progress, validate: Validate | None =
     )
     dropout = job.recipe.model.dropout if job.recipe.model.base == "nano" else 0.0
     smooth = Smooth.of(job.catalogue, begun.new, job.part.smoothing) if job.part.smoothing else None
-    done = sft.train(begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around, smooth)
+    siblings = Siblings.of(job.catalogue, begun.new, f"{job.name}.softmax") if job.part.softmax == "catalogue" else None
+    given = begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around
+    done = sft.train(*given, smooth, siblings)
     return _ended(job, begun, done, note, target) if together.is_first() else {}
 
 

@@ -86,7 +86,7 @@ def test_every_factor_is_one_change_that_recipes_know() -> None:
         hashes[name] = fingerprint(load(recipe, ablations.overrides(recipe, ablations.ALWAYS, changes)))
     base = fingerprint(load(recipe, list(ablations.ALWAYS)))
     same = {name for name, one in hashes.items() if one == base}
-    at_rest = {"no-teacher", "markov-teaches", "ease-teaches", "no-smoothing", "no-average"}
+    at_rest = {"vocabulary", "no-teacher", "markov-teaches", "ease-teaches", "no-smoothing", "no-average"}
     assert same == at_rest | {"text", "alignment", "rows-mean", "wordings", "separating-level"}
     assert len(set(hashes.values()) - {base}) == len(hashes) - len(same), "no two factors are one"
     more = load(recipe, ablations.overrides(recipe, [], ablations.FACTORS["s-dpo"][1])).train

@@ -179,7 +179,7 @@ def test_a_teacher_helps_in_histories_alone_and_never_with_what_is_in_them() -> 
         find([offered], CODED, CODES, After(), False, "train.0.taught")
 
 
-AT_REST = ("average", "smoothing", "drop_history", "taught", "teacher")
+AT_REST = ("average", "smoothing", "drop_history", "softmax", "taught", "teacher")
 
 
 class Killed(Exception):
@@ -231,7 +231,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
     from llmrec.files import read_json
 
     changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
-    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.wordings=shortest"]
+    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.wordings=shortest", "train.0.softmax=catalogue"]
     run = pipeline.run(load(world, changes), tmp_path / "run", "train")
     made = read_json(run / "train-1-sft" / "made.json")
     assert made["facts"]["steps averaged"] >= 1
@@ -239,6 +239,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
         "average": 0.3,
         "smoothing": 0.1,
         "drop_history": 0.3,
+        "softmax": "catalogue",
         "taught": 0.4,
         "teacher": "markov",
     }
@@ -250,6 +251,8 @@ def test_what_is_at_rest_is_in_no_recipe_and_what_cannot_be_is_refused(world: Pa
     for changes, words in [
         (["train.0.average=0.1", "train.0.validation.every=5"], "average: gives the mean of the last weights"),
         (["train.0.average=0.1", "launch.strategy=fsdp"], "average adds up whole weights"),
+        (["train.0.softmax=catalogue", "launch.strategy=fsdp"], "which fsdp cuts up"),
+        (["train.0.softmax=catalogue", "model.base=x", "model.adapt=lora"], "which adapt: lora holds in parts"),
         (["train.0.drop_history=0.1", "tasks.direct_pick=1.0"], "also those on offer in direct_pick"),
     ]:
         with pytest.raises(RecipeError, match=words):
