@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmrec.contracts import Sequences
-from llmrec.teachers import Ease, EaseRecent, Markov, Popularity, fit_teachers
+from llmrec.teachers import Ease, EaseRecent, Markov, MarkovEase, Popularity, fit_teachers
 
 ITEMS = 12
 
@@ -50,6 +50,17 @@ def test_ease_on_recent_items_decays_them_and_keeps_the_largest_of_repeats(decay
         for back, item in enumerate(reversed(history[-window:])):
             vectors[row, item] = max(vectors[row, item], decay**back)
     np.testing.assert_allclose(scores, vectors @ ease_weights(200.0), rtol=1e-3, atol=1e-5)
+
+
+def test_markov_and_ease_add_their_scores_as_shares_of_their_best():
+    train, asked = Sequences.of(TRAIN), Sequences.of(ASKED)
+    scores, parts = MarkovEase().fit(train, ITEMS).score(asked), [Markov(), EaseRecent()]
+    wanted = np.zeros_like(scores)
+    for part in parts:
+        for row, found in enumerate(part.fit(train, ITEMS).score(asked)):
+            wanted[row] += [max(value, 0) / found.max() if found.max() > 0 else 0 for value in found]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-6)
+    assert scores.max() == pytest.approx(2) and scores.min() == 0
 
 
 @pytest.mark.parametrize(("window", "fade"), [(3, 0.5), (1, 0.0), (5, 1.0)])
