@@ -48,6 +48,13 @@ def test_neutral_text_holds_no_brackets_of_control_tokens_and_changes_nothing_el
     assert all(a == b or set(BRACKETS) & set(unicodedata.normalize("NFKC", a)) for a, b in zip(text, free, strict=True))
 
 
+def test_some_wordings_are_chosen_to_train_on(tmp_path: Path) -> None:
+    prompts = ["Of {item} say now: ", "{item}", "One {item} more"]
+    found = load("mine", template(tmp_path, prompts, answer=" {text}"))
+    for which, wanted in ((None, prompts), (2, prompts[:2]), ("shortest", [prompts[1]])):
+        assert [wording.prompt for wording in found.chosen(which).train] == wanted
+
+
 def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
     found = load("mine", template(tmp_path, [GOOD, GOOD | {"prompt": "Name {item}.", "held_out": True}]))
     assert [w.prompt for w in found.train] == ["What is {item}?"]

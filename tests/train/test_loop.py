@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmrec.errors import ModelError
 from llmrec.files import hash_folder
 from llmrec.recipe import Sft
-from llmrec.train import sft, stage, trackers
+from llmrec.train import loop, sft, stage, trackers
 from llmrec.train.early import Measure
 from llmrec.train.encode import Encoded
 from llmrec.train.order import Filled, Order
@@ -66,6 +67,33 @@ def test_checkpointed_activations_change_no_step_even_with_dropout(tmp_path: Pat
     one, other = (trained(tmp_path / str(on), packed(), 0.2, batch=5, gradient_checkpointing=on) for on in (0, 1))
     for name, weight in one.items():
         torch.testing.assert_close(weight, other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_plain_products_train_as_the_fused_kernel_does_and_are_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, found, plain = list[str](), [], loop._plain_attention
+    for name, most in (("fused", 0), ("plain", 2**20)):
+        monkeypatch.setattr(loop, "_plain_attention", partial(plain, most=most))
+        llama = model()
+        settings = Sft(epochs=1, learning_rate=1e-2, batch=5)
+        told = partial(lambda llama, done: seen.append(llama.config._attn_implementation), llama)
+        sft.train(llama, packed(), settings, 0, tmp_path / name, 0.0, told)
+        assert llama.config._attn_implementation == "sdpa"
+        found.append(weights(llama))
+    assert set(seen[: len(seen) // 2]) == {"sdpa"} and set(seen[len(seen) // 2 :]) == {"eager"}
+    for name, weight in found[0].items():
+        torch.testing.assert_close(weight, found[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_dropout_takes_the_share_it_is_told_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(200_000, requires_grad=True)
+    found = loop._drop(values, 0.3)
+    assert abs(float((found == 0).float().mean()) - 0.3) < 4 * (0.21 / 200_000) ** 0.5
+    torch.testing.assert_close(found[found > 0], torch.full_like(found[found > 0], 1 / 0.7))
+    [slope] = torch.autograd.grad(found.sum(), [values])
+    torch.testing.assert_close(slope, found.detach())
 
 
 @pytest.mark.parametrize("rows", [1, 12, 13])
