@@ -145,11 +145,16 @@ def _trained_for(run: Path) -> float:
     return float(sum(read_json(made)["seconds"] for made in run.glob("train-*/made.json")))
 
 
-def write(recipe: Path, folder: Path, out: Path, factors: Mapping[str, tuple[str, list[str]]]) -> None:
-    """The JSON and its figure."""
+def write(
+    recipe: Path, folder: Path, out: Path, changed: Sequence[str], factors: Mapping[str, tuple[str, list[str]]]
+) -> None:
+    """The JSON and its figure; the command is told without where files lie."""
     figures, base = collect(folder, factors), recipe_of(folder / "base")
     path = out / f"{recipe.stem}-ablations.json"
-    command = "python " + " ".join(["scripts/ablations.py", *sys.argv[1:]])
+    only = [name for name in factors if name in figures["factors"]]
+    command = " ".join(
+        ["python scripts/ablations.py", recipe.stem, "--only", *only, *(["--set", *changed] if changed else [])]
+    )
     protocol = read_json(trained_folder(folder / "base") / "eval" / "metrics.json")["protocol"]
     about = {"recipe hash": fingerprint(base), "seed": base.seed, "source": base.data.source, "protocol": protocol}
     write_result(path, command, figures, **about)
@@ -185,8 +190,8 @@ def main() -> None:
             continue
         begin(folder / "base", folder / name)
         run_one(recipe, given, folder / name)
-        write(recipe, folder, options.out, FACTORS)
-    write(recipe, folder, options.out, FACTORS)
+        write(recipe, folder, options.out, options.set, FACTORS)
+    write(recipe, folder, options.out, options.set, FACTORS)
 
 
 if __name__ == "__main__":
