@@ -42,7 +42,7 @@ def _ablations(path: Path, told: dict[str, Any]) -> str:
     return (
         f"### One change at a time: {name}\n\n"
         f"[{path.name}](../results/{path.name}), {told['protocol']['users']} users of the validation part, seed "
-        f"{told['seed']}; Δ is paired over users, change minus recipe, 95 %.\n\n"
+        f"{told['seed']}; Δ is paired over users, change minus recipe, 95 %. `{told['command']}`\n\n"
         "| change | R@10 | N@10 | Δ N@10 | 95 % | seconds of training |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + f"\n\n![Differences to the recipe](../results/{path.stem}.svg)\n"
