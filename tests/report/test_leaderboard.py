@@ -106,6 +106,7 @@ def test_ablations_beams_and_growth_stand_below_their_data_set(root: Path) -> No
         for name, delta in (("more noise", worse), ("less noise", better))
     }
     about = {"source": "amazon-games-2018", "seed": 42, "protocol": {"users": 9}, "machine": {"device": "CPU"}}
+    about["command"] = "python scripts/ablations.py games-nano"
     figures = {"base": metrics, "factors": factors, "same": [], "seconds": 10.0}
     write_json(root / "results" / "games-nano-ablations.json", about | {"figures": figures})
     stages = {"users": 4, "interactions": 20, "seconds": {"data": 1.2}, "peak MiB": {"data": {"memory": 99}}}
@@ -115,6 +116,7 @@ def test_ablations_beams_and_growth_stand_below_their_data_set(root: Path) -> No
     page = leaderboard.page(root)
     assert "| less noise | .0500 | .0500 | +.0040 | +.0010 to +.0060 | 12 |" in page
     assert "| more noise | .0500 | .0500 | -.0020 | -.0030 to -.0010 | 12 |" in page
+    assert "`python scripts/ablations.py games-nano`" in page
     assert page.index("less noise") < page.index("more noise")
     assert "| 4 | 20 | 1 s, 99 |" in page
     assert "| 10 | .1000 | .0500 | 0.900 | 100 |" in page
