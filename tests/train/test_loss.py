@@ -16,7 +16,7 @@ from llmrec.model.adapt import lora
 from llmrec.model.base import tiny_base
 from llmrec.train import loop, loss, sft
 from llmrec.train.encode import Encoded
-from llmrec.train.loss import label_logprobs
+from llmrec.train.loss import label_logprobs, target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate, pack
 
 
@@ -166,7 +166,7 @@ def test_every_kind_of_head_gives_plain_cross_entropy_and_its_gradients(
     whole, parts = wrapped(name), examples(12)
     rows = PackedRows(parts, 31, np.random.default_rng(1))
     batch = collate([rows[row] for row in range(len(rows))])
-    monkeypatch.setattr(sft, "label_logprobs", partial(label_logprobs, chunk=chunk))
+    monkeypatch.setattr(sft, "target_logprobs", partial(target_logprobs, chunk=chunk))
     ours, truth = sft.scored(whole, **batch).loss, plain_loss(whole, parts) / rows.supervised
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
     trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
