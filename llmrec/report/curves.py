@@ -79,7 +79,7 @@ def dots(
                 axes.set_xlim(left=0)
             else:
                 axes.axvline(rows[beside][metric]["mean"] if beside else 0, color="#999999", linewidth=0.9, zorder=0.5)
-            axes.locator_params(axis="x", nbins=5)
+            axes.locator_params(axis="x", nbins=5 if beside is None else 3)  # differences have longer numbers
             axes.grid(axis="x", color="#dddddd", linewidth=0.5)
             axes.set_axisbelow(True)
             axes.spines[["top", "right", "left"]].set_visible(False)

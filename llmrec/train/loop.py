@@ -257,7 +257,7 @@ def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
 
 
 def _drop(values: Tensor, rate: float) -> Tensor:
-    """Dropout; on a CPU from uniform numbers, which torch draws three times as fast as its masks."""
+    """Dropout; on a CPU from uniform numbers, which torch draws faster than its masks."""
     if values.device.type != "cpu" or rate == 1:
         return nn.functional.dropout(values, rate)
     kept = (torch.rand(values.shape) >= rate).to(values.dtype)
@@ -266,7 +266,7 @@ def _drop(values: Tensor, rate: float) -> Tensor:
 
 @contextlib.contextmanager
 def _plain_attention(model: PreTrainedModel, most: int = 2**20) -> Iterator[None]:
-    """On a CPU, small heads attend by plain products: torch's fused kernel is four times as slow there.
+    """On a CPU, small heads attend by plain products: torch's fused kernel is slower there.
 
     Args:
         model: that trains.
