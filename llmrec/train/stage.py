@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.data.dataset import Dataset
+from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
@@ -146,7 +147,7 @@ def make(job: Job, target: Path, progress: Progress, validate: Validate | None =
     )
     dropout = job.recipe.model.dropout if job.recipe.model.base == "nano" else 0.0
     smooth = Smooth.of(job.catalogue, begun.new, job.part.smoothing) if job.part.smoothing else None
-    siblings = Siblings.of(job.catalogue, begun.new, f"{job.name}.softmax") if job.part.softmax == "catalogue" else None
+    siblings = _siblings(job, begun) if job.part.softmax == "catalogue" else None
     given = begun.model, begun.rows, job.part, job.recipe.seed, job.work, dropout, progress, around
     done = sft.train(*given, smooth, siblings)
     return _ended(job, begun, done, note, target) if together.is_first() else {}
@@ -168,6 +169,17 @@ def _begin(job: Job) -> _Begun:
     changes = _changes(job, examples, new)
     rows = PackedRows(examples, job.part.row_tokens, stream(job.recipe.seed, "pack", job.number), changes)
     return _Begun(model, tokenizer, new, before, rows, trained)
+
+
+def _siblings(job: Job, begun: _Begun) -> Siblings:
+    head, name = begun.model.get_output_embeddings(), f"{job.name}.softmax"
+    if head.weight is not begun.model.get_input_embeddings().weight or getattr(head, "bias", None) is not None:
+        # Untied, the row of an item that has no sibling would never move, and the run would stop for it.
+        raise ModelError(
+            f"{name}: catalogue needs a base whose output layer is its embedding, without a bias, and "
+            f"{job.recipe.model.base}'s is not. Set it to vocabulary, or choose such a base (nano, SmolLM2-135M)."
+        )
+    return Siblings.of(job.catalogue, begun.new, name)
 
 
 def _changes(job: Job, examples: Sequence[Encoded], new: np.ndarray) -> list[Change]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.train import siblings as siblings_file
+from llmrec.train import stage
 from llmrec.train.packing import IGNORE
 from llmrec.train.sft import scored
 from llmrec.train.siblings import Siblings
@@ -106,6 +109,18 @@ def test_a_shorter_code_ends_where_it_ends() -> None:
     tokens = torch.from_numpy(known.codes[ends, :2].astype(np.int64)) + FIRST
     depth, _ = found.places(tokens, torch.arange(len(ends)), torch.ones(len(ends), dtype=torch.long))
     assert (depth == 1).all()
+
+
+@pytest.mark.parametrize(("tied", "bias"), [(False, False), (True, True)])
+def test_a_head_that_is_not_the_embedding_is_refused(tied: bool, bias: bool) -> None:
+    table, head = torch.nn.Embedding(80, 8), torch.nn.Linear(8, 80, bias=bias)
+    head.weight = table.weight if tied else head.weight
+    model = SimpleNamespace(get_output_embeddings=lambda: head, get_input_embeddings=lambda: table)
+    job = SimpleNamespace(name="train.0", recipe=SimpleNamespace(model=SimpleNamespace(base="mine")))
+    with pytest.raises(
+        ModelError, match=r"train.0.softmax: catalogue needs a base whose output layer is its embedding"
+    ):
+        stage._siblings(job, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
 
 
 def test_codes_that_share_tokens_between_places_are_refused() -> None:
