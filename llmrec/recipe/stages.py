@@ -11,12 +11,8 @@ from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
-_RARE = (
-    "average",
-    "smoothing",
-    "drop_history",
-    "taught",
-)  # left out of a recipe, and of its hash, where they are at rest
+# Left out of a recipe, and of its hash, where they are at rest.
+_RARE = ("average", "smoothing", "drop_history", "taught")
 
 
 class Validation(Part):

@@ -25,7 +25,7 @@ from llmrec.train.coded import Coded
 from llmrec.train.encode import Encoded
 
 LIKELY = 50  # items that may come in an item's place
-SHARP = 2.0  # power of a teacher's score that makes it a chance: likelier than 1 and 3 for validation items of Beauty
+SHARP = 2.0  # power of a teacher's score that makes it a chance; chosen on validation items of Beauty
 _BLOCK = 1024  # histories that teachers score at once, each a row over the catalogue
 
 
