@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-torch.set_num_threads(1)  # models this tiny only wait for one another on more
 VOCABULARY = 60
 SHAPE = {
     "vocab_size": VOCABULARY,

@@ -24,7 +24,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-torch.set_num_threads(1)  # models this tiny only wait for one another on more
 SYMBOLS = 12
 TOKENS = np.random.default_rng(5).permutation(np.arange(70, 95))[:SYMBOLS]  # symbols are not tokens, nor in their order
 SIZES = {

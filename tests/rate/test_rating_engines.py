@@ -32,7 +32,6 @@ from llmrec.rate.study import Study
 from llmrec.rate.wording import text_of, written
 from llmrec.text.endpoint import Endpoint
 
-torch.set_num_threads(1)
 STARS, HALVES = Scale(1, 5, 1), Scale(0.5, 5, 0.5)
 
 

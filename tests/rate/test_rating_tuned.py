@@ -20,7 +20,6 @@ from llmrec.rate.ratings import TEST, Ratings
 from llmrec.rate.reader import HEADS, STARTS, FineTuned, Head, Reader
 from llmrec.rate.rows import Rows, windows
 
-torch.set_num_threads(1)
 TRAINING = Training(share=1.0, epochs=6, learning_rate=3e-3, row_tokens=256, batch=4, save_every=3)
 
 

@@ -18,7 +18,7 @@ from llmrec.errors import LlmrecError
 
 def rate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmrec.cli.main", "rate", "--data", "log/recipe.yaml", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 

@@ -20,7 +20,6 @@ from llmrec.train import sft
 from llmrec.train.encode import Encoded
 from llmrec.train.packing import PackedRows
 
-torch.set_num_threads(1)  # models this tiny only wait for one another on more
 FAMILIES = {
     "qwen3": "Qwen/Qwen3-0.6B",
     "llama": "meta-llama/Llama-3.2-1B",
