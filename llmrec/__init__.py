@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 def load(
     run: str | Path, held_out_wording: bool = False, engine: EngineName = "transformers", **options: Any
 ) -> Recommender:
-    """The recommender that a run trained.
+    """The recommender that a run trained; with a teacher mixed in where its recipe says so (`evaluate.blend`).
 
     Args:
         run: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
@@ -30,10 +30,17 @@ def load(
     Raises:
         RunError: the folder holds no trained model.
     """
+    from llmrec.decode.blend import blender
     from llmrec.decode.recommender import Recommender
     from llmrec.model.folder import NOTE
     from llmrec.pipeline import trained_folder
+    from llmrec.recipe_file import recipe_of
 
     folder = Path(run)
-    model = folder if (folder / NOTE).is_file() else trained_folder(folder) / "model"
-    return Recommender.open(model, folder / "catalogue", held_out_wording, engine, **options)
+    if (folder / NOTE).is_file():
+        return Recommender.open(folder, folder / "catalogue", held_out_wording, engine, **options)
+    model = trained_folder(folder) / "model"
+    found = Recommender.open(model, folder / "catalogue", held_out_wording, engine, **options)
+    if blended := blender(recipe_of(folder).evaluate, folder):
+        found.blend = blended(found.catalogue)
+    return found

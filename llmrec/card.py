@@ -54,9 +54,14 @@ class Facts:
 
 
 def measured(trained: Path) -> dict[str, Any] | None:
-    """metrics.json of a training stage, where it was made from just this model; None otherwise."""
+    """metrics.json of a training stage, where it was made from just this model; None otherwise.
+
+    With a teacher mixed in, the figures are not the model's alone, and an export holds no teacher.
+    """
     about = trained / "eval" / _MADE
     if not about.is_file() or read_json(about)["inputs"].get("model") != read_json(trained / _MADE)["output"]:
+        return None
+    if read_json(about)["recipe"].get("blend"):
         return None
     return dict(read_json(trained / "eval" / "metrics.json"))
 

@@ -54,15 +54,17 @@ def judge(
         folder: to fill.
         progress: told the share done, 0 to 1.
     """
+    from llmrec.decode.blend import blender
     from llmrec.decode.recommender import Recommender
     from llmrec.evaluate.ranking import evaluate
 
     settings, dataset = Evaluate.model_validate(stage.recipe), Dataset.load(out / "data")
     recommender = Recommender.open(trained / "model", out / "catalogue", settings.wording == "held-out")
+    blended, name = blender(settings, out), recipe.model.name
+    if settings.blend and blended:
+        recommender.blend, name = blended(recommender.catalogue), f"{name}+{settings.blend.teacher}"
     vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
-    result = evaluate(
-        recommender, recipe.model.name, dataset, settings, settings.target, recipe.seed, folder, progress, vectors
-    )
+    result = evaluate(recommender, name, dataset, settings, settings.target, recipe.seed, folder, progress, vectors)
     if settings.writing:
         _writing(recipe, settings, out, trained / "model", dataset, folder, progress)
     return {"users": result["protocol"]["users"]}

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llmrec import extras
+from llmrec.decode.blend import Blend
 from llmrec.decode.engine import Engine, TransformersEngine
 from llmrec.decode.filters import Filter
 from llmrec.decode.search import Ranked
@@ -35,6 +36,7 @@ class Recommender:
         catalogue: items and codes.
         note: what the model was trained with.
         engine: what runs the model.
+        blend: a teacher whose expectations are mixed in; None for the model alone.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class Recommender:
         catalogue: Catalogue,
         engine: Engine,
         held_out_wording: bool = False,
+        blend: Blend | None = None,
     ) -> None:
         """Put a recommender together; `open` does it from a model folder.
 
         Args:
             held_out_wording: prompt with a wording that training never saw.
+            blend: a teacher whose expectations are mixed in.
 
         Raises:
             ModelError: the model was trained on another catalogue.
@@ -59,6 +63,7 @@ class Recommender:
                 "Use the catalogue folder of its own run."
             )
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
+        self.blend = blend
         self.wording = Wording(prompt=note.held_out_prompt if held_out_wording else note.prompt, answer="")
 
     @classmethod
@@ -118,7 +123,7 @@ class Recommender:
 
         Returns:
             (item id, log-probability), best first, distinct; fewer than k, with a warning, where the filters leave
-            fewer.
+            fewer. Where a teacher is mixed in, the probability is the mixture's.
 
         Raises:
             RequestError: k is not between 1 and the catalogue's size, no item of the history is known, or a filter
@@ -147,10 +152,13 @@ class Recommender:
     ) -> Ranked:
         """As `recommend`, for a batch of histories of item numbers."""
         width = min(max(k, beams or BEAMS), len(self.catalogue.item_ids))
-        return self.engine.rank(self.prompts(histories), k, filters, width)
+        if self.blend is None:
+            return self.engine.rank(self.prompts(histories), k, filters, width)
+        found = self.engine.rank(self.prompts(histories), width, filters, width)
+        return self.blend(found, histories, filters, k)
 
     def score(self, histories: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
-        """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue.
+        """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue, by the model.
 
         Raises:
             RequestError: the engine is vLLM, which tells only the likeliest.

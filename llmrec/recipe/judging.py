@@ -6,9 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from llmrec.recipe.part import Baseline, Metric, Part, Positive
+from llmrec.recipe.part import Baseline, Counted, Metric, Part, Positive, Share
 
 Written = Literal["explanation", "review_summary", "review_title", "review_rating"]
+
+
+class Mixed(Part):
+    """A teacher beside the language model: both probabilities of an item are mixed, and decide where it stands."""
+
+    teacher: Counted = "markov-ease"
+    share: Share = Field(0.2, description="of the teacher's chances in the mixture")
 
 
 class Evaluate(Part):
@@ -31,6 +38,9 @@ class Evaluate(Part):
     category: str | None = Field(None, description="column of items by which the variety of a list is judged")
     writing: list[Written] = Field([], description="tasks whose answers in words are judged too, on held-out reviews")
     writing_cases: Positive = Field(500, description="writing: held-out events asked about for each task, at most")
+    blend: Mixed | None = Field(
+        None, description="a teacher mixed into the model's lists, here and wherever the run is loaded or served"
+    )
     worth: str | None = Field(None, description="column of items, such as price, to weigh hits by")
 
     @model_validator(mode="after")
@@ -41,6 +51,7 @@ class Evaluate(Part):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_target(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Evaluations that were made before there was a choice stay made."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("target", "test")}
+        usual = (("target", "test"), ("blend", None))
+        return {name: value for name, value in handler(self).items() if (name, value) not in usual}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
-from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+from llmrec.recipe.part import Adapt, Baseline, Counted, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
@@ -101,9 +101,7 @@ class Sft(Training):
         0.0,
         description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
     )
-    teacher: Literal["popularity", "item-knn", "ease", "ease-recent", "markov", "markov-ease"] = Field(
-        "markov-ease", description="taught: whose expectations; one of those whose scores are shares, not logits"
-    )
+    teacher: Counted = Field("markov-ease", description="taught: whose expectations")
 
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from llmrec.decode.blend import Blend
 from llmrec.decode.filters import Filter
+from llmrec.decode.search import Ranked
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import plain
 from llmrec.model.folder import Note
 from llmrec.model.prompting import encode
 from llmrec.serve.categories import Categories, Category
-from llmrec.serve.ranker import Ranker
+from llmrec.serve.ranker import Found, Ranker
 from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Limits
 from llmrec.serve.shapes import Answer, Ask, Item, Timing
@@ -79,15 +82,17 @@ class Desk:
         ranker: Ranker,
         users: Users,
         limits: Limits,
+        blend: Blend | None = None,
     ) -> None:
         """Furnish a desk.
 
         Args:
             name: of the model, for clients.
             note: of the model; its catalogue need not be this one.
+            blend: a teacher whose expectations are mixed in, but where words are asked for: it reads none.
         """
         self.name, self.catalogue, self.ranker, self.users, self.limits = name, catalogue, ranker, users, limits
-        self._tokenizer, self._note = tokenizer, note
+        self._tokenizer, self._note, self._blend = tokenizer, note, blend
         self._categories = Categories(catalogue)
         self._popular = users.popular(catalogue)
         self._invalid = 0
@@ -108,6 +113,8 @@ class Desk:
             prompt, allowed = self.prompt(wanted.seen, wanted.query), wanted.filter(self.catalogue.trie)
             prepared = time.perf_counter() - begin
             found = await self.ranker.rank(prompt, self._width(ask.k), allowed)
+            if self._blend and not wanted.query:
+                found = await asyncio.to_thread(self._mixed, self._blend, found, wanted.seen, allowed)
             items, scores, waited, ranked = found.items[: ask.k], found.scores[: ask.k], found.waited, found.ranked
         items, scores = self._real(items, scores, wanted)
         seconds = (prepared, waited, ranked, time.perf_counter() - begin)
@@ -141,6 +148,13 @@ class Desk:
             pieces["intention"] = [(query, "intention", "")]
             wordings = [note.search_history, note.search] if seen else [note.search, note.search_history]
         return encode(self._tokenizer, fill(next(filter(None, wordings)), pieces)[0])
+
+    @staticmethod
+    def _mixed(blend: Blend, found: Found, seen: list[int], allowed: Filter | None) -> Found:
+        """What a search found, with a teacher's expectations; as many items."""
+        begin = time.perf_counter()
+        one = blend(Ranked(found.items[None], found.scores[None]), [seen], [allowed], len(found.items))
+        return Found(one.items[0], one.scores[0], found.waited, found.ranked + time.perf_counter() - begin)
 
     def _check(self, ask: Ask) -> None:
         """Limits, and fields that exclude one another."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmrec.decode.blend import Blend, blender
 from llmrec.decode.shelf import SHELF
 from llmrec.decode.vllm_request import VARIABLE
 from llmrec.errors import ModelError, RunError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.folder import NOTE
+from llmrec.recipe_file import recipe_of
 
 SERVE = "LLMREC_SERVE"
 API_KEY, ADMIN_KEY = "LLMREC_API_KEY", "LLMREC_ADMIN_KEY"
@@ -99,6 +102,10 @@ class Settings(BaseModel):
         """The folder of the run's interactions; None for an export, which holds none."""
         folder = self.run / "data"
         return folder if (folder / "interactions.parquet").is_file() else None
+
+    def blender(self) -> Callable[[Catalogue], Blend] | None:
+        """What mixes a teacher into lists, where the run's recipe asks for it; an export has none."""
+        return None if (self.run / NOTE).is_file() else blender(recipe_of(self.run).evaluate, self.run)
 
     def own_catalogue(self) -> Catalogue:
         """The catalogue that the model was trained on, checked.

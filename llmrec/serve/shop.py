@@ -37,7 +37,7 @@ class Shop:
         self.settings, self.engine = settings, engine
         self.door = door or Door(settings.limits.concurrency)
         self._tokenizer, self._note = model_folder.load_words(settings.model)
-        self._users = Users(settings.users())
+        self._users, self._blender = Users(settings.users()), settings.blender()
         self._first, self._moving, self._told = settings.own_catalogue(), asyncio.Lock(), 0
         self.desk = self._desk(self._first)
 
@@ -103,7 +103,8 @@ class Shop:
 
     def _desk(self, catalogue: Catalogue) -> Desk:
         ranker, settings = self.engine.ranker(catalogue), self.settings
-        return Desk(settings.name, self._tokenizer, self._note, catalogue, ranker, self._users, settings.limits)
+        blend = self._blender(catalogue) if self._blender else None
+        return Desk(settings.name, self._tokenizer, self._note, catalogue, ranker, self._users, settings.limits, blend)
 
 
 def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:

@@ -147,7 +147,7 @@ class Siblings:
             (positions,) float32 in nats.
         """
         level, own = self.levels[place], self.number[targets]
-        if len(level.tokens) <= DENSE:
+        if len(level.tokens) <= DENSE or len(level.starts) == 2:  # behind one beginning stand all of them
             logits = shape(nn.functional.linear(states, nn.functional.embedding(level.tokens, rows)).float())
             beginnings, inverse = torch.unique(beginning, return_inverse=True)
             allowed = torch.zeros((len(beginnings), len(level.tokens)), dtype=torch.bool, device=states.device)

@@ -21,11 +21,10 @@ from llmrec.contracts import Sequences, Teacher
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.seed import stream
+from llmrec.teachers.likely import likely
 from llmrec.train.coded import Coded
 from llmrec.train.encode import Encoded
 
-LIKELY = 50  # items that may come in an item's place
-SHARP = 2.0  # power of a teacher's score that makes it a chance; chosen on validation items of Beauty
 _BLOCK = 1024  # histories that teachers score at once, each a row over the catalogue
 
 
@@ -153,12 +152,5 @@ def _expected(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(histories, likely) items, and their cumulated chances, of some histories at a time."""
     for start in range(0, len(histories), _BLOCK):
-        block = Sequences.of(histories[start : start + _BLOCK])
-        scores = np.maximum(teacher.score(block), 0)
-        if not again:
-            scores[block.rows, block.items] = 0
-        count = min(LIKELY, scores.shape[1])
-        items = np.argpartition(-scores, count - 1, axis=1)[:, :count].astype(np.int32)
-        chances = np.take_along_axis(scores, items, 1).astype(np.float64) ** SHARP
-        total = chances.sum(axis=1, keepdims=True)
-        yield items, np.cumsum(chances / np.where(total > 0, total, 1), axis=1).astype(np.float32)
+        items, chances = likely(teacher, Sequences.of(histories[start : start + _BLOCK]), again)
+        yield items, np.cumsum(chances, axis=1).astype(np.float32)

@@ -102,6 +102,17 @@ def test_smoothing_shares_with_siblings_alone(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(values["dense"][item], want)
 
 
+def test_a_wide_first_level_is_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of each item's own alone: all are siblings, and gathering them for each position would be slow."""
+    items = pa.table({"item_id": [str(item) for item in range(30)]})
+    found = Siblings.of(Catalogue.of_symbols(items, np.arange(30, dtype=np.int32)[:, None], [30]), NEW, "x")
+    monkeypatch.setattr(siblings_file, "DENSE", 8)
+    monkeypatch.setattr(Siblings, "_gathered", None)
+    states, rows, tokens = torch.randn(30, 8), torch.randn(80, 8), torch.arange(30) + FIRST
+    scores = found.logprobs(states, tokens, 0, torch.zeros(30, dtype=torch.long), rows)
+    torch.testing.assert_close(scores, torch.log_softmax(states @ rows[FIRST : FIRST + 30].T, 1).diagonal())
+
+
 def test_a_shorter_code_ends_where_it_ends() -> None:
     known = catalogue(longest=2)
     ends = np.flatnonzero(known.codes[:, 2] < 0)
