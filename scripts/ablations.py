@@ -37,13 +37,17 @@ from llmrec.results import write_result
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
 ALWAYS = ("evaluate.target=valid", "evaluate.baselines=[]")
+CODES = ["indexing.method=rq-kmeans", "train.0.softmax=catalogue"]  # of three levels, where nothing else is said
+BOTH = ["indexing.vectors=weighted", "indexing.teacher=ppmi"]
+OWN = ["indexing.levels=2", "indexing.hybrid=[item]"]
 APPEND = "train+="  # a stage more behind those of the recipe
 FACTORS: dict[str, tuple[str, list[str]]] = {
-    "text": ("codes of text alone", ["indexing.method=rq-kmeans", "indexing.vectors=text"]),
-    "behaviour": ("codes of co-occurrence alone", ["indexing.method=rq-kmeans", "indexing.vectors=ppmi"]),
-    "fused": ("codes of text and co-occurrence", ["indexing.vectors=concat", "indexing.teacher=ppmi"]),
-    "rq-vae": ("RQ-VAE in place of residual k-means", ["indexing.method=rq-vae"]),
-    "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative"]),
+    "text": ("codes of text alone", [*CODES, "indexing.vectors=text"]),
+    "behaviour": ("codes of co-occurrence alone", [*CODES, "indexing.vectors=ppmi"]),
+    "fused": ("codes of text and co-occurrence", [*CODES, *BOTH]),
+    "fused-item": ("two levels of these, and a token of the item's own", [*CODES, *BOTH, *OWN]),
+    "rq-vae": ("RQ-VAE of these", ["indexing.method=rq-vae", *CODES[1:], *BOTH, "indexing.epochs=300"]),
+    "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative", *CODES[1:]]),
     "sequential": ("numbers in order of appearance (SID)", ["indexing.method=sequential"]),
     "random": ("random numbers (RID)", ["indexing.method=number"]),
     "title": ("text: title alone", ["items.text=[title]"]),
@@ -75,6 +79,8 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
         "S-DPO after it",
         [APPEND + "{method: s-dpo, epochs: 1, events: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
     ),
+    "blend": ("a tenth of the teacher's chances mixed in", ["evaluate.blend={share: 0.1}"]),
+    "blend-more": ("a fifth of the teacher's chances mixed in", ["evaluate.blend={share: 0.2}"]),
     "beams-20": ("20 beams", ["evaluate.beams=20"]),
     "beams-100": ("100 beams", ["evaluate.beams=100"]),
     "seen-allowed": ("items of the history allowed", ["evaluate.exclude_seen=false"]),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from boards import all_parts, digits
 
+from llmrec.evaluate.ranking import ALONE
 from llmrec.files import read_json, write_text
 from llmrec.report.curves import dots
 from llmrec.report.words import system_name
@@ -86,8 +87,10 @@ def measured(results: Path, source: str) -> list[Row]:
     for path, told in of_all_users(results, source):
         systems, model = told["figures"]["systems"], told["figures"]["model"]
         rows[path.stem] = _own(path, told, systems[model])
+        if ALONE in systems:
+            rows[f"{path.stem} {ALONE}"] = replace(_own(path, told, systems[ALONE]), name=f"{path.stem}, {ALONE}")
         if told["figures"]["protocol"]["exclude_seen"]:  # as the teachers' own files have it
-            for name in systems.keys() - {model}:
+            for name in systems.keys() - {model, ALONE}:
                 rows.setdefault(name, Row(system_name(name), {}, _link(path))).figures.update(systems[name])
     return sorted(rows.values(), key=lambda row: -row.figures.get("ndcg@10", {"mean": 0})["mean"])
 

@@ -151,11 +151,20 @@ class Recommender:
         beams: int | None = None,
     ) -> Ranked:
         """As `recommend`, for a batch of histories of item numbers."""
-        width = min(max(k, beams or BEAMS), len(self.catalogue.item_ids))
         if self.blend is None:
-            return self.engine.rank(self.prompts(histories), k, filters, width)
-        found = self.engine.rank(self.prompts(histories), width, filters, width)
-        return self.blend(found, histories, filters, k)
+            return self.alone(histories, k, filters, beams)
+        return self.blend(self.alone(histories, max(k, beams or BEAMS), filters), histories, filters, k)
+
+    def alone(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        filters: Sequence[Filter | None] | None = None,
+        beams: int | None = None,
+    ) -> Ranked:
+        """As `rank`, by the model, whatever is mixed in elsewhere."""
+        most = len(self.catalogue.item_ids)
+        return self.engine.rank(self.prompts(histories), min(k, most), filters, min(max(k, beams or BEAMS), most))
 
     def score(self, histories: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
         """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue, by the model.

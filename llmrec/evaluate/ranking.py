@@ -16,6 +16,7 @@ from llmrec.data.dataset import Cases, Dataset
 from llmrec.data.times import try_cast
 from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import Recommender
+from llmrec.decode.search import Ranked
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
@@ -25,6 +26,8 @@ from llmrec.recipe import Evaluate
 from llmrec.teachers import fit_teachers
 
 Progress = Callable[[float], None]
+ALONE = "the model alone"
+"""The system that a model is without the teacher that is mixed into its lists."""
 BLOCK = 512
 """Cases that a teacher scores at once, each a row over the catalogue."""
 
@@ -42,7 +45,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rank, measure, compare, write `recommendations.parquet`, `per_user.parquet`, `examples.json`, `metrics.json`.
 
-    The model's ranks come from its log-probabilities alone. Every system ranks the same cases from the same histories,
+    The model's ranks come from its log-probabilities, with a teacher's chances where `recommender.blend` mixes them in;
+    then what it gives alone is a system more. Every system ranks the same cases from the same histories,
     and with `exclude_seen` none of them may give an item of the history.
 
     Args:
@@ -66,8 +70,9 @@ def evaluate(
     cases = dataset.cases(target)
     if not len(cases.users):
         raise DataError(f"the split holds out nothing for {target}. Evaluate on another part, or split otherwise.")
-    ranked = _recommend(recommender, cases.histories, settings, progress)
-    places, lists = {name: place_in_list(ranked[0], cases.targets)}, {name: ranked[0]}
+    ranked, alone = _recommend(recommender, cases.histories, settings, progress)
+    lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
+    places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
     for baseline, teacher in fit_teachers(settings.baselines, dataset.before("valid"), dataset.n_items).items():
         places[baseline], lists[baseline] = _rank_by(teacher, cases, settings.exclude_seen)
     per_user = {system: _per_user(found, settings.ranking) for system, found in places.items()}
@@ -145,19 +150,26 @@ def _worth(
 
 def _recommend(
     recommender: Recommender, histories: Sequences, settings: Evaluate, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """(users, k) items and scores, k the deepest cut-off asked for; like lengths share a batch."""
+) -> tuple[Ranked, np.ndarray | None]:
+    """(users, k) items and scores, k the deepest cut-off asked for; and items of the model alone, where it is not.
+
+    Like lengths share a batch.
+    """
     k = min(max(int(metric.split("@")[1]) for metric in settings.ranking), len(recommender.catalogue.item_ids))
     items, scores = np.full((len(histories), k), -1, np.int32), np.full((len(histories), k), -np.inf, np.float32)
+    blend, alone = recommender.blend, np.full((len(histories), k), -1, np.int32)
     order = np.argsort(histories.lengths, kind="stable")
     for start in range(0, len(order), settings.batch):
         rows = order[start : start + settings.batch]
         batch = [histories[int(row)].tolist() for row in rows]
         filters = [Filter.of(recommender.catalogue.trie, seen if settings.exclude_seen else ()) for seen in batch]
-        found = recommender.rank(batch, k, filters, settings.beams)
+        found = recommender.alone(batch, settings.beams if blend else k, filters, settings.beams)
+        if blend:
+            alone[rows] = found.items[:, :k]
+            found = blend(found, batch, filters, k)
         items[rows], scores[rows] = found.items, found.scores
         progress(min(1.0, (start + settings.batch) / len(order)))
-    return items, scores
+    return Ranked(items, scores), alone if blend else None
 
 
 def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:
@@ -169,12 +181,12 @@ def _write(
     folder: Path,
     dataset: Dataset,
     cases: Cases,
-    ranked: tuple[np.ndarray, np.ndarray],
+    ranked: Ranked,
     per_user: dict[str, dict[str, np.ndarray]],
     titles: list[str],
 ) -> None:
     user_ids, item_ids = np.array(dataset.user_ids)[cases.users], np.array(dataset.item_ids)
-    items, scores = ranked
+    items, scores = ranked.items, ranked.scores
     rows, columns = np.nonzero(items >= 0)
     shown = {
         "user_id": user_ids[rows],

@@ -18,6 +18,7 @@ from llmrec.decode.blend import Blend
 from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import Recommender
 from llmrec.decode.search import Ranked
+from llmrec.evaluate.ranking import ALONE
 from llmrec.files import read_json
 from llmrec.recipe_file import recipe_of
 from llmrec.teachers import Markov
@@ -133,6 +134,9 @@ def test_lists_come_blended_wherever_a_run_is_opened_whose_recipe_says_so(tiny_r
     assert mixed.blend is not None and alone.blend is None
     told = read_json(folder / "train-1-sft" / "eval" / "metrics.json")
     assert told["model"] == "nano+markov" and "nano+markov" in told["systems"]
+    before = read_json(tiny_run / "train-1-sft" / "eval" / "metrics.json")["systems"]["nano"]
+    assert told["systems"][ALONE] == before != told["systems"]["nano+markov"]
+    assert set(told["paired"]) >= {ALONE, "markov"}
     lists = pq.read_table(folder / "train-1-sft" / "eval" / "recommendations.parquet").to_pylist()
     cases = Dataset.load(folder / "data").cases("test")
     history = [mixed.catalogue.item_ids[item] for item in cases.histories[0]]
