@@ -79,6 +79,7 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
         "S-DPO after it",
         [APPEND + "{method: s-dpo, epochs: 1, events: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
     ),
+    "no-blend": ("no teacher beside the model", ["evaluate.blend=null"]),
     "blend": ("a tenth of the teacher's chances mixed in", ["evaluate.blend={share: 0.1}"]),
     "blend-more": ("a fifth of the teacher's chances mixed in", ["evaluate.blend={share: 0.2}"]),
     "beams-20": ("20 beams", ["evaluate.beams=20"]),
@@ -152,19 +153,14 @@ def _trained_for(run: Path) -> float:
 
 
 def write(
-    recipe: Path,
-    name: str,
-    folder: Path,
-    out: Path,
-    changed: Sequence[str],
-    factors: Mapping[str, tuple[str, list[str]]],
+    recipe: Path, folder: Path, out: Path, changed: Sequence[str], factors: Mapping[str, tuple[str, list[str]]]
 ) -> None:
     """The JSON and its figure; the command is told without where files lie."""
     figures, base = collect(folder, factors), recipe_of(folder / "base")
-    path = out / f"{name}-ablations.json"
+    path = out / f"{recipe.stem}-ablations.json"
     only = [factor for factor in factors if factor in figures["factors"]]
-    named, others = ["--name", name] if name != recipe.stem else [], ["--set", *changed] if changed else []
-    command = " ".join(["python scripts/ablations.py", recipe.stem, *named, "--only", *only, *others])
+    others = ["--set", *changed] if changed else []
+    command = " ".join(["python scripts/ablations.py", recipe.stem, "--only", *only, *others])
     protocol = read_json(trained_folder(folder / "base") / "eval" / "metrics.json")["protocol"]
     about = {"recipe hash": fingerprint(base), "seed": base.seed, "source": base.data.source, "protocol": protocol}
     write_result(path, command, figures, **about)
@@ -182,13 +178,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FACTORS), metavar="FACTOR", help=", ".join(FACTORS))
     parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--name", help="of folder and result; the recipe's otherwise")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
     recipe = shipped.recipe(options.recipe)
-    options.name = options.name or recipe.stem
-    folder, common = options.runs / f"{options.name}-ablations", [*ALWAYS, *options.set]
+    folder, common = options.runs / f"{recipe.stem}-ablations", [*ALWAYS, *options.set]
     if not options.collect:
         run_one(recipe, common, folder / "base")
     for name in [] if options.collect else options.only or FACTORS:
@@ -202,8 +196,8 @@ def main() -> None:
             continue
         begin(folder / "base", folder / name)
         run_one(recipe, given, folder / name)
-        write(recipe, options.name, folder, options.out, options.set, FACTORS)
-    write(recipe, options.name, folder, options.out, options.set, FACTORS)
+        write(recipe, folder, options.out, options.set, FACTORS)
+    write(recipe, folder, options.out, options.set, FACTORS)
 
 
 if __name__ == "__main__":

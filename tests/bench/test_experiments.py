@@ -86,8 +86,8 @@ def test_every_factor_is_one_change_that_recipes_know() -> None:
         hashes[name] = fingerprint(load(recipe, ablations.overrides(recipe, ablations.ALWAYS, changes)))
     base = fingerprint(load(recipe, list(ablations.ALWAYS)))
     same = {name for name, one in hashes.items() if one == base}
-    at_rest = {"vocabulary", "no-smoothing", "no-average"}
-    assert same == at_rest | {"XX"}
+    at_rest = {"vocabulary", "no-smoothing", "no-average", "no-alignment", "separating-level"}
+    assert same == at_rest | {"beams-20", "blend", "one-window", "rows-vectors", "title-brand-category"}
     assert len(set(hashes.values()) - {base}) == len(hashes) - len(same), "no two factors are one"
     more = load(recipe, ablations.overrides(recipe, [], ablations.FACTORS["s-dpo"][1])).train
     assert [stage.method for stage in more] == ["sft", "s-dpo"]
