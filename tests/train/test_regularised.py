@@ -17,6 +17,7 @@ from llmrec.model import folder as model_folder
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
+from llmrec.teachers.likely import SHARP
 from llmrec.train import sft
 from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
@@ -24,7 +25,7 @@ from llmrec.train.encode import Encoded
 from llmrec.train.loss import label_logprobs
 from llmrec.train.packing import IGNORE, PackedRows
 from llmrec.train.smooth import Smooth
-from llmrec.train.taught import SHARP, Taught, find
+from llmrec.train.taught import Taught, find
 
 LEVELS = (torch.tensor([5, 6, 7]), torch.tensor([9, 10]))  # of 13 tokens; 8 is a spare of the first level
 
