@@ -40,6 +40,7 @@ ALWAYS = ("evaluate.target=valid", "evaluate.baselines=[]")
 CODES = ["indexing.method=rq-kmeans", "train.0.softmax=catalogue"]  # of three levels, where nothing else is said
 BOTH = ["indexing.vectors=weighted", "indexing.teacher=ppmi"]
 OWN = ["indexing.levels=2", "indexing.hybrid=[item]"]
+LAST = ["tasks.supervise=answer", "train.0.taught=0"]  # a teacher helps in histories that are supervised
 APPEND = "train+="  # a stage more behind those of the recipe
 FACTORS: dict[str, tuple[str, list[str]]] = {
     "text": ("codes of text alone", [*CODES, "indexing.vectors=text"]),
@@ -52,8 +53,8 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "random": ("random numbers (RID)", ["indexing.method=number"]),
     "title": ("text: title alone", ["items.text=[title]"]),
     "title-brand-category": ("text: title, brand, category", ["items.text=[title, brand, category]"]),
-    "last-item": ("the last item of a window supervised alone", ["tasks.supervise=answer"]),
-    "every-position": ("the last item alone, at every position", ["tasks.supervise=answer", "tasks.positions=all"]),
+    "last-item": ("no teacher, the last item of a window supervised alone", LAST),
+    "every-position": ("no teacher, the last item alone, at every position", [*LAST, "tasks.positions=all"]),
     "no-alignment": ("no alignment tasks", ["tasks.item_to_text=0", "tasks.text_to_item=0"]),
     "alignment": ("item ↔ text, a quarter of the items each", ["tasks.item_to_text=0.25", "tasks.text_to_item=0.25"]),
     "rows-mean": ("rows of tokens start alike, but for noise", ["model.init_tokens=mean"]),
@@ -99,12 +100,15 @@ def overrides(recipe: Path, common: Sequence[str], changes: Sequence[str]) -> li
 
 
 def begin(base: Path, run: Path) -> None:
-    """Let a run begin with the finished stages of another: hard links, which no stage writes through."""
+    """Let a run begin with the finished stages of another: hard links, which no stage writes through.
+
+    Figures are left out: those that lie in a factor's folder are its own, whatever stopped it.
+    """
     if run.exists() or not base.is_dir():
         return
     half = run.with_name(f".{run.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    left = shutil.ignore_patterns(".lock", ".work", "logs", "report.html", "recipe.yaml")
+    left = shutil.ignore_patterns(".lock", ".work", "logs", "report.html", "recipe.yaml", "eval*")
     shutil.copytree(base, half, copy_function=os.link, ignore=left)
     half.rename(run)
 

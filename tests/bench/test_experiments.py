@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import pytest
 
 from llmrec import pipeline, shipped
 from llmrec.files import hash_folder, read_json
-from llmrec.recipe_file import fingerprint, load
+from llmrec.recipe_file import dump, fingerprint, load
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.beams=10", "indexing.spares=0"]
@@ -77,6 +78,16 @@ def test_factors_are_compared_in_pairs_and_share_what_they_leave_alone(
     before = hash_folder(folder), [file.stat().st_mtime_ns for file in made]
     call(ablations, monkeypatch, *given)
     assert (hash_folder(folder), [file.stat().st_mtime_ns for file in made]) == before
+
+
+def test_a_factor_that_was_stopped_has_no_figures(tiny_run: Path, tmp_path: Path) -> None:
+    """It begins with the recipe's own stages, whose figures must not be taken for its."""
+    shutil.copytree(tiny_run, tmp_path / "base")
+    ablations.begin(tmp_path / "base", tmp_path / "smoothing")
+    recipe = load(tiny_run / "recipe.yaml", ["train.0.smoothing=0.1"])
+    (tmp_path / "smoothing" / "recipe.yaml").write_text(dump(recipe))
+    assert (tmp_path / "smoothing" / "train-1-sft" / "model").is_dir()
+    assert ablations.collect(tmp_path, ablations.FACTORS)["factors"] == {}
 
 
 def test_every_factor_is_one_change_that_recipes_know() -> None:
