@@ -48,7 +48,7 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "fused": ("codes of text and co-occurrence", [*CODES, *BOTH]),
     "fused-item": ("two levels of these, and a token of the item's own", [*CODES, *BOTH, *OWN]),
     "rq-vae": ("RQ-VAE of these", ["indexing.method=rq-vae", *CODES[1:], *BOTH, "indexing.epochs=300"]),
-    "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative", *CODES[1:]]),
+    "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative"]),
     "sequential": ("numbers in order of appearance (SID)", ["indexing.method=sequential"]),
     "random": ("random numbers (RID)", ["indexing.method=number"]),
     "title": ("text: title alone", ["items.text=[title]"]),
