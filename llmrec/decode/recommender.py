@@ -153,7 +153,8 @@ class Recommender:
         """As `recommend`, for a batch of histories of item numbers."""
         if self.blend is None:
             return self.alone(histories, k, filters, beams)
-        return self.blend(self.alone(histories, max(k, beams or BEAMS), filters), histories, filters, k)
+        width = max(k, beams or BEAMS)
+        return self.blend(self.alone(histories, width, filters, width), histories, filters, k)
 
     def alone(
         self,
