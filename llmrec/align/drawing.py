@@ -15,6 +15,7 @@ from llmrec.decode.sample import sample, sample_without_replacement
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.indexing.trie import ROOT, Trie
+from llmrec.model.vocabulary import code_tokens
 from llmrec.recipe import Grpo
 
 
@@ -94,7 +95,7 @@ def policy_tree(
         n_symbols) bool.
     """
     codes = trie.code(items.reshape(-1)).reshape(*items.shape, -1)
-    tree = plant(prompts, list(np.where(codes >= 0, tokens[codes], -1)))
+    tree = plant(prompts, list(code_tokens(codes, tokens)))
     symbols = np.maximum(codes, 0).astype(np.int64)
     allowed = _allowed(trie, Filters(trie, filters, len(items)), codes)
     return tree | {"symbols": torch.from_numpy(symbols), "allowed": torch.from_numpy(allowed)}

@@ -16,7 +16,7 @@ from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
-from llmrec.model.vocabulary import token_ids
+from llmrec.model.vocabulary import code_tokens, token_ids
 from llmrec.recipe import Aligning, Recipe
 from llmrec.seed import seed_everything
 from llmrec.train.stage import few
@@ -75,8 +75,7 @@ class Ground:
     @property
     def codes(self) -> np.ndarray:
         """(items, longest) int64 model tokens of every item's code, padded at the end by -1."""
-        codes = self.catalogue.codes
-        return np.where(codes >= 0, self.tokens[codes], -1)
+        return code_tokens(self.catalogue.codes, self.tokens)
 
     def described(self, rows: Iterable[int]) -> str:
         """What some moments are, for messages."""

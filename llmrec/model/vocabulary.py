@@ -52,6 +52,19 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarr
     return np.array([known[token] for token in tokens], np.int64)
 
 
+def code_tokens(codes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The model's tokens of codes.
+
+    Args:
+        codes: (…, longest) symbols of a catalogue, padded at the end by -1.
+        tokens: (n_symbols,) from `token_ids`.
+
+    Returns:
+        (…, longest) int64, padded as the codes are.
+    """
+    return np.where(codes >= 0, tokens[codes], -1)
+
+
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarray:
     """(tokens + 1,) int64 model token of all that was appended; without the last in a model of before there was one."""
     return token_ids(tokenizer, [*tokens, *([MENTION] if MENTION in tokenizer.get_vocab() else [])])

@@ -21,7 +21,7 @@ from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt, old_rows_trained
 from llmrec.model.merge import cost, is_quantized, merged
 from llmrec.model.moved import Before, moved
-from llmrec.model.vocabulary import MENTION, new_token_ids
+from llmrec.model.vocabulary import MENTION, code_tokens, new_token_ids
 from llmrec.recipe import Adapt, Recipe, Sft
 from llmrec.seed import stream
 from llmrec.tasks import templates
@@ -40,7 +40,7 @@ from llmrec.train.siblings import Siblings
 from llmrec.train.smooth import Smooth
 from llmrec.train.spares import Spares
 from llmrec.train.start import start
-from llmrec.train.taught import Places, Taught, code_tokens, find
+from llmrec.train.taught import Places, Taught, find
 from llmrec.train.watch import Progress
 
 Validate = Callable[[Any, PreTrainedTokenizerBase, model_folder.Note], dict[str, float]]
@@ -186,7 +186,7 @@ def _changes(job: Job, examples: Sequence[Encoded], new: np.ndarray) -> list[Cha
     """What the recipe makes of examples in every epoch; what a teacher expects is written into the work folder once."""
     part, coded, changes = job.part, Coded.of(job.catalogue, new), list[Change]()
     if part.taught:
-        codes, kept = code_tokens(job.catalogue, new), job.work / "taught"
+        codes, kept = code_tokens(job.catalogue.codes, new), job.work / "taught"
         if not kept.is_dir():
             dataset = Dataset.load(job.run / "data")
             teacher = fit_teachers([part.teacher], dataset.before("valid"), dataset.n_items)[part.teacher]

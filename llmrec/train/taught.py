@@ -19,7 +19,6 @@ import numpy as np
 
 from llmrec.contracts import Sequences, Teacher
 from llmrec.errors import ModelError
-from llmrec.indexing.catalogue import Catalogue
 from llmrec.seed import stream
 from llmrec.teachers.likely import likely
 from llmrec.train.coded import Coded
@@ -98,11 +97,6 @@ class Taught:
         return Encoded(tokens, example.supervised)
 
 
-def code_tokens(catalogue: Catalogue, new: np.ndarray) -> np.ndarray:
-    """(items, longest) int64 model tokens of every item's code, padded at the end by -1."""
-    return np.where(catalogue.codes >= 0, new[catalogue.codes], -1)
-
-
 def find(
     examples: Iterable[Encoded], coded: Coded, codes: np.ndarray, teacher: Teacher, again: bool, name: str
 ) -> Places:
@@ -114,7 +108,7 @@ def find(
     Args:
         examples: as they were encoded.
         coded: finds codes.
-        codes: from `code_tokens`.
+        codes: (items, longest) int64 model tokens of every item's code, padded at the end by -1.
         teacher: fitted on the training part.
         again: whether what is in a history may come again.
         name: of the setting in the recipe, for messages.
