@@ -4,8 +4,9 @@ python scripts/ablations.py beauty-nano                         all factors, one
 python scripts/ablations.py beauty-nano --only sequential random
 python scripts/ablations.py beauty-nano --collect               write what is there, run nothing
 python scripts/ablations.py beauty-nano --set train.0.epochs=5  the same change in the recipe and in every factor
+… --name beauty-nano-short                                      another name than the recipe's, of folder and result
 
-Each factor has a folder of its own, runs/RECIPE-ablations/FACTOR, which begins with those stages of the recipe's own
+Each factor has a folder of its own, runs/NAME-ablations/FACTOR, which begins with those stages of the recipe's own
 run that the factor leaves alone. The test part is never looked at.
 """
 
@@ -62,9 +63,11 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "vocabulary": ("softmax over the whole vocabulary", ["train.0.softmax=vocabulary"]),
     "catalogue": ("softmax over what the catalogue allows", ["train.0.softmax=catalogue"]),
     "no-teacher": ("no teacher's help", ["train.0.taught=0"]),
+    "twice-taught": ("four of ten items give way to the teacher's", ["train.0.taught=0.4"]),
     "more-teaching": ("seven of ten items give way to the teacher's", ["train.0.taught=0.7"]),
     "markov-teaches": ("Markov alone teaches", ["train.0.teacher=markov"]),
     "ease-teaches": ("EASE on recent items alone teaches", ["train.0.teacher=ease-recent"]),
+    "wide": ("twice as wide", ["model.width=256", "model.heads=4"]),
     "less-dropout": ("dropout .15", ["model.dropout=0.15"]),
     "more-dropout": ("dropout .4", ["model.dropout=0.4"]),
     "wordings": ("six wordings, none of them short", ["tasks.wordings=6"]),
@@ -156,15 +159,13 @@ def _trained_for(run: Path) -> float:
     return float(sum(read_json(made)["seconds"] for made in run.glob("train-*/made.json")))
 
 
-def write(
-    recipe: Path, folder: Path, out: Path, changed: Sequence[str], factors: Mapping[str, tuple[str, list[str]]]
-) -> None:
-    """The JSON and its figure; the command is told without where files lie."""
-    figures, base = collect(folder, factors), recipe_of(folder / "base")
-    path = out / f"{recipe.stem}-ablations.json"
-    only = [factor for factor in factors if factor in figures["factors"]]
-    others = ["--set", *changed] if changed else []
-    command = " ".join(["python scripts/ablations.py", recipe.stem, "--only", *only, *others])
+def write(recipe: str, folder: Path, out: Path, changed: Sequence[str]) -> None:
+    """The JSON and its figure, named as the folder is; the command is told without where files lie."""
+    figures, base = collect(folder, FACTORS), recipe_of(folder / "base")
+    path, name = out / f"{folder.name}.json", folder.name.removesuffix("-ablations")
+    only = [factor for factor in FACTORS if factor in figures["factors"]]
+    others = [*(["--set", *changed] if changed else []), *(["--name", name] if name != recipe else [])]
+    command = " ".join(["python scripts/ablations.py", recipe, "--only", *only, *others])
     protocol = read_json(trained_folder(folder / "base") / "eval" / "metrics.json")["protocol"]
     about = {"recipe hash": fingerprint(base), "seed": base.seed, "source": base.data.source, "protocol": protocol}
     write_result(path, command, figures, **about)
@@ -182,11 +183,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FACTORS), metavar="FACTOR", help=", ".join(FACTORS))
     parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name", help="of folder and result; the recipe's otherwise")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
     recipe = shipped.recipe(options.recipe)
-    folder, common = options.runs / f"{recipe.stem}-ablations", [*ALWAYS, *options.set]
+    folder, common = options.runs / f"{options.name or recipe.stem}-ablations", [*ALWAYS, *options.set]
     if not options.collect:
         run_one(recipe, common, folder / "base")
     for name in [] if options.collect else options.only or FACTORS:
@@ -200,8 +202,8 @@ def main() -> None:
             continue
         begin(folder / "base", folder / name)
         run_one(recipe, given, folder / name)
-        write(recipe, folder, options.out, options.set, FACTORS)
-    write(recipe, folder, options.out, options.set, FACTORS)
+        write(recipe.stem, folder, options.out, options.set)
+    write(recipe.stem, folder, options.out, options.set)
 
 
 if __name__ == "__main__":

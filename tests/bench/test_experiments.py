@@ -75,6 +75,14 @@ def test_factors_are_compared_in_pairs_and_share_what_they_leave_alone(
     svg = (tmp_path / "recipe-ablations.svg").read_text()
     assert ">20 beams<" in svg and ">label smoothing within a level, .1<" in svg
 
+    said = f"python scripts/ablations.py recipe --only smoothing beams-20 --set {' '.join(SMALL)}"
+    assert told["command"] == said
+
+    shutil.copytree(folder, runs / "short-ablations")
+    call(ablations, monkeypatch, *given, "--name", "short", "--collect")
+    named = read_json(tmp_path / "short-ablations.json")
+    assert (named["command"], named["figures"]) == (f"{said} --name short", told["figures"])
+
     before = hash_folder(folder), [file.stat().st_mtime_ns for file in made]
     call(ablations, monkeypatch, *given)
     assert (hash_folder(folder), [file.stat().st_mtime_ns for file in made]) == before
