@@ -21,6 +21,8 @@ from llmrec.recipe import Columns, Data
 
 _MANY = 10_000  # interactions from which on rare users and items can be left out
 _LEARNED = 2_000_000  # item places that the quickstart learns from: events x windows x epochs
+_LONG = 10  # epochs from which on a teacher's help pays
+_SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is a teacher: 2.4 GB
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,13 @@ def settings(size: Size) -> dict[str, Any]:
     history = next((steps for steps in (5, 10, 20) if typical <= steps), 50)
     windows = 2 if size.events * 2 <= _LEARNED else 1
     small = size.items < 100
+    epochs = int(np.clip(_LEARNED // (size.events * windows), 3, 60))
     return {
         "history": history,
         "windows": windows,
-        "epochs": int(np.clip(_LEARNED // (size.events * windows), 3, 60)),
+        "epochs": epochs,
+        "taught": 0.2 if epochs >= _LONG else 0.0,
+        "teacher": "markov-ease" if size.items <= _SQUARED else "markov",
         "batch": 8 if size.events < 20_000 else 32,
         "width": _width(size.items),
         "levels": 2 if size.items < 1000 else 3,
@@ -214,21 +219,34 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         f"  text: {_flow(text)}   # what the language model reads about an item, most telling first",
         *missing,
         "  encoder: minilm-l6",
-        f"indexing: {{method: rq-kmeans, levels: {chosen['levels']}, width: {chosen['width']}}}   "
-        f"# {chosen['width']} codes a level suit {size.items} items",
+        f"# Codes of text and of what goes together in histories; {chosen['width']} a level suit {size.items} items.",
+        f"indexing: {{method: rq-kmeans, levels: {chosen['levels']}, width: {chosen['width']}, vectors: weighted, "
+        "teacher: ppmi}",
         f"# Interactions of a user: {lengths}.",
         f"tasks: {{history: {chosen['history']}, windows: {chosen['windows']}, "
         "item_to_text: 0.25, text_to_item: 0.25}",
         '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}',
-        f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {chosen['vocabulary']}}}",
+        f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {chosen['vocabulary']}, "
+        "init_tokens: vectors}",
+        f"# {_taught_words(chosen)}",
         "train:",
-        f"  - {{method: sft, epochs: {chosen['epochs']}, batch: {chosen['batch']}, "
-        "learning_rate: 2.0e-3, precision: bf16}",
+        f"  - {{method: sft, epochs: {chosen['epochs']}, batch: {chosen['batch']}, learning_rate: 2.0e-3, "
+        f"precision: bf16, softmax: catalogue, {_taught(chosen)}}}",
         f"# {size.repeats:.0%} of the interactions are with an item that the user had before.",
         f"evaluate: {{ranking: {chosen['ranking']}, beams: {chosen['beams']}, "
         f"exclude_seen: {str(chosen['exclude_seen']).lower()}}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _taught(chosen: dict[str, Any]) -> str:
+    return f"taught: {chosen['taught']}, teacher: {chosen['teacher']}" if chosen["taught"] else "taught: 0"
+
+
+def _taught_words(chosen: dict[str, Any]) -> str:
+    if chosen["taught"]:
+        return "One of five items of a history gives way to what a linear teacher expects there, others in every epoch."
+    return f"A teacher's help (taught: 0.2) pays in a training longer than {chosen['epochs']} epochs."
 
 
 def _core_words(core: int) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import own_sets
 import pytest
 import yaml
 
 from llmrec.cli.main import main
+from llmrec.data import starter
+from llmrec.data.starter import Size
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -72,7 +76,9 @@ def test_a_recipe_that_is_there_is_not_written_over(llmrec: Call, tmp_path: Path
     assert (tmp_path / "recipe.yaml").read_text() == "seed: 1\n"
     assert llmrec("init", *files, "--yes", "--out", "other.yaml")[0] == 0
     assert llmrec("init", *files, "--yes", "--force")[0] == 0
-    assert (tmp_path / "recipe.yaml").read_text() == (tmp_path / "other.yaml").read_text().replace("other", "recipe")
+    assert (tmp_path / "recipe.yaml").read_text() == (tmp_path / "other.yaml").read_text().replace(
+        "other.yaml", "recipe.yaml"
+    )
 
 
 def test_items_derived_from_a_log_are_not_written_over(llmrec: Call, tmp_path: Path) -> None:
@@ -92,6 +98,20 @@ def test_settings_suit_the_size(llmrec: Call, tmp_path: Path) -> None:
     assert recipe["tasks"]["history"] == 10
     assert recipe["data"]["columns"]["timestamp"] is None
     assert recipe["evaluate"]["beams"] <= 40
+    assert (recipe["train"][0]["taught"], recipe["train"][0]["teacher"]) == (0.2, "markov-ease")
+
+
+def test_a_teacher_suits_items_and_epochs() -> None:
+    sized = Size(1000, 500, 10_000, 0, np.full(1000, 10), 0.0, 0, [])
+    chosen = {
+        name: starter.settings(replace(sized, **change))
+        for name, change in (("few", {}), ("items", {"items": 30_000}), ("events", {"events": 1_000_000}))
+    }
+    assert {name: (one["taught"], one["teacher"]) for name, one in chosen.items()} == {
+        "few": (0.2, "markov-ease"),
+        "items": (0.2, "markov"),  # EASE would hold each pair of them
+        "events": (0.0, "markov-ease"),  # few epochs: a teacher's help would not pay
+    }
 
 
 def test_check_and_show_take_a_recipe_and_speak_json(llmrec: Call, tmp_path: Path) -> None:
