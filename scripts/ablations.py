@@ -52,7 +52,7 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "collaborative": ("clusters of co-occurrence (CID)", ["indexing.method=collaborative"]),
     "sequential": ("numbers in order of appearance (SID)", ["indexing.method=sequential"]),
     "random": ("random numbers (RID)", ["indexing.method=number"]),
-    "title": ("text: title alone", ["items.text=[title]"]),
+    "title": ("text: title alone", ["items.text=[title]", "items.missing_text=item-id"]),
     "title-brand-category": ("text: title, brand, category", ["items.text=[title, brand, category]"]),
     "last-item": ("no teacher, the last item of a window supervised alone", LAST),
     "every-position": ("no teacher, the last item alone, at every position", [*LAST, "tasks.positions=all"]),
