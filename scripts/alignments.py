@@ -37,7 +37,7 @@ class Study:
     """Where arms are compared, and how fast each learns.
 
     Attributes:
-        start: the recipe of the SFT model; None for the quickstart's.
+        start: the recipe of the SFT model; None for that of quickstart-text.
         steps: of every arm.
         rate: learning rate of SFT gone on with.
         arms: settings of what follows, all but the steps. Those of worlds were chosen on worlds of another seed.
@@ -121,7 +121,7 @@ def start(name: str, seed: int) -> Recipe:
     """The recipe of the SFT model."""
     if (given := STUDIES[name].start) is not None:
         return Recipe.model_validate(given | {"seed": seed})
-    whole = load(Path("recipes/quickstart.yaml"), [f"seed={seed}"])
+    whole = load(Path("recipes/quickstart-text.yaml"), [f"seed={seed}"])
     return whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"ranking": METRICS})})
 
 

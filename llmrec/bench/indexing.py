@@ -172,7 +172,7 @@ def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
 def dominance(work: Path, tiny: bool) -> dict[str, Any]:
     """Dominance of text in codes of ML-100K's items, by what was quantized: text, co-occurrence, or both together."""
     how = ["items={text: [title, year, genres], encoder: hashing}"] if tiny else []
-    recipe = load(shipped.recipe("quickstart"), how)
+    recipe = load(shipped.recipe("quickstart-text"), how)
     run, found = pipeline.run(recipe, work / "ml-100k", until="items"), {}
     data = Dataset.load(run / "data", texts=False)
     text, train = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy"), data.before("valid")

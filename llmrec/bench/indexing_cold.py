@@ -41,11 +41,11 @@ def cold(work: Path, tiny: bool) -> dict[str, Any]:
         and of baselines; with half of an interval of 95 %.
     """
     how = SMALL if tiny else []
-    every = load(shipped.recipe("quickstart"), [*how, WORLD if tiny else "data.split=cold-items"], tiny=tiny)
+    every = load(shipped.recipe("quickstart-text"), [*how, WORLD if tiny else "data.split=cold-items"], tiny=tiny)
     data = Dataset.load(pipeline.run(every, work / "cold", until="items") / "data", texts=False)
     new, old = _parts(data, work)
     files = f"data={{source: files, interactions: {work / 'log.parquet'}, items: {work / 'old.parquet'}}}"
-    warm = load(shipped.recipe("quickstart"), [*how, files, "train.0.epochs=6"], tiny=tiny)
+    warm = load(shipped.recipe("quickstart-text"), [*how, files, "train.0.epochs=6"], tiny=tiny)
     run = pipeline.run(warm, work / "warm", until="train")
     folder, facts = add(run, work / "new.parquet")
     asked = Recommender.open(pipeline.trained_folder(run) / "model", folder)

@@ -172,7 +172,9 @@ def measure(work: Path, tiny: bool, tell: Tell = lambda line: None, seconds: flo
     """
     budget = seconds or (3.0 if tiny else 330.0)
     tell("feeding: data, codes, examples")
-    ready = setting.prepare(setting.recipe("quickstart", [*OVERRIDES, *(TINY if tiny else [])], tiny), work / "beauty")
+    ready = setting.prepare(
+        setting.recipe("quickstart-text", [*OVERRIDES, *(TINY if tiny else [])], tiny), work / "beauty"
+    )
     state = work / f"feeding-{hash_json([OVERRIDES, TINY, tiny, budget, MARKS])[:8]}"
     return race(ready, state, budget, 100 if tiny else 1000, tell)
 

@@ -41,7 +41,7 @@ def measure(work: Path, tiny: bool, tell: Tell = lambda line: None) -> dict[str,
     small = ["model.dropout=0", "train.0.batch=32"]
     large = ["train.0.batch=2"] if not gpu else ["train.0.batch=32"]
     steps = 4 if tiny else 30 if gpu else 12
-    plans = {"nano": ("quickstart", small, steps), "smollm2 lora": ("ml100k-smollm2", large, 4 if not gpu else 20)}
+    plans = {"nano": ("quickstart-text", small, steps), "smollm2 lora": ("ml100k-smollm2", large, 4 if not gpu else 20)}
     if gpu:
         plans["smollm2 full"] = ("ml100k-smollm2", [*large, "model.adapt=full"], 20)
     found = {}

@@ -225,7 +225,8 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         f"# Interactions of a user: {lengths}.",
         f"tasks: {{history: {chosen['history']}, windows: {chosen['windows']}, "
         "item_to_text: 0.25, text_to_item: 0.25}",
-        '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}',
+        '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with softmax: '
+        "vocabulary below",
         f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {chosen['vocabulary']}, "
         "init_tokens: vectors}",
         f"# {_taught_words(chosen)}",
