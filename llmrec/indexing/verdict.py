@@ -79,7 +79,7 @@ def _twins(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
 def _meaning(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     """What first tokens follow, where they were meant to follow something."""
     if settings.method == "item":
-        yield "Codes share no token, so what is learnt of one item tells nothing of another: a baseline."
+        yield "Codes share no token: only rows that start from vectors (model.init_tokens) tell what items share."
     elif settings.method == "number":
         yield "Numbers are random, so items that share a token have nothing else in common: a baseline."
     kept, quantized = result["neighbours_kept"], settings.method in VECTOR_METHODS
@@ -89,9 +89,10 @@ def _meaning(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     dominance = result.get("dominance")
     if quantized and dominance is not None and abs(dominance) > _DOMINATED:
         strong, weak = ("text", "behaviour") if dominance > 0 else ("behaviour", "text")
-        remedy = {"aligned": "widen the first level (indexing.width)", "weighted": "set indexing.vectors=aligned"}.get(
-            settings.vectors, "indexing.vectors=weighted or aligned gives both a say"
-        )
+        remedy = {
+            "aligned": "widen the first level (indexing.width)",
+            "weighted": "see whether indexing.vectors=aligned is better on validation",
+        }.get(settings.vectors, "indexing.vectors=weighted or aligned gives both a say")
         yield f"First tokens follow {strong} far more than {weak} (dominance {dominance:+.2f}): {remedy}."
 
 

@@ -134,7 +134,7 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
             "Healthy. 100 items have unique",
         ),
         ({"method": "category", "hybrid": ["collaborative"]}, "separating", {"collisions_before": 90}, "a smaller"),
-        ({"method": "item"}, "own", {"collisions_before": 100}, "nothing of another: a baseline."),
+        ({"method": "item"}, "own", {"collisions_before": 100}, "only rows that start from vectors"),
         ({"method": "number"}, "numbers", {"levels": [1, 9]}, "nothing else in common: a baseline."),
         ({"vectors": "ppmi"}, "separating", {"neighbours_kept": 0.01}, "Healthy."),
         ({}, "separating", {"neighbours_kept": 0.01}, "Only 1% of nearest items share a first token"),
