@@ -21,7 +21,7 @@ from llmrec.recipe import Columns, Data
 
 _MANY = 10_000  # interactions from which on rare users and items can be left out
 _LEARNED = 2_000_000  # item places that the quickstart learns from: events x windows x epochs
-_LONG = 10  # epochs from which on a teacher's help pays
+_LONG = 10  # epochs of a long training, in which a teacher's help pays; after 4 it still harmed
 _SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is a teacher: 2.4 GB
 
 
@@ -247,7 +247,7 @@ def _taught(chosen: dict[str, Any]) -> str:
 def _taught_words(chosen: dict[str, Any]) -> str:
     if chosen["taught"]:
         return "One of five items of a history gives way to what a linear teacher expects there, others in every epoch."
-    return f"A teacher's help (taught: 0.2) pays in a training longer than {chosen['epochs']} epochs."
+    return f"A teacher's help (taught: 0.2) pays in a long training; {chosen['epochs']} epochs are few."
 
 
 def _core_words(core: int) -> str:
