@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +26,7 @@ from llmrec.data import dataset as data
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
 from llmrec.metrics import Places, hit, ndcg, place
+from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
 from llmrec.results import write_result
 from llmrec.teachers import TEACHERS
@@ -42,13 +46,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         facts = data.make(Data.model_validate({"source": given.source}), 42, Path(folder))
         dataset, content = Dataset.load(Path(folder)), content_hash(Path(folder))
-    command = f"python scripts/bench_teachers.py {given.source} {' '.join(given.teachers)} --out results"
+    command = "python " + " ".join(["scripts/bench_teachers.py", *sys.argv[1:]])
     about = {
         "data hash": content,
         "seed": 42,
-        "protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation",
+        "protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation; "
+        "95 %, bootstrap over cases",
     }
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     cases: dict[str, np.ndarray] = {}
     for name in given.teachers:
         figures[name] = measure(name, settings, dataset, given.target, cases)
@@ -73,8 +78,11 @@ def _write_users(path: Path, dataset: Dataset, target: str, figures: dict[str, n
 
 def measure(
     name: str, settings: dict[str, object], dataset: Dataset, target: str, of_cases: dict[str, np.ndarray]
-) -> dict[str, float]:
-    """Seconds to fit and to rank, and recall and NDCG at 5, 10 and 20; those of every case go into `of_cases`."""
+) -> dict[str, Any]:
+    """Seconds to fit and to rank, and recall and NDCG at 5, 10 and 20, with intervals.
+
+    The figures of every case go into `of_cases`.
+    """
     begin = time.perf_counter()
     teacher = TEACHERS[name](**settings).fit(dataset.before("valid"), dataset.n_items)
     fitted = time.perf_counter()
@@ -84,11 +92,16 @@ def measure(
         rows = range(start, min(start + 512, len(cases.users)))
         histories = type(cases.histories).of([cases.histories[row] for row in rows])
         parts.append(place(teacher.score(histories), cases.targets[start : rows.stop], histories))
+    seconds = {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1)}
     places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
     each = {f"{kind}@{k}": metric(places, k) for k in (5, 10, 20) for kind, metric in (("hr", hit), ("ndcg", ndcg))}
     of_cases |= {f"{name} {metric}": values for metric, values in each.items()}
-    told = {metric: round(float(values.mean()), 5) for metric, values in each.items()}
-    return {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1), **told}
+    return seconds | {metric: _interval(values) for metric, values in each.items()}
+
+
+def _interval(values: np.ndarray) -> dict[str, float]:
+    """Mean over cases and its interval."""
+    return {name: round(value, 5) for name, value in asdict(bootstrap(values, 0)).items()}
 
 
 if __name__ == "__main__":

@@ -76,31 +76,33 @@ def of_all_users(results: Path, source: str) -> list[tuple[Path, dict[str, Any]]
 
 
 def measured(results: Path, source: str) -> list[Row]:
-    """Rows of a data set, best NDCG@10 first: recipes, then teachers with intervals where a recipe's run gave them."""
+    """Rows of a data set, best NDCG@10 first: recipes, teachers, and baselines of recipes that are no such teacher."""
     rows: dict[str, Row] = {}
     for path in sorted(results.glob(f"teachers-{source}*.json")):
         told = read_json(path)
-        for name, found in told["figures"].items():
-            figures = {metric: {"mean": found[metric]} for metric in SHOWN if metric in found}
-            pins = ["", told["commit"], str(told.get("seed", 42)), told.get("data hash", "not told")[:12], ""]
-            rows[name] = Row(system_name(name), figures, f"[{path.name}](../results/{path.name})", pins=pins)
+        pins = ["", told["commit"], str(told["seed"]), told["data hash"][:12], ""]
+        for name, figures in told["figures"].items():
+            rows[name] = Row(system_name(name), figures, _link(path), pins=pins)
     for path, told in of_all_users(results, source):
-        systems, model = told["figures"]["systems"], told["figures"]["model"]
-        rows[path.stem] = _own(path, told, systems[model])
+        systems, model, pins = told["figures"]["systems"], told["figures"]["model"], _pins_of(told)
+        rows[path.stem] = Row(path.stem, systems[model], _link(path), True, pins)
         if ALONE in systems:
-            rows[f"{path.stem} {ALONE}"] = replace(_own(path, told, systems[ALONE]), name=f"{path.stem}, {ALONE}")
+            rows[f"{path.stem} {ALONE}"] = replace(
+                rows[path.stem], name=f"{path.stem}, {ALONE}", figures=systems[ALONE]
+            )
         if told["figures"]["protocol"]["exclude_seen"]:  # as the teachers' own files have it
             for name in systems.keys() - {model, ALONE}:
-                rows.setdefault(name, Row(system_name(name), {}, _link(path))).figures.update(systems[name])
-    return sorted(rows.values(), key=lambda row: -row.figures.get("ndcg@10", {"mean": 0})["mean"])
+                rows.setdefault(name, Row(system_name(name), systems[name], _link(path), pins=[*pins[:-1], ""]))
+    return sorted(rows.values(), key=lambda row: -row.figures["ndcg@10"]["mean"])
 
 
-def _own(path: Path, told: dict[str, Any], figures: dict[str, Any]) -> Row:
-    commits = sorted({seed["commit"] for seed in told["figures"]["seeds"]})
+def _pins_of(told: dict[str, Any]) -> list[str]:
+    """Recipe, commits, seeds, hashes of the data (one a seed, where it breaks ties in time), and looks at the test."""
+    seeds = told["figures"]["seeds"]
+    commits, hashes = (list(dict.fromkeys(seed[name] for seed in seeds)) for name in ("commit", "data hash"))
     recipe = f"[{told['recipe']['name']}](../recipes/{told['recipe']['name']}.yaml) `{told['recipe']['hash'][:12]}`"
     looks = f"{told['looks']['of this recipe']} of {told['looks']['at this data']}"
-    pins = [recipe, ", ".join(commits), ", ".join(map(str, told["seeds"])), told["data"]["hash"][:12], looks]
-    return Row(path.stem, dict(figures), _link(path), True, pins)
+    return [recipe, ", ".join(commits), ", ".join(map(str, told["seeds"])), ", ".join(h[:12] for h in hashes), looks]
 
 
 def _link(path: Path) -> str:
