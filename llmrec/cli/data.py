@@ -55,7 +55,7 @@ def fetch_set(
     if name in ORIGINS:
         console.print(f"{ORIGINS[name].about}. {ORIGINS[name].size}.", highlight=False, soft_wrap=True)
         console.print(f"Terms: {ORIGINS[name].licence}. See {ORIGINS[name].page}", highlight=False, soft_wrap=True)
-    with stages(()) as tell:
+    with stages() as tell:
         folder = fetch(name, category, mirror, tell)
     typer.echo(folder)
 

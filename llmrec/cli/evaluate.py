@@ -43,7 +43,7 @@ def _look(run: Path, ledger: Path, why: str) -> Any:
     from llmrec.recipe_file import check_run
 
     check_run(run)
-    with stages(("evaluate",)) as tell:
+    with stages() as tell:
         folder = judging.look(run, pipeline.trained_folder(run), ledger, why, lambda done: tell("evaluate", done))
     return read_json(folder / "metrics.json")
 
@@ -68,7 +68,7 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
     recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
-    with stages(("evaluate",)) as tell, tempfile.TemporaryDirectory() as folder:
+    with stages() as tell, tempfile.TemporaryDirectory() as folder:
         return evaluate(
             recommender,
             recipe.model.name,

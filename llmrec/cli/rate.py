@@ -70,7 +70,7 @@ def command(
             raise RunError(f"{name} is {', '.join(known[:-1])} or {known[-1]}, not '{value}'.")
     if over != "mean" and method != "regression":
         raise RunError(f"--over {over} is what regression adds to; {method} has no use for it. Leave it out.")
-    with stages(()) as tell, tempfile.TemporaryDirectory() as work:
+    with stages() as tell, tempfile.TemporaryDirectory() as work:
         loaded = ratings.load(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
         folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}{'' if part == 'test' else '-valid'}"
         judged = ratings.TEST if part == "test" else ratings.VALID

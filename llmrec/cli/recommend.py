@@ -63,7 +63,7 @@ def _everybody(
 
     if out is None:
         raise RequestError("say where to: --all-users --out recs.parquet")
-    with stages(("users",)) as tell:
+    with stages() as tell:
         users = recommend_all(Job(run, out, *what, dtype=dtype), processes, lambda done: tell("users", done))
     if as_json:
         say({"users": users, "out": str(out)})

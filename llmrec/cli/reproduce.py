@@ -40,7 +40,7 @@ def command(
         return
     run = out or Path("runs") / f"{told.name}-{'tiny' if tiny else 'again'}-{recipe.seed}"
     console.print(f"[bold]{told.name}[/], seed {recipe.seed} → {run}", highlight=False)
-    with stages(pipeline.STAGES[:-1]) as tell:
+    with stages() as tell:
         if tiny:
             pipeline.run(recipe, run, "evaluate", tell)
         found = {} if tiny else reproduce(told, run, ledger, tell)

@@ -32,7 +32,7 @@ def command(
         return
     run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
     console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
-    with stages(pipeline.STAGES[: pipeline.STAGES.index(until) + 1]) as tell:
+    with stages() as tell:
         pipeline.run(plan, run, until, tell)
     if pipeline.STAGES.index(until) < pipeline.STAGES.index("evaluate"):
         say({"run": str(run), "until": until}) if as_json else console.print(f"Done until {until}: {run}")

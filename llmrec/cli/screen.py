@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ def say(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float], None]]:
-    """Bars for the stages of a run, with the time left of the one at work."""
+def stages() -> Iterator[Callable[[str, float], None]]:
+    """Bars for the stages of a run, with the time left of the one at work; in a file, a line each tenth of a stage."""
+    if not console.is_terminal:
+        yield _lines()
+        return
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(30),
@@ -46,6 +50,21 @@ def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float], None]]:
             bars.update(tasks[stage], completed=done)
 
         yield tell
+
+
+def _lines() -> Callable[[str, float], None]:
+    """Progress for a log: bars there would come at the end alone."""
+    begun: dict[str, float] = {}
+    told: dict[str, int] = {}
+
+    def tell(stage: str, done: float) -> None:
+        interrupt.check()
+        seconds = int(time.monotonic() - begun.setdefault(stage, time.monotonic()))
+        if int(done * 10) > told.get(stage, -1):
+            told[stage] = int(done * 10)
+            console.print(f"{stage:<10} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
+
+    return tell
 
 
 def metrics_table(result: dict[str, Any]) -> Table:

@@ -41,7 +41,7 @@ def command(
             pipeline.train(plan, run, _tell)
             return
         console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
-        with stages(pipeline.STAGES[: pipeline.STAGES.index("train") + 1]) as tell:
+        with stages() as tell:
             pipeline.train(plan, run, tell)
         trained = [str(folder) for folder in pipeline.trained_folders(run)]
         say({"run": str(run), "trained": trained}) if as_json else console.print(f"Trained: {', '.join(trained)}")

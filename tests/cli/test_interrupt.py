@@ -17,7 +17,7 @@ class Careless:
         for _ in range(10**5): pass
 
 interrupt.watch()
-with stages(("train",)) as tell:
+with stages() as tell:
     tell("train", 0.1)
     careless = Careless()
     del careless

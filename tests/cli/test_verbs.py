@@ -110,7 +110,7 @@ def test_a_run_that_is_made_is_shown_again_in_json(llmrec: Callable[..., Done], 
     told = json.loads(done.out)
     assert told["run"] == str(tiny_run)
     assert told["systems"] == json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())["systems"]
-    assert "left" in done.err  # the bars say how much time is left, on the other stream
+    assert "report     100%" in done.err, "progress goes to the other stream"
 
 
 def test_a_run_ends_with_a_table_and_a_person(llmrec: Callable[..., Done], world: Path, tiny_run: Path) -> None:
