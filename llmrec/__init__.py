@@ -19,7 +19,10 @@ __version__ = "0.1.0"
 def load(
     run: str | Path, held_out_wording: bool = False, engine: EngineName = "transformers", **options: Any
 ) -> Recommender:
-    """The recommender that a run trained; with a teacher mixed in where its recipe says so (`evaluate.blend`).
+    """The recommender that a run trained.
+
+    It gives lists as they are judged: with as many beams, items of the history left out or not, and a teacher mixed in
+    where the recipe says so (`evaluate.blend`; an export holds no teacher).
 
     Args:
         run: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
@@ -30,6 +33,7 @@ def load(
     Raises:
         RunError: the folder holds no trained model.
     """
+    from llmrec.decode.as_judged import as_judged
     from llmrec.decode.blend import blender
     from llmrec.decode.recommender import Recommender
     from llmrec.model.folder import NOTE
@@ -41,6 +45,7 @@ def load(
         return Recommender.open(folder, folder / "catalogue", held_out_wording, engine, **options)
     model = trained_folder(folder) / "model"
     found = Recommender.open(model, folder / "catalogue", held_out_wording, engine, **options)
+    found.note = as_judged(found.note, folder)
     if blended := blender(recipe_of(folder).evaluate, folder):
         found.blend = blended(found.catalogue)
     return found

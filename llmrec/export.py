@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from llmrec.card import Facts, base_name, card, measured
+from llmrec.decode.as_judged import as_judged
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, read_json, write_json
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
 from llmrec.pipeline import trained_folder
 from llmrec.stage import MADE
@@ -47,6 +50,7 @@ def export(run: Path, target: Path) -> Path:
     target = _free(target)
     with atomic_folder(target) as folder:
         _copy(trained / "model", folder)
+        write_json(folder / NOTE, asdict(as_judged(model_folder.load_words(folder)[1], run)))
         _usable(folder)
         _copy(run / "catalogue", folder / "catalogue")
         if (trained / "adapter").is_dir():

@@ -21,6 +21,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate, Recipe
 from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
 from llmrec.stage import Stage, lock, made_hash
+from llmrec.stale import refuse_stale
 
 Target = Literal["valid", "test"]
 _EVALUATE = 3  # format number: raise it to judge every run anew
@@ -60,14 +61,21 @@ def judge(
 
     settings, dataset = Evaluate.model_validate(stage.recipe), Dataset.load(out / "data")
     recommender = Recommender.open(trained / "model", out / "catalogue", settings.wording == "held-out")
-    blended, name = blender(settings, out), recipe.model.name
-    if settings.blend and blended:
-        recommender.blend, name = blended(recommender.catalogue), f"{name}+{settings.blend.teacher}"
+    if blended := blender(settings, out):
+        recommender.blend = blended(recommender.catalogue)
     vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
-    result = evaluate(recommender, name, dataset, settings, settings.target, recipe.seed, folder, progress, vectors)
+    result = evaluate(
+        recommender, system(recipe), dataset, settings, settings.target, recipe.seed, folder, progress, vectors
+    )
     if settings.writing:
         _writing(recipe, settings, out, trained / "model", dataset, folder, progress)
     return {"users": result["protocol"]["users"]}
+
+
+def system(recipe: Recipe) -> str:
+    """What tables call a run's model: its base, and the teacher that is mixed in."""
+    blend = recipe.evaluate.blend
+    return f"{recipe.model.name}+{blend.teacher}" if blend else recipe.model.name
 
 
 def _writing(
@@ -110,9 +118,10 @@ def look(run: Path, trained: Path, book: Path, why: str, progress: Callable[[flo
         The folder of the evaluation.
 
     Raises:
-        RunError: the ledger has a line that cannot be read, or the run is in use.
+        RunError: the ledger has a line that cannot be read, the run is in use, or it holds parts of another recipe.
     """
     recipe = recipe_of(run)
+    refuse_stale(recipe, run)
     ledger.read(book)  # before anything is looked at
     stage = stage_of(recipe, run, trained, "test")
     told = {

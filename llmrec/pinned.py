@@ -24,6 +24,7 @@ from llmrec.pipeline import trained_folder
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, fingerprint, recipe_of, shipped_name, without_places
 from llmrec.stage import MADE
+from llmrec.stale import refuse_stale, refuse_stale_stage
 
 CASE = ["user_id", "target"]
 
@@ -32,11 +33,15 @@ def judged(run: Path, recipe: Recipe) -> Path:
     """The folder with a run's figures on its test part.
 
     Raises:
-        RunError: nothing is trained in the run, or its test part was not looked at.
+        RunError: nothing is trained in the run, its test part was not looked at, or it holds parts of another recipe.
     """
-    folder = trained_folder(run) / ("eval" if recipe.evaluate.target == "test" else "eval-test")
+    trained = trained_folder(run)
+    folder = trained / ("eval" if recipe.evaluate.target == "test" else "eval-test")
     if not (folder / MADE).is_file():
         raise RunError(f"{run} has not been judged on its test part. Type: llmrec evaluate {run} --test")
+    hashes = refuse_stale(recipe, run)
+    said = recipe.evaluate.model_copy(update={"target": "test"}).model_dump(mode="json")
+    refuse_stale_stage(folder, said, {"data": hashes["data"], "model": hashes[trained.name]}, recipe.seed)
     return folder
 
 

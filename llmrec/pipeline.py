@@ -23,7 +23,7 @@ from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Aligning, Recipe, Sft
-from llmrec.recipe_file import dump
+from llmrec.recipe_file import dump, without_places
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.train import together, trackers
 
@@ -137,9 +137,12 @@ def _reaches(until: str, stage: str) -> bool:
 
 
 def _data(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
-    inputs = {f"{name} {path.name}": hash_file(path) for name, path in sources.given(recipe.data) if path.is_file()}
-    named = {name: Path(getattr(recipe.data, name) or "").name for name in ("interactions", "items")}
-    part = recipe.data.model_dump(mode="json") | named  # wherever they lie
+    inputs: dict[str, str] = {}
+    for name, path in sources.given(recipe.data):
+        if path.is_file():  # wherever it lies; several files may have one name
+            told = f"{name} {path.name}"
+            inputs[told if told not in inputs else f"{told} {len(inputs)}"] = hash_file(path)
+    part = without_places(recipe).data.model_dump(mode="json")
     stage = Stage(out / "data", _DATA, part, inputs, recipe.seed)
     hashes["data"] = stage.run(lambda folder: data.make(recipe.data, recipe.seed, folder))
 
@@ -175,7 +178,7 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
         return build.make(recipe.indexing, items, vectors, recipe.seed, folder, train)
 
     inputs = {name: hashes[name] for name in ("items", *(["data"] if recipe.indexing.behaves else []))}
-    inputs |= {"old": made_hash(old)} if old else {}
+    inputs |= {"table": hash_file(out / "data" / "items.parquet")} | ({"old": made_hash(old)} if old else {})
     stage = Stage(out / "catalogue", _CATALOGUE, recipe.indexing.model_dump(mode="json"), inputs, recipe.seed)
     hashes["catalogue"] = stage.run(make)
 
@@ -193,6 +196,9 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
     inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
         "prompts": hash_folder(shipped.folder("prompts"), without=("made.json", "rate.yaml"))  # `llmrec rate`'s alone
     }
+    oracle = recipe.tasks.oracle
+    if oracle and oracle.by == "replay" and oracle.cache and Path(oracle.cache).is_file():
+        inputs["oracle"] = hash_file(Path(oracle.cache))
     hashes["tasks"] = Stage(out / "tasks", _TASKS, recipe.tasks.model_dump(mode="json"), inputs, recipe.seed).run(make)
 
 
@@ -241,6 +247,7 @@ def _train_one(
     aligns = isinstance(part, Aligning)
     if isinstance(part, Sft) and part.taught:
         parts["exclude_seen"] = recipe.evaluate.exclude_seen
+        inputs["data"] = hashes["data"]
     if part.validation.every:
         parts["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"beams", "exclude_seen", "wording"})
         inputs["data"] = hashes["data"]

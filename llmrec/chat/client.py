@@ -90,7 +90,7 @@ class Client:
                 return Store(page["catalogue"], things)
 
     def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
-        """Items after a history.
+        """Items after a history, and none of it: a guest has just said what they know.
 
         Args:
             more: further fields of the request: allow, deny, category, query.
@@ -99,7 +99,8 @@ class Client:
             ServerDown: nothing answers.
             Declined: the request cannot be answered as it is; `param` says why.
         """
-        found = self._ask("POST", "/v1/recommendations", json={"history": list(history), "k": k} | more)
+        body = {"history": list(history), "k": k, "exclude_seen": True} | more
+        found = self._ask("POST", "/v1/recommendations", json=body)
         items = [(one["item_id"], float(one["score"])) for one in found["items"]]
         return Given(items, found["ranked_by"], found["catalogue"], found["notes"])
 

@@ -28,7 +28,7 @@ def command(
 
     if target not in (None, "test", "valid"):
         raise RunError(f"--target is test or valid, not '{target}'.")
-    if test and (target == "valid" or beams or engine != "transformers"):
+    if test and (target == "valid" or beams is not None or engine != "transformers"):
         raise RunError("--test judges as the recipe says: leave out --target, --beams and --engine.")
     result = _look(run, ledger, why) if test else _evaluated(run, target, beams, engine)
     if as_json:
@@ -55,23 +55,26 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
     import numpy as np
 
     import llmrec
+    from llmrec import judging
     from llmrec.data.dataset import Dataset
     from llmrec.decode.recommender import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
     from llmrec.recipe_file import recipe_of
+    from llmrec.stale import refuse_stale
 
-    recipe = recipe_of(run, [f"evaluate.beams={beams}"] if beams else [])
+    recipe = recipe_of(run, [] if beams is None else [f"evaluate.beams={beams}"])
     if target == "test" and recipe.evaluate.target == "valid":
         raise RunError(
             f"{run} is judged on validation (evaluate.target: valid) and keeps its test part shut. Open it with "
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
+    refuse_stale(recipe, run)
     recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
     with stages() as tell, tempfile.TemporaryDirectory() as folder:
         return evaluate(
             recommender,
-            recipe.model.name,
+            judging.system(recipe),
             Dataset.load(run / "data"),
             recipe.evaluate,
             "valid" if (target or recipe.evaluate.target) == "valid" else "test",

@@ -23,7 +23,9 @@ def command(
     out: Path = typer.Option(None, help="with --all-users: a .parquet file; a killed command goes on where it was"),
     processes: int = typer.Option(1, min=1, help="with --all-users: how many share the work, each with a model"),
     k: int = typer.Option(10, "-k", help="items wanted"),
-    seen: bool = typer.Option(False, "--seen", help="items of the history may be recommended again"),
+    seen: bool = typer.Option(
+        None, "--seen/--unseen", help="whether items of the history may be recommended again; as judged otherwise"
+    ),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     dtype: str = typer.Option("auto", help="of vLLM's weights; its auto rounds float32 to bfloat16, float32 does not"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
@@ -44,7 +46,7 @@ def command(
     options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
     recommender = llmrec.load(run, engine=engine_named(engine), **options)
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
-    found = recommender.recommend(past, k, exclude_seen=not seen)
+    found = recommender.recommend(past, k, exclude_seen=None if seen is None else not seen)
     titles, number = recommender.catalogue.titles, recommender.catalogue.item_number
     if as_json:
         say([{"item_id": item_id, "title": titles[number[item_id]], "score": score} for item_id, score in found])
@@ -56,7 +58,7 @@ def command(
 
 
 def _everybody(
-    run: Path, out: Path | None, processes: int, what: tuple[int, bool, EngineName], dtype: str, as_json: bool
+    run: Path, out: Path | None, processes: int, what: tuple[int, bool | None, EngineName], dtype: str, as_json: bool
 ) -> None:
     from llmrec.errors import RequestError
     from llmrec.serve.everybody import Job, recommend_all

@@ -34,7 +34,7 @@ def command(
     data_parallel: int = typer.Option(1, min=1, help="copies of the model (vLLM)"),
     ray: bool = typer.Option(False, help="spread vLLM's workers with Ray"),
     max_k: int = typer.Option(100, min=1, help="items that a request may ask for"),
-    beams: int = typer.Option(50, min=1, help="prefixes that a search keeps at each level; more lose less"),
+    beams: int = typer.Option(None, min=1, help="prefixes that a search keeps; as the run was judged otherwise"),
     max_history: int = typer.Option(10_000, min=1, help="items that a history may have"),
     max_body: int = typer.Option(2**20, min=1, help="bytes that a request may have"),
     max_waiting: int = typer.Option(256, min=1, help="requests in the server at a time; beyond it, 429"),

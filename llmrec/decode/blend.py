@@ -64,7 +64,8 @@ class Blend:
 
         Args:
             found: what the search found, as many as it had beams.
-            histories: item numbers of the catalogue, oldest first; where one is empty, the order stays.
+            histories: item numbers of the catalogue, oldest first; where the teacher expects nothing after one that
+                it may give, as after an empty one, the model's probabilities stay.
             filters: of the search.
             k: items wanted.
 
@@ -77,9 +78,10 @@ class Blend:
         items = self.back[expected]
         chances = np.where(self._may(items, filters) & (items >= 0), chances, 0)
         both = (items[:, :, None] == own[:, None, :]) & (own >= 0)[:, None, :]
-        weights = (1 - self.share) * np.exp(found.scores.astype(np.float64))
-        weights += self.share * np.einsum("re,reo->ro", chances, both)
-        weights = np.hstack([weights, self.share * np.where(both.any(2), 0, chances)])
+        share = np.where(chances.any(1, keepdims=True), self.share, 0)  # where nothing is expected, the model alone
+        weights = (1 - share) * np.exp(found.scores.astype(np.float64))
+        weights += share * np.einsum("re,reo->ro", chances, both)
+        weights = np.hstack([weights, share * np.where(both.any(2), 0, chances)])
         every = np.hstack([own, items])
         order = np.argsort(-weights, axis=1, kind="stable")[:, :k]
         weights, every = np.take_along_axis(weights, order, 1), np.take_along_axis(every, order, 1)

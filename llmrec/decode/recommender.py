@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,6 @@ from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.templates import Wording
 
 EngineName = Literal["transformers", "vllm"]
-BEAMS = 50  # beams are cheap beside the prompt, and narrow beams lose items
 
 
 class Recommender:
@@ -89,6 +89,7 @@ class Recommender:
             CodeError: not an intact catalogue folder.
             ExtraError: vLLM is not installed.
         """
+        engine = engine_named(engine)
         tokenizer, note = model_folder.load_words(folder)
         catalogue = Catalogue.load(catalogue_folder)
         if engine == "vllm":
@@ -107,19 +108,19 @@ class Recommender:
         k: int = 10,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] = (),
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         beams: int | None = None,
     ) -> list[tuple[str, float]]:
         """The k likeliest next items of one history.
 
         Args:
             history: item ids, oldest first; the newest `note.history` are used, unknown ones are left out with a
-                warning.
+                warning. Numbers stand for the ids that they are written as.
             k: items wanted.
             allow: item ids, the only ones given; None for the whole catalogue.
             deny: item ids never given.
-            exclude_seen: leave out items of the history.
-            beams: prefixes kept at each level; more lose less. At least k.
+            exclude_seen: leave out items of the history; `note.exclude_seen`, as it was judged, otherwise.
+            beams: prefixes kept at each level; more lose less. At least k; `note.beams`, as it was judged, otherwise.
 
         Returns:
             (item id, log-probability), best first, distinct; fewer than k, with a warning, where the filters leave
@@ -129,11 +130,14 @@ class Recommender:
             RequestError: k is not between 1 and the catalogue's size, no item of the history is known, or a filter
                 names unknown items.
         """
+        if not isinstance(k, Integral):
+            raise RequestError(f"k is a whole number, not {k!r}.")
         if not 1 <= k <= len(self.catalogue.item_ids):
             raise RequestError(
                 f"k must be between 1 and the catalogue's {len(self.catalogue.item_ids)} items, not {k}."
             )
         numbers = self.known(history)
+        exclude_seen = self.note.exclude_seen if exclude_seen is None else exclude_seen
         denied = self._numbers(deny, "deny") + (numbers if exclude_seen else [])
         allowed = None if allow is None else self._numbers(allow, "allow")
         found = self.rank([numbers], k, [Filter.of(self.catalogue.trie, denied, allowed)], beams)
@@ -153,7 +157,7 @@ class Recommender:
         """As `recommend`, for a batch of histories of item numbers."""
         if self.blend is None:
             return self.alone(histories, k, filters, beams)
-        width = max(k, beams or BEAMS)
+        width = max(k, beams or self.note.beams)
         return self.blend(self.alone(histories, width, filters, width), histories, filters, k)
 
     def alone(
@@ -165,7 +169,8 @@ class Recommender:
     ) -> Ranked:
         """As `rank`, by the model, whatever is mixed in elsewhere."""
         most = len(self.catalogue.item_ids)
-        return self.engine.rank(self.prompts(histories), min(k, most), filters, min(max(k, beams or BEAMS), most))
+        width = min(max(k, beams or self.note.beams), most)
+        return self.engine.rank(self.prompts(histories), min(k, most), filters, width)
 
     def score(self, histories: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
         """(rows, items) float32 log-probability of every item: an exact ranking of the whole catalogue, by the model.
@@ -186,7 +191,7 @@ class Recommender:
         Raises:
             RequestError: it has items and none is known.
         """
-        known = self.catalogue.item_number
+        history, known = _ids(history, "history"), self.catalogue.item_number
         unknown = [item_id for item_id in history if item_id not in known]
         if unknown and len(unknown) == len(history):
             raise RequestError(f"no item of the history is in the catalogue: {self._named(unknown)}")
@@ -197,7 +202,7 @@ class Recommender:
         return [known[item_id] for item_id in history if item_id in known]
 
     def _numbers(self, item_ids: Iterable[str], what: str) -> list[int]:
-        known, wanted = self.catalogue.item_number, list(item_ids)
+        known, wanted = self.catalogue.item_number, _ids(item_ids, what)
         unknown = [item_id for item_id in wanted if item_id not in known]
         if unknown:
             raise RequestError(f"`{what}` names items that the catalogue lacks: {self._named(unknown)}")
@@ -207,6 +212,17 @@ class Recommender:
         near = difflib.get_close_matches(str(unknown[0]), self.catalogue.item_ids[:100_000], 1, 0.7)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return ", ".join(f"'{item_id}'" for item_id in unknown[:5]) + ("…" if len(unknown) > 5 else ".") + hint
+
+
+def _ids(given: Iterable[object], what: str) -> list[str]:
+    """Item ids as texts: a data frame holds numbers where it can. One text is no list, though Python takes it for one.
+
+    Raises:
+        RequestError: it is one text.
+    """
+    if isinstance(given, str):
+        raise RequestError(f"`{what}` is a list of item ids, not the text '{given}': ['{given}']")
+    return [str(item_id) for item_id in given]
 
 
 def engine_named(name: str) -> EngineName:

@@ -74,7 +74,7 @@ def evaluate(
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
     places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
     for baseline, teacher in fit_teachers(settings.baselines, dataset.before("valid"), dataset.n_items).items():
-        places[baseline], lists[baseline] = _rank_by(teacher, cases, settings.exclude_seen)
+        places[baseline], lists[baseline] = _rank_by(teacher, cases, settings.exclude_seen, ranked.items.shape[1])
     per_user = {system: _per_user(found, settings.ranking) for system, found in places.items()}
     world = beyond.World.of(dataset, cases, settings, vectors)
     result = {
@@ -115,15 +115,15 @@ def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, target: str, s
     }
 
 
-def _rank_by(teacher: Teacher, cases: Cases, exclude_seen: bool) -> tuple[Places, np.ndarray]:
-    """Where a teacher puts each target, and its best few items, some cases at a time."""
+def _rank_by(teacher: Teacher, cases: Cases, exclude_seen: bool, depth: int) -> tuple[Places, np.ndarray]:
+    """Where a teacher puts each target, and its best items, as many as the model's, some cases at a time."""
     places, lists = [], []
     for start in range(0, len(cases.users), BLOCK):
         stop = min(start + BLOCK, len(cases.users))
         histories = Sequences.of([cases.histories[row] for row in range(start, stop)])
         scores = teacher.score(histories)
         places.append(place(scores, cases.targets[start:stop], histories if exclude_seen else None))
-        lists.append(beyond.top(scores, histories if exclude_seen else None, beyond.K))
+        lists.append(beyond.top(scores, histories if exclude_seen else None, min(depth, beyond.K)))
     return Places(*(np.concatenate([getattr(p, side) for p in places]) for side in ("higher", "tied"))), np.concatenate(
         lists
     )
@@ -151,11 +151,13 @@ def _worth(
 def _recommend(
     recommender: Recommender, histories: Sequences, settings: Evaluate, progress: Progress
 ) -> tuple[Ranked, np.ndarray | None]:
-    """(users, k) items and scores, k the deepest cut-off asked for; and items of the model alone, where it is not.
+    """(users, k) items and scores, and items of the model alone, where it is not.
 
+    k is the deepest cut-off asked for, or as many items as lists are judged by, where the beams reach them.
     Like lengths share a batch.
     """
-    k = min(max(int(metric.split("@")[1]) for metric in settings.ranking), len(recommender.catalogue.item_ids))
+    deepest = max(int(metric.split("@")[1]) for metric in settings.ranking)
+    k = min(max(deepest, min(beyond.K, settings.beams)), len(recommender.catalogue.item_ids))
     items, scores = np.full((len(histories), k), -1, np.int32), np.full((len(histories), k), -np.inf, np.float32)
     blend, alone = recommender.blend, np.full((len(histories), k), -1, np.int32)
     order = np.argsort(histories.lengths, kind="stable")

@@ -190,7 +190,8 @@ class Desk:
         seen, unknown = self._numbers(history, "history")
         denied, more = self._numbers(ask.deny, None)
         allowed, others = self._numbers(ask.allow, "allow") if ask.allow is not None else (None, [])
-        hidden = np.unique(np.array([*denied, *(seen if ask.exclude_seen else ())], np.int64))
+        excluded = self._note.exclude_seen if ask.exclude_seen is None else ask.exclude_seen
+        hidden = np.unique(np.array([*denied, *(seen if excluded else ())], np.int64))
         only = None if allowed is None else np.unique(np.array(allowed, np.int64))
         category, query = self._categories.wanted(ask.category), neutral(plain(ask.query))
         return _Wanted(seen, hidden, only, category, [*unknown, *more, *others], query)
@@ -206,7 +207,7 @@ class Desk:
 
     def _width(self, k: int) -> int:
         """Beams of the search: the same for all small k, so that requests of different k share a batch."""
-        return min(max(k, self.limits.beams), len(self.catalogue.item_ids))
+        return min(max(k, self.limits.beams or self._note.beams), len(self.catalogue.item_ids))
 
     def _by_popularity(self, wanted: _Wanted, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items that most users have, ties in the order of the catalogue; scores are log-shares of all users."""

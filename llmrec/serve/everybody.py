@@ -24,6 +24,7 @@ from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import EngineName, Recommender
 from llmrec.errors import RequestError, RunError
 from llmrec.files import atomic_file, hash_json, read_json, write_json
+from llmrec.recipe_file import recipe_of
 from llmrec.serve.settings import Settings
 from llmrec.serve.users import Users
 
@@ -41,7 +42,7 @@ class Job:
         run: a run folder.
         out: the parquet file: user_id, rank from 1, item_id, score (log-probability in nats).
         k: items a user.
-        seen: whether items of a user's history may be given again.
+        seen: whether items of a user's history may be given again; None: as the run is judged.
         engine: what runs the model.
         shard: users a shard; a kill loses one shard of each process.
         dtype: of vLLM's weights; transformers takes them as they are.
@@ -50,7 +51,7 @@ class Job:
     run: Path
     out: Path
     k: int = 10
-    seen: bool = False
+    seen: bool | None = None
     engine: EngineName = "transformers"
     shard: int = 256
     dtype: str = "auto"
@@ -94,7 +95,8 @@ def _plan(job: Job, settings: Settings, users: int) -> None:
     files = [*sorted(settings.model.iterdir()), *sorted((job.run / "data").iterdir())]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     named = {name: value for name, value in asdict(job).items() if name not in ("run", "out")}
-    plan = {**named, "users": users, "catalogue": settings.trained_on(), "files": hash_json(facts)}
+    lists = recipe_of(job.run).evaluate.model_dump(mode="json", include={"beams", "blend", "exclude_seen"})
+    plan = {**named, "lists": lists, "users": users, "catalogue": settings.trained_on(), "files": hash_json(facts)}
     job.parts.mkdir(parents=True, exist_ok=True)
     if not (job.parts / PLAN).is_file():
         write_json(job.parts / PLAN, plan)
@@ -151,7 +153,8 @@ def _table(recommender: Recommender, users: Users, some: list[str], job: Job) ->
         raise RequestError(f"k must be between 1 and the catalogue's {len(catalogue.item_ids)} items, not {job.k}.")
     known = catalogue.item_number
     histories = [[known[item] for item in users.history(user) if item in known] for user in some]
-    filters = None if job.seen else [Filter.of(catalogue.trie, history) for history in histories]
+    again = not recommender.note.exclude_seen if job.seen is None else job.seen
+    filters = None if again else [Filter.of(catalogue.trie, history) for history in histories]
     found = recommender.rank(histories, job.k, filters)
     row, place = np.nonzero(found.items >= 0)
     names = pa.array(catalogue.item_ids, pa.string())

@@ -31,7 +31,7 @@ class Limits(BaseModel):
     k: int = Field(100, ge=1, description="items wanted (422)")
     query: int = Field(512, ge=1, description="characters of a query (422); a model is shown no more of a text")
     batch: int = Field(64, ge=1, description="requests in one body (422)")
-    beams: int = Field(50, ge=1, description="prefixes that a search keeps at each level; more lose less")
+    beams: int | None = Field(None, ge=1, description="prefixes that a search keeps; as the model was judged otherwise")
     concurrency: int = Field(256, ge=1, description="requests that wait or are worked on at a time (429)")
 
 

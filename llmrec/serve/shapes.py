@@ -20,7 +20,9 @@ class Ask(BaseModel):
     category: str | dict[str, str] | None = Field(
         None, description='a value of one of the items\' columns: "Comedy", or {"genres": "Comedy"}'
     )
-    exclude_seen: bool = Field(True, description="leave out items of the history")
+    exclude_seen: bool | None = Field(
+        None, description="leave out items of the history; as the model was judged otherwise, which is mostly so"
+    )
 
 
 class Asks(BaseModel):

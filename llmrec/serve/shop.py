@@ -6,6 +6,7 @@ import asyncio
 
 from llmrec import __version__
 from llmrec.decode import shelf
+from llmrec.decode.as_judged import as_judged
 from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import write_text
 from llmrec.indexing.catalogue import Catalogue
@@ -36,7 +37,8 @@ class Shop:
         """
         self.settings, self.engine = settings, engine
         self.door = door or Door(settings.limits.concurrency)
-        self._tokenizer, self._note = model_folder.load_words(settings.model)
+        self._tokenizer, note = model_folder.load_words(settings.model)
+        self._note = as_judged(note, settings.run)
         self._users, self._blender = Users(settings.users()), settings.blender()
         self._first, self._moving, self._told = settings.own_catalogue(), asyncio.Lock(), 0
         self.desk = self._desk(self._first)
@@ -46,8 +48,10 @@ class Shop:
         state = self.settings.state
         if state is not None and state.is_file() and state.stat().st_mtime_ns != self._told:
             async with self._moving:
-                self._told = state.stat().st_mtime_ns
-                await self._move(state.read_text(encoding="utf-8").strip())
+                told = state.stat().st_mtime_ns
+                if told != self._told:  # else another request has moved while this one waited
+                    await self._move(state.read_text(encoding="utf-8").strip())
+                    self._told = told
         return self.desk
 
     async def switch(self, wanted: str) -> Catalogues:

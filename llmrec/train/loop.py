@@ -190,6 +190,13 @@ class _Loop(Trainer):
         held = undecayed(self.model)
         return [name for name in super().get_decay_parameter_names(model) if name not in held]
 
+    def get_batch_samples(self, *given: Any, **named: Any) -> Any:
+        """No batch once the last step is done: gone on with from there, a part of an epoch would get a step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*given, **named)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
         """One pass; its loss is looked at later, since looking waits for the device."""
         if self.way.prepare:

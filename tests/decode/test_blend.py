@@ -71,7 +71,9 @@ def test_the_order_is_that_of_the_mixture(recommender: Recommender, markov: Mark
         model[alone.items[row][given]] = np.exp(alone.scores[row][given])
         teacher[history] = 0
         chances = teacher**SHARP / max((teacher**SHARP).sum(), 1e-300)
-        truth = (1 - SHARE) * model + SHARE * np.where(allowed | (not filtered), chances, 0)
+        chances = np.where(allowed | (not filtered), chances, 0)
+        share = SHARE if chances.any() else 0  # where nothing is expected, the model alone
+        truth = (1 - share) * model + share * chances
         truth[history] = 0
         best = np.sort(truth)[::-1][:k]
         np.testing.assert_allclose(np.exp(found.scores[row]), best, rtol=1e-5, atol=1e-12)
@@ -86,6 +88,14 @@ def test_without_a_share_the_list_is_the_models(recommender: Recommender, markov
     same = Blend.of(markov, 0.0, False, catalogue.item_ids, catalogue)(alone, HISTORIES, None, 10)
     np.testing.assert_array_equal(same.items, alone.items)
     np.testing.assert_allclose(same.scores, alone.scores, rtol=1e-6)
+
+
+def test_where_the_teacher_expects_nothing_the_model_is_alone_whatever_the_share(recommender: Recommender) -> None:
+    """It expects what is in the history, which may not come again."""
+    catalogue, alone = recommender.catalogue, recommender.rank([[3, 4]], 10, None, 10)
+    found = Blend.of(Alone(3, 40), 1.0, False, catalogue.item_ids, catalogue)(alone, [[3, 4]], None, 10)
+    np.testing.assert_array_equal(found.items, alone.items)
+    np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-6)
 
 
 def test_what_no_beam_reached_comes_in_by_the_teacher_and_filters_keep_it_out(recommender: Recommender) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import llmrec
+from llmrec.data.dataset import Dataset
 from llmrec.decode.recommender import Recommender, engine_named
 from llmrec.errors import ModelError, RequestError, RunError
 from llmrec.indexing.catalogue import Catalogue
@@ -18,7 +22,25 @@ HISTORY = ["i3", "i4", "i5", "i6"]
 
 @pytest.fixture(scope="module")
 def recommender(tiny_run: Path) -> Recommender:
-    return llmrec.load(tiny_run)
+    found = llmrec.load(tiny_run)
+    found.note = replace(found.note, exclude_seen=True, beams=50)
+    return found
+
+
+def test_lists_are_made_as_they_are_judged_where_nobody_says_otherwise(tiny_run: Path, tmp_path: Path) -> None:
+    """The recipe of the run says so: 10 beams, and items of the history may come again."""
+    from llmrec.export import export
+
+    judged = pq.read_table(tiny_run / "train-1-sft" / "eval" / "recommendations.parquet").to_pylist()
+    data = Dataset.load(tiny_run / "data")
+    for folder in (tiny_run, export(tiny_run, tmp_path / "export")):
+        opened = llmrec.load(folder, held_out_wording=True)
+        for user in (0, 7, 33):
+            cases = data.cases("test")
+            history = [data.item_ids[item] for item in cases.histories[user]]
+            given = [row["item_id"] for row in judged if row["user_id"] == data.user_ids[cases.users[user]]]
+            assert [item for item, _ in opened.recommend(history, 10)] == given
+    assert any(row["item_id"] in history for row in judged)
 
 
 @pytest.mark.parametrize("k", [1, 7, 36])
@@ -44,6 +66,19 @@ def test_beams_that_are_wide_enough_rank_as_the_exact_scores_do(recommender: Rec
     found = recommender.recommend(HISTORY, 10, exclude_seen=False)
     assert [item for item, _ in found] == order[:10]
     np.testing.assert_allclose([score for _, score in found], np.sort(exact)[::-1][:10], rtol=1e-3, atol=1e-4)
+
+
+def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: Recommender) -> None:
+    for asked in ({"history": "i3"}, {"history": ["i3"], "allow": "i4"}, {"history": ["i3"], "deny": "i4"}):
+        with pytest.raises(RequestError, match=r"is a list of item ids, not the text 'i\d': \['i\d'\]"):
+            recommender.recommend(**asked)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="k is a whole number, not '3'"):
+        recommender.recommend(HISTORY, "3")  # type: ignore[arg-type]
+    twin = Recommender(recommender.tokenizer, recommender.note, recommender.catalogue, recommender.engine)
+    items = recommender.catalogue.items
+    named = items.set_column(items.column_names.index("item_id"), "item_id", pa.array(map(str, range(40))))
+    twin.catalogue = replace(recommender.catalogue, items=named)
+    assert twin.recommend([3, np.int64(4)], np.int64(5)) == twin.recommend(["3", "4"], 5)  # type: ignore[list-item]
 
 
 def test_allow_and_deny_are_held_to(recommender: Recommender) -> None:

@@ -10,6 +10,7 @@ import pytest
 from serving import changed, foreign, serving
 
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.recipe_file import dump, recipe_of
 
 
 class Served(NamedTuple):
@@ -25,6 +26,7 @@ class Served(NamedTuple):
 def served(tiny_run, tmp_path_factory) -> Served:
     run = tmp_path_factory.mktemp("served") / "films"
     shutil.copytree(tiny_run, run)
+    (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.exclude_seen=true", "evaluate.beams=50"])))
     first = Catalogue.load(run / "catalogue")
     second = changed(first, run / "catalogues" / "spring")
     other = foreign(first, run / "catalogues" / "foreign")

@@ -17,6 +17,7 @@ from llmrec.decode import shelf
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.batches import TransformersServing
+from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Ask
 from llmrec.serve.shop import Shop
@@ -134,6 +135,30 @@ def test_several_processes_of_a_server_change_together(served, shop, tmp_path):
         return first, (await one.now()).catalogue.hash
 
     assert asyncio.run(scene()) == (served.second, served.first)
+
+
+def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_is_tried_again(served, tmp_path):
+    settings = Settings(run=served.run, state=tmp_path / "catalogue")
+    shop, tries = Shop(settings, TransformersServing.open(settings.model)), []
+    (tmp_path / "catalogue").write_text(served.second)
+    follow = shop._move
+
+    async def failing(wanted):
+        tries.append(wanted)
+        if len(tries) == 1:
+            raise Refused(422, "the disk hung", "hash")
+        await follow(wanted)
+
+    shop._move = failing
+
+    async def scene():
+        with pytest.raises(Refused):
+            await shop.now()
+        desks = await asyncio.gather(shop.now(), shop.now(), shop.now())
+        return {desk.catalogue.hash for desk in desks}
+
+    assert asyncio.run(scene()) == {served.second}
+    assert len(tries) == 2
 
 
 def test_the_shelf_finds_folders_by_hash_and_passes_over_what_is_none(served, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import llmrec
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RequestError, RunError
+from llmrec.recipe_file import dump, recipe_of
 from llmrec.serve.everybody import Job, part_of, recommend_all
 
 
@@ -67,6 +68,16 @@ def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
     assert len(list(parts.glob("0*.parquet"))) == 1
     with pytest.raises(RunError, match="holds half of another job"):
         recommend_all(Job(served.run, out, k=4, shard=16))
+
+
+def test_half_of_a_job_with_other_lists_is_not_mixed_in(served, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "recs.parquet"
+    shutil.copytree(served.run, run)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(Job(run, out, k=3, shard=16), tell=_stop)
+    (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.blend={share: 0.5}"])))
+    with pytest.raises(RunError, match="holds half of another job"):
+        recommend_all(Job(run, out, k=3, shard=16))
 
 
 def _stop(done):

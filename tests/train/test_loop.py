@@ -278,6 +278,19 @@ def test_a_training_that_had_stopped_takes_no_further_step(twelfth: dict[str, Te
     assert logged(tmp_path) == before
 
 
+@pytest.mark.parametrize("epochs", [0.5, 1.5])
+def test_a_part_of_an_epoch_that_was_done_gets_no_further_step(epochs: float, tmp_path: Path) -> None:
+    """Killed after the checkpoint of the last step, which lies within an epoch."""
+    settings = Sft(epochs=epochs, batch=3, learning_rate=1e-2, save_every=50)
+    first, again = model(), model()
+    done = sft.train(first, packed(), settings, 0, tmp_path, 0.1, lambda done: None)
+    before = logged(tmp_path)
+    once_more = sft.train(again, packed(), settings, 0, tmp_path, 0.1, lambda done: pytest.fail("a step"))
+    assert once_more.facts == done.facts
+    assert logged(tmp_path) == before
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+
+
 def test_checkpoints_of_another_recipe_are_thrown_away(tmp_path: Path) -> None:
     stage.claim(tmp_path / "work", "one")
     (tmp_path / "work" / "checkpoint-20").mkdir()
