@@ -95,7 +95,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing. Was the run finished? `llmrec run` goes on where it was.") from error
     except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}). Delete it and run again.") from error
+        raise RunError(
+            f"{path} is not valid JSON ({error}). If a run made it, delete it and run again; else mend it."
+        ) from error
 
 
 def hash_bytes(data: bytes) -> str:

@@ -35,7 +35,8 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     recipe = _anchor_files(read(text, path, overrides), path)
-    return shrink(recipe) if tiny else recipe
+    # What somebody said themselves stays, however small the rest becomes.
+    return _anchor_files(read(dump(shrink(recipe)), path, overrides), path) if tiny else recipe
 
 
 def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:

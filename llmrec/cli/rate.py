@@ -168,14 +168,16 @@ def _table(figures: dict[str, Any]) -> Table:
         caption="95 % intervals over users; Δ: minus the user + item bias, paired",
         box=box.SIMPLE,
     )
-    for title in ("", "RMSE", "95 %", "MAE", "AUC", "95 %", "Δ RMSE 95 %"):
-        table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
+    wide = screen.width >= 100  # a narrow terminal keeps the names whole; the report has the rest
+    for title in ("", "RMSE", *(["95 %"] if wide else []), "MAE", "AUC", *(["95 %"] if wide else []), "Δ RMSE 95 %"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
     for name, one in figures["systems"].items():
         behind = one["minus"].get("user + item bias", {}).get("rmse")
         sure = [_digits(one[metric]["mean"]) for metric in ("rmse", "mae", "auc")]
         spans = [f"{_digits(one[metric]['low'])} to {_digits(one[metric]['high'])}" for metric in ("rmse", "auc")]
         gap = f"{behind['low']:+.3f} to {behind['high']:+.3f}" if behind else ""
-        table.add_row(name, sure[0], spans[0], sure[1], sure[2], spans[1], gap)
+        cells = [sure[0], spans[0], sure[1], sure[2], spans[1]] if wide else sure
+        table.add_row(name, *cells, gap)
     return table
 
 

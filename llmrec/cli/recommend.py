@@ -65,6 +65,8 @@ def _everybody(
 
     if out is None:
         raise RequestError("say where to: --all-users --out recs.parquet")
+    if out.suffix != ".parquet":
+        raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
     with stages() as tell:
         users = recommend_all(Job(run, out, *what, dtype=dtype), processes, lambda done: tell("users", done))
     if as_json:

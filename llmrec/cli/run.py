@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from llmrec.cli.screen import console, metrics_table, say, screen, show_example, stages
+
+if TYPE_CHECKING:
+    from llmrec.recipe import Recipe
 
 
 def command(
@@ -32,6 +36,7 @@ def command(
         return
     run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
     console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
+    _warn(plan, run)
     with stages() as tell:
         pipeline.run(plan, run, until, tell)
     if pipeline.STAGES.index(until) < pipeline.STAGES.index("evaluate"):
@@ -49,6 +54,23 @@ def command(
     show_example(folder)
     if until == "report":
         screen.print(f"\nThe whole report: {run / 'report.html'}", highlight=False)
+
+
+def _warn(plan: Recipe, run: Path) -> None:
+    """Say that a trained model will go; that it is there only until then is nothing to find out afterwards."""
+    from llmrec.errors import RunError
+    from llmrec.pipeline import trained_folders
+    from llmrec.stale import refuse_stale
+
+    try:
+        if trained_folders(run):
+            refuse_stale(plan, run)
+    except RunError:
+        console.print(
+            f"{run} holds a model of another recipe, seed or data. It stays until the one that is trained now takes "
+            "its place; to keep it, stop (Ctrl-C) and write elsewhere: --out DIR",
+            style="yellow", highlight=False,
+        )  # fmt: skip
 
 
 def _codes(run: Path) -> None:

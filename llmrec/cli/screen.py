@@ -71,7 +71,8 @@ def metrics_table(result: dict[str, Any]) -> Table:
     """The table of metrics.json: systems by metrics, and for one metric how sure it is and how far from the model."""
     protocol, model = result["protocol"], result["model"]
     metrics = list(result["systems"][model])
-    sure = "hr@10" if "hr@10" in metrics else metrics[0]
+    hits = [metric for metric in metrics if metric.startswith("hr@")]
+    sure = "hr@10" if "hr@10" in metrics else [*metrics[:1], *hits][-1]
     table = Table(
         title=f"{protocol['users']} {protocol['target']} users, {protocol['candidates']} of {protocol['items']} items, "
         f"{'seen items excluded' if protocol['exclude_seen'] else 'seen items allowed'}, beams {protocol['beams']}",

@@ -51,6 +51,11 @@ def command(
     options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel, ray), *(more or [])]
     if options and engine == "transformers":
         raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+    if engine == "vllm" and extras.missing("serve"):
+        raise RequestError(
+            "vLLM is not installed. Serve without it: --engine transformers. Or type: pip install 'llmrec[serve]' "
+            "(where there is no GPU: 'llmrec[serve-cpu]')"
+        )
     extras.need(EXTRA[engine])
     from llmrec.serve.listen import bind
 

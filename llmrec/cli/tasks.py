@@ -56,9 +56,10 @@ def _prepared(run: str, overrides: list[str], tiny: bool) -> tuple[Recipe, Path]
 
     if (Path(run) / "tasks" / "made.json").is_file() and not overrides and not tiny:
         return load(Path(run) / "recipe.yaml"), Path(run)
-    path = shipped.recipe(run)
+    held = Path(run) / "recipe.yaml"
+    path = held if held.is_file() else shipped.recipe(run)
     recipe = load(path, overrides, tiny)
-    name = path.stem + ("-tiny" if tiny else "")
+    name = (Path(run).name if held.is_file() else path.stem) + ("-tiny" if tiny else "")
     return recipe, pipeline.run(recipe, Path("runs") / ".tasks" / name, until="tasks")
 
 

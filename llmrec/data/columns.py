@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,18 +56,27 @@ class Column:
         """Whether (nearly) every row has a value of its own, short enough to be an id."""
         return self.kind in ("text", "number") and self.filled >= 0.8 and self.repeated <= 0.2 and self.letters <= 64
 
-    def inside(self, other: Column) -> float:
-        """Share of its different values that another column has."""
+    def inside(self, other: Column, alike: Callable[[Any], Any] = lambda values: values) -> float:
+        """Share of its different values that another column has, as they are or `alike`."""
         mine = pc.unique(self.text).drop_null()[:_ENOUGH]
         if not len(mine):
             return 0.0
-        return float(pc.mean(pc.cast(pc.is_in(mine, value_set=pc.unique(other.text)), pa.float64())).as_py())
+        theirs = alike(pc.unique(other.text))
+        return float(pc.mean(pc.cast(pc.is_in(alike(mine), value_set=theirs), pa.float64())).as_py())
 
     def time_likely(self, named_so: bool) -> float:
         """How likely the column says when something happened: at least 1 where it may, 3 at most."""
         if self.kind == "time":
             return 2.0 + named_so
         return 1.5 + bool(self.time_words) if named_so and self.kind == "number" else 0.0
+
+
+LOOSELY = "capitals, leading zeros or a final .0"
+
+
+def loosely(ids: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Ids without what other programs put in or leave out: see `LOOSELY`."""
+    return pc.replace_substring_regex(pc.utf8_lower(ids), r"^0+|\.0$", "")
 
 
 def column_of(table: pa.Table, name: str) -> Column:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.columns import Column, column_of
+from llmrec.data.columns import LOOSELY, Column, column_of, loosely
 from llmrec.data.tables import Rows, read_table
+from llmrec.data.times import try_cast
 from llmrec.errors import DataError
 
 # Beginnings of words in the names of columns, lower case; a name counts by the words it is made of.
@@ -89,6 +90,7 @@ def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> 
     columns = {id(one): [column_of(one.table, name) for name in one.table.column_names] for one in rows}
     found = _one(rows[0], columns[id(rows[0])], ask) if len(rows) == 1 else _pair(rows, columns, ask)
     log, catalogue = columns[id(found.log)], columns[id(found.catalogue)]
+    _refuse_headless(found.log, log)
     taken = {found.item, *([found.key] if found.one_file else [])}
     found.user = _user([column for column in log if column.name not in taken], found, ask)
     found.timestamp = _time([column for column in log if column.name not in {found.user, *taken}], found, ask)
@@ -97,12 +99,33 @@ def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> 
     found.rating = rated[0].name if rated else None
     if found.rating:
         found.why.append(f"rating: '{found.rating}'")
+    for column in rest if not rated else []:
+        if named(column.name, RATING) and column.kind == "text" and column.distinct > 1 and not column.prose > 0.5:
+            odd = column.text.filter(pc.is_null(try_cast(column.text, "DOUBLE")))
+            shown = next(filter(None, odd.to_pylist()), "an empty one")
+            found.why.append(f"rating: '{column.name}' is named so, but not all values are numbers (such as '{shown}')")
     used = {found.key, *({found.user, found.timestamp, found.rating} if found.one_file else ())}
     texts = [column for column in catalogue if column.name not in used]
     if found.one_file:
         texts = [column for column in texts if _belongs_to_items(found, column)]
     _texts(texts, found)
     return found
+
+
+def _refuse_headless(rows: Rows, columns: list[Column]) -> None:
+    """Refuse a log whose first line is a row: then names of columns, which seldom are values of their own, are several.
+
+    Raises:
+        DataError: says so.
+    """
+    if rows.dialect.delimiter is None:
+        return
+    own = [c for c in columns if re.fullmatch(r"-?[\d.]+", c.name) or pc.any(pc.equal(c.text, c.name)).as_py()]
+    if 2 * len(own) > len(columns):
+        raise DataError(
+            f"{rows.path.name}, line 1: {', '.join(c.name for c in columns)}: this looks like a row and not like a "
+            "header. Put a line with the names of the columns above it, such as user_id, item_id, timestamp."
+        )
 
 
 def words(name: str) -> list[str]:
@@ -128,9 +151,11 @@ def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
     best = max(fits, key=lambda fit: fit[0])
     if best[0] <= 0:
         names = " and ".join(one.path.name for one in rows)
+        alike = [(c.name, key.name) for *_, c, key in fits if key.identifies and c.inside(key, loosely) >= 0.5]
+        hint = f" ('{alike[0][0]}' and '{alike[0][1]}' would, but for {LOOSELY})" if alike else ""
         raise DataError(
-            f"{names}: no column of one holds values of a column of the other, so log and catalogue do not belong "
-            "together. Give the file of interactions and the file of items, whose ids must be the same."
+            f"{names}: no column of one holds values of a column of the other{hint}, so log and catalogue do not "
+            "belong together. Give the file of interactions and the file of items, whose ids must be the same."
         )
     _, log, catalogue, column, key = best
     near = [fit for fit in fits if fit[1] is log and fit[2] is catalogue and fit[0] > best[0] - 0.5]
@@ -190,7 +215,9 @@ def _one(rows: Rows, columns: list[Column], ask: Ask) -> Look:
 
 
 def _user(columns: list[Column], found: Look, ask: Ask) -> str:
+    named_so = [column for column in columns if column.kind in ("text", "number") and _id_name(column, USER) == 2]
     able = [column for column in columns if column.kind in ("text", "number") and column.distinct > 1]
+    able += named_so if not any(column.distinct > 1 for column in named_so) else []  # a log of one user
     scored = sorted(able, key=lambda c: -(_id_name(c, USER) - _id_name(c, ITEM) + c.repeated))
     if not scored:
         raise DataError(f"{found.log.path.name} has no column that could name the user, beside '{found.item}'.")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmrec.data.columns import LOOSELY, loosely
 from llmrec.data.own import as_text, files, read_files
 from llmrec.data.starter import as_plain
 from llmrec.data.tables import Rows, read_table
@@ -74,6 +75,7 @@ def check(data: Data, text: list[str]) -> Checked:
         *(_not_utf8(rows) for rows in (log, items)),
         *(_mixed(rows, text) for rows in (log, items)),
         _repeated(log, user, item, columns.timestamp),
+        _short(user),
         _unknown(log, item, keys),
         *_texts(items, keys, [_theirs(name, data) for name in text]),
     ]
@@ -160,20 +162,25 @@ def _repeated(log: Rows, user: pa.ChunkedArray, item: pa.ChunkedArray, timestamp
     return _problem("repeated", words, log, np.asarray(again))
 
 
+def _short(user: pa.ChunkedArray) -> Problem | None:
+    """That nothing can be held out of anybody's interactions."""
+    counted = [(one["values"], one["counts"]) for one in pc.value_counts(user.drop_null()).to_pylist()]
+    if any(count >= 3 for _, count in counted):
+        return None
+    words = "user(s), and none has the 3 interactions that one to learn from, one to validate and one to test by take"
+    return Problem("short", words, len(counted), [f"user '{name}': {count}" for name, count in counted[:SHOWN]])
+
+
 def _unknown(log: Rows, item: pa.ChunkedArray, keys: pa.ChunkedArray) -> Problem | None:
     unknown = pc.and_(pc.is_valid(item), pc.invert(pc.is_in(item, value_set=pc.unique(keys))))
     bad = _where(unknown)
     if not len(bad):
         return None
     missed = pc.unique(item.filter(pc.fill_null(unknown, False)))
-    alike = pc.sum(pc.cast(pc.is_in(_loosely(missed), value_set=pc.unique(_loosely(keys))), pa.int64())).as_py()
-    hint = f" ({alike} would be known but for capitals, leading zeros or a final .0)" if alike else ""
+    alike = pc.sum(pc.cast(pc.is_in(loosely(missed), value_set=pc.unique(loosely(keys))), pa.int64())).as_py()
+    hint = f" ({alike} would be known but for {LOOSELY})" if alike else ""
     words = f"interaction(s) have items that the catalogue lacks, {len(missed)} item(s) in all{hint}; they have no text"
     return _problem("unknown", words, log, bad, [f"item '{item[int(row)]}'" for row in bad[:SHOWN]])
-
-
-def _loosely(ids: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    return pc.replace_substring_regex(pc.utf8_lower(ids), r"^0+|\.0$", "")
 
 
 def _texts(items: Rows, keys: pa.ChunkedArray, text: list[str]) -> list[Problem | None]:

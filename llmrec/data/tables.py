@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +103,7 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
             f"{path.name} cannot be read: {_first_line(error)}. Mend the file, or write it again."
         ) from error
     if kind == ".jsonl":
+        _refuse_other_json(rows)
         rows = _without_bad_lines(rows)
     if rows.table.num_rows == 0 and not rows.rejected:
         raise DataError(f"{path.name} is empty: it has no rows below its header.")
@@ -153,7 +156,7 @@ def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
         found = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
         assert found is not None  # a SELECT always gives a relation
         table = _flat(found).to_arrow_table()
-        return Rows(path, table, _rejected(db, readable) if dialect.delimiter else {}, dialect)
+        return Rows(path, table, _rejected(db, readable, path.name) if dialect.delimiter else {}, dialect)
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
@@ -221,6 +224,21 @@ def _without_bad_lines(rows: Rows) -> Rows:
     return Rows(rows.path, rows.table.filter(pc.invert(nothing)), why, rows.dialect)
 
 
+def _refuse_other_json(rows: Rows) -> None:
+    """DuckDB gives up on columns where one line is JSON, but no object with fields.
+
+    Raises:
+        DataError: names the first such line.
+    """
+    if rows.table.column_names != ["json"]:
+        return
+    for line, text in _records(rows.path, rows.dialect):
+        with contextlib.suppress(ValueError):
+            if not isinstance(json.loads(text), dict):
+                shown = text.strip()[:40]
+                raise DataError(f"{rows.path.name}, line {line}: {shown} is no object with fields, such as {{...}}.")
+
+
 def _not_json(text: str) -> str:
     try:
         json.loads(text)
@@ -229,10 +247,13 @@ def _not_json(text: str) -> str:
     return "no field has a value"
 
 
-def _rejected(db: duckdb.DuckDBPyConnection, path: Path) -> dict[int, str]:
-    """Line → complaint for the rows that DuckDB's CSV reader left out.
+def _rejected(db: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[int, str]:
+    """Line → complaint for the rows that DuckDB's CSV reader left out, and for every line that they took with them.
 
     DuckDB counts records where it says lines, so the line is counted here from the byte at which the row begins.
+
+    Raises:
+        DataError: a quote that opens is never closed, so that all lines from there on are one value.
     """
     errors = db.sql(
         "SELECT DISTINCT ON (line) line_byte_position, error_message FROM reject_errors ORDER BY 1"
@@ -247,8 +268,28 @@ def _rejected(db: duckdb.DuckDBPyConnection, path: Path) -> dict[int, str]:
         while content[start : start + 1] in (b"\r", b"\n"):
             start += 1
         line, reached = line + content.count(b"\n", reached, start), start
+        more, closed = _taken_in(content, start)
+        if more and not closed:
+            raise DataError(
+                f'{name}, line {line}: a quote (") opens a value there that is never closed, so the {more} line(s) '
+                "below would be part of it. Take the quote out, close it, or double it where it belongs to the value."
+            )
         found[line] = message.splitlines()[0].rstrip(".")
+        found |= {line + n: f'taken in by a quote (") that opens in line {line}' for n in range(1, more + 1)}
     return found
+
+
+def _taken_in(content: bytes, start: int) -> tuple[int, bool]:
+    """How many further lines the row that begins at a byte goes on over, and whether its quotes are closed."""
+    quoted, lines = False, 0
+    for mark in re.finditer(rb"[\"\n]", content[start:]):
+        if mark[0] == b'"':
+            quoted = not quoted
+        elif not quoted:
+            return lines, True
+        else:
+            lines += mark.end() < len(content) - start
+    return lines, not quoted
 
 
 def _first_line(error: Exception) -> str:

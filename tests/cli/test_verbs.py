@@ -143,7 +143,11 @@ def test_recommendations_for_a_user_are_those_for_their_history(llmrec: Callable
     found = json.loads(one.out)
     assert found == json.loads(other.out)
     assert [list(item) for item in found] == [["item_id", "title", "score"]] * 4
-    assert not {item["item_id"] for item in found} & set(history.split(","))
+    unseen = llmrec("recommend", tiny_run, "--user", "u7", "-k", 4, "--json", "--unseen")
+    assert not {item["item_id"] for item in json.loads(unseen.out)} & set(history.split(","))
+    assert found == json.loads(llmrec("recommend", tiny_run, "--user", "u7", "-k", 4, "--json", "--seen").out), (
+        "the recipe allows items of the history"
+    )
 
 
 def test_an_unknown_item_in_a_history_is_a_note_and_no_error(llmrec: Callable[..., Done], tiny_run: Path) -> None:
@@ -193,3 +197,42 @@ def test_the_recipe_schema_accepts_what_the_recipe_accepts(llmrec: Callable[...,
         "chat",
     }
     assert schema["additionalProperties"] is False
+
+
+def test_what_is_said_stays_however_small_the_rest_becomes(llmrec: Callable[..., Done], world: Path) -> None:
+    told = llmrec("run", world, "--tiny", "--dry-run", "train.0.epochs=3", "tasks.history=12").out
+    assert "epochs: 3.0" in told and "history: 12" in told and "max_users: 200" in told
+    assert "epochs: 1.0" in llmrec("run", world, "--tiny", "--dry-run").out
+
+
+def test_a_model_that_another_recipe_replaces_is_told(
+    llmrec: Callable[..., Done], world: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    assert "holds a model of another recipe" not in llmrec("run", world, "--out", run).err
+    assert "holds a model of another recipe" in llmrec("run", world, "--out", run, "seed=8", "--until", "data").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("recommend", "RUN", "--all-users", "--out", "recs.csv"), "Name a file that ends in .parquet"),
+        (("evaluate", "RUN", "--beams", "0"), "beams"),
+        (("reproduce", "RUN/recipe.yaml"), "else mend it"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_refused(
+    arguments: tuple[str, ...], words: str, llmrec: Callable[..., Done], tiny_run: Path
+) -> None:
+    done = llmrec(*(part.replace("RUN", str(tiny_run)) for part in arguments))
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+
+
+def test_a_run_s_examples_can_be_shown_with_changes(llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    done = llmrec("tasks", "show", tiny_run, "tasks.wordings=1", "--json")
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs" / ".tasks" / "tiny").is_dir()

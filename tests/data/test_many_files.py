@@ -94,7 +94,8 @@ def test_a_streamed_log_without_a_column_is_refused_in_the_same_words(
 
 def test_a_check_takes_one_file_of_each_kind(tmp_path: Path) -> None:
     for month in ("02", "01"):
-        (tmp_path / f"log-{month}.csv").write_text("user_id,item_id,timestamp\nu,1,1500000000\n")
+        rows = "".join(f"u,{n},150000000{n}\n" for n in range(3))
+        (tmp_path / f"log-{month}.csv").write_text("user_id,item_id,timestamp\n" + rows)
     with pytest.raises(DataError, match=r"means 2 files\. Check them one by one"):
         check(recipe(tmp_path, "log-*.csv"), ["title"])
     assert not check(recipe(tmp_path, "log-01*.csv"), ["title"]).problems

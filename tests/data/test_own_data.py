@@ -238,3 +238,45 @@ def test_nested_ids_of_mixed_kinds_have_no_quotes(tmp_path: Path) -> None:
         columns={"user_id": "u.id", "item_id": "i", "item_key": "item_id", "timestamp": None},
     )
     assert read(data).interactions["user_id"].to_pylist() == ["1", "007"]
+
+
+SHOP_ITEMS = "id,title\n" + "".join(f"{n},Thing number {n}\n" for n in range(9))
+
+
+def own(folder: Path, log: str, items: str = SHOP_ITEMS) -> list[Path]:
+    """A log and a catalogue, as files."""
+    (folder / "log.csv").write_text(log)
+    (folder / "items.csv").write_text(items)
+    return [folder / "log.csv", folder / "items.csv"]
+
+
+def test_a_log_without_a_header_is_refused(tmp_path: Path) -> None:
+    rows = [f"u{n % 4},{n % 9},{1_700_000_000 + n}" for n in range(40)]
+    with pytest.raises(DataError, match=r"log.csv, line 1: u0, 0, 1700000000: this looks like a row"):
+        look(own(tmp_path, "\n".join(rows) + "\n"))
+    assert look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n")).user == "user"
+
+
+def test_a_column_that_is_named_user_is_the_user_though_there_is_one(tmp_path: Path) -> None:
+    rows = [f"u1,{n % 9},{1_700_000_000 + n % 7}" for n in range(20)]
+    found = look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n"))
+    assert (found.user, found.timestamp) == ("user", "time")
+
+
+def test_where_nobody_can_be_tested_that_is_a_problem(tmp_path: Path) -> None:
+    rows = [f"u{n},{n % 9},{1_700_000_000 + n}" for n in range(20)]
+    [problem] = checked(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n")).problems
+    assert (problem.kind, problem.count) == ("short", 20)
+
+
+def test_a_rating_that_is_not_all_numbers_is_told(tmp_path: Path) -> None:
+    rows = [f"u{n % 3},{n % 9},{'3,5' if n % 2 else 4},{1_700_000_000 + n}".replace("3,5", '"3,5"') for n in range(20)]
+    found = look(own(tmp_path, "\n".join(["user,item,rating,time", *rows]) + "\n"))
+    assert found.rating is None
+    assert "rating: 'rating' is named so, but not all values are numbers (such as '3,5')" in found.why
+
+
+def test_ids_that_differ_in_what_other_programs_add_are_told(tmp_path: Path) -> None:
+    rows = [f"u{n % 3},{n % 9}.0,{1_700_000_000 + n}" for n in range(20)]
+    with pytest.raises(DataError, match=r"'item' and 'id' would, but for capitals, leading zeros or a final .0"):
+        look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n", SHOP_ITEMS.replace("\n", "\n00")[:-2]))

@@ -254,3 +254,34 @@ def test_a_gz_that_was_cut_short_is_refused(kind: str, tmp_path: Path) -> None:
 def test_a_title_of_a_million_letters_is_a_title(tmp_path: Path) -> None:
     found = read(write(tmp_path, HEADER + "u,i1,1\n", items=f"item_id,title\ni1,{'x' * 1_000_000}\n"))
     assert len(found.items["title"][0].as_py()) == 1_000_000
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_quote_that_is_never_closed_takes_no_rows_along_in_silence(packed: bool, tmp_path: Path) -> None:
+    log = (
+        HEADER + "".join(f"u{n},i1,{n}\n" for n in range(20)) + 'u,"i2,1\n' + "".join(f"v{n},i1,1\n" for n in range(30))
+    )
+    source = write(tmp_path, log)
+    if packed:
+        (tmp_path / "log.csv.gz").write_bytes(gzip.compress(log.encode()))
+        source = of(source, interactions=str(tmp_path / "log.csv.gz"))
+    with pytest.raises(
+        DataError, match=r"line 22: a quote \(\"\) opens a value there that is never closed, so the 30 "
+    ):
+        read(of(source, max_bad_rows=1 << 40))
+
+
+def test_lines_that_a_quote_takes_in_count_as_rows_that_do_not_parse(tmp_path: Path) -> None:
+    log = HEADER + 'u,i1,1\nu,"i2,1\nu,i1,2\nu,i1,3\nv,i1"\nv,i1,9\n'
+    with pytest.raises(DataError, match="4 row") as caught:
+        read(write(tmp_path, log))
+    assert 'log.csv, line 5: taken in by a quote (") that opens in line 3' in str(caught.value)
+    assert rows(read(of(write(tmp_path, log), max_bad_rows=4))) == [("u", "i1", 1), ("v", "i1", 9)]
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '"hello"', "7"])
+def test_a_line_of_json_that_is_no_object_is_named(line: str, tmp_path: Path) -> None:
+    text = as_json().splitlines()
+    source = write(tmp_path, "\n".join([*text[:2], line, *text[2:]]) + "\n", name="log.jsonl")
+    with pytest.raises(DataError, match=r"log.jsonl, line 3: .* is no object with fields"):
+        read(source)
