@@ -53,7 +53,8 @@ def find(text: str, said: list[Word], titles: Titles, value_at: Callable[[int], 
         first = next((at for at, word in enumerate(said) if word.stop > start), 0)
         after = next((at for at, word in enumerate(said) if word.start >= stop), len(said))
         bad = any(ears.at("bad_after", said, at) for at in range(after, min(after + 4, len(said))))
-        mentions.append(Mention(start, stop, text[start:stop], match, not (negative[first] or bad), plain))
+        denied = bad or (first < len(said) and negative[first])  # a quote may hold no word at all
+        mentions.append(Mention(start, stop, text[start:stop], match, not denied, plain))
     return mentions
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmrec.chat.store import FEW, Store, Thing
@@ -144,6 +144,7 @@ PIECES = ["no", "like", "the", "Heat", "1990s", "2", "comedy", "or", '"', "'", "
 
 
 @settings(max_examples=150, deadline=None)
+@example(text='":"')
 @given(st.text(max_size=300) | st.lists(st.sampled_from(PIECES)).map(" ".join))
 def test_no_text_breaks_it(ears, text):
     read = ears.read(text)

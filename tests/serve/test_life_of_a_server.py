@@ -59,6 +59,12 @@ class Load(threading.Thread):
                 self.got.append((type(error).__name__, None))
                 time.sleep(0.05)
 
+    def answered(self, status=200):
+        """Wait until the newest answer is one of this kind: how long that takes is the machine's affair."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (self.got and self.got[-1][0] == status):
+            time.sleep(0.02)
+
     def end(self):
         self.stopped.set()
         self.join(30)
@@ -109,12 +115,14 @@ def second(served, first):
     process, port, log, key = first
     address = f"http://127.0.0.1:{port}"
     loads = [Load(address, [f"i{number}"], key) for number in range(3)]
-    time.sleep(0.5)
+    for load in loads:
+        load.answered()
     end(process)
     process = start(served.run, port, log, "--engine", "transformers", key=f"{key},{KEY}")
     try:
         wait(process, port, log)
-        time.sleep(0.5)
+        for load in loads:
+            load.answered()
         yield process, address, log, [load.end() for load in loads]
     finally:
         end(process)
