@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import subprocess
@@ -11,10 +12,16 @@ COMMIT = "LLMREC_COMMIT"  # of code that travelled without its history
 
 
 def commit() -> str:
-    """The commit of the code that runs, `-dirty` where it was changed since; "unknown" where nothing tells it."""
+    """The commit of the code that runs, `-dirty` where it was changed since; "unknown" where nothing tells it.
+
+    Asked of git once: what a process writes into its own checkout, such as a result, does not change its code.
+    """
+    return os.environ[COMMIT] if COMMIT in os.environ else _described()
+
+
+@functools.cache
+def _described() -> str:
     package = str(Path(__file__).resolve().parent)
-    if COMMIT in os.environ:
-        return os.environ[COMMIT]
     if not _said("-C", package, "ls-files", "__init__.py"):
         return "unknown"  # installed, perhaps inside somebody's own checkout
     return _said("-C", package, "describe", "--always", "--dirty") or "unknown"

@@ -131,7 +131,9 @@ def test_where_no_ledger_can_be_nothing_is_looked_at(shut: Path, tmp_path: Path)
 def test_without_git_there_is_a_name_and_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert git.commit() != "unknown" or not (Path(__file__).parents[2] / ".git").exists()
     monkeypatch.setenv("PATH", "")
+    git._described.cache_clear()
     assert git.commit() == "unknown"
+    git._described.cache_clear()
     assert git.who()
     monkeypatch.setenv(git.COMMIT, "abc1234")
     assert git.commit() == "abc1234"
