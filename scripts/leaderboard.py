@@ -33,8 +33,9 @@ Every row is of the test part, whole catalogue, all users, one held-out item eac
 
 Ours are tuned on validation alone. Each look at a test part is a line of `results/ledger.jsonl`, and each of our rows
 can be run again: `llmrec reproduce results/NAME.json` says whether its figures fall inside their intervals (95 %, over
-users). Published rows are what others printed under protocols of their own: whether items of the history were left out,
-how wide the beam was, and how ties counted moves a figure by more than what often stands between two rows.
+users); a teacher's file tells its command. Published rows are what others printed under protocols of their own: whether
+items of the history were left out, how wide the beam was, and how ties counted moves a figure by more than what often
+stands between two rows.
 """
 
 
