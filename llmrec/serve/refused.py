@@ -16,6 +16,7 @@ KINDS = {
     404: "not_found",
     413: "too_large",
     415: "not_json",
+    421: "wrong_host",
     422: "bad_request",
     429: "busy",
     500: "server_error",
