@@ -20,6 +20,7 @@ from typing import Any
 from llmrec import errors, shipped
 from llmrec.errors import LlmrecError, RunError
 from llmrec.recipe import Launch
+from llmrec.supervise import Child
 
 HELD = "LLMREC_HELD"  # the run folder whose lock a parent holds for its children
 LOG = "logs/launch.log"  # below the run folder
@@ -94,34 +95,21 @@ def check(launch: Launch) -> None:
 
 @contextlib.contextmanager
 def _started(line: list[str], out: Path, kept: Any, lock: int | None) -> Iterator[subprocess.Popen[str]]:
-    """The launcher as a process of its own session, so that Ctrl-C reaches this process alone, which then ends it."""
+    """The launcher in a session of its own, so that Ctrl-C reaches this process alone, which then ends it."""
     import torch
 
     environment = os.environ | {HELD: str(out.resolve()), "OMP_WAIT_POLICY": "passive"}
     if not torch.cuda.is_available():
         environment["ACCELERATE_USE_CPU"] = "1"  # `--cpu` would start one process alone
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
-    process = subprocess.Popen(
-        line,
-        stdout=subprocess.PIPE,
-        stderr=kept,
-        text=True,
-        env=environment,
-        start_new_session=True,
-        pass_fds=[] if lock is None else [lock],
-    )
+    held = [] if lock is None else [lock]
+    child = Child(line, _GRACE, stdout=subprocess.PIPE, stderr=kept, text=True, env=environment, pass_fds=held)
     try:
-        yield process
+        yield child.process
     finally:
-        if process.poll() is None:
-            process.terminate()  # the launcher ends its processes, and then itself
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if process.stdout:
-            process.stdout.close()
+        child.stop()  # the launcher ends its processes, and then itself
+        if child.process.stdout:
+            child.process.stdout.close()
 
 
 def _follow(process: subprocess.Popen[str], kept: Any, progress: Callable[[float], None]) -> tuple[str, str] | None:

@@ -26,6 +26,8 @@ FLOORS = {
             "extras",
             "peak",
             "git",
+            "addresses",
+            "supervise",
         ),
         0,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,9 @@ class Client:
             ServerDown: nothing answers.
             Declined: it is no server of llmrec, or wants another key.
         """
-        return self._ask("GET", "/version")
+        found = self._ask("GET", "/version")
+        with self._expected():
+            return found | {name: _text(found[name]) for name in ("model", "catalogue")}
 
     def store(self) -> Store:
         """The whole catalogue.
@@ -85,9 +88,13 @@ class Client:
         things: list[Thing] = []
         while True:
             page = self._ask("GET", "/v1/items", params={"start": len(things), "limit": 1000})
-            things += [Thing(one["item_id"], one["title"], one["code"], one["columns"]) for one in page["items"]]
-            if len(things) >= page["total"] or not page["items"]:
-                return Store(page["catalogue"], things)
+            with self._expected():
+                things += [
+                    Thing(_text(one["item_id"]), _text(one["title"]), _text(one["code"]), dict(one["columns"]))
+                    for one in page["items"]
+                ]
+                if len(things) >= page["total"] or not page["items"]:
+                    return Store(_text(page["catalogue"]), things)
 
     def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
         """Items after a history, and none of it: a guest has just said what they know.
@@ -101,8 +108,9 @@ class Client:
         """
         body = {"history": list(history), "k": k, "exclude_seen": True} | more
         found = self._ask("POST", "/v1/recommendations", json=body)
-        items = [(one["item_id"], float(one["score"])) for one in found["items"]]
-        return Given(items, found["ranked_by"], found["catalogue"], found["notes"])
+        with self._expected():
+            items = [(_text(one["item_id"]), float(one["score"])) for one in found["items"]]
+            return Given(items, found["ranked_by"], found["catalogue"], [_text(note) for note in found["notes"]])
 
     def talk(self, body: dict[str, Any]) -> Iterator[str]:
         """The words of a chat completion, as they come.
@@ -137,12 +145,31 @@ class Client:
                 continue
             if reply.status_code >= 400:
                 raise _declined(reply)
-            try:
-                found: dict[str, Any] = reply.json()
-            except ValueError:
-                raise Declined(f"{self.url} does not answer in JSON: it is no server of `llmrec serve`.") from None
-            return found
+            with self._expected():
+                return dict(reply.json())
         raise ServerDown(f"{self.url} does not answer ({why}). Start it with: llmrec serve RUN")
+
+    @contextlib.contextmanager
+    def _expected(self) -> Iterator[None]:
+        """Around the reading of a reply: one that lacks what it must have is `Declined`."""
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise Declined(
+                f"{self.url} does not answer as `llmrec serve` does ({type(error).__name__}: {error}). "
+                "Check the address."
+            ) from None
+
+
+def _text(value: Any) -> str:
+    """A value that must be text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} instead of a text")
+    return value
 
 
 def _delta(data: str) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,8 +15,10 @@ from pathlib import Path
 import httpx
 
 from llmrec.errors import ChatError
+from llmrec.supervise import Child
 
 KEY = "LLMREC_API_KEY"
+GRACE = 40.0  # seconds that the server may take to finish requests after it was told to stop
 PATIENCE = 300  # seconds until a server must answer; vLLM loads for half a minute
 
 
@@ -37,13 +37,13 @@ class OwnServer:
             self.port = int(free.getsockname()[1])
         self.run, self.engine, self.key = run, engine, secrets.token_urlsafe(24)
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = tempfile.NamedTemporaryFile(prefix="llmrec-chat-", suffix=".log")  # noqa: SIM115
-        self._process: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # without a name: gone with this process, however it ends
+        self._child: Child | None = None
 
     @property
     def alive(self) -> bool:
         """Whether its process runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.alive
 
     def start(self) -> None:
         """Start it, and wait until it answers; a server that runs is left alone.
@@ -53,40 +53,27 @@ class OwnServer:
         """
         if self.alive:
             return
-        words = [
-            sys.executable,
-            "-m",
-            "llmrec",
-            "serve",
-            str(self.run),
-            "--engine",
-            self.engine,
-            "--port",
-            str(self.port),
-        ]
-        self._process = subprocess.Popen(
-            words, env=os.environ | {KEY: self.key}, stdout=self._log, stderr=self._log, start_new_session=True
-        )
+        command = [sys.executable, "-m", "llmrec", "serve", str(self.run)]
+        command += ["--engine", self.engine, "--port", str(self.port)]
+        self._child = Child(command, GRACE, env=os.environ | {KEY: self.key}, stdout=self._log, stderr=self._log)
         for _ in range(PATIENCE * 5):
             if not self.alive:
-                tail = Path(self._log.name).read_text(errors="replace")[-600:].strip()
-                raise ChatError(f"the server of {self.run} did not start:\n{tail}")
+                raise ChatError(f"the server of {self.run} did not start:\n{self._last_lines()}")
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
                     return
             time.sleep(0.2)
-        raise ChatError(f"the server of {self.run} did not answer in {PATIENCE} s; its log is {self._log.name}")
+        raise ChatError(f"the server of {self.run} did not answer in {PATIENCE} s:\n{self._last_lines()}")
 
     def stop(self) -> None:
         """End it, and what it started."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(40)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process = None
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def _last_lines(self) -> str:
+        file = self._log.fileno()  # read without moving its position, at which the server writes
+        return os.pread(file, 600, max(0, os.fstat(file).st_size - 600)).decode(errors="replace").strip()
 
 
 @contextlib.contextmanager

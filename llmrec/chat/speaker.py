@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
+from llmrec import addresses
 from llmrec.chat.client import Client
 from llmrec.chat.dialogue import Dialogue, Reply
 from llmrec.chat.replies import replies, wishes
@@ -20,7 +20,6 @@ from llmrec.errors import ChatError
 from llmrec.items.text import plain
 from llmrec.tasks.templates import neutral
 
-KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, where the server wants one
 MENTION = "<|item|>"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _TOKENS = re.compile(r"(?:<[a-z]_\d+>)*")
@@ -74,7 +73,7 @@ class Model:
             patience: seconds to wait for words.
         """
         self.model = model
-        self._client = Client(url.rstrip("/").removesuffix("/v1"), os.environ.get(KEY), patience)
+        self._client = Client(url.rstrip("/").removesuffix("/v1"), addresses.key_for(url), patience)
 
     def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
         """What the chat itself must say (questions, what it could not do), or the model's sentences about the items."""

@@ -11,7 +11,8 @@ from rich.text import Text
 from llmrec.chat.counter import Counter
 from llmrec.chat.dialogue import Dialogue, Reply
 from llmrec.chat.replies import listed, say, wishes
-from llmrec.errors import ChatError
+from llmrec.errors import ChatError, LlmrecError
+from llmrec.files import write_text
 
 HELP = """Say what you like, or what you want:  I liked Toy Story and Heat · something like the second one but funny
   no horror, from the 90s · I like 2, not 5 · show me others · start over
@@ -26,7 +27,7 @@ def talk(counter: Counter, console: Console, k: int = 10) -> None:
     console.print(Text(f"{say('hello')} (/help)"))
     while True:
         try:
-            line = console.input("[bold]› [/]").strip()
+            line = readable(console.input("[bold]› [/]")).strip()
         except (EOFError, KeyboardInterrupt):
             return
         if line == "/quit":
@@ -34,8 +35,8 @@ def talk(counter: Counter, console: Console, k: int = 10) -> None:
         if line:
             try:
                 _line(line, dialogue, counter, console)
-            except ChatError as error:
-                console.print(Text(str(error), style="red"))
+            except LlmrecError as error:
+                console.print(Text(_plain(str(error)), style="red"))
 
 
 def _line(line: str, dialogue: Dialogue, counter: Counter, console: Console) -> None:
@@ -45,22 +46,45 @@ def _line(line: str, dialogue: Dialogue, counter: Counter, console: Console) -> 
     elif verb == "/search":
         found = [dialogue.store.things[at].item_id for at in dialogue.understanding.titles.search(rest)]
         console.print(
-            Text("\n".join(f"  {one:<12} {dialogue.named(one)}" for one in found) or "  nothing is called so")
+            Text("\n".join(_plain(f"  {one:<12} {dialogue.named(one)}") for one in found) or "  nothing is called so")
         )
     elif verb == "/panel":
         console.print(Text(panel(dialogue)))
     elif verb == "/save":
-        path = Path(rest or "transcript.json")
-        path.write_text(json.dumps(dialogue.state.transcript(), ensure_ascii=False, indent=1), encoding="utf-8")
-        console.print(Text(str(path)))
+        console.print(Text(_plain(str(_save(dialogue, rest)))))
     elif verb == "/like" and rest in dialogue.store.number:
         _show(counter.turn(dialogue, lambda: dialogue.like(rest)), dialogue, counter, console)
     elif line == "/filters off":
         _show(counter.turn(dialogue, dialogue.clear), dialogue, counter, console)
     elif line.startswith("/"):
-        console.print(Text(f"There is no {line}. {HELP}"))
+        console.print(Text(f"There is no {_plain(line)}. {HELP}"))
     else:
         _show(counter.turn(dialogue, lambda: dialogue.hear(line)), dialogue, counter, console)
+
+
+def _save(dialogue: Dialogue, name: str) -> Path:
+    """Write the transcript into a new file; the path.
+
+    Args:
+        name: of the file; "" for transcript.json, or the first free one of transcript-2.json, transcript-3.json, ….
+
+    Raises:
+        ChatError: there is such a file, or it cannot be written.
+    """
+    free = (f"transcript{number}.json" for number in ("", *(f"-{place}" for place in range(2, 10**6))))
+    path = Path(name or next(one for one in free if not Path(one).exists()))
+    try:
+        if path.exists():
+            raise FileExistsError("there is a file of this name")
+        write_text(path, json.dumps(dialogue.state.transcript(), ensure_ascii=False, indent=1))
+    except (OSError, ValueError, LlmrecError) as error:  # ValueError: a NUL in the name
+        raise ChatError(f"nothing was saved ({error}). Say /save and another name; the talk goes on.") from error
+    return path
+
+
+def readable(line: str) -> str:
+    """A line that was typed, its undecodable bytes as the replacement character."""
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _show(reply: Reply, dialogue: Dialogue, counter: Counter, console: Console) -> None:

@@ -34,10 +34,9 @@ class Word:
 
 
 def words(text: str) -> list[Word]:
-    """The words of a text, in order."""
-    return [
-        Word(fold(found[0]), found.start(), found.end(), not found[0][0].islower()) for found in _WORD.finditer(text)
-    ]
+    """The words of a text, in order; one of which nothing is left to compare by (marks without a letter) is none."""
+    found = [Word(fold(one[0]), one.start(), one.end(), not one[0][0].islower()) for one in _WORD.finditer(text)]
+    return [word for word in found if word.text]
 
 
 def fold(word: str) -> str:

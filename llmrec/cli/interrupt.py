@@ -1,33 +1,49 @@
-"""Ctrl-C that cannot get lost.
+"""Signals that end a command (Ctrl-C, SIGTERM, a closed terminal): none gets lost, and all let it clean up first.
 
-Python drops a KeyboardInterrupt that happens to be raised inside a finalizer or a callback of a C library, and a run
-would then go on. The handler remembers it, so that the next sign of progress raises it again.
+Python drops an exception that happens to be raised inside a finalizer or a callback of a C library, and a run would
+then go on. The handler remembers the signal, so that the next sign of progress raises the exception again.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from types import FrameType
 
-_asked = False
+_received = 0  # number of the signal
 
 
 def watch() -> None:
-    """Install the handler."""
+    """Install the handlers; SIGTERM or SIGHUP that is ignored, as under nohup, stays ignored."""
     signal.signal(signal.SIGINT, _handle)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _handle)
+    atexit.register(_end_by_signal)  # registered first, so it runs last
 
 
 def check() -> None:
-    """Raise an interrupt that came and was dropped on its way.
+    """Raise for a signal that came and whose exception was dropped.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
+        SystemExit: SIGTERM or SIGHUP came.
     """
-    if _asked:
-        raise KeyboardInterrupt
+    if _received:
+        _handle(_received, None)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = True
-    raise KeyboardInterrupt
+    global _received
+    _received = number
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _end_by_signal() -> None:
+    """After a clean-up for SIGTERM or SIGHUP, end as a process that the signal ended, which is what parents look for."""
+    if _received in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(_received, signal.SIG_DFL)
+        os.kill(os.getpid(), _received)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmrec import embedded
-from llmrec.errors import DataError
+from llmrec.errors import DataError, ModelError
 
 Progress = Callable[[float], None]
 
@@ -28,8 +28,10 @@ def encode(texts: list[str], encoder: str, progress: Progress = lambda done: Non
         (texts, dim) float32, rows of length 1.
 
     Raises:
+        ModelError: there is no such encoder.
         DataError: a vector is zero or not finite (which texts).
     """
+    check_encoder(encoder)
     vectors = ENCODERS[encoder](texts, progress)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     broken = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
@@ -39,6 +41,16 @@ def encode(texts: list[str], encoder: str, progress: Progress = lambda done: Non
             f"the encoder {encoder} gives no usable vector for {len(broken)} item(s): {shown}. Give them more text."
         )
     return (vectors / norms).astype(np.float32)
+
+
+def check_encoder(encoder: str) -> None:
+    """Refuse a name that no encoder has.
+
+    Raises:
+        ModelError: there is no such encoder.
+    """
+    if encoder not in ENCODERS:
+        raise ModelError(f"there is no encoder '{encoder}': say {' or '.join(ENCODERS)}.")
 
 
 def minilm(texts: list[str], progress: Progress) -> np.ndarray:
@@ -70,7 +82,9 @@ def _minilm() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = embedded.path("minilm-l6")
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    plain: dict[str, Any] = {"trust_remote_code": False}
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, **plain)
+    return AutoTokenizer.from_pretrained(folder, **plain), model.eval()
 
 
 def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:

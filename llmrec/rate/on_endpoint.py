@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from llmrec.addresses import KEY
 from llmrec.errors import TextError
 from llmrec.model.prompting import turns
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.scale import Scale
-from llmrec.text.endpoint import KEY, Endpoint
+from llmrec.text.endpoint import Endpoint
 
 _TOP = 20  # what OpenAI's API gives at most
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from llmrec import shipped
+from llmrec import addresses, shipped
 from llmrec.items.text import plain
 from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
@@ -54,12 +54,15 @@ def oracle_of(oracle: Oracle) -> TextOracle:
     """The oracle that a recipe names.
 
     Raises:
-        TextError: it replays a cache that is not there.
+        TextError: it replays a cache that is not there, or names a server that the user did not.
     """
     if oracle.by == "template":
         return Template()
     cache = Path(oracle.cache or "")
-    return Replay(cache, oracle.model) if oracle.by == "replay" else Server(oracle.url or "", oracle.model or "", cache)
+    if oracle.by == "replay":
+        return Replay(cache, oracle.model)
+    addresses.require(oracle.url or "", "tasks.oracle.url")
+    return Server(oracle.url or "", oracle.model or "", cache)
 
 
 def _wanted(tasks: Tasks) -> set[str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from llmrec import addresses
 from llmrec.errors import TextError
 
-KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, where the server wants one
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
@@ -70,10 +69,21 @@ class Endpoint:
 
     def _once(self, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
+        key = addresses.key_for(self.url)
+        headers |= {"Authorization": f"Bearer {key}"} if key else {}
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.patience) as reply:
+        with _OPENER.open(request, timeout=self.patience) as reply:
             return json.load(reply)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, which urllib would follow with the key in the request."""
+
+    def redirect_request(self, *args: Any) -> None:
+        """No further request; the redirect becomes an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class Nothing(ValueError):

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from llmrec import addresses
 from llmrec.errors import TextError
 from llmrec.text.cache import Cache
-from llmrec.text.endpoint import KEY, Endpoint, Nothing
+from llmrec.text.endpoint import Endpoint, Nothing
 from llmrec.text.oracle import Ask
 
 _THINKING = re.compile(r"<think>.*?</think>", re.S)
@@ -65,8 +66,8 @@ class Server:
             text, _ = self.endpoint.post(body, _words)
         except TextError as error:
             raise TextError(
-                f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model, and {KEY} if it wants a key; "
-                f"answers so far are kept in {self.cache.path}."
+                f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model. If it wants a key, set "
+                f"{addresses.KEY}, and {addresses.BASE} to that url; answers so far are kept in {self.cache.path}."
             ) from None
         self.cache.add(prompt, text)
 

@@ -129,8 +129,8 @@ def test_a_server_that_dies_is_said_to_be_down_what_was_said_is_kept_and_a_new_o
         counter = Counter(Client(server.url, server.key, rest=0.05), None)  # as a guest of somebody else's server
         dialogue = counter.dialogue(5)
         counter.turn(dialogue, lambda: dialogue.hear("I liked film number 2 ccc"))
-        os.killpg(server._process.pid, signal.SIGKILL)
-        server._process.wait()
+        os.kill(server._child.process.pid, signal.SIGTERM)
+        server._child.process.wait()
         reply = counter.turn(dialogue, lambda: dialogue.hear("a comedy"))
         assert reply.down and say("down") in reply.words and [str(one) for one in dialogue.state.wishes] == ["comedy"]
         with pytest.raises(ServerDown, match="llmrec serve"):
