@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-import difflib
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from llmrec import shipped
 from llmrec.errors import RecipeError, RunError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
-from llmrec.recipe.stages import METHODS, STAGES
+from llmrec.recipe.mistakes import explain
+from llmrec.recipe.text import BYTES, DEPTH, parse, shown
 
 
 def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = False) -> Recipe:
@@ -30,10 +32,7 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
     Raises:
         RecipeError: what is wrong, with file, line and the nearest right name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    text = _text(path)
     recipe = _anchor_files(read(text, path, overrides), path)
     # What somebody said themselves stays, however small the rest becomes.
     return _anchor_files(read(dump(shrink(recipe)), path, overrides), path) if tiny else recipe
@@ -79,7 +78,7 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_explain(error, text, path)) from None
+        raise RecipeError(explain(error, text, path)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -117,24 +116,60 @@ def shipped_name(recipe: Recipe) -> str | None:
 
 
 def _anchor_files(recipe: Recipe, path: Path) -> Recipe:
-    """File names in a recipe are relative to the recipe, not to where the command is typed."""
+    """File names in a recipe are relative to the recipe, not to where the command is typed.
 
-    def absolute(name: str | None) -> str | None:
-        return None if name is None else str((path.parent / Path(name).expanduser()).resolve())
+    Raises:
+        RecipeError: a name is longer than the system takes.
+    """
 
-    files = {"interactions": absolute(recipe.data.interactions), "items": absolute(recipe.data.items)}
-    parts: dict[str, Any] = {"data": recipe.data.model_copy(update=files)}
+    def absolute(key: str, name: str | None) -> str | None:
+        if name is None:
+            return None
+        whole = os.path.realpath(path.parent / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
+        try:
+            os.lstat(whole)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                what = f"{key}: '{shown(name)}' is longer than a file's name can be"
+                raise RecipeError(f"{path.name}: {what}. Name a file that is there.") from None
+        return whole
+
+    data = recipe.data
+    files = {name: absolute(f"data.{name}", getattr(data, name)) for name in ("interactions", "items")}
+    parts: dict[str, Any] = {"data": data.model_copy(update=files)}
     if recipe.tasks.oracle:
-        oracle = recipe.tasks.oracle.model_copy(update={"cache": absolute(recipe.tasks.oracle.cache)})
+        cache = absolute("tasks.oracle.cache", recipe.tasks.oracle.cache)
+        oracle = recipe.tasks.oracle.model_copy(update={"cache": cache})
         parts["tasks"] = recipe.tasks.model_copy(update={"oracle": oracle})
     return recipe.model_copy(update=parts)
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
+    """The text of a recipe file.
+
+    Raises:
+        RecipeError: it cannot be read, is no UTF-8, or larger than any recipe.
+    """
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+        with path.open("rb") as file:
+            content = file.read(BYTES + 1)
+        str(path).encode()  # a name that is no UTF-8 could be written into no file of the run
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is not valid UTF-8"
+        raise RecipeError(f"the recipe {shown(str(path), 200)} cannot be read: {reason}.") from None
+    if len(content) > BYTES:
+        raise RecipeError(f"{path} is larger than {BYTES} bytes, which no recipe is. Name a recipe.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}, line {line}: the byte {content[error.start]:#04x} is not UTF-8. Save the recipe as UTF-8."
+        ) from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    values = parse(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -143,122 +178,34 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
+    name = f"the override '{shown(override)}'"
     key, equals, text = override.partition("=")
-    if not equals:
-        raise RecipeError(f"the override '{override}' has no '='. Write it as key=value, such as train.0.epochs=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"the override '{override}': '{text}' is not valid YAML. Write it as in a recipe.") from None
     steps = key.strip().split(".")
+    if not equals or not all(steps) or len(steps) > DEPTH:
+        what = "no '='" if not equals else "an empty key" if not all(steps) else "too many keys"
+        raise RecipeError(f"{name} has {what}. Write it as key=value, such as train.0.epochs=2")
+    value = parse(text, name)
     here: Any = values
     for number in range(len(steps)):
-        place = _place(here, steps[: number + 1], override)
+        place = _place(here, steps[: number + 1], name)
         if number + 1 == len(steps):
             here[place] = value
         elif isinstance(here, dict) and here.get(place) is None:
-            here[place] = [{}] if steps[number + 1].isdigit() else {}
+            here[place] = [{}] if _is_number(steps[number + 1]) else {}
         here = here[place]
 
 
-def _place(here: Any, steps: list[str], override: str) -> str | int:
+def _place(here: Any, steps: list[str], name: str) -> str | int:
     """The key or list position that the last of some steps means."""
     step = steps[-1]
     if isinstance(here, dict):
         return step
     if not isinstance(here, list):
-        raise RecipeError(f"the override '{override}': there is nothing below '{'.'.join(steps[:-1])}' to set.")
-    if not step.isdigit() or int(step) >= len(here):
-        raise RecipeError(f"the override '{override}': '{step}' must be a number below {len(here)} there.")
+        raise RecipeError(f"{name}: there is nothing below '{shown('.'.join(steps[:-1]))}' to set.")
+    if not _is_number(step) or int(step) >= len(here):
+        raise RecipeError(f"{name}: '{shown(step)}' must be a number below {len(here)} there.")
     return int(step)
 
 
-def _explain(error: ValidationError, text: str, path: Path) -> str:
-    lines = []
-    for problem in error.errors():
-        path_of = [key for key in problem["loc"] if not _is_union_branch(key)]
-        keys = _as_written(path_of)
-        line = _line_of(text, keys)
-        where = f"{path.name}, line {line}" if line else f"{path.name} or an override"
-        name = ".".join(map(str, keys)) or "the recipe"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key '{name}'.{_nearest(path_of)}")
-        elif problem["type"] == "union_tag_invalid":
-            lines.append(f"{where}: {name}.{_no_method(problem['ctx']['tag'])}")
-        else:
-            given = problem.get("input")
-            shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-            lines.append(f"{where}: {name}: {problem['msg'].removeprefix('Value error, ')}{shown}.{_hint(problem)}")
-    return "\n".join(lines)
-
-
-def _is_union_branch(key: Any) -> bool:
-    return isinstance(key, str) and (key.startswith("function-") or key == "[key]")
-
-
-def _as_written(keys: list[Any]) -> list[Any]:
-    """Keys as a recipe has them: pydantic names the kind of a stage behind its number."""
-    return keys[:2] + keys[3:] if keys[:1] == ["train"] and keys[2:3] and keys[2] in STAGES else keys
-
-
-def _no_method(given: str) -> str:
-    near = difflib.get_close_matches(given, METHODS, 1, 0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"method: there is no '{given}'; there are: {', '.join(METHODS)}.{hint}"
-
-
-def _hint(problem: Any) -> str:
-    given = problem.get("input")
-    expected = problem.get("ctx", {}).get("expected")
-    if expected and isinstance(given, str):
-        near = difflib.get_close_matches(
-            given, [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")], 1, 0.4
-        )
-        return f" Did you mean '{near[0]}'?" if near else ""
-    if problem["type"] == "float_parsing":
-        return " Write numbers such as 3.0e-4: YAML reads 3e-4 as text."
-    return ""
-
-
-def _nearest(keys: list[Any]) -> str:
-    """The known key nearest to an unknown one, looked for at its own place first and then everywhere."""
-    here: Any = Recipe
-    for key in keys[:-1]:
-        here = _part_below(here, key)
-    siblings = [field.alias or name for name, field in here.model_fields.items()] if here is not None else []
-    near = difflib.get_close_matches(str(keys[-1]), siblings, 1, 0.5)
-    if near:
-        return f" Did you mean '{'.'.join(map(str, _as_written([*keys[:-1], near[0]])))}'?"
-    return f" Known there: {', '.join(siblings)}." if siblings else ""
-
-
-def _part_below(part: Any, key: Any) -> Any:
-    if part is None:
-        return None
-    if isinstance(key, int):
-        return part
-    if key in STAGES:
-        return STAGES[key]
-    annotation = part.model_fields[key].annotation if key in part.model_fields else None
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return part if key == "train" else None
-
-
-def _line_of(text: str, keys: list[Any]) -> int | None:
-    """The line (from 1) where a key stands, or of the deepest of its parents that the file has."""
-    try:
-        node = yaml.compose(text)
-    except yaml.YAMLError:
-        return None
-    line = None
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            found = [(name, value) for name, value in node.value if name.value == str(key)]
-            if not found:
-                return line
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
-            line = node.start_mark.line + 1
-    return line
+def _is_number(step: str) -> bool:
+    return step.isascii() and step.isdigit() and len(step) < 10

@@ -91,7 +91,7 @@ def test_overrides_reach_keys_and_lists_by_number(tmp_path: Path) -> None:
         ("seed.more=1", "there is nothing below 'seed' to set"),
         ("train.0.epochs=soon", "(given: 'soon')"),
         ("train.0.epochs=[", "is not valid YAML"),
-        ("=1", "unknown key"),
+        ("=1", "has an empty key"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused_in_words(override: str, words: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def data_part(look: Look, items: Path | None = None) -> Data:
         items=str(items or look.catalogue.path),
         columns=columns,
         day_first=look.day_first,
-        max_bad_rows=1 << 40,
+        max_bad_rows=10**9,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from llmrec.recipe.data import Columns, Data, Items, Source, World
 from llmrec.recipe.indexing import Indexing, IndexMethod
 from llmrec.recipe.judging import Evaluate
-from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Share
+from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Seed, Share
 from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
 from llmrec.recipe.talking import Chat
 from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight, Wordings
@@ -55,7 +55,7 @@ __all__ = [
 class Recipe(Part):
     """Everything a run does."""
 
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     data: Data = Data()
     items: Items = Items()
     indexing: Indexing = Indexing()
@@ -151,6 +151,7 @@ def shrink(recipe: Recipe) -> Recipe:
 
     nano = {"width": 64, "heads": 2, "layers": 2, "vocabulary": min(recipe.model.vocabulary, 600)}
     adapted = {"rank": min(recipe.model.rank, 4), "tiny": True}
+    rows = -(-8 // recipe.launch.processes) * recipe.launch.processes
     return change(
         recipe,
         data=change(recipe.data, max_users=min(recipe.data.max_users or 200, 200)),
@@ -158,7 +159,7 @@ def shrink(recipe: Recipe) -> Recipe:
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
         model=change(recipe.model, **(nano if recipe.model.base == "nano" else adapted)),
         train=[
-            change(stage, epochs=min(stage.epochs, 1.0), batch=8, accumulate=1, save_every=min(stage.save_every, 10))
+            change(stage, epochs=min(stage.epochs, 1.0), batch=rows, accumulate=1, save_every=min(stage.save_every, 10))
             for stage in recipe.train
         ],
     )

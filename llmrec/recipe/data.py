@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from llmrec.recipe.part import Part, Positive, Share
+from llmrec.recipe.part import Float, Int, Part, Positive, Seed, Share
 
 
 class Columns(Part):
@@ -26,16 +27,16 @@ class Columns(Part):
 class World(Part):
     """A generated world whose truth is known: `data.source: world`."""
 
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="draws the world; the run's own seed leaves it as it is")
+    seed: Seed = Field(0, description="draws the world; the run's own seed leaves it as it is")
     users: Positive = 500
     items: Positive = 200
     groups: Positive = Field(8, description="kinds of items, each with words of its own; a user likes one of them")
-    events: Annotated[int, Field(ge=3)] = Field(12, description="of each user; half as many to half more")
-    order: Annotated[float, Field(ge=0, le=0.99)] = Field(
+    events: Annotated[Int, Field(ge=3)] = Field(12, description="of each user; half as many to half more")
+    order: Annotated[Float, Field(ge=0, le=0.99)] = Field(
         0.5, description="how often the planted successor of the last item comes next"
     )
     taste: Share = Field(0.3, description="how often an item of the user's group does; the rest is popularity")
-    popularity: Annotated[float, Field(ge=0)] = Field(0.8, description="Zipf exponent: 0 makes all items alike")
+    popularity: Annotated[Float, Field(ge=0)] = Field(0.8, description="Zipf exponent: 0 makes all items alike")
 
     @model_validator(mode="after")
     def _shares(self) -> World:
@@ -59,7 +60,24 @@ Source = Literal[
     "files",
     "world",
 ]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?)?$")]
+
+
+def _is_a_day(text: str) -> str:
+    """Refuse what looks like a day and is none, such as 2015-02-29."""
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(
+            f"there is no such day or time ({error}); write it as 2014-01-31 or 2014-01-31 23:59"
+        ) from None
+    return text
+
+
+Day = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$"),
+    AfterValidator(_is_a_day),
+]
 
 
 class Data(Part):
@@ -80,16 +98,16 @@ class Data(Part):
     day_first: bool | None = Field(None, description="whether 3/4/2021 is in April; seen in the column otherwise")
     since: Day | None = Field(None, description="drop earlier events: a day, or a day and a time, in UTC")
     until: Day | None = Field(None, description="drop events at or after it")
-    min_rating: float | None = Field(None, description="drop events rated lower")
-    min_text: Annotated[int, Field(ge=0)] = Field(0, description="drop items whose title has fewer characters")
-    core: Annotated[int, Field(ge=0)] = Field(0, description="drop users and items with fewer events, repeatedly")
+    min_rating: Float | None = Field(None, description="drop events rated lower")
+    min_text: Annotated[Int, Field(ge=0)] = Field(0, description="drop items whose title has fewer characters")
+    core: Annotated[Int, Field(ge=0)] = Field(0, description="drop users and items with fewer events, repeatedly")
     catalogue: Literal["all", "seen"] | None = Field(
         None, description="items to keep: all, or those with events left; seen for raw Amazon files, all otherwise"
     )
     max_users: Positive | None = Field(None, description="keep a seeded sample of the users")
-    max_bad_rows: Annotated[int, Field(ge=0)] = Field(0, description="malformed rows to drop before giving up")
+    max_bad_rows: Annotated[Int, Field(ge=0)] = Field(0, description="malformed rows to drop before giving up")
     split: Literal["leave-one-out", "temporal", "cold-items", "cold-users", "column"] = "leave-one-out"
-    held_out: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+    held_out: Annotated[Float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share for validation, and as much for test; leave-one-out and column do not use it"
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from llmrec.recipe.part import Part, Positive, Share
+from llmrec.recipe.part import Int, Part, Positive, Share
 
 IndexMethod = Literal[
     "rq-kmeans",
@@ -35,8 +35,8 @@ class Indexing(Part):
         "lightgcn", description="vectors: teacher, concat, weighted, aligned — whose item vectors"
     )
     weight: Share = Field(0.5, description="vectors: weighted — share of the teacher's part; the rest is the text's")
-    levels: Annotated[int, Field(ge=1, le=8)] = 3
-    width: Annotated[int, Field(ge=2, le=65536)] = 256
+    levels: Annotated[Int, Field(ge=1, le=8)] = 3
+    width: Annotated[Int, Field(ge=2, le=65536)] = 256
     epochs: Positive = Field(2000, description="rq-vae: passes at most; it ends when the held-out error stays")
     category: str = Field("category", description="category: the column with the path; of agreement in health, too")
     hybrid: list[IndexMethod] = Field([], description="methods whose codes follow those of `method`, such as [item]")
@@ -47,7 +47,7 @@ class Indexing(Part):
         "last-level",
         description="how items of one code are told apart: by a token more, or by moving on the last level",
     )
-    spares: Annotated[int, Field(ge=0)] = Field(
+    spares: Annotated[Int, Field(ge=0)] = Field(
         8, description="unused tokens kept on the separating level for new items"
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
-from llmrec.recipe.part import Adapt, Baseline, Counted, Metric, Part, Positive, Share
+from llmrec.recipe.part import Adapt, Baseline, Counted, Float, Int, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
@@ -18,7 +18,7 @@ _RARE = ("average", "smoothing", "drop_history", "taught")
 class Validation(Part):
     """Early stopping: next items that no training example holds, ranked by the model as it stands."""
 
-    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
+    every: Annotated[Int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
     metric: Metric = "ndcg@10"
     users: Positive = Field(500, description="a seeded sample of the users with a validation item")
     patience: Positive = Field(3, description="validations without a new best before training stops")
@@ -28,11 +28,11 @@ class Training(Part):
     """What every training stage can be told."""
 
     method: str
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[Float, Field(gt=0)] = 1.0
     batch: Positive = Field(32, description="rows per step, over all processes")
     accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    learning_rate: Annotated[Float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[Float, Field(ge=0)] = 0.1
     warmup: Share = 0.05
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, slower steps")
@@ -81,7 +81,7 @@ class Sft(Training):
     """Supervised fine-tuning; a row of `batch` is one of packed examples."""
 
     method: Literal["sft"] = "sft"
-    row_tokens: Annotated[int, Field(ge=16)] | None = Field(
+    row_tokens: Annotated[Int, Field(ge=16)] | None = Field(
         None, description="tokens of a packed row; the window otherwise"
     )
     spare_share: Share = Field(
@@ -90,7 +90,7 @@ class Sft(Training):
     smoothing: Share = Field(
         0.0, description="of a code token's probability, what goes to all tokens of its level alike (label smoothing)"
     )
-    drop_history: Annotated[float, Field(ge=0, lt=1)] = Field(
+    drop_history: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="probability of each item of a history to be left out, others in every epoch"
     )
 
@@ -120,10 +120,10 @@ class Aligning(Training):
     """What the ways of alignment share; a row of `batch` is a moment in a training history and the item taken then."""
 
     batch: Positive = Field(32, description="moments of training histories per step, over all processes")
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: Annotated[Float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     events: Positive = Field(10, description="moments of each training history, its newest")
-    sft: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the item taken")
+    sft: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the item taken")
     teacher: Baseline = Field("ease-recent", description="whose likeliest items are hard ones, or whose score rewards")
 
 
@@ -131,7 +131,7 @@ class Prefer(Aligning):
     """Preference pairs: the item taken before items not taken."""
 
     method: Literal["dpo", "s-dpo", "ipo"]
-    beta: Annotated[float, Field(gt=0)] = Field(0.1, description="how strongly to hold to the model before this stage")
+    beta: Annotated[Float, Field(gt=0)] = Field(0.1, description="how strongly to hold to the model before this stage")
     rejected: Annotated[dict[Rejected, Positive], Field(min_length=1)] = Field(
         {"random": 4, "beams": 4},
         description="how many of each kind: random, popular (as often as taken), the teacher's likeliest, own beams",
@@ -151,20 +151,20 @@ class Grpo(Aligning):
     """Reinforcement: items drawn from the model itself, judged by rewards within their group."""
 
     method: Literal["grpo"]
-    group: Annotated[int, Field(ge=2)] = Field(16, description="items drawn for each moment")
+    group: Annotated[Int, Field(ge=2)] = Field(16, description="items drawn for each moment")
     draw: Literal["with-replacement", "without-replacement", "beams"] = Field(
         "without-replacement", description="beams: the likeliest items, taken for samples (biased, as others do)"
     )
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    rewards: Annotated[dict[RewardName, float], Field(min_length=1)] = Field(
+    temperature: Annotated[Float, Field(gt=0)] = 1.0
+    rewards: Annotated[dict[RewardName, Float], Field(min_length=1)] = Field(
         {"hit": 1.0}, description="weight of each reward"
     )
     advantage: Literal["grpo", "dr-grpo", "pass"] = Field(
         "grpo", description="dr-grpo: not divided by the group's spread; pass: the pass@k bonus alone"
     )
     drop_flat: bool = Field(True, description="groups whose rewards are all equal do not count in the mean (DAPO)")
-    pass_at: Annotated[int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
-    kl: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of the divergence from the model before")
+    pass_at: Annotated[Int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
+    kl: Annotated[Float, Field(ge=0)] = Field(0.01, description="weight of the divergence from the model before")
 
     @model_validator(mode="after")
     def _pass_fits(self) -> Grpo:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from llmrec.recipe.part import Part, Positive
+from llmrec.recipe.part import Float, Int, Part, Positive
 
 Wordings = Positive | Literal["shortest"] | None
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[Float, Field(ge=0)]
 
 
 class Oracle(Part):
@@ -83,8 +83,8 @@ class Tasks(Part):
         "windows", description="answers: the last event of every window, or every event with what came before it"
     )
     windows: Positive = Field(1, description="how often each event is seen per pass, from windows cut elsewhere")
-    candidates: Annotated[int, Field(ge=2)] = Field(100, description="direct_pick: codes on offer, the right one too")
-    letters: Annotated[int, Field(ge=2, le=26)] = Field(20, description="rerank: candidates behind letters")
+    candidates: Annotated[Int, Field(ge=2)] = Field(100, description="direct_pick: codes on offer, the right one too")
+    letters: Annotated[Int, Field(ge=2, le=26)] = Field(20, description="rerank: candidates behind letters")
     negatives: Literal["uniform", "popularity"] = Field("uniform", description="how wrong candidates are drawn")
     oracle: Oracle | None = Field(None, description="who writes intentions and preferences; such tasks rest without")
 

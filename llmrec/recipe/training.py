@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llmrec.recipe.part import Adapt, Part, Positive, Share
+from llmrec.recipe.part import Adapt, Int, Part, Positive, Share
 
 
 class Model(Part):
     """The language model that is trained."""
 
     base: str = Field("nano", description="nano (from scratch), embedded:NAME, a folder, or a hub name")
-    vocabulary: Annotated[int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
+    vocabulary: Annotated[Int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
     width: Positive = Field(128, description="nano: hidden size")
     layers: Positive = Field(4, description="nano: decoder layers")
     heads: Positive = Field(4, description="nano: attention heads; width / heads is 32 or 64")
@@ -61,9 +61,9 @@ class Launch(Part):
     processes: Positive = Field(1, description="over all machines, one a GPU")
     strategy: Literal["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
     machines: Positive = 1
-    rank: Annotated[int, Field(ge=0)] = Field(0, description="which machine this is, 0 for the one that writes")
+    rank: Annotated[Int, Field(ge=0)] = Field(0, description="which machine this is, 0 for the one that writes")
     address: str | None = Field(None, description="of machine 0, as the others reach it")
-    port: Annotated[int, Field(ge=1, le=65535)] = Field(29500, description="on machine 0, where machines > 1")
+    port: Annotated[Int, Field(ge=1, le=65535)] = Field(29500, description="on machine 0, where machines > 1")
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] | None = Field(
         None, description="trackers; TensorBoard where it is installed if nothing is said, [] for none"
     )
