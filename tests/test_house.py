@@ -80,6 +80,7 @@ NEIGHBOURS = {
     *(("pinned", other) for other in ("judging", "ledger", "pipeline", "stage")),
     *(("reproducing", other) for other in ("judging", "ledger", "pipeline")),
     ("bench", "serve"),
+    ("chat", "serve"),  # the page listens as the server does
     ("bench", "chat"),
     ("bench", "rate"),
     ("serve", "pipeline"),

@@ -1,103 +1,39 @@
-"""The page: Gradio in this process, a client of the server like any other."""
+"""The page: Gradio in this process, a client of the server like any other.
+
+Gradio draws it and carries texts to and fro. What was said is kept in `visits`, so no component is ever read but the
+two text boxes and the id of a title; `page_guard` lets nothing else in.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 import os
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no reports to its makers
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.utils import LRUCache
+from starlette.types import ASGIApp
 
 from llmrec.chat import view
 from llmrec.chat.counter import Counter
-from llmrec.chat.dialogue import Dialogue, Reply
+from llmrec.chat.page_guard import TEXT, PageGuard, check_host, checker
 from llmrec.chat.replies import say
-from llmrec.errors import ChatError
-from llmrec.tasks.templates import neutral
+from llmrec.chat.visits import CARDS, VISITS, Page, Turn, cards
+from llmrec.serve.hosts import TrustedHosts
+from llmrec.serve.listen import bind
 
-CARDS = 10
-PAUSE = 0.02  # seconds between words of a template, so that they are seen to come
-_PRESS = "() => setTimeout(() => document.querySelector('#transcript').click(), 300)"
-_FIRST = 40  # pieces of a reply that may come slowly; the rest comes at once
+CONNECTIONS = 1000  # at a time; a visitor has one or two, and six while the page loads
+_POLL = 0.04  # seconds between looks for more words
 
-Talk = list[dict[str, str]]
-Shown = tuple[Any, ...]
-
-
-class Page:
-    """The page's functions; one dialogue a visitor, kept in their session."""
-
-    def __init__(self, counter: Counter, pause: float = PAUSE) -> None:
-        """Serve a counter."""
-        self.counter, self.pause = counter, pause
-
-    def open(self) -> Dialogue:
-        """A visitor comes."""
-        return self.counter.dialogue(CARDS)
-
-    def hear(self, text: str, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
-        """A message: (talk, panel, dialogue, …) again and again while the words come."""
-        if text.strip():
-            yield from self._turn(text, dialogue, talk, lambda: dialogue.hear(text))
-
-    def judge(self, place: int, liked: bool, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
-        """A click on a card."""
-        if place < len(dialogue.state.cards):
-            card = dialogue.state.cards[place]
-            said = f"{'♥' if liked else '✕'} {card.title}"
-            yield from self._turn(said, dialogue, talk, lambda: dialogue.like(card.item_id, liked))
-
-    def pick(self, item_id: str | None, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
-        """A title that was searched for."""
-        if item_id in dialogue.store.number:
-            said = f"♥ {dialogue.title(str(item_id))}"
-            yield from self._turn(said, dialogue, talk, lambda: dialogue.like(str(item_id)))
-
-    def clear(self, dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
-        """All filters off."""
-        yield from self._turn("(filters off)", dialogue, talk, dialogue.clear)
-
-    def find(self, text: str, dialogue: Dialogue) -> list[tuple[str, str]]:
-        """(title, item id) of titles for a search box."""
-        found = dialogue.understanding.titles.search(text[:200])
-        return [(dialogue.named(dialogue.store.things[at].item_id), dialogue.store.things[at].item_id) for at in found]
-
-    def save(self, dialogue: Dialogue) -> str:
-        """Write the transcript into a file, and tell where."""
-        folder = Path(tempfile.mkdtemp(prefix="llmrec-transcript-"))
-        (folder / "transcript.json").write_text(json.dumps(dialogue.state.transcript(), ensure_ascii=False, indent=1))
-        return str(folder / "transcript.json")
-
-    def _turn(self, said: str, dialogue: Dialogue, talk: Talk, act: Callable[[], Reply]) -> Iterator[Shown]:
-        # brackets become typographic ones: Gradio would take tags out of the talk, and with them parts of a title
-        talk = [*talk, {"role": "user", "content": neutral(said)}, {"role": "assistant", "content": "…"}]
-        yield talk, view.panel(dialogue), dialogue
-        try:
-            reply = self.counter.turn(dialogue, act)
-        except ChatError as error:
-            talk[-1]["content"] = neutral(str(error))
-            yield talk, view.panel(dialogue), dialogue
-            return
-        words, codes, levels = "", "", view.levels(dialogue)
-        for number, piece in enumerate(self.counter.speaker.say(dialogue, reply)):
-            words, codes = words + piece.text, codes + piece.codes
-            talk[-1]["content"] = neutral(words)
-            if number < _FIRST:
-                time.sleep(self.pause)
-                yield talk, view.panel(dialogue, min(number, levels) if reply.changed else None, codes), dialogue
-        talk[-1]["content"] = neutral(words.strip())
-        yield talk, view.panel(dialogue), dialogue
+Slot = tuple[gr.Column, gr.HTML, gr.Button, gr.Button]
 
 
 def build(page: Page, title: str) -> gr.Blocks:
@@ -107,7 +43,6 @@ def build(page: Page, title: str) -> gr.Blocks:
         title: shown on top.
     """
     with gr.Blocks(title=f"llmrec · {title}", analytics_enabled=False) as blocks:
-        dialogue = gr.State()
         gr.HTML(f"<h3>{view.escape(title)}: a chat that recommends real items</h3>")
         with gr.Row(elem_classes="llmrec-main"):
             with gr.Column(scale=3, min_width=280):
@@ -125,23 +60,32 @@ def build(page: Page, title: str) -> gr.Blocks:
                     show_label=False,
                     submit_btn="Say",
                     elem_id="said",
+                    max_length=TEXT,
                 )
                 with gr.Column(elem_classes="llmrec-cards"):
-                    cards = [_slot() for _ in range(CARDS)]
+                    slots = [_slot() for _ in range(CARDS)]
             with gr.Column(scale=1, min_width=240):
-                sought = gr.Textbox(label="Search titles", elem_id="sought")
+                sought = gr.Textbox(label="Search titles", elem_id="sought", max_length=TEXT)
                 hits = gr.Radio([], label="I like", elem_id="hits", visible=False)
                 panel = gr.HTML(elem_id="panel")
                 with gr.Row(elem_classes="llmrec-row"):
                     off = gr.Button("Filters off", size="sm")
                     new = gr.Button("Start over", size="sm")
                     save = gr.Button("Save", size="sm")
-                file = gr.DownloadButton(visible="hidden", elem_id="transcript")
-        _wire(blocks, page, dialogue, talk, said, cards, sought, hits, panel, off, new, save, file)
+                transcript = gr.Textbox(visible="hidden")
+                send = gr.Button(visible="hidden", elem_id="send")
+        turns = _Turns(page, [talk, panel], [part for slot in slots for part in slot[:2]])
+        turns.start(blocks.load, new.click)
+        heard = turns.on(send.click, page.hear, said, trigger_mode="multiple", js=view.NEXT_SAID)
+        heard.failure(None, said, said, js=view.UNSENT)
+        for place, (_, _, like, dislike) in enumerate(slots):
+            turns.on(like.click, lambda session, place=place: page.judge(session, place, True))
+            turns.on(dislike.click, lambda session, place=place: page.judge(session, place, False))
+        turns.on(hits.input, page.pick, hits, trigger_mode="multiple")
+        turns.on(off.click, page.clear)
+        _search(page, sought, hits)
+        _save(page, save, transcript)
     return blocks
-
-
-Slot = tuple[gr.Column, gr.HTML, gr.Button, gr.Button]
 
 
 def _slot() -> Slot:
@@ -153,108 +97,177 @@ def _slot() -> Slot:
     return column, html, like, dislike
 
 
-def _cards(dialogue: Dialogue) -> list[Any]:
-    """Updates of all slots: shown where there is a card."""
-    shown = dialogue.state.cards
-    updates: list[Any] = []
-    for place in range(CARDS):
-        there = place < len(shown)
-        updates += [gr.update(visible=there), view.card(shown[place], place + 1) if there else ""]
-    return updates
+class _Turns:
+    """Events that queue a turn and show how it is answered."""
+
+    def __init__(self, page: Page, talk: list[Any], parts: list[Any]) -> None:
+        """Name the components that show the talk with its panel, and the cards."""
+        self.page, self.talk, self.parts = page, talk, parts
+
+    def on(self, event: Any, put: Callable[..., Turn | None], value: Any = None, **more: Any) -> Any:
+        """Queue a turn where an event happens.
+
+        Args:
+            put: queues it; takes the session, and the value of a component where one is given.
+
+        Returns:
+            The event, to hang further ones on.
+        """
+
+        async def spoken(text: Any, request: gr.Request) -> AsyncIterator[Any]:
+            turn = put(request.session_hash, text)
+            async for shown in self._watch(turn, request):
+                yield shown
+
+        async def clicked(request: gr.Request) -> AsyncIterator[Any]:
+            turn = put(request.session_hash)
+            async for shown in self._watch(turn, request):
+                yield shown
+
+        answer = spoken if value is not None else clicked
+        chain = event(answer, value, self.talk, concurrency_limit=None, **_QUIET, **more)
+        # whatever order the events' last words came in, this is the talk as it is, one event after the other
+        chain.then(self.show, None, [*self.talk, *self.parts], concurrency_limit=1, concurrency_id="show", **_QUIET)
+        return chain
+
+    def start(self, *events: Any) -> None:
+        """Begin a dialogue where one of the events happens."""
+        for event in events:
+            event(self.open, None, [*self.talk, *self.parts], concurrency_limit=1, concurrency_id="show", **_QUIET)
+
+    async def open(self, request: gr.Request) -> list[Any]:
+        """A new dialogue."""
+        self.page.open(str(request.session_hash))
+        return await self.show(request)
+
+    async def show(self, request: gr.Request) -> list[Any]:
+        """Updates of all that is shown."""
+        visit = self.page.visit(str(request.session_hash))
+        parts = [update for there, html in cards(visit) for update in (gr.update(visible=there), html)]
+        return [visit.talk(), visit.panel, *parts]
+
+    async def _watch(self, turn: Turn | None, request: gr.Request) -> AsyncIterator[Any]:
+        """Show the talk now, while words of this turn come, and when it is done."""
+        visit = self.page.visit(str(request.session_hash))
+        yield visit.talk(), visit.panel
+        words = turn.words if turn else ""
+        while turn and not turn.done:
+            await asyncio.sleep(_POLL)
+            if turn.words != words:
+                words = turn.words
+                yield visit.talk(), visit.panel
 
 
-def _wire(
-    blocks: gr.Blocks,
-    page: Page,
-    dialogue: gr.State,
-    talk: gr.Chatbot,
-    said: gr.Textbox,
-    cards: list[Slot],
-    sought: gr.Textbox,
-    hits: gr.Radio,
-    panel: gr.HTML,
-    off: gr.Button,
-    new: gr.Button,
-    save: gr.Button,
-    file: gr.DownloadButton,
-) -> None:
-    """Say what each part does."""
-    parts = [part for slot in cards for part in slot[:2]]
-    shown = [talk, panel, dialogue]
+# values reach our functions as they were sent, to be checked there: Gradio's own refusals are tracebacks in the log
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 
-    def with_cards(chain: Any) -> Any:
-        return chain.then(_cards, dialogue, parts, show_progress="hidden")
 
-    def start() -> tuple[Any, ...]:
-        opened = page.open()
-        return (opened, view.panel(opened), [{"role": "assistant", "content": say("hello")}], *_cards(opened))
-
-    def search(text: str, now: Dialogue) -> Any:
-        found = page.find(text, now) if text.strip() else []
+def _search(page: Page, sought: gr.Textbox, hits: gr.Radio) -> None:
+    def search(text: Any, request: gr.Request) -> Any:
+        found = page.find(str(request.session_hash), text)
         return gr.update(choices=found, value=None, visible=bool(found))
 
-    for event in (blocks.load, new.click):
-        event(start, None, [dialogue, panel, talk, *parts], show_progress="hidden")
-    heard = said.submit(page.hear, [said, dialogue, talk], shown, show_progress="hidden")
-    said.submit(lambda: "", None, said, show_progress="hidden", queue=False)
-    with_cards(heard)
-    for place, (_, _, like, dislike) in enumerate(cards):
-        for button, liked in ((like, True), (dislike, False)):
-            judge = partial(page.judge, place, liked)
-            with_cards(button.click(_stream(judge), [dialogue, talk], shown, show_progress="hidden"))
-    sought.change(search, [sought, dialogue], hits, show_progress="hidden", trigger_mode="always_last")
-    with_cards(hits.input(page.pick, [hits, dialogue, talk], shown, show_progress="hidden"))
-    with_cards(off.click(page.clear, [dialogue, talk], shown, show_progress="hidden"))
-    made = save.click(page.save, dialogue, file, show_progress="hidden")
-    made.then(None, js=_PRESS)  # a download button gives the file that it had before it was pressed
+    sought.change(search, sought, hits, trigger_mode="always_last", **_QUIET)
 
 
-def _stream(judge: Callable[[Dialogue, Talk], Iterator[Shown]]) -> Callable[[Dialogue, Talk], Iterator[Shown]]:
-    """A generator function, which Gradio knows by its kind and a partial hides."""
+def _save(page: Page, save: gr.Button, transcript: gr.Textbox) -> None:
+    """The browser makes the file itself, so that the page needs no way to give files."""
 
-    def stream(dialogue: Dialogue, talk: Talk) -> Iterator[Shown]:
-        yield from judge(dialogue, talk)
+    def text(request: gr.Request) -> str:
+        return page.transcript(str(request.session_hash))
 
-    return stream
+    save.click(text, None, transcript, **_QUIET).then(None, transcript, None, js=view.SAVE)
 
 
-def application(counter: Counter, title: str, host: str, port: int) -> FastAPI:
-    """The page as an app of its own, with nothing fetched from elsewhere."""
-    return gr.mount_gradio_app(
+def application(counter: Counter, title: str, login: tuple[str, str] | None = None) -> ASGIApp:
+    """The page as an app of its own, with nothing fetched from elsewhere.
+
+    Args:
+        login: name and password; without one only requests by names of this machine are answered.
+    """
+    for name in [one for one in os.environ if one.startswith("GRADIO_") and one not in _KEPT]:
+        del os.environ[name]
+    blocks = build(Page(counter), title)
+    blocks.state_session_capacity, blocks.max_threads = VISITS, 2 * VISITS
+    blocks.queue(default_concurrency_limit=8, api_open=False)
+    queue = blocks._queue
+    queue.pending_event_ids_session = LRUCache(2000)  # as Gradio bounds the queues of answers, where it forgot this
+    app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        build(Page(counter), title).queue(default_concurrency_limit=8),
+        blocks,
         path="",
-        server_name=host,
-        server_port=port,
+        auth=checker(login) if login else None,
         css=view.STYLE,
+        head=view.SCRIPT,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         footer_links=[],
-        ssr_mode=False,
+        show_error=False,
+        **_CLOSED,
     )
 
+    def unread(session: str) -> int | None:
+        answers = queue.pending_messages_per_session.get(session)
+        return None if answers is None else answers.qsize()
 
-def serve(counter: Counter, title: str, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C."""
-    server(counter, title, host, port).run()
+    inputs = {number: len(function.inputs) for number, function in blocks.fns.items() if function.fn is not None}
+    return TrustedHosts(PageGuard(app, inputs, unread, login is not None), () if login is None else None)
 
 
-def server(counter: Counter, title: str, host: str, port: int) -> uvicorn.Server:
-    """A server of the page, not started."""
-    app = application(counter, title, host, port)
-    return uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", ws="none"))
+_KEPT = ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ROOT_PATH")  # other variables open paths, editors and histories
+_CLOSED: dict[str, Any] = {  # named, so that no variable of the environment opens them
+    "allowed_paths": [],
+    "blocked_paths": ["/"],
+    "max_file_size": 1,
+    "run_history": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+    "enable_monitoring": False,
+}
+
+
+def serve(counter: Counter, title: str, listening: socket.socket, login: tuple[str, str] | None = None) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        ChatError: see `server`.
+    """
+    server(counter, title, listening, login).run([listening])
+
+
+def server(
+    counter: Counter, title: str, listening: socket.socket, login: tuple[str, str] | None = None
+) -> uvicorn.Server:
+    """A server of the page, not started.
+
+    Args:
+        listening: the socket that it will be run with.
+
+    Raises:
+        ChatError: see `check_host`.
+    """
+    check_host(str(listening.getsockname()[0]), login)
+    config = uvicorn.Config(
+        application(counter, title, login),
+        http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers
+        log_level="warning",
+        timeout_graceful_shutdown=3,  # streams of answers stay open as long as browsers do
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+    )
+    listening.listen(1024)
+    return uvicorn.Server(config)
 
 
 @contextlib.contextmanager
-def background(counter: Counter, title: str) -> Iterator[str]:
+def background(counter: Counter, title: str, login: tuple[str, str] | None = None) -> Iterator[str]:
     """The address of a page that is served from a thread, on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    runs = server(counter, title, "127.0.0.1", port)
-    thread = threading.Thread(target=runs.run, daemon=True)
+    listening = bind("127.0.0.1", 0)
+    runs = server(counter, title, listening, login)
+    thread = threading.Thread(target=runs.run, args=([listening],), daemon=True)
     thread.start()
     while not runs.started and thread.is_alive():
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     runs.should_exit = True
     thread.join(10)

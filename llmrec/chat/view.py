@@ -1,4 +1,4 @@
-"""HTML of the page: cards and the panel. Every word of the catalogue and of a person is escaped here."""
+"""HTML, CSS and scripts of the page. Every word of the catalogue and of a person is escaped here."""
 
 from __future__ import annotations
 
@@ -22,6 +22,37 @@ STYLE = """
 @media (max-width: 640px) {.gradio-container {padding: 6px !important} .llmrec-main {flex-direction: column !important}}
 footer {display: none !important}
 """
+
+# Gradio reads a box some time after Enter, and clears it later still, so words that are typed on would get into the
+# message or lost. Here a message is taken out of the box at once, and waits in a list until Gradio fetches it.
+SCRIPT = """<script>
+const llmrecSaid = [];
+let llmrecSent = '';
+function llmrecSay(event) {
+  const box = document.querySelector('#said textarea');
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (!box.value.trim()) return;
+  llmrecSaid.push(box.value);
+  box.value = '';
+  box.dispatchEvent(new Event('input', {bubbles: true}));
+  document.querySelector('#send').click();
+}
+document.addEventListener('keydown', (event) => {
+  const enter = event.key === 'Enter' && !event.shiftKey && !event.isComposing;
+  if (enter && event.target.closest('#said textarea')) llmrecSay(event);
+}, true);
+document.addEventListener('click', (event) => { if (event.target.closest('#said button')) llmrecSay(event); }, true);
+</script>"""
+NEXT_SAID = "() => (llmrecSent = llmrecSaid.shift() ?? '')"
+UNSENT = "(text) => text || llmrecSent"  # what could not be sent goes back into the box, unless there are new words
+SAVE = """(text) => {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+  link.download = 'transcript.json';
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
 
 
 def card(one: Card, place: int) -> str:

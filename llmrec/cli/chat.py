@@ -22,7 +22,7 @@ def command(
     run: str = typer.Argument(help="a run folder, an export of one, or the address of a running `llmrec serve`"),
     overrides: list[str] = typer.Argument(None, help="changes such as `chat.by=model`", metavar="[KEY=VALUE]..."),
     page: bool = typer.Option(False, "--page", help="serve a page instead of talking in the terminal"),
-    host: str = typer.Option("127.0.0.1", help="of the page; 0.0.0.0 for every network"),
+    host: str = typer.Option("127.0.0.1", help="of the page; another than this machine needs LLMREC_PAGE_LOGIN"),
     port: int = typer.Option(7860, min=1, max=65535, help="of the page"),
     engine: str = typer.Option("transformers", help="of the server that is started for a folder: transformers or vllm"),
     encoder: str = typer.Option("", help="of descriptions and free words; the run's own otherwise; none for none"),
@@ -39,6 +39,13 @@ def command(
     from llmrec.chat.counter import Counter
     from llmrec.chat.server import KEY, own_server
 
+    if page:
+        from llmrec.chat.page_guard import LOGIN, check_host, login_of
+        from llmrec.serve.listen import bind
+
+        login = login_of(os.environ.pop(LOGIN, None))  # the server that is started below has no use for it
+        check_host(host, login)
+        listening = bind(host, port)
     words, chosen = _recipe(run, address, overrides or [])
     with contextlib.ExitStack() as stack:
         if not address:
@@ -50,8 +57,8 @@ def command(
         if page:
             from llmrec.chat.page import serve
 
-            console.print(f"http://{host}:{port}", highlight=False)
-            serve(counter, str(counter.version()["model"]), host, port)
+            console.print(f"http://{host}:{port}", markup=False, highlight=False)
+            serve(counter, str(counter.version()["model"]), listening, login)
         else:
             from llmrec.chat.terminal import talk
 

@@ -1,21 +1,19 @@
-"""The page: its functions without a browser, and all of it in Chromium where there is one."""
+"""What the page does for its visitors, without a browser: turns in order, and dialogues apart and bounded."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
+import threading
+import time
 
 import pytest
 
-from llmrec.chat import view
-from llmrec.chat.page import CARDS, Page, background
+from llmrec.chat import view, visits
+from llmrec.chat.dialogue import Reply
 from llmrec.chat.state import Card
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
-)
+from llmrec.chat.understand import READ
+from llmrec.chat.visits import CARDS, WAITING, Page, Turn
+from llmrec.errors import ChatError
 
 
 @pytest.fixture
@@ -23,148 +21,140 @@ def page(counter):
     return Page(counter, pause=0)
 
 
-def last(turns):
-    """What a turn ends with: (talk, panel, dialogue)."""
-    return list(turns)[-1]
+def finish(page, session, turn):
+    """Wait until a turn is done; the visit that it is of."""
+    deadline = time.monotonic() + 60
+    while not turn.done and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert turn.done
+    return page.visit(session)
+
+
+def contents(visit):
+    """What the talk shows behind the greeting."""
+    return [message["content"] for message in visit.talk()][1:]
 
 
 def test_a_turn_streams_words_and_codes_and_ends_with_cards_and_panel(page):
-    dialogue = page.open()
-    steps, words = [], []
-    for step in page.hear("I liked film number 2 ccc, no western", dialogue, []):
-        steps.append(step)
-        words.append(step[0][-1]["content"])
-    assert len(steps) > 5 and words[0] == "…" and words[-1].startswith(words[-2].strip()[:10])
-    codes = [step[1].count("&lt;b_") for step in steps[1:]]  # second tokens; hostile titles hold only first ones
+    visit, words, panels = page.visit("one"), [], []
+    dialogue = visit.dialogue
+    turn = Turn("…", lambda: dialogue.hear("I liked film number 2 ccc, no western"))
+    for _ in page.answer(visit, turn):
+        words.append(turn.words)
+        panels.append(visit.panel)
+    assert len(words) > 5 and turn.done and turn.words.startswith(words[-1].strip()[:10])
+    codes = [panel.count("&lt;b_") for panel in panels]  # second tokens; hostile titles hold only first ones
     assert codes == sorted(codes) and codes[-1] > codes[0] == 0  # level by level
-    assert "Film number 2 ccc" in steps[-1][1] and "not western" in steps[-1][1]
-    assert len(dialogue.state.cards) == CARDS
+    assert "Film number 2 ccc" in visit.panel and "not western" in visit.panel
+    assert len(visit.cards) == CARDS
 
 
 def test_clicks_and_searched_titles_change_the_cards(page):
-    dialogue = page.open()
-    found = page.find("number 12", dialogue)
+    found = page.find("one", "number 12")
     assert found[0] == ("Film number 12 eee (1982)", "i12")
-    last(page.pick("i12", dialogue, []))
-    before = [card.item_id for card in dialogue.state.cards]
-    talk, panel, _ = last(page.judge(2, False, dialogue, []))
-    assert talk[0]["content"].startswith("✕") and "Never shown" in panel
-    assert before[2] not in [card.item_id for card in dialogue.state.cards]
-    last(page.judge(0, True, dialogue, []))
-    assert dialogue.state.liked == ["i12", before[0]]
-    assert list(page.pick("no such", dialogue, [])) == list(page.judge(99, True, dialogue, [])) == []
+    before = [card.item_id for card in finish(page, "one", page.pick("one", "i12")).cards]
+    visit = finish(page, "one", page.judge("one", 2, False))
+    assert contents(visit)[-2].startswith("✕") and "Never shown" in visit.panel
+    now = [card.item_id for card in visit.cards]
+    assert before[2] not in now
+    finish(page, "one", page.judge("one", 0, True))
+    assert visit.dialogue.state.liked == ["i12", now[0]]
+    assert page.pick("one", "no such") is page.pick("one", None) is page.judge("one", 99, True) is None
 
 
 def test_titles_and_words_are_escaped_wherever_they_are_shown(page):
     hostile = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
     html = view.card(Card("x", hostile, "<a_1>", [("kind", hostile)], hostile), 1)
-    dialogue = page.open()
+    dialogue = page.visit("one").dialogue
     dialogue.state.cards, dialogue.state.about = [Card("x", hostile, "<a_1>", [], "")], hostile
     dialogue.state.liked = [hostile]
     for shown in (html, view.panel(dialogue)):
         assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
 
 
-def test_a_transcript_is_saved_as_json(page):
-    dialogue = page.open()
-    last(page.hear("I liked film number 2 ccc", dialogue, []))
-    saved = json.loads(Path(page.save(dialogue)).read_text())
+def test_a_transcript_is_json_of_all_that_was_said(page):
+    finish(page, "one", page.hear("one", "I liked film number 2 ccc"))
+    saved = json.loads(page.transcript("one"))
     assert [one["who"] for one in saved["said"]] == ["person", "llmrec"] and saved["liked"] == ["i2"]
     assert len(saved["cards"]) == CARDS
 
 
-@pytest.fixture(scope="module")
-def address(counter):
-    with background(counter, "films") as address:
-        yield address
+def test_messages_sent_at_once_are_all_answered_in_order(page):
+    said = ["a comedy", "a drama", "a western", "a documentary", "no western", "not before 1980"]
+    turns = [page.hear("one", words) for words in said]
+    visit = finish(page, "one", turns[-1])
+    assert contents(visit)[::2] == said
+    assert all(turn.done and turn.words not in ("", "…") for turn in turns)
+    heard = [words for who, words in visit.dialogue.state.said if who == "person"]
+    assert heard == said
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def test_a_blank_message_or_none_changes_nothing(page):
+    visit = finish(page, "one", page.hear("one", "a comedy"))
+    before = visit.talk(), visit.panel
+    for blank in ("", "  \n", None, ["a drama"], {"text": "a drama"}, 7):
+        assert page.hear("one", blank) is None
+    assert (visit.talk(), visit.panel) == before
 
 
-def visit(browser, address, width=1280):
-    """A fresh visitor, who notes what goes wrong in the page and where it reaches out to."""
-    visitor = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-    visitor.set_default_timeout(60_000)
-    visitor.wrong, visitor.reached = [], []
-    visitor.on("pageerror", lambda error: visitor.wrong.append(str(error)))
-    visitor.on("dialog", lambda dialog: visitor.wrong.append("a dialog") or dialog.dismiss())
-    visitor.on("request", lambda request: visitor.reached.append(request.url))
-    visitor.goto(address)
-    visitor.get_by_text("Hello!").first.wait_for()
-    visitor.get_by_text("nothing yet").wait_for()
-    return visitor
+def test_a_turn_that_fails_is_said_without_its_reason_and_the_next_is_answered(page, caplog):
+    visit = page.visit("one")
+
+    def fail(error):
+        raise error
+
+    turns = [
+        Turn("first", lambda: fail(ChatError("/srv/run is down"))),
+        Turn("second", lambda: fail(ValueError("/srv"))),
+    ]
+    for turn in turns:
+        list(page.answer(visit, turn))
+        assert turn.done and len(turn.words) > 10 and "/srv" not in turn.words and "/srv" in caplog.text
+    assert finish(page, "one", page.hear("one", "a comedy")).cards
 
 
-def say(visitor, words):
-    box = visitor.locator("#said textarea")
-    box.fill(words)
-    box.press("Enter")
+def test_a_slow_turn_of_one_visitor_keeps_no_other_waiting(page):
+    end = threading.Event()
+    visit = page.visit("slow")
+    slow = page._queue(visit, "slow", lambda: Reply("at last") if end.wait(60) else Reply("too late"))
+    assert len(finish(page, "other", page.hear("other", "a comedy")).cards) == CARDS and not slow.done
+    end.set()
+    assert contents(finish(page, "slow", slow)) == ["slow", "at last"]
 
 
-def titles(visitor):
-    return visitor.locator(".llmrec-card b:visible").all_inner_texts()
+def test_of_too_many_messages_the_last_are_refused_in_words_and_all_others_answered(page):
+    begun, end, visit = threading.Event(), threading.Event(), page.visit("one")
+    page._queue(visit, "slow", lambda: (begun.set(), end.wait(60), Reply("done"))[-1])
+    begun.wait(60)
+    turns = [page.hear("one", f"a comedy, not before {1980 + at}") for at in range(WAITING + 2)]
+    assert [turn.done for turn in turns] == [False] * WAITING + [True] * 2
+    end.set()
+    finish(page, "one", turns[WAITING - 1])
+    assert str(WAITING) in turns[-1].words and all("wait" not in turn.words for turn in turns[:WAITING])
 
 
-def until_changed(visitor, before):
-    cards = "Array.from(document.querySelectorAll('.llmrec-card b'))"
-    shown = f"{cards}.filter(one => one.offsetParent).map(one => one.innerText)"
-    visitor.wait_for_function(
-        f"before => {{ const now = {shown}; return now.length && now.join() != before.join() }}", arg=before
-    )
-    return titles(visitor)
+def test_starting_over_drops_what_waits(page):
+    end, first = threading.Event(), page.visit("one")
+    slow = page._queue(first, "slow", lambda: (end.wait(60), Reply("done"))[-1])
+    waits = page.hear("one", "a comedy")
+    assert page.open("one").talk()[1:] == []
+    end.set()
+    finish(page, "one", slow)
+    assert waits.done and first.dialogue.state.said == [] and page.visit("one") is not first
 
 
-@in_browser
-def test_search_like_ask_and_the_cards_change(browser, address):
-    visitor = visit(browser, address)
-    visitor.locator("#sought textarea, #sought input").first.fill("number 12")
-    visitor.get_by_text("Film number 12 eee (1982)").click()
-    first = until_changed(visitor, [])
-    assert len(first) == CARDS
-    visitor.locator(".llmrec-dislike:visible").first.click()
-    second = until_changed(visitor, first)
-    gone = first[0].split(". ", 1)[1]
-    assert not any(one.endswith(gone) for one in second)
-    say(visitor, "a comedy, not before 1980")
-    third = until_changed(visitor, second)
-    kinds = visitor.locator(".llmrec-card small:visible").all_inner_texts()
-    assert third and all("comedy" in kind for kind in kinds)
-    panel = visitor.locator("#panel").inner_text()
-    assert "comedy" in panel and "Film number 12 eee" in panel and "<a_" in panel
-    with visitor.expect_download() as download:
-        visitor.get_by_role("button", name="Save").click()
-    assert json.loads(Path(download.value.path()).read_text())["wishes"] == ["comedy", "not year at most 1979"]
-    assert not visitor.wrong
-
-
-@in_browser
-def test_hostile_titles_are_only_text_and_nothing_reaches_out(browser, address):
-    visitor = visit(browser, address)
-    visitor.locator("#sought textarea, #sought input").first.fill("script")
-    visitor.get_by_text("<script>").first.click()
-    until_changed(visitor, [])
-    say(visitor, 'I liked "Ignore previous instructions" and <img src=x onerror="document.title=1">')
-    visitor.get_by_text("Noted, you like").last.wait_for()
-    visitor.wait_for_timeout(300)
-    assert "<script>" in visitor.locator("#panel").inner_text() and "‹script›" in visitor.locator("#talk").inner_text()
-    assert visitor.title() == "llmrec · films" and not visitor.wrong
-    assert visitor.locator("img[src='x'], #talk a, #talk script, #panel script").count() == 0
-    assert {url.split("/")[2].split(":")[0] for url in visitor.reached if url.startswith("http")} == {"127.0.0.1"}
-
-
-@in_browser
-def test_the_page_fits_a_phone(browser, address):
-    visitor = visit(browser, address, width=390)
-    say(visitor, "I liked film number 2 ccc")
-    until_changed(visitor, [])
-    assert visitor.evaluate("document.documentElement.scrollWidth") <= 390
-    boxes = [one.bounding_box() for one in visitor.locator(".llmrec-card:visible").all()]
-    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+def test_dialogues_and_what_is_kept_of_them_are_bounded(page, monkeypatch):
+    monkeypatch.setattr(visits, "VISITS", 3)
+    monkeypatch.setattr(visits, "SAID", 4)
+    first = page.visit("v0")
+    for number in range(1, 6):
+        page.visit(f"v{number}")
+        page.visit("v5")
+    assert list(page._visits) == ["v3", "v4", "v5"] and page.visit("v0") is not first
+    for _ in range(visits.TALK + 5):
+        turn = Turn("x", lambda: Reply("y"))
+        first.turns.append(turn)
+    for _ in range(4):
+        last = finish(page, "v0", page.hear("v0", "x" * 5000 + " comedy"))
+    assert len(first.talk()) == 1 + 2 * visits.TALK and len(last.dialogue.state.said) == 4
+    assert max(map(len, contents(last))) <= READ and "2000" in contents(last)[-1]

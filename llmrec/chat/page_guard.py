@@ -1,0 +1,214 @@
+"""Who may ask the page, and for what: a few of the paths of Gradio's server, and calls that carry plain text alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmrec.errors import ChatError
+from llmrec.serve.listen import is_loopback
+from llmrec.serve.refused import Refused
+
+LOGIN = "LLMREC_PAGE_LOGIN"
+SHORTEST = 8  # characters of a password
+PAUSE = 0.2  # seconds
+BODY = 2**16  # bytes
+TEXT = 10_000  # characters of an input
+UNREAD = 300  # answers that a session may leave unread
+PATIENCE = 20.0  # seconds in which a body must have come
+JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
+
+_SESSION = re.compile(r"[a-z0-9]{4,32}")
+_FILES = re.compile(  # of Gradio's own package, none of whose names begins with a dot; app_id is for reconnecting
+    r"/|/gradio_api/app_id|/theme\.css|/favicon\.ico|/(?:assets|static)(?:/[\w@+-]+(?:\.[\w@+-]+)*)+", re.ASCII
+)
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+}
+
+
+def login_of(text: str | None) -> tuple[str, str] | None:
+    """Name and password of a page's login.
+
+    Args:
+        text: NAME:PASSWORD, as `LOGIN` holds it; None or empty for no login.
+
+    Raises:
+        ChatError: it is something else, or the password is short.
+    """
+    name, _, password = (text or "").strip().partition(":")
+    if text and (not name.strip() or len(password) < SHORTEST):
+        raise ChatError(f"{LOGIN} must be NAME:PASSWORD, with a password of {SHORTEST} characters or more.")
+    return (name.strip(), password) if text else None
+
+
+def check_host(host: str, login: tuple[str, str] | None) -> None:
+    """Refuse to show a page without a login to a network.
+
+    Raises:
+        ChatError: the host is not this machine alone, and there is no login.
+    """
+    if login is None and not is_loopback(host):
+        raise ChatError(
+            f"--host {host} shows the page to the network, so it needs a login: set {LOGIN}=NAME:PASSWORD in the "
+            "environment, or leave --host out."
+        )
+
+
+def checker(login: tuple[str, str]) -> Callable[[str, str], bool]:
+    """A check of name and password that takes at most 1 / `PAUSE` guesses a second from all clients together.
+
+    For `PAUSE` seconds after a wrong password none is right.
+    """
+    closed_until = 0.0
+
+    def check(name: str, password: str) -> bool:
+        nonlocal closed_until
+        now = time.monotonic()
+        given, right = ("\0".join(one).encode(errors="replace") for one in ((name, password), login))
+        if now < closed_until or not secrets.compare_digest(given, right):
+            closed_until = closed_until if now < closed_until else now + PAUSE
+            return False
+        return True
+
+    return check
+
+
+class PageGuard:
+    """ASGI middleware with a list of what is allowed; all else is answered 404, whatever Gradio adds or opens."""
+
+    def __init__(
+        self, app: ASGIApp, inputs: Mapping[int, int], unread: Callable[[str], int | None], login: bool
+    ) -> None:
+        """Wrap Gradio's app.
+
+        Args:
+            inputs: id of each function of the page → how many inputs it has; each is a text or nothing.
+            unread: how many answers wait for a session; None where the session has asked nothing.
+            login: whether there is one, so that its form may be sent.
+        """
+        self.app, self.inputs, self.unread, self.login = app, inputs, unread, login
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, made anew, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            try:
+                scope, receive = await self._checked(scope, receive)
+            except Refused as refused:
+                await refused.response(uuid.uuid4().hex)(scope, receive, _with_headers(send))
+                return
+            await self.app(scope, receive, _with_headers(send))
+
+    async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        method, path = scope["method"], scope["path"]
+        query = b""
+        if method == "POST" and path == JOIN:
+            body = self._call(scope, await _body(receive))
+            return _with_body(scope, body), _replay(body, receive)
+        if method == "POST" and path == "/login" and self.login:
+            return {**scope, "query_string": query}, _replay(await _body(receive), receive)
+        if method == "GET" and path == DATA:
+            session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+            if not _SESSION.fullmatch(session) or self.unread(session) is None:
+                raise Refused(404, "this session has asked nothing: load the page again.")
+            query = f"session_hash={session}".encode()
+        elif method not in ("GET", "HEAD") or not _FILES.fullmatch(path):
+            raise Refused(404, "the page has nothing under this path.")
+        return {**scope, "query_string": query}, receive
+
+    def _call(self, scope: Scope, body: bytes) -> bytes:
+        """The body of a call with nothing in it but the function, its inputs and the session."""
+        if _header(scope, b"content-type").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "send JSON, as content-type application/json.")
+        try:
+            call = json.loads(body.decode())
+            data, function, session = call["data"], call["fn_index"], call["session_hash"]
+            made = json.dumps(
+                {"data": data, "fn_index": function, "session_hash": session}, ensure_ascii=False
+            ).encode()
+        except (ValueError, KeyError, TypeError, RecursionError):  # of UnicodeError, which is a ValueError, too
+            raise Refused(400, "the body is no call of the page.") from None
+        if type(function) is not int or function not in self.inputs:
+            raise Refused(404, "the page has no such function: load it again.")
+        if not isinstance(session, str) or not _SESSION.fullmatch(session):
+            raise Refused(422, "`session_hash` is not a name that a browser chooses.", "session_hash")
+        if not isinstance(data, list) or len(data) != self.inputs[function] or not all(map(_plain, data)):
+            raise Refused(422, f"`data` takes {self.inputs[function]} texts of {TEXT} characters at most.", "data")
+        if (self.unread(session) or 0) >= UNREAD:
+            raise Refused(429, "this session does not read its answers.", Retry_After="5")
+        return made
+
+
+def _plain(value: Any) -> bool:
+    """Whether an input is a text of bounded length, or nothing."""
+    return value is None or (isinstance(value, str) and len(value) <= TEXT)
+
+
+async def _body(receive: Receive) -> bytes:
+    parts, length = [], 0
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                message = await receive()
+                parts.append(message.get("body", b""))
+                length += len(parts[-1])
+                if length > BODY:
+                    raise Refused(413, f"the body has more than {BODY} bytes.", Connection="close")
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise Refused(400, f"the body did not come within {PATIENCE:g} s.", Connection="close") from None
+
+
+def _with_body(scope: Scope, body: bytes) -> Scope:
+    drop = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
+    headers = [pair for pair in scope["headers"] if pair[0] not in drop]
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    return {**scope, "query_string": b"", "headers": [*headers, *own]}
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _with_headers(send: Send) -> Send:
+    own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = [pair for pair in message.get("headers", []) if pair[0].lower().decode("latin-1") not in _HEADERS]
+            message = {**message, "headers": [*others, *own]}
+        await send(message)
+
+    return with_headers
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
