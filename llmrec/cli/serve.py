@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec.cli.screen import console
-
 if TYPE_CHECKING:
+    from llmrec.serve.keys import Keys
     from llmrec.serve.settings import Settings
 
+DAY = 86_400  # seconds
 EXTRA = {"vllm": "serve", "transformers": "http"}  # engine -> what brings its packages
 
 
@@ -38,15 +39,21 @@ def command(
     max_history: int = typer.Option(10_000, min=1, help="items that a history may have"),
     max_body: int = typer.Option(2**20, min=1, help="bytes that a request may have"),
     max_waiting: int = typer.Option(256, min=1, help="requests in the server at a time; beyond it, 429"),
-    grace: float = typer.Option(30.0, min=0, help="seconds for requests in flight after a stop"),
+    max_connections: int = typer.Option(1000, min=1, help="connections open at a time; then idle ones are closed"),
+    read_timeout: float = typer.Option(30.0, help="seconds that headers, a body or the reading of an answer may take"),
+    grace: float = typer.Option(30.0, help="seconds for requests in flight after a stop"),
     without_key: bool = typer.Option(False, "--without-key", help="ask nobody for a key; only on this machine"),
 ) -> None:
     from llmrec import extras
-    from llmrec.errors import RequestError
+    from llmrec.errors import RequestError, RunError
 
+    seen = sys.stderr is not None  # transformers puts another in its place where it is closed
+    _fill_closed_streams()
     if engine not in EXTRA:
         raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
-    if without_key and host not in ("127.0.0.1", "::1", "localhost"):
+    from llmrec.serve.listen import bind, is_loopback
+
+    if without_key and not is_loopback(host):
         raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
     options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel, ray), *(more or [])]
     if options and engine == "transformers":
@@ -57,20 +64,59 @@ def command(
             "(where there is no GPU: 'llmrec[serve-cpu]')"
         )
     extras.need(EXTRA[engine])
-    from llmrec.serve.listen import bind
-
+    _check_seconds("--read-timeout", read_timeout, 0.1)
+    _check_seconds("--grace", grace, 0)
     listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
+    from llmrec.serve.keys import Keys
     from llmrec.serve.settings import API_KEY, Limits, Settings
 
-    limits = Limits(k=max_k, beams=beams, history=max_history, body=max_body, concurrency=max_waiting)
+    keys = Keys.from_environment()
+    limits = Limits(
+        k=max_k,
+        beams=beams,
+        history=max_history,
+        body=max_body,
+        concurrency=max_waiting,
+        connections=max_connections,
+        read_timeout=read_timeout,
+    )
     settings = Settings(run=run, catalogues=catalogue, limits=limits, without_key=without_key, grace=grace)
     if not without_key and not os.environ.get(API_KEY):
         os.environ[API_KEY] = secrets.token_urlsafe(24)
-        console.print(f"{API_KEY}={os.environ[API_KEY]}", markup=False, highlight=False)
+        keys = Keys.from_environment()
+        if not (seen and _print(f"{API_KEY}={os.environ[API_KEY]}")):
+            raise RunError(f"a key was made and cannot be printed: set {API_KEY}, or leave standard error open.")
     if engine == "vllm":
         _vllm(settings, listening, options)
     else:
-        _transformers(settings, listening)
+        _transformers(settings, keys, listening)
+
+
+def _check_seconds(option: str, value: float, least: float) -> None:
+    """Refuse what is no time: also NaN, and times without end, which uvicorn and vLLM cannot count."""
+    from llmrec.errors import RequestError
+
+    if not least <= value <= DAY:
+        raise RequestError(f"{option} is {value:g}: give seconds from {least:g} to {DAY}.")
+
+
+def _fill_closed_streams() -> None:
+    """Open /dev/null as each standard stream that is closed: a socket or file would get its number, and what is
+    printed there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+
+
+def _print(line: str) -> bool:
+    """Print a line on standard error, and return whether that was possible: a server goes on where it is not."""
+    try:
+        typer.echo(line, err=True)
+        return True
+    except OSError:
+        return False
 
 
 def _parallel(tensor: int, pipeline: int, data: int, ray: bool) -> list[str]:
@@ -80,20 +126,19 @@ def _parallel(tensor: int, pipeline: int, data: int, ray: bool) -> list[str]:
 
 
 def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None:
+    from llmrec.serve.listen import url
     from llmrec.serve.start_vllm import command as start
 
-    host, port = listening.getsockname()[:2]
+    address, (host, port) = url(listening), listening.getsockname()[:2]
     listening.close()  # vLLM takes it itself
     words, environment = start(settings, host, port, more)
-    console.print(f"starting vLLM on http://{host}:{port}; it is ready when /health answers", highlight=False)
+    _print(f"starting vLLM on {address}; it is ready when /health answers")
     os.execve(words[0], words, environment)
 
 
-def _transformers(settings: Settings, listening: socket.socket) -> None:
+def _transformers(settings: Settings, keys: Keys, listening: socket.socket) -> None:
     from llmrec.serve.app import serve
-    from llmrec.serve.keys import Keys
+    from llmrec.serve.listen import url
 
-    host, port = listening.getsockname()[:2]
     os.environ.update(settings.environment())
-    ready = f"http://{host}:{port}"
-    serve(settings, Keys.from_environment(), listening, lambda: console.print(ready, highlight=False))
+    serve(settings, keys, listening, lambda: _print(url(listening)))

@@ -1,33 +1,55 @@
-"""The shelf: catalogue folders that a server may give items of, found by hash and never by a path of a client's."""
+"""Catalogue folders that a server may give items of, found by hash and never by a path that a client sends."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from llmrec.errors import RequestError
+from llmrec.errors import CodeError, LlmrecError, RequestError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 
 SHELF = "LLMREC_CATALOGUES"  # folders, parted as in PATH; every process of a server inherits it
 _KEPT = 4  # catalogues held beside those that requests in flight hold
+log = logging.getLogger("vllm.llmrec.catalogues")  # below vLLM's own logger, which a server has set up
 
 
-def folders(roots: Iterable[Path]) -> dict[str, Path]:
-    """Catalogue folders by hash.
+class Listing(NamedTuple):
+    """Catalogue folders.
+
+    Attributes:
+        known: by hash.
+        skipped: folders whose catalogue.json cannot be used, with the reason, which names no path.
+    """
+
+    known: dict[str, Path]
+    skipped: dict[Path, str]
+
+
+def listing(roots: Iterable[Path]) -> Listing:
+    """Find catalogue folders.
 
     Args:
         roots: catalogue folders, or folders of them; what is neither is passed over, so one may be made later.
     """
-    found: dict[str, Path] = {}
-    for root in roots:
-        inside = sorted(root.iterdir()) if root.is_dir() and not (root / "catalogue.json").is_file() else [root]
-        for folder in inside:
-            if (folder / "catalogue.json").is_file() and not folder.name.startswith("."):
-                found.setdefault(str(read_json(folder / "catalogue.json").get("hash")), folder)
+    found = Listing({}, {})
+    for folder in (folder for root in roots for folder in _inside(root)):
+        try:
+            found.known.setdefault(_hash(folder), folder)
+        except (LlmrecError, OSError, RecursionError) as error:
+            reason = str(error) if isinstance(error, _Unusable) else "its catalogue.json cannot be read, or is not JSON"
+            found.skipped[folder] = reason
     return found
+
+
+def folders(roots: Iterable[Path]) -> dict[str, Path]:
+    """Catalogue folders by hash; see `listing`."""
+    return listing(roots).known
 
 
 def roots() -> list[Path]:
@@ -37,10 +59,10 @@ def roots() -> list[Path]:
 
 @lru_cache(maxsize=_KEPT)
 def by_hash(wanted: str) -> Catalogue:
-    """A catalogue on the shelf.
+    """A catalogue of the listing. Clients see the errors, so none names a path; the log has it.
 
     Raises:
-        RequestError: the shelf has none of this hash.
+        RequestError: no catalogue has this hash.
         CodeError: its folder is not intact.
     """
     known = folders(roots())
@@ -49,4 +71,32 @@ def by_hash(wanted: str) -> Catalogue:
             f"no catalogue {wanted[:12]!r}… is known here: there are {', '.join(one[:12] for one in known) or 'none'}. "
             "Put its folder into the run's catalogues/, or name it at start with --catalogue FOLDER."
         )
-    return Catalogue.load(known[wanted])
+    try:
+        return Catalogue.load(known[wanted])
+    except Exception as error:  # whatever a folder holds, the server goes on
+        log.error(f"the catalogue {known[wanted]} cannot be used: {type(error).__name__}: {error}")
+        raise CodeError(
+            f"the catalogue {wanted[:12]}… is not intact, so it cannot be used: the log of the server has the reason."
+        ) from error
+
+
+class _Unusable(CodeError):
+    """A catalogue.json that is JSON, but none of a catalogue."""
+
+
+def _inside(root: Path) -> list[Path]:
+    """Folders with a catalogue.json: the root itself, or those in it."""
+    try:
+        inside = sorted(root.iterdir()) if root.is_dir() and not (root / "catalogue.json").is_file() else [root]
+        return [folder for folder in inside if (folder / "catalogue.json").is_file() and folder.name[:1] != "."]
+    except OSError as error:
+        log.error(f"catalogues cannot be looked for in {root}: {error.strerror}")
+        return []
+
+
+def _hash(folder: Path) -> str:
+    about = read_json(folder / "catalogue.json")
+    found = about.get("hash") if isinstance(about, dict) else None
+    if not isinstance(found, str) or not re.fullmatch("[0-9a-f]{64}", found):
+        raise _Unusable("its catalogue.json has no `hash` of 64 hexadecimal digits")
+    return found

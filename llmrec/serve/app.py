@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -11,13 +13,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from llmrec import __version__
-from llmrec.serve import unquoted
+from llmrec.serve import docs, log_limit, unquoted
 from llmrec.serve.batches import TransformersServing
+from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
+from llmrec.serve.hosts import TrustedHosts
 from llmrec.serve.keys import Keys
+from llmrec.serve.listen import listen
 from llmrec.serve.refused import Refused
 from llmrec.serve.routes import Routes
 from llmrec.serve.settings import Settings
@@ -33,6 +39,7 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
         LlmrecError: the run holds no model, or its catalogue does not belong to it.
     """
     unquoted.install()
+    log_limit.install()
     engine = TransformersServing.open(settings.model)
     shop, figures = Shop(settings, engine), Figures(CollectorRegistry())
     routes = Routes(figures, keys)
@@ -44,15 +51,19 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
         await engine.close()
 
     app = FastAPI(title="llmrec", version=__version__, lifespan=lifespan)
+    docs.attach(app)
     routes.attach(app)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", lambda: _metrics(figures), methods=["GET"], tags=["server"], response_class=Response)
     app.add_exception_handler(HTTPException, _not_there)
-    app.add_middleware(Gate, keys=None if settings.without_key else keys, body=settings.limits.body, door=shop.door)
+    if settings.without_key:
+        app.add_middleware(TrustedHosts)
+    protecting = None if settings.without_key else keys
+    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=shop.door, figures=figures)
     return app
 
 
-def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Callable[[], None]) -> None:
+def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Callable[[], object]) -> None:
     """Serve until told to stop (SIGTERM, Ctrl-C); requests in flight are finished first.
 
     Args:
@@ -61,19 +72,23 @@ def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Calla
 
     Raises:
         LlmrecError: see `build`.
+        RunError: another server took the port meanwhile.
     """
-    app = build(settings, keys)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    app, limits = build(settings, keys), settings.limits
     config = uvicorn.Config(
         app,
+        http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers
+        log_config=None,  # uvicorn's own wants a standard output and a standard error that are open
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=int(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace),
         ws="none",
     )
-    listening.listen()
+    listen(listening)
     ready()
-    uvicorn.Server(config).run(sockets=[listening])
+    BoundedServer(config, room(limits.connections), limits.read_timeout).run(sockets=[listening])
 
 
 def _metrics(figures: Figures) -> Response:
@@ -82,13 +97,12 @@ def _metrics(figures: Figures) -> Response:
 
 async def _not_there(request: Request, error: Exception) -> JSONResponse:
     """A path or method that there is not, as every other refusal."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
     message = "there is no such route here; see /docs."
-    if status == 405:
-        message = f"this route does not take {request.method}; see /docs."
     if request.url.path in ("/v1/chat/completions", "/v1/completions"):
         message = "this server runs on transformers and only recommends: start it with --engine vllm for chats."
     refused = Refused(404, message)
-    body = refused.body(getattr(request.state, "request_id", ""))
-    body["error"]["code"] = status
-    return JSONResponse(body, status)
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        other = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
+        allowed = ", ".join(sorted({method for route in other for method in route.methods}))
+        refused = Refused(405, f"this route takes {allowed}, not the method of the request; see /docs.", Allow=allowed)
+    return refused.response(getattr(request.state, "request_id", ""))

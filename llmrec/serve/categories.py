@@ -44,8 +44,10 @@ class Categories:
         Raises:
             Refused: there is no such column, or no item has such a value there.
         """
-        if not category:
+        if category is None:
             return None
+        if category == {}:
+            raise Refused(422, f"name a column and a value of it; there are {self._known()}.", "category")
         named = {self._usual(): category} if isinstance(category, str) else category
         return self._kept(tuple(sorted((column, value.strip().lower()) for column, value in named.items())))
 
@@ -81,8 +83,8 @@ class Categories:
 
 
 def _values(cell: object) -> set[str]:
-    """A cell's values in lower case: the whole, and its parts."""
+    """A cell's values in lower case: the whole, and its parts; "" is none."""
     if cell is None:
         return set()
     parts = [str(part) for part in cell] if isinstance(cell, list) else [str(cell), *str(cell).split(",")]
-    return {part.strip().lower() for part in parts}
+    return {part.strip().lower() for part in parts} - {""}

@@ -17,7 +17,7 @@ class Figures:
         """Make them; in vLLM's server they join its own."""
         self.registry = registry
         self.requests = Counter(
-            "llmrec_requests", "Requests by route and status.", ["route", "status"], registry=registry
+            "llmrec_requests", "Responses by route and status.", ["route", "status"], registry=registry
         )
         self.seconds = Histogram(
             "llmrec_request_seconds",

@@ -1,34 +1,42 @@
-"""The gate before every route, vLLM's own too: request ids, keys, bodies of bounded size, and a way to close it."""
+"""Middleware before every route, vLLM's own too: request ids, keys, bodies bounded in size and time, and counting."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from typing import Any
 
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmrec.serve.docs import DOCUMENTATION
 from llmrec.serve.door import Door
+from llmrec.serve.figures import Figures
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused
+from llmrec.serve.settings import Limits
 
-OPEN = ("/health", "/ping")  # what load balancers ask without a key: they tell nothing but that the server lives
-OURS = ("/v1/recommendations", "/v1/catalogue", "/v1/items", "/version")
+# Open without a key: what load balancers ask, which says only that the server lives, and what says how to ask.
+OPEN = ("/health", "/ping", *DOCUMENTATION)
+OTHER = "other"  # in the metrics, paths that no route has
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # others would be labels in vLLM's metrics
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, body: int, door: Door) -> None:
-        """Stand before an app.
+    def __init__(self, app: ASGIApp, keys: Keys | None, limits: Limits, door: Door, figures: Figures) -> None:
+        """Wrap an app.
 
         Args:
-            keys: None asks nobody.
-            body: bytes that a body of our routes may have.
+            keys: that open the routes; None lets every request through.
+            limits: bounds the size of a body, and the time that it may take to arrive.
             door: closed when the server stops.
+            figures: count the responses, refusals too.
         """
-        self.app, self.keys, self.limit, self.door = app, keys, body, door
+        self.app, self.keys, self.limits, self.door, self.figures = app, keys, limits, door, figures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -40,17 +48,20 @@ class Gate:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        send = self._finished(scope, send, request_id)
         try:
             self._check(scope)
-            if _path(scope) in OURS and scope["method"] == "POST":
-                receive = await self._body(scope, receive)
+            with_body = receive if _path(scope) in OPEN else await self._body(scope, receive)
         except Refused as refused:
-            await _refuse(send, refused, request_id)
+            await refused.response(request_id)(scope, receive, send)
             return
-        await self.app(scope, receive, _named(send, request_id))
+        if with_body is not None:
+            await self.app(scope, with_body, send)
 
     def _check(self, scope: Scope) -> None:
-        """Keys, and whether the server still takes requests."""
+        """Methods, keys, whether the server still takes requests, and framing that a proxy might read otherwise."""
+        if scope["method"] not in METHODS:
+            raise Refused(405, "this server takes no such method; see /docs.", Connection="close")
         if _path(scope) in OPEN:
             return
         if self.keys and not self.keys.opens(_header(scope, b"authorization")):
@@ -62,30 +73,68 @@ class Gate:
             )
         if self.door.closed:
             raise Refused(503, "the server is stopping: ask again in a moment.", Retry_After="5", Connection="close")
+        if _header(scope, b"content-length") is not None and _header(scope, b"transfer-encoding") is not None:
+            raise Refused(
+                400, "a request has `Content-Length` or `Transfer-Encoding`, not both: send one.", Connection="close"
+            )
 
-    async def _body(self, scope: Scope, receive: Receive) -> Receive:
-        """Read the body before the route does; it is refused as soon as it is too large, whatever was announced."""
-        announced = _header(scope, b"content-length") or "0"
-        if announced.isdigit() and int(announced) > self.limit:
+    async def _body(self, scope: Scope, receive: Receive) -> Receive | None:
+        """Read the body before the route does: none may be larger, or take longer, than the limits say.
+
+        Returns:
+            What gives the route the body; None where the client went before it was whole.
+
+        Raises:
+            Refused: it is too large, whatever was announced, or too slow.
+        """
+        announced = _header(scope, b"content-length")
+        if announced is None and _header(scope, b"transfer-encoding") is None:
+            return receive
+        if announced is not None and not re.fullmatch("[0-9]{1,15}", announced):
+            raise Refused(400, "`Content-Length` is not the number of bytes of the body.", Connection="close")
+        if int(announced or 0) > self.limits.body:
             raise self._too_large()
+        try:
+            async with asyncio.timeout(self.limits.read_timeout):
+                body = await self._read(receive)
+        except TimeoutError:
+            message = f"the body was not there within {self.limits.read_timeout:g} s: send it again."
+            raise Refused(408, message, Connection="close") from None
+        return None if body is None else _replay(body, receive)
+
+    async def _read(self, receive: Receive) -> bytes | None:
         parts: list[bytes] = []
         length, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                return None
             parts.append(message.get("body", b""))
             length, more = length + len(parts[-1]), message.get("more_body", False)
-            if length > self.limit:
+            if length > self.limits.body:
                 raise self._too_large()
-        return _replay(b"".join(parts), receive)
+        return b"".join(parts)
 
     def _too_large(self) -> Refused:
         return Refused(
             413,
-            f"the body has more than {self.limit} bytes: send fewer requests at a time, or only the newest items.",
+            f"the body has more than {self.limits.body} bytes: send fewer requests at a time, or only the newest "
+            "items, or start the server with a larger --max-body.",
             Connection="close",
         )
+
+    def _finished(self, scope: Scope, send: Send, request_id: str) -> Send:
+        """Send that counts the response and names it."""
+        route = _route(scope)
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.figures.requests.labels(route, message["status"]).inc()
+                others = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*others, (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        return with_id
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -101,21 +150,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _named(send: Send, request_id: str) -> Send:
-    async def with_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            others = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-request-id"]
-            message = {**message, "headers": [*others, (b"x-request-id", request_id.encode())]}
-        await send(message)
-
-    return with_id
-
-
-async def _refuse(send: Send, refused: Refused, request_id: str) -> None:
-    body, headers = refused.raw(request_id)
-    named = _named(send, request_id)
-    await named({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await named({"type": "http.response.body", "body": body})
+def _route(scope: Scope) -> str:
+    """The route that a request is for, without what stands in its place holders; all that have none are one."""
+    for route in scope["app"].routes:
+        match, child = route.matches(scope)
+        if match is not Match.NONE:
+            return str(getattr(child.get("route", route), "path", OTHER))
+    return OTHER
 
 
 def _path(scope: Scope) -> str:

@@ -38,7 +38,8 @@ class TrustedHosts:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await refused.response(uuid.uuid4().hex)(scope, receive, send)
+            request_id = scope.get("state", {}).get("request_id") or uuid.uuid4().hex
+            await refused.response(request_id)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Refused | None:
         hosts = _headers(scope, b"host")

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 
+from llmrec.errors import RunError
 from llmrec.serve.settings import ADMIN_KEY, API_KEY
 
 
@@ -19,7 +20,13 @@ class Keys:
 
     @classmethod
     def from_environment(cls) -> Keys:
-        """LLMREC_API_KEY and LLMREC_ADMIN_KEY."""
+        """LLMREC_API_KEY and LLMREC_ADMIN_KEY.
+
+        Raises:
+            RunError: one of them holds a key that no client can send; the message does not repeat it.
+        """
+        for name in (API_KEY, ADMIN_KEY):
+            _check(name, os.environ.get(name, ""))
         return cls(os.environ.get(API_KEY), os.environ.get(ADMIN_KEY))
 
     def opens(self, header: str | None, admin: bool = False) -> bool:
@@ -32,3 +39,21 @@ class Keys:
 
 def _digests(keys: str | None) -> list[bytes]:
     return [hashlib.sha256(key.strip().encode()).digest() for key in (keys or "").split(",") if key.strip()]
+
+
+def _check(name: str, value: str) -> None:
+    """Refuse keys that cannot stand in an HTTP header: they would lock every client out."""
+    keys = [key.strip() for key in value.split(",")] if value else []
+    for number, key in enumerate(keys, 1):
+        if not key:
+            fault = "is empty"
+        elif not key.isascii():
+            fault = "has letters outside ASCII"
+        elif any(not "!" <= letter <= "~" for letter in key):
+            fault = "has a blank, a line break or another control character inside"
+        else:
+            continue
+        raise RunError(
+            f"no client can send key {number} of {len(keys)} in {name}: it {fault}. Write keys of visible ASCII "
+            f"characters, with one comma between several, or make one: export {name}=$(openssl rand -hex 24)"
+        )

@@ -13,15 +13,19 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llmrec.serve import unquoted
+from llmrec.serve import docs, log_limit, unquoted
+from llmrec.serve.connections import Watch, room
 from llmrec.serve.door import Door
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
+from llmrec.serve.hosts import TrustedHosts
 from llmrec.serve.keys import Keys
 from llmrec.serve.on_vllm import VllmServing
 from llmrec.serve.routes import Routes
-from llmrec.serve.settings import Settings
+from llmrec.serve.settings import Limits, Settings
 from llmrec.serve.shop import Shop
 
 
@@ -38,15 +42,21 @@ class Plugin:
             RunError: it left nothing.
         """
         unquoted.install()
+        log_limit.install()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
         self.door = Door(self.settings.limits.concurrency)
         self.routes = Routes(Figures(), self.keys)
+        self._watch: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes, and the gate before all."""
+        docs.attach(app)
         self.routes.attach(app)
-        keys = None if self.settings.without_key else self.keys
-        app.add_middleware(Gate, keys=keys, body=self.settings.limits.body, door=self.door)
+        settings, keys = self.settings, None if self.settings.without_key else self.keys
+        if settings.without_key:
+            app.add_middleware(TrustedHosts)
+        app.add_middleware(Gate, keys=keys, limits=settings.limits, door=self.door, figures=self.routes.figures)
+        auto.AutoHTTPProtocol = H11Protocol  # uvicorn takes httptools otherwise, which puts no bound on headers
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Open the shop on the engine of the server.
@@ -57,6 +67,15 @@ class Plugin:
         shop = await asyncio.to_thread(Shop, self.settings, VllmServing(engine_client), self.door)
         self.routes.open(shop)
         _finish_first(engine_client, self.door, self.settings)
+        self._watch = asyncio.create_task(_watch_connections(state, self.settings.limits))
+
+
+async def _watch_connections(state: State, limits: Limits) -> None:
+    """Watch the connections of vLLM's server, which is made after this task."""
+    while getattr(state, "server", None) is None:
+        await asyncio.sleep(0.1)
+    connections = state.server.server_state.connections
+    await Watch(connections, room(limits.connections), limits.read_timeout).run()
 
 
 def _finish_first(llm: Any, door: Door, settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -14,6 +13,8 @@ KINDS = {
     401: "wrong_key",
     403: "not_allowed",
     404: "not_found",
+    405: "not_found",
+    408: "too_slow",
     413: "too_large",
     415: "not_json",
     421: "wrong_host",
@@ -48,12 +49,6 @@ class Refused(LlmrecError):
         """As `shapes.Refusal`."""
         fault = {"message": str(self), "type": KINDS[self.status], "param": self.param, "code": self.status}
         return {"error": {**fault, "request_id": request_id}}
-
-    def raw(self, request_id: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Body and headers for a plain ASGI answer."""
-        body = json.dumps(self.body(request_id)).encode()
-        own = {"content-type": "application/json", "content-length": str(len(body)), **self.headers}
-        return body, [(name.lower().encode(), value.encode()) for name, value in own.items()]
 
 
 def from_errors(errors: list[dict[str, Any]]) -> Refused:

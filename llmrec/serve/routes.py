@@ -117,13 +117,13 @@ class Routes:
         found = await asyncio.to_thread(browse.page, desk.catalogue, start, limit, q)
         return Response(found.model_dump_json(), media_type="application/json")
 
-    async def catalogues(self) -> Catalogues:
+    async def catalogues(self, request: Request) -> Catalogues:
         """The catalogue in use, and those that are known."""
-        return await self._open().catalogues()
+        return await self._open().catalogues(self._admin(request))
 
     async def switch(self, request: Request, body: Switch) -> Catalogues:
         """Give items of another catalogue; requests in flight finish on theirs. Needs the admin's key."""
-        if not self.keys.opens(request.headers.get("authorization"), admin=True):
+        if not self._admin(request):
             raise Refused(
                 403, "only the admin's key changes the catalogue: start the server with LLMREC_ADMIN_KEY, and show it."
             )
@@ -135,6 +135,9 @@ class Routes:
     async def version(self) -> Version:
         """What is running."""
         return await self._open().version()
+
+    def _admin(self, request: Request) -> bool:
+        return self.keys.opens(request.headers.get("authorization"), admin=True)
 
     def _open(self) -> Shop:
         if self.shop is None:
@@ -172,7 +175,6 @@ def _route_class(routes: Routes) -> type[APIRoute]:
                     elif refused.status == 500:
                         _log(request_id, error)
                     response = refused.response(request_id)
-                routes.figures.requests.labels(self.path, response.status_code).inc()
                 return response
 
             return guarded

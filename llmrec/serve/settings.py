@@ -1,4 +1,4 @@
-"""What a server is told at start, and how its processes pass it on: by environment variables."""
+"""Settings of a server, and how its processes pass them on: by environment variables."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ class Limits(BaseModel):
     batch: int = Field(64, ge=1, description="requests in one body (422)")
     beams: int | None = Field(None, ge=1, description="prefixes that a search keeps; as the model was judged otherwise")
     concurrency: int = Field(256, ge=1, description="requests that wait or are worked on at a time (429)")
+    connections: int = Field(1000, ge=1, description="connections open at a time; idle ones are closed for new ones")
+    read_timeout: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a request's headers, its body (408) and the reading of its answer may each take",
+    )
 
 
 class Settings(BaseModel):
@@ -53,7 +60,7 @@ class Settings(BaseModel):
     state: Path | None = None
     limits: Limits = Limits()
     without_key: bool = False
-    grace: float = 30.0
+    grace: float = Field(30.0, ge=0, allow_inf_nan=False)
 
     @property
     def name(self) -> str:

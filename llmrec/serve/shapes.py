@@ -105,6 +105,7 @@ class Catalogues(BaseModel):
     catalogue: str = Field(description="the one that items are given of")
     items: int
     known: list[str] = Field(description="all that the server may be switched to")
+    skipped: list[str] = Field([], description="folders that are no catalogues, and why; for the admin's key alone")
 
 
 class Entry(BaseModel):

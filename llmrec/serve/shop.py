@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 
 from llmrec import __version__
 from llmrec.decode import shelf
@@ -18,6 +20,8 @@ from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Catalogues, Version
 from llmrec.serve.users import Users
+
+log = logging.getLogger("vllm.llmrec.catalogues")
 
 
 class Shop:
@@ -41,16 +45,25 @@ class Shop:
         self._note = as_judged(note, settings.run)
         self._users, self._blender = Users(settings.users()), settings.blender()
         self._first, self._moving, self._told = settings.own_catalogue(), asyncio.Lock(), 0
+        self._skipped: dict[Path, str] = {}  # folders that the log has, with reasons
         self.desk = self._desk(self._first)
 
     async def now(self) -> Desk:
-        """The desk that answers; another process of this server may have changed the catalogue."""
+        """The desk that answers; another process of this server may have changed the catalogue.
+
+        Raises:
+            Refused: it has, and this one cannot follow; the next request tries again.
+        """
         state = self.settings.state
         if state is not None and state.is_file() and state.stat().st_mtime_ns != self._told:
             async with self._moving:
                 told = state.stat().st_mtime_ns
                 if told != self._told:  # else another request has moved while this one waited
-                    await self._move(state.read_text(encoding="utf-8").strip())
+                    try:
+                        await self._move(state.read_text(encoding="utf-8").strip())
+                    except LlmrecError as error:
+                        log.error("cannot change to the catalogue of the other processes: %s", error)
+                        raise Refused(503, "the catalogue is being changed: ask again.", Retry_After="1") from error
                     self._told = told
         return self.desk
 
@@ -58,20 +71,39 @@ class Shop:
         """Give items of another catalogue from now on.
 
         Raises:
-            Refused: it is not known, not intact, or not one of this model.
+            Refused: it is not known, not intact, or not one of this model; or other processes cannot be told.
         """
         async with self._moving:
+            before = self.desk
             await self._move(wanted)
             if self.settings.state is not None:
-                write_text(self.settings.state, wanted)
-                self._told = self.settings.state.stat().st_mtime_ns
-        return await self.catalogues()
+                try:
+                    write_text(self.settings.state, wanted)
+                    self._told = self.settings.state.stat().st_mtime_ns
+                except (LlmrecError, OSError) as error:
+                    self.desk = before
+                    log.error("the catalogue stays as it was: %s", error)
+                    reason = "the server cannot write down which catalogue it uses, so nothing was changed"
+                    raise Refused(500, f"{reason}: its log has more.") from error
+        return await self.catalogues(admin=True)
 
-    async def catalogues(self) -> Catalogues:
-        """The catalogue in use, and those that it may be changed for."""
+    async def catalogues(self, admin: bool) -> Catalogues:
+        """The catalogue in use, and those that it may be changed for.
+
+        Args:
+            admin: whether to list the folders that were skipped.
+        """
         desk = await self.now()
-        known = await asyncio.to_thread(shelf.folders, shelf.roots())
-        return Catalogues(catalogue=desk.catalogue.hash, items=len(desk.catalogue.item_ids), known=list(known))
+        found = await asyncio.to_thread(shelf.listing, shelf.roots())
+        if found.skipped and found.skipped != self._skipped:
+            log.warning("skipped catalogue folders: " + "; ".join(f"{at}: {why}" for at, why in found.skipped.items()))
+        self._skipped = found.skipped
+        return Catalogues(
+            catalogue=desk.catalogue.hash,
+            items=len(desk.catalogue.item_ids),
+            known=list(found.known),
+            skipped=[f"{folder.name}: {reason}" for folder, reason in found.skipped.items()] if admin else [],
+        )
 
     async def version(self) -> Version:
         """What is running."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
         LlmrecError: vLLM is missing, or the run holds no model.
         CodeError: its catalogue is not intact.
         ModelError: its catalogue is not the model's.
-        RunError: our plugin is not registered.
+        RunError: our plugin is not registered, or there is no place for temporary files.
     """
     extras.need("serve")
     _registered()
@@ -38,12 +39,22 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
         "served_model_name": settings.name,
         "host": host,
         "port": port,
-        "shutdown_timeout": int(settings.grace),
+        "shutdown_timeout": math.ceil(settings.grace),
         "disable_uvicorn_access_log": True,
     }
-    settings = settings.model_copy(update={"state": Path(tempfile.mkdtemp(prefix="llmrec-serve-")) / "catalogue"})
+    settings = settings.model_copy(update={"state": _temporary_folder() / "catalogue"})
     environment = os.environ | settings.environment() | {"VLLM_PLUGINS": _plugins(), "VLLM_NO_USAGE_STATS": "1"}
     return [sys.executable, "-m", *_server(arguments.pop("model")), *_options(arguments), *more], environment
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="llmrec-serve-"))
+    except OSError as error:
+        raise RunError(
+            f"cannot make the temporary folder in which the processes of the server write down which catalogue they "
+            f"use ({error.strerror}): make room in /tmp, or name another place: export TMPDIR=DIR"
+        ) from error
 
 
 def _server(model: str) -> list[str]:

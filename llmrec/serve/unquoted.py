@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 
-SOURCES = ("vllm.entrypoints.", "uvicorn.error")  # loggers of what handles requests
-HANDLED = ("vllm", "uvicorn", "uvicorn.error")  # loggers whose handlers write that
+SOURCES = ("vllm.entrypoints.", "uvicorn.error", "asyncio")  # loggers of what handles requests
+HANDLED = ("vllm", "uvicorn", "uvicorn.error", "asyncio")  # loggers whose handlers write that
 
 
 class Unquoted(logging.Filter):
     """Takes the words out of an error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record of an error of a request; it is logged all the same."""
+        """Rewrite the record of an error of a request; it is logged all the same. Drop an address of a websocket."""
+        if record.name == "uvicorn.error" and '"WebSocket %s"' in str(record.msg):  # whatever the access log's setting
+            return False
         error = record.exc_info[1] if record.exc_info else None
         ours = record.levelno >= logging.ERROR and record.name.startswith(SOURCES)
         if ours and (error is not None or record.name.startswith(SOURCES[0])):  # else uvicorn's own words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from serving import changed, foreign, serving
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe_file import dump, recipe_of
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where the attacks are
 
 
 class Served(NamedTuple):

@@ -33,10 +33,11 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start(run: Path, port: int, log: Path, *options: str, key: str = KEY) -> subprocess.Popen[bytes]:
-    """`llmrec serve`, in a process group of its own."""
+def start(run: Path, port: int, log: Path, *options: str, key: str = KEY, shell: str = "") -> subprocess.Popen[bytes]:
+    """`llmrec serve`, in a process group of its own; `shell` is done before it, such as `ulimit -n 64`."""
     environment = os.environ | {"LLMREC_API_KEY": key, "LLMREC_ADMIN_KEY": ADMIN, "VLLM_CPU_KVCACHE_SPACE": "1"}
     command = [sys.executable, "-m", "llmrec", "serve", str(run), "--port", str(port), *options]
+    command = ["sh", "-c", f'{shell}\nexec "$@"', "sh", *command] if shell else command
     with log.open("ab") as out:
         return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
 
@@ -54,10 +55,10 @@ def wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: int = 
 
 
 @contextlib.contextmanager
-def serving(run: Path, log: Path, *options: str) -> Iterator[str]:
+def serving(run: Path, log: Path, *options: str, shell: str = "") -> Iterator[str]:
     """The address of a server."""
     port = free_port()
-    process = start(run, port, log, *options)
+    process = start(run, port, log, *options, shell=shell)
     try:
         wait(process, port, log)
         LOGS[address := f"http://127.0.0.1:{port}"], PROCESSES[address] = log, process

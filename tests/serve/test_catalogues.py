@@ -11,12 +11,14 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving import CLIENT, MASTER
+from serving import ADMIN, CLIENT, KEY, MASTER
 
 from llmrec.decode import shelf
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.serve.app import build
 from llmrec.serve.batches import TransformersServing
+from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Ask
@@ -122,6 +124,20 @@ def test_a_catalogue_of_another_model_is_refused_though_its_tokens_are_the_same(
     assert asyncio.run(scene()) == served.first
 
 
+def test_a_switch_that_cannot_be_written_down_changes_nothing(served, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    settings = Settings(run=served.run, state=tmp_path / "file" / "catalogue")
+    shop = Shop(settings, TransformersServing.open(settings.model))
+
+    async def scene():
+        with pytest.raises(Refused, match="nothing was changed") as refused:
+            await shop.switch(served.second)
+        return refused.value, (await shop.now()).catalogue.hash
+
+    refused, now = asyncio.run(scene())
+    assert now == served.first and refused.status == 500 and str(tmp_path) not in str(refused)
+
+
 def test_several_processes_of_a_server_change_together(served, shop, tmp_path):
     """Two shops with one state file are what two API processes of vLLM have."""
     settings = Settings(run=served.run, state=tmp_path / "catalogue")
@@ -135,6 +151,16 @@ def test_several_processes_of_a_server_change_together(served, shop, tmp_path):
         return first, (await one.now()).catalogue.hash
 
     assert asyncio.run(scene()) == (served.second, served.first)
+
+
+def test_a_process_that_cannot_follow_says_come_again_and_no_path(served, tmp_path):
+    settings = Settings(run=served.run, state=tmp_path / "catalogue")
+    shop = Shop(settings, TransformersServing.open(settings.model))
+    (tmp_path / "catalogue").write_text("f" * 64)
+    with pytest.raises(Refused) as refused:
+        asyncio.run(shop.now())
+    assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "1"}
+    assert str(served.run) not in str(refused.value)
 
 
 def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_is_tried_again(served, tmp_path):
@@ -168,3 +194,68 @@ def test_the_shelf_finds_folders_by_hash_and_passes_over_what_is_none(served, tm
     monkeypatch.delenv(shelf.SHELF, raising=False)
     with pytest.raises(RequestError, match="there are none"):
         shelf.by_hash("1" * 64)
+
+
+BROKEN = {
+    "half": b'{"format": 1, "hash": "0123',
+    "nothing": b"",
+    "list": b"[]",
+    "number": b"7",
+    "no hash": b'{"format": 1}',
+    "null": b'{"hash": null}',
+    "short hash": b'{"hash": "abc"}',
+    "path": b'{"hash": "/etc/passwd"}',
+    "letters": b"\xff\xfe\x00",
+    "deep": b"[" * 200_000,
+}
+
+
+@pytest.fixture
+def with_broken(served, tmp_path, monkeypatch):
+    """An app whose catalogues lie beside folders that are none, and one whose content is not what its hash says."""
+    for name, content in BROKEN.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "catalogue.json").write_bytes(content)
+    for name, value in (("lying", {"hash": "1" * 64}), ("cut", {"hash": "2" * 64})):
+        shutil.copytree(served.run / "catalogues" / "spring", tmp_path / name)
+        about = json.loads((tmp_path / name / "catalogue.json").read_text())
+        (tmp_path / name / "catalogue.json").write_text(json.dumps(about | value))
+    (tmp_path / "cut" / "codes.parquet").write_bytes(b"PAR1")
+    settings = Settings(run=served.run, catalogues=[tmp_path])
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    return build(settings, Keys(KEY, ADMIN))
+
+
+def send(app, *requests):
+    async def all_of_them():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return [await client.request(*words, **more) for *words, more in requests]
+
+    return asyncio.run(all_of_them())
+
+
+def test_folders_that_are_no_catalogues_are_skipped_logged_once_and_shown_to_the_admin(
+    with_broken, served, tmp_path, caplog
+):
+    path = "/v1/catalogue"
+    switch = ("POST", path, {"json": {"hash": served.second}, "headers": MASTER})
+    *listed, moved = send(with_broken, *[("GET", path, {"headers": one}) for one in (CLIENT, MASTER, CLIENT)], switch)
+    for answer in (*listed, moved):
+        assert answer.status_code == 200 and str(tmp_path) not in answer.text
+        assert {served.first, served.second} <= set(answer.json()["known"]) and "None" not in answer.text
+    client, admin, again = (one.json()["skipped"] for one in listed)
+    assert client == again == [] and {one.split(":")[0] for one in admin} == set(BROKEN)
+    assert moved.json()["catalogue"] == served.second and moved.json()["skipped"] == admin
+    lines = [record.getMessage() for record in caplog.records if "skipped catalogue folders" in record.getMessage()]
+    assert len(lines) == 1 and str(tmp_path / "half") in lines[0]
+
+
+def test_refusals_of_a_broken_catalogue_give_its_hash_and_no_path_which_the_log_has(with_broken, tmp_path, caplog):
+    for wanted in ("1" * 64, "2" * 64, "3" * 64):
+        caplog.clear()
+        refused = send(with_broken, ("POST", "/v1/catalogue", {"json": {"hash": wanted}, "headers": MASTER}))[0]
+        assert refused.status_code == 422 and wanted[:12] in refused.text, refused.text
+        assert str(tmp_path) not in refused.text and "/" not in refused.json()["error"]["message"].replace("s/,", "")
+        assert (str(tmp_path) in caplog.text) == (wanted != "3" * 64)

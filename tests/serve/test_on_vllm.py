@@ -12,7 +12,9 @@ import time
 import httpx
 import numpy as np
 import pytest
+from attacks.server import ATTACKS
 from serving import CLIENT, KEY, LOGS, MASTER, PROCESSES, foreign, serving
+from test_docs import check_documentation
 from transformers import AutoTokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
@@ -35,7 +37,7 @@ SMALL = ("--", "--dtype", "float32", "--enforce-eager", "--max-model-len", "128"
 def vllm(served, tmp_path_factory):
     log = tmp_path_factory.mktemp("vllm") / "log"
     (served.run / "train-1-sft" / "model" / "chat_template.jinja").write_text(TEMPLATE)
-    with serving(served.run, log, *SMALL) as address:
+    with serving(served.run, log, "--read-timeout", "1", *SMALL) as address:
         yield address
 
 
@@ -102,7 +104,7 @@ def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
             complete(**xargs)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{vllm}/v1", api_key="wrong").models.list()
-    for path in ("/metrics", "/version", "/v1/models", "/load", "/openapi.json"):
+    for path in ("/metrics", "/version", "/v1/models", "/load", "/v1/items"):
         assert httpx.get(vllm + path).status_code == 401
         assert client.get(path).status_code == 200
     assert httpx.get(f"{vllm}/health").status_code == 200
@@ -111,6 +113,18 @@ def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
     metrics = client.get("/metrics").text
     assert "llmrec_invalid_items_total 0.0" in metrics and "vllm:" in metrics
     assert "/v1/recommendations" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_documentation_shows_all_routes_and_asks_no_other_host(vllm):
+    check_documentation(vllm)
+
+
+@pytest.mark.parametrize("attack", [attack for _, attack in ATTACKS], ids=[name for name, _ in ATTACKS])
+def test_an_attack_fails_and_the_log_stays_short(vllm, attack):
+    before = LOGS[vllm].stat().st_size
+    attack(vllm, KEY)
+    fresh = LOGS[vllm].read_text()[before:].splitlines()
+    assert len([line for line in fresh if "throughput" not in line]) < 6, fresh
 
 
 @pytest.mark.parametrize("route", ["chat", "completions"])

@@ -72,6 +72,10 @@ def post(app, content, **more):
         ({"history": ["i1"], "query": "x" * 31}, 422, "query", "30 characters"),
         ({"history": ["i1"], "category": "space opera"}, 422, "category", "no item has this value"),
         ({"history": ["i1"], "category": {"title": "x"}}, 422, "category", "there are 'kind'"),
+        ({"history": ["i1"], "category": ""}, 422, "category", "no item has this value"),
+        ({"history": ["i1"], "category": " "}, 422, "category", "no item has this value"),
+        ({"history": ["i1"], "category": {"kind": ""}}, 422, "category", "no item has this value"),
+        ({"history": ["i1"], "category": {}}, 422, "category", "name a column"),
         ({"history": ["i1"], "hstory": []}, 422, "hstory", "not permitted"),
         ({"requests": []}, 422, "requests", "at least 1"),
         ({"requests": [{"history": ["i1"]}] * 5}, 422, "requests", "4 at most"),
@@ -103,8 +107,8 @@ def test_a_body_that_hides_its_size_is_refused_when_it_is_too_large(app):
 
 
 def test_a_path_or_method_that_there_is_not_is_refused_like_all_else(app):
-    for method, path, status, says in (("GET", "/v1/recommendations", 405, "GET"), ("GET", "/v1/no", 404, "no such")):
-        fault = send(app, (method, path, {}))[0].json()["error"]
+    for path, status, says in (("/v1/recommendations", 405, "takes POST"), ("/v1/no", 404, "no such")):
+        fault = send(app, ("GET", path, {}))[0].json()["error"]
         assert fault["code"] == status and says in fault["message"]
 
 
@@ -113,13 +117,14 @@ def test_a_million_items_do_not_get_past_the_gate(app):
 
 
 @pytest.mark.parametrize("header", [None, "", KEY, "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEY}", "Bearer \xff"])
-def test_nothing_but_health_is_told_without_the_key(app, header):
+def test_nothing_but_health_and_the_documentation_is_there_without_the_key(app, header):
     headers = {"Authorization": header.encode("latin-1") if header else ""}
     routes = [("POST", "/v1/recommendations"), ("POST", "/v1/catalogue"), ("GET", "/v1/catalogue"), ("GET", "/metrics")]
-    routes += [("GET", "/version"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/v1/nothing")]
+    routes += [("GET", "/version"), ("GET", "/v1/items"), ("GET", "/docs/x"), ("GET", "/v1/nothing")]
     for response in send(app, *((*route, {"headers": headers}) for route in routes)):
         assert response.status_code == 401 and response.json()["error"]["type"] == "wrong_key"
-    assert send(app, ("GET", "/health", {"headers": headers}))[0].status_code == 200
+    for path in ("/health", "/docs", "/docs/docs.js", "/openapi.json"):
+        assert send(app, ("GET", path, {"headers": headers}))[0].status_code == 200
 
 
 def test_keys_may_be_several_and_an_admin_s_opens_everything():

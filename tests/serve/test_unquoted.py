@@ -34,6 +34,13 @@ def test_an_error_of_a_request_is_logged_by_kind_and_place(said):
     assert said("vllm.entrypoints.openai.chat", "Error with model %s", SECRET) == f"an error, said at {__file__}:7"
 
 
+def test_the_address_of_a_websocket_is_not_logged():
+    record = logging.getLogger("uvicorn.error").makeRecord(
+        "uvicorn.error", logging.INFO, __file__, 7, '%s - "WebSocket %s" 403', ("here", f"/{SECRET}"), None
+    )
+    assert not Unquoted().filter(record)
+
+
 def test_all_else_is_logged_as_it_is(said):
     assert said("uvicorn.error", "port %d is taken", 80) == "port 80 is taken"
     assert said("vllm.entrypoints.openai.api_server", "options: %s", "x", level=logging.INFO) == "options: x"
