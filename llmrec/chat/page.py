@@ -75,7 +75,7 @@ def build(page: Page, title: str) -> gr.Blocks:
                 transcript = gr.Textbox(visible="hidden")
                 send = gr.Button(visible="hidden", elem_id="send")
         turns = _Turns(page, [talk, panel], [part for slot in slots for part in slot[:2]])
-        turns.start(blocks.load, new.click)
+        turns.start(blocks.load, new.click, talk.clear)  # Gradio draws a dustbin on a talk
         heard = turns.on(send.click, page.hear, said, trigger_mode="multiple", js=view.NEXT_SAID)
         heard.failure(None, said, said, js=view.UNSENT)
         for place, (_, _, like, dislike) in enumerate(slots):

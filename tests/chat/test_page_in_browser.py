@@ -153,6 +153,15 @@ def test_clicks_and_messages_wait_in_one_queue(browser, page_address):
     assert [*shown[1::2]] == ["a comedy", "no western", f"♥ {first}", "not before 1980"]
 
 
+def test_the_dustbin_on_the_talk_starts_over(browser, page_address):
+    visitor = visit(browser, page_address)
+    say(visitor, "I liked film number 2 ccc")
+    talk(visitor, 3)
+    visitor.locator("#talk").get_by_label("Clear").click()
+    visitor.get_by_text("nothing yet").wait_for()
+    assert len(talk(visitor, 1)) == 1 and not titles(visitor)
+
+
 def test_a_message_that_the_page_refuses_goes_back_into_the_box(browser, page_address):
     visitor = visit(browser, page_address)
     visitor.route("**/queue/join*", lambda route: route.fulfill(status=429, json={"detail": "busy"}))
