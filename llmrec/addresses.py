@@ -7,8 +7,10 @@ OPENAI_BASE_URL. Only such an address gets OPENAI_API_KEY; any other is asked ab
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 from llmrec.errors import TextError
@@ -22,6 +24,15 @@ _confirmed: set[str] = set()  # origins that the user agreed to when asked
 def name(url: str) -> None:
     """Record an address that the user typed on the command line."""
     _named.add(_origin(url))
+
+
+def name_in(value: Any) -> None:
+    """Record the addresses in a value that the user typed, such as that of `chat.url=…`; lists and mappings too."""
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        with contextlib.suppress(TextError):
+            name(value)
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        name_in(one)
 
 
 def key_for(url: str) -> str | None:

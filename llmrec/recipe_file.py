@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from llmrec import shipped
+from llmrec import addresses, shipped
 from llmrec.errors import RecipeError, RunError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
@@ -74,7 +74,7 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     """
     values = _parse(text, path)
     for override in overrides:
-        _override(values, override)
+        addresses.name_in(_override(values, override))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -177,7 +177,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, Any], override: str) -> Any:
+    """Set a value by its dotted key; the value."""
     name = f"the override '{shown(override)}'"
     key, equals, text = override.partition("=")
     steps = key.strip().split(".")
@@ -193,6 +194,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         elif isinstance(here, dict) and here.get(place) is None:
             here[place] = [{}] if _is_number(steps[number + 1]) else {}
         here = here[place]
+    return value
 
 
 def _place(here: Any, steps: list[str], name: str) -> str | int:

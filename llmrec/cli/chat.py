@@ -35,29 +35,35 @@ def command(
     if engine not in EXTRA:
         raise RequestError(f"there is no engine '{engine}': say transformers or vllm.")
     extras.need("chat", *([] if address else [EXTRA[engine]]))
+    from llmrec import addresses
     from llmrec.chat.client import Client
     from llmrec.chat.counter import Counter
     from llmrec.chat.server import KEY, own_server
+    from llmrec.items.encode import check_encoder
 
     if page:
         from llmrec.chat.page_guard import LOGIN, check_host, login_of
-        from llmrec.serve.listen import bind
+        from llmrec.serve.listen import bind, url
 
         login = login_of(os.environ.pop(LOGIN, None))  # the server that is started below has no use for it
         check_host(host, login)
         listening = bind(host, port)
     words, chosen = _recipe(run, address, overrides or [])
+    reads = None if encoder == "none" else encoder or chosen
+    if reads:
+        check_encoder(reads)
+    if words.by == "server":
+        addresses.require(str(words.url), "chat.url")
     with contextlib.ExitStack() as stack:
         if not address:
             console.print(f"starting the server of {run} …", highlight=False)
         own = None if address else stack.enter_context(own_server(Path(run), engine))
         client = Client(own.url, own.key) if own else Client(run, os.environ.get(KEY))
-        reads = None if encoder == "none" else encoder or chosen
         counter = Counter(client, reads, None if address else Path(run), own, _speaker(words, client))
         if page:
             from llmrec.chat.page import serve
 
-            console.print(f"http://{host}:{port}", markup=False, highlight=False)
+            console.print(url(listening), markup=False, highlight=False)
             serve(counter, str(counter.version()["model"]), listening, login)
         else:
             from llmrec.chat.terminal import talk

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from llmrec.addresses import BASE, KEY
 from llmrec.chat.speaker import Model
 from llmrec.errors import TextError
 from llmrec.recipe import Oracle
+from llmrec.recipe_file import read
 from llmrec.tasks.wishes import oracle_of
 from llmrec.text.endpoint import Endpoint
 
@@ -168,3 +170,13 @@ def test_on_a_terminal_the_user_is_asked_once_and_an_agreed_address_still_gets_n
             addresses.require(FOREIGN, "chat.url")
     assert shown.getvalue().count("http://203.0.113.9:8000") == 1
     assert addresses.key_for(FOREIGN) is None
+
+
+def test_what_is_typed_names_an_address_and_what_stands_in_a_recipe_does_not() -> None:
+    recipe = "chat: {by: server, url: http://a.example/v1, model: m}"
+    assert read(recipe, Path("recipe.yaml")).chat.url == "http://a.example/v1"
+    assert addresses.key_for("http://a.example/v1") is None
+    read(recipe, Path("recipe.yaml"), ["chat.url=http://b.example/v1"])
+    read("", Path("recipe.yaml"), ["tasks.oracle={by: server, url: https://c.example, model: m, cache: c.jsonl}"])
+    named = ["http://a.example", "http://b.example", "https://c.example"]
+    assert [addresses.key_for(url) for url in named] == [None, "secret", "secret"]
