@@ -27,10 +27,13 @@ from llmrec.chat.counter import Counter
 from llmrec.chat.page_guard import TEXT, PageGuard, check_host, checker
 from llmrec.chat.replies import say
 from llmrec.chat.visits import CARDS, VISITS, Page, Turn, cards
+from llmrec.serve import log_limit
+from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.hosts import TrustedHosts
-from llmrec.serve.listen import bind
+from llmrec.serve.listen import bind, listen
 
 CONNECTIONS = 1000  # at a time; a visitor has one or two, and six while the page loads
+SECONDS = 30.0  # in which a request must have come, or an answer be read
 _POLL = 0.04  # seconds between looks for more words
 
 Slot = tuple[gr.Column, gr.HTML, gr.Button, gr.Button]
@@ -207,7 +210,8 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
 
     def unread(session: str) -> int | None:
         answers = queue.pending_messages_per_session.get(session)
-        return None if answers is None else answers.qsize()
+        waiting = answers.qsize() if answers is not None else 0
+        return waiting if waiting or queue.pending_event_ids_session.get(session) else None
 
     inputs = {number: len(function.inputs) for number, function in blocks.fns.items() if function.fn is not None}
     return TrustedHosts(PageGuard(app, inputs, unread, login is not None), () if login is None else None)
@@ -247,16 +251,16 @@ def server(
         ChatError: see `check_host`.
     """
     check_host(str(listening.getsockname()[0]), login)
+    log_limit.install()
     config = uvicorn.Config(
         application(counter, title, login),
         http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers
         log_level="warning",
         timeout_graceful_shutdown=3,  # streams of answers stay open as long as browsers do
         ws="none",
-        limit_concurrency=CONNECTIONS,
     )
-    listening.listen(1024)
-    return uvicorn.Server(config)
+    listen(listening)
+    return BoundedServer(config, room(CONNECTIONS), SECONDS)
 
 
 @contextlib.contextmanager

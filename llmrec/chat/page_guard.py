@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,6 +25,7 @@ PAUSE = 0.2  # seconds
 BODY = 2**16  # bytes
 TEXT = 10_000  # characters of an input
 UNREAD = 300  # answers that a session may leave unread
+STREAMS = 2  # connections that read the answers of one session: a new one, and one that was lost
 PATIENCE = 20.0  # seconds in which a body must have come
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 
@@ -98,10 +100,11 @@ class PageGuard:
 
         Args:
             inputs: id of each function of the page → how many inputs it has; each is a text or nothing.
-            unread: how many answers wait for a session; None where the session has asked nothing.
+            unread: how many answers wait to be read by a session; None where none wait and none will come.
             login: whether there is one, so that its form may be sent.
         """
         self.app, self.inputs, self.unread, self.login = app, inputs, unread, login
+        self._streams: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, made anew, or refuse it."""
@@ -115,7 +118,16 @@ class PageGuard:
             except Refused as refused:
                 await refused.response(uuid.uuid4().hex)(scope, receive, _with_headers(send))
                 return
-            await self.app(scope, receive, _with_headers(send))
+            await self._pass(scope, receive, _with_headers(send))
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = scope["query_string"].decode("latin-1")  # empty but for a stream of answers
+        self._streams[stream] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._streams[stream] -= 1
+            self._streams += Counter()  # forgets what is 0
 
     async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         method, path = scope["method"], scope["path"]
@@ -128,8 +140,10 @@ class PageGuard:
         if method == "GET" and path == DATA:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
             if not _SESSION.fullmatch(session) or self.unread(session) is None:
-                raise Refused(404, "this session has asked nothing: load the page again.")
+                raise Refused(404, "no answers will come for this session: load the page again.")
             query = f"session_hash={session}".encode()
+            if self._streams[query.decode()] >= STREAMS:
+                raise Refused(429, "the answers of this session are read already.", Retry_After="1")
         elif method not in ("GET", "HEAD") or not _FILES.fullmatch(path):
             raise Refused(404, "the page has nothing under this path.")
         return {**scope, "query_string": query}, receive

@@ -6,8 +6,10 @@ no login; what a login closes is in tests/chat/test_page_attacks.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import resource
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -248,6 +250,36 @@ def answers_that_are_never_read(url: str) -> None:
     raise AssertionError("2000 calls of a session that reads nothing were taken")
 
 
+def streams_that_never_end(url: str) -> None:
+    """Connections that wait for answers where none will come, or by the dozen for one session."""
+    visitor = Visitor(url)
+    start = visitor.functions("load")[0]["id"]
+    visitor.call(start, [])
+    reply = visitor.http.get(f"{API}/queue/data", params={"session_hash": visitor.session})
+    assert reply.status_code == 404, f"a stream without answers was opened ({reply.status_code})"
+    for _ in range(40):
+        visitor.join(start, [])
+    with contextlib.ExitStack() as open_streams:
+        statuses = []
+        for _ in range(8):
+            stream = visitor.http.stream("GET", f"{API}/queue/data", params={"session_hash": visitor.session})
+            statuses.append(open_streams.enter_context(stream).status_code)
+    assert statuses.count(200) <= 2, f"one session has {statuses.count(200)} streams"
+
+
+def half_sent_requests(url: str) -> None:
+    """More connections than there may be, each with half a request: another visitor is answered all the same."""
+    parts, files = urlsplit(url), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with contextlib.ExitStack() as held:
+        for _ in range(min(1100, files // 3)):  # the page may run in this process, and have files open, too
+            connection = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=30)
+            held.callback(connection.close)
+            with contextlib.suppress(OSError):
+                connection.sendall(f"POST {API}/queue/join HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode())
+        visitor = Visitor(url)
+        assert "process_completed" in visitor.open(), "nobody is answered"
+
+
 def _files(path: str) -> list[Any]:
     """Values that Gradio takes for a file."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -293,5 +325,7 @@ ATTACKS: list[tuple[str, Callable[[str], None]]] = [
         other_visitors,
         what_the_page_says_of_the_machine,
         answers_that_are_never_read,
+        streams_that_never_end,
+        half_sent_requests,
     )
 ]
