@@ -19,6 +19,9 @@ from llmrec.serve.settings import Limits
 
 # Open without a key: what load balancers ask, which says only that the server lives, and what says how to ask.
 OPEN = ("/health", "/ping", *DOCUMENTATION)
+# vLLM's routes that any key opens, beside those below /v1/. What is left steers the server: scaling, aborting requests.
+_GENERATE = ("/tokenize", "/detokenize", "/invocations", "/generative_scoring", "/inference/v1/generate")
+SHARED = ("/version", "/metrics", "/load", *_GENERATE)
 OTHER = "other"  # in the metrics, paths that no route has
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # others would be labels in vLLM's metrics
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,11 +49,11 @@ class Gate:
                 return
             await self.app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id, route = _request_id(scope), _route(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        send = self._finished(scope, send, request_id)
+        send = self._finished(send, route, request_id)
         try:
-            self._check(scope)
+            self._check(scope, route)
             with_body = receive if _path(scope) in OPEN else await self._body(scope, receive)
         except Refused as refused:
             await refused.response(request_id)(scope, receive, send)
@@ -58,7 +61,7 @@ class Gate:
         if with_body is not None:
             await self.app(scope, with_body, send)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, route: str) -> None:
         """Methods, keys, whether the server still takes requests, and framing that a proxy might read otherwise."""
         if scope["method"] not in METHODS:
             raise Refused(405, "this server takes no such method; see /docs.", Connection="close")
@@ -70,6 +73,11 @@ class Gate:
                 "show the server's key: `Authorization: Bearer KEY`.",
                 WWW_Authenticate="Bearer",
                 Connection="close",
+            )
+        free = route in (OTHER, *SHARED) or route.startswith("/v1/")
+        if self.keys and not free and not self.keys.opens(_header(scope, b"authorization"), admin=True):
+            raise Refused(
+                403, "only the admin's key opens this route: start the server with LLMREC_ADMIN_KEY, and show it."
             )
         if self.door.closed:
             raise Refused(503, "the server is stopping: ask again in a moment.", Retry_After="5", Connection="close")
@@ -123,9 +131,8 @@ class Gate:
             Connection="close",
         )
 
-    def _finished(self, scope: Scope, send: Send, request_id: str) -> Send:
+    def _finished(self, send: Send, route: str, request_id: str) -> Send:
         """Send that counts the response and names it."""
-        route = _route(scope)
 
         async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""Refusals: an HTTP status, a reason that a person can act on, and never the client's own text beyond item ids."""
+"""Refusals: an HTTP status, a reason that a person can act on, and of the client's own text no more than names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Refused(LlmrecError):
 def from_errors(errors: list[dict[str, Any]]) -> Refused:
     """A refusal from what pydantic found, without the input that it found it in."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "one", "several")) or None
+    place = ".".join(str(part)[:64] for part in first["loc"] if part not in ("body", "one", "several")) or None
     if first["type"] == "json_invalid":
         return Refused(400, 'the body is not JSON: send a JSON object, such as {"history": ["50"]}.')
     more = f" ({len(errors) - 1} more such faults)" if len(errors) > 1 else ""

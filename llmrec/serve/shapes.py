@@ -120,6 +120,7 @@ class Entry(BaseModel):
 class Page(BaseModel):
     """Items in the order of the catalogue."""
 
+    model_config = ConfigDict(ser_json_bytes="base64")  # a column may hold bytes that are no text
     catalogue: str = Field(description="hash of the catalogue that the items are from")
     total: int = Field(description="items in all, of which this is a part")
     start: int

@@ -15,6 +15,7 @@ from llmrec.decode.vllm_engine import engine_arguments
 from llmrec.errors import RunError
 from llmrec.serve.settings import Settings
 
+HEAD = 65_536  # bytes of the line and the headers of a request; vLLM's own 4 MiB fill its memory before any key
 GROUP, NAME = "vllm.endpoint_plugins", "llmrec"
 _GROUPS = ("general", "platform", "io_processor", "stat_logger")  # plugins that VLLM_PLUGINS would shut out
 
@@ -41,6 +42,7 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
         "port": port,
         "shutdown_timeout": math.ceil(settings.grace),
         "disable_uvicorn_access_log": True,
+        "h11_max_incomplete_event_size": HEAD,
     }
     settings = settings.model_copy(update={"state": _temporary_folder() / "catalogue"})
     environment = os.environ | settings.environment() | {"VLLM_PLUGINS": _plugins(), "VLLM_NO_USAGE_STATS": "1"}

@@ -53,5 +53,8 @@ BODIES = (
     b'{"requests": [{"requests": [{"requests": []}]}]}',
     b'{"requests": {"history": []}}',
     b'{"__proto__": {}, "constructor": 1}',
+    b'{"' + b"a" * 500_000 + b'": 1}',
+    b'{"history": ["x"], "k": ' + b"9" * 4_000 + b"}",
+    b'{"history": [], "k": 1, "category": {"' + b"a" * 500_000 + b'": 1}}',
     b"{" + b",".join(b'"x%d": 1' % number for number in range(50_000)) + b"}",
 )

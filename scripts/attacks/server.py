@@ -136,10 +136,10 @@ def garbage_behind_a_request(url: str, key: str) -> None:
 def floods_of_headers(url: str, key: str) -> None:
     """Headers and addresses without end are cut off."""
     for flood in (
-        head("", "X: " + "y" * 8_000_000),
-        head("", *(f"X-{number}: y" for number in range(400_000))),
-        head("", method="GET", path="/" + "a" * 8_000_000),
-        head("", method="G" * 8_000_000),
+        head("", "X: " + "y" * 1_000_000),
+        head("", *(f"X-{number}: y" for number in range(100_000))),
+        head("", method="GET", path="/" + "a" * 1_000_000),
+        head("", method="G" * 1_000_000),
     ):
         received, closed = send(url, flood)
         assert closed and set(statuses(received)) <= {400, 414, 431}, f"{len(flood)} bytes of a head were taken in"

@@ -35,13 +35,14 @@ def app(figures, read):
         read.append(await request.body())
         return PlainTextResponse("done")
 
-    app = Starlette(routes=[Route("/take/{name}", route, methods=["GET", "POST"])])
+    paths = ("/v1/take/{name}", "/steer")
+    app = Starlette(routes=[Route(path, route, methods=["GET", "POST"]) for path in paths])
     limits = Limits(body=100, read_timeout=0.1)
-    app.add_middleware(Gate, keys=Keys(KEY, None), limits=limits, door=Door(1), figures=figures)
+    app.add_middleware(Gate, keys=Keys(KEY, ADMIN), limits=limits, door=Door(1), figures=figures)
     return app
 
 
-def ask(app, headers, *messages, path="/take/x"):
+def ask(app, headers, *messages, path="/v1/take/x"):
     """The status and headers of the answer to a request whose body comes in these ASGI messages, and then nothing."""
     sent, rest = [], list(messages)
 
@@ -90,10 +91,16 @@ def test_a_request_of_two_lengths_is_refused_and_its_connection_closed(app, read
     assert status == 400 and answer[b"connection"] == b"close" and not read
 
 
+def test_routes_that_steer_the_server_want_the_key_of_the_admin(app, read):
+    for key, status in (("", 401), (KEY, 403), (ADMIN, 200)):
+        assert ask(app, {"authorization": f"Bearer {key}"}, part(b"", False), path="/steer")[0] == status
+    assert len(read) == 1 and ask(app, {}, path="/nothing")[0] == 404
+
+
 def test_every_refusal_is_counted_by_route_and_all_unknown_paths_are_one(app, figures):
-    for path in ("/take/a", "/take/b", "/x", "/y/z"):
+    for path in ("/v1/take/a", "/v1/take/b", "/x", "/y/z"):
         assert ask(app, {"authorization": "Bearer wrong"}, path=path)[0] == 401
-    ask(app, {"content-length": "101"}, path="/take/c")
+    ask(app, {"content-length": "101"}, path="/v1/take/c")
     ask(app, {}, path="/nothing")
     found = {
         (sample.labels["route"], sample.labels["status"]): sample.value
@@ -101,7 +108,7 @@ def test_every_refusal_is_counted_by_route_and_all_unknown_paths_are_one(app, fi
         for sample in family.samples
         if sample.name.endswith("_total")
     }
-    wanted = {("/take/{name}", "401"): 2, ("other", "401"): 2, ("/take/{name}", "413"): 1, ("other", "404"): 1}
+    wanted = {("/v1/take/{name}", "401"): 2, ("other", "401"): 2, ("/v1/take/{name}", "413"): 1, ("other", "404"): 1}
     assert found == wanted
 
 

@@ -1,13 +1,18 @@
 """The catalogue over HTTP, page by page."""
 
 import asyncio
+import json
+from dataclasses import replace
+from datetime import datetime
 
 import httpx
+import pyarrow as pa
 import pytest
 from serving import ADMIN, CLIENT, KEY
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.app import build
+from llmrec.serve.browse import page
 from llmrec.serve.keys import Keys
 from llmrec.serve.settings import Settings
 
@@ -53,3 +58,12 @@ def test_what_is_no_page_is_refused_by_name(get, query):
 
 def test_a_server_says_whether_it_takes_queries(get):
     assert get("/version").json()["queries"] is False
+
+
+def test_columns_of_any_type_can_be_shown(served):
+    catalogue = Catalogue.load(served.run / "catalogue")
+    count, values = catalogue.items.num_rows, [b"\xff\xfe", float("nan"), [{"a": b"\x80"}], datetime(2020, 1, 2), 2**60]
+    for number, value in enumerate(values):
+        items = catalogue.items.append_column(f"x{number}", pa.array([value] * count))
+        shown = page(replace(catalogue, items=items), 0, 1).model_dump_json()
+        assert f"x{number}" in json.loads(shown)["items"][0]["columns"]

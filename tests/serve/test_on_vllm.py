@@ -108,7 +108,9 @@ def test_vllm_s_own_routes_stay_behind_the_same_key(vllm, client, served):
         assert httpx.get(vllm + path).status_code == 401
         assert client.get(path).status_code == 200
     assert httpx.get(f"{vllm}/health").status_code == 200
-    assert httpx.post(f"{vllm}/scale_elastic_ep", json={}).status_code == 401
+    for path in ("/scale_elastic_ep", "/inference/v1/abort_requests"):
+        assert httpx.post(vllm + path, json={}).status_code == 401 and client.post(path, json={}).status_code == 403
+    assert client.post("/scale_elastic_ep", json={}, headers=MASTER).status_code == 400
     assert client.get("/version").json()["engine"] == "vllm"
     metrics = client.get("/metrics").text
     assert "llmrec_invalid_items_total 0.0" in metrics and "vllm:" in metrics

@@ -178,12 +178,11 @@ def test_an_export_is_served_and_knows_no_users(served, tmp_path):
         assert refused.status_code == 422 and says in refused.json()["error"]["message"]
 
 
+WORDS = ["i1", "u1", "drama", "kind", "", 1, []]
+FIELDS = ["history", "user", "k", "allow", "deny", "requests", "category", "query", "exclude_seen", "kind"]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["i1", "u1"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["history", "user", "k", "deny", "requests", "category"]), inner, max_size=4)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=8,
 )
 
