@@ -161,8 +161,8 @@ class Desk:
         limits, items = self.limits, len(self.catalogue.item_ids)
         if (ask.history is None) == (ask.user is None):
             raise Refused(422, "say for whom: either `history` or `user`.", "history")
-        if ask.k > min(limits.k, items):
-            raise Refused(422, f"k is {str(ask.k)[:20]}, but at most {min(limits.k, items)} items are given at a time.", "k")
+        if ask.k > (most := min(limits.k, items)):
+            raise Refused(422, f"k is {str(ask.k)[:20]}, but at most {most} items are given at a time.", "k")
         for name, listed, most in (
             ("history", ask.history, limits.history),
             ("allow", ask.allow, limits.listed),
