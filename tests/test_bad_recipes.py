@@ -123,7 +123,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "true for epochs": ("train: [{epochs: true}]\n", "train.0.epochs"),
     "rate of inf": ("train: [{learning_rate: .inf}]\n", "train.0.learning_rate"),
     "true for a weight": ("tasks: {rating: true}\n", "tasks.rating"),
-    "true for a cap": ("tasks: {caps: {rating: true}}\n", "tasks.caps.rating"),
+    "true for a cap": ("tasks: {caps: {rating: true}}\n", "tasks.caps: rating: should be a number"),
     "weight of inf": ("tasks: {rating: .inf}\n", "tasks.rating"),
     "rating of nan": ("data: {min_rating: .nan}\n", "data.min_rating"),
     "batch of 2^64": (f"train: [{{batch: {2**64}}}]\n", "train.0.batch"),

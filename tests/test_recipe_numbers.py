@@ -54,3 +54,10 @@ def test_a_seed_is_refused_with_its_range_and_the_largest_is_taken() -> None:
     for seed in (2**63, -1):
         with pytest.raises(RecipeError, match=rf"seed: .*(9223372036854775807|0).*{seed}"):
             read("", PATH, [f"seed={seed}"])
+
+
+def test_the_schema_knows_the_bounds() -> None:
+    schema = Recipe.model_json_schema()
+    assert schema["properties"]["seed"]["maximum"] == 2**63 - 1
+    assert schema["$defs"]["Data"]["properties"]["max_users"]["anyOf"][0]["minimum"] == 1
+    assert '"ge"' not in str(schema).replace("'", '"')
