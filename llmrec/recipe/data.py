@@ -105,7 +105,9 @@ class Data(Part):
         None, description="items to keep: all, or those with events left; seen for raw Amazon files, all otherwise"
     )
     max_users: Positive | None = Field(None, description="keep a seeded sample of the users")
-    max_bad_rows: Annotated[Int, Field(ge=0)] = Field(0, description="malformed rows to drop before giving up")
+    max_bad_rows: Annotated[int, Field(ge=0, le=2**53)] = Field(
+        0, description="malformed rows to drop before giving up"
+    )
     split: Literal["leave-one-out", "temporal", "cold-items", "cold-users", "column"] = "leave-one-out"
     held_out: Annotated[Float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share for validation, and as much for test; leave-one-out and column do not use it"
