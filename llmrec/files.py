@@ -9,43 +9,63 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llmrec.errors import RunError
 
+_ELSEWHERE = "Choose another place with `--out DIR`"
+REASONS = {  # why the system refuses a file, and what to do about it
+    errno.ENOSPC: ("the disk is full", "Free some space or choose another place with `--out DIR`"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another place with `--out DIR`"),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission is denied", "Choose a place that you may write to with `--out DIR`"),
+    errno.EPERM: ("the system does not permit it", _ELSEWHERE),
+    errno.EFBIG: ("the file grew larger than the system takes", _ELSEWHERE),
+    errno.EBUSY: ("it is a mount point, or in use", _ELSEWHERE),
+    errno.ENAMETOOLONG: ("the name is longer than the system takes", "Choose a shorter one with `--out DIR`"),
+    errno.ENOTDIR: ("a file is in the way, where a folder must be", _ELSEWHERE),
+    errno.EISDIR: ("a folder is in the way, where a file must be", _ELSEWHERE),
+    errno.EEXIST: ("something else is there", _ELSEWHERE),
+    errno.ELOOP: ("its links go round in a circle", _ELSEWHERE),
+}
+
 
 @contextlib.contextmanager
 def explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a message that names the place.
+    """Turn a full or read-only disk, or a name that cannot be, into a message that names the place.
 
     Raises:
-        RunError: the disk is full, read-only, or closed to this user.
+        RunError: the system refuses to write there, or to read another file in the block, for a known reason.
     """
+    if "\0" in str(path):
+        raise RunError(f"{str(path)!r} holds a NUL, which no name can. Choose another place with `--out DIR`.")
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: ("the disk is full", "Free some space or choose another place with `--out DIR`"),
-            errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another place with `--out DIR`"),
-            errno.EROFS: ("the file system is read-only", "Choose another place with `--out DIR`"),
-            errno.EACCES: ("permission is denied", "Choose a place that you may write to with `--out DIR`"),
-        }
-        if error.errno not in reasons:
+        if error.errno not in REASONS:
             raise
-        what, remedy = reasons[error.errno]
+        what, remedy = REASONS[error.errno]
+        if error.filename and not str(error.filename).startswith(str(path.parent)):
+            raise RunError(f"{error.filename} cannot be used: {what}.") from error
         raise RunError(f"cannot write {path}: {what}. {remedy}; nothing half-written is kept.") from error
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` only when the block ends well."""
+    """A path to write to, which takes the place of `path` only when the block ends well.
+
+    Raises:
+        RunError: a folder or a device is there, or the disk takes no more.
+    """
     with explain_disk(path):
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}. Name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
-        temporary = Path(name)
+        temporary = Path(name).absolute()  # DuckDB and Arrow take ~ for a home, and a colon for an address
         try:
             yield temporary
             with temporary.open("rb") as written:
@@ -57,20 +77,59 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path` only when the block ends well."""
+def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `path` only when the block ends well.
+
+    Args:
+        path: where it goes.
+        replaces: whether a folder that is there and not empty may be deleted for it: only one that llmrec made.
+
+    Raises:
+        RunError: something is there that may not be replaced, or the disk takes no more.
+    """
     with explain_disk(path):
+        path = path.absolute()  # as in `atomic_file`
+        _refuse_occupied(path, replaces)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary, before = (_free_name(path, ending, replaces) for ending in ("partial", "replaced"))
         temporary.mkdir()
+        (temporary / _OURS).touch()
         try:
             yield temporary
+            _refuse_occupied(path, replaces)
+            (temporary / _OURS).unlink()
             if path.exists():
-                shutil.rmtree(path)
+                path.replace(before)
             temporary.replace(path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if before.exists() and not path.exists():
+                before.replace(path)
+            for folder in (temporary, before):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+_OURS = ".llmrec-partial"  # in a folder that is being filled: whatever stopped the process, it may be deleted
+
+
+def _refuse_occupied(path: Path, replaces: Callable[[Path], bool]) -> None:
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        what = "a link" if path.is_symlink() else "no folder"
+        raise RunError(f"{path} is {what}, and is not replaced. Move it away, or name another folder.")
+    if any(path.iterdir()) and not replaces(path):
+        raise RunError(
+            f"{path} holds files that llmrec is not known to have made, and is not replaced. Move it away, or name "
+            "another folder."
+        )
+
+
+def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Path:
+    """A hidden name beside a path; what a killed process of ours left there is deleted, and nothing else."""
+    folder = path.with_name(f".{path.name}.{ending}")
+    if folder.is_dir() and not folder.is_symlink() and ((folder / _OURS).is_file() or replaces(folder)):
+        shutil.rmtree(folder)
+    return path.with_name(f"{folder.name}-{os.getpid()}") if os.path.lexists(folder) else folder
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,13 +147,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        RunError: the file is missing or is not JSON.
+        RunError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing. Was the run finished? `llmrec run` goes on where it was.") from error
-    except ValueError as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}). See that it is a file that you may read.") from error
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is not valid JSON ({error}). If a run made it, delete it and run again; else mend it."
         ) from error

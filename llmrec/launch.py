@@ -19,6 +19,7 @@ from typing import Any
 
 from llmrec import errors, shipped
 from llmrec.errors import LlmrecError, RunError
+from llmrec.files import explain_disk
 from llmrec.recipe import Launch
 from llmrec.supervise import Child
 
@@ -42,9 +43,12 @@ def train(launch: Launch, out: Path, progress: Callable[[float], None], lock: in
     """
     if not (out / "recipe.yaml").is_file():
         raise RunError(f"{out} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see.")
-    log = out / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as kept, _started(command(launch, out), out, kept, lock) as process:
+    log = out / (f"logs/launch-{launch.rank}.log" if launch.rank else LOG)  # machines share the folder
+    with explain_disk(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # where it is a link, what it leads to is not cut
+        opened = log.open("x")
+    with opened as kept, _started(command(launch, out), out, kept, lock) as process:
         known = _follow(process, kept, progress)
         code = process.wait()
     if known:

@@ -19,11 +19,12 @@ from llmrec import extras, judging, launch, shipped
 from llmrec.data import dataset as data
 from llmrec.data import sources
 from llmrec.data.dataset import Dataset
-from llmrec.errors import RunError
+from llmrec.errors import DataError, RunError
 from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Aligning, Recipe, Sft
 from llmrec.recipe_file import dump, without_places
+from llmrec.run_folder import is_stage, refuse_below, refuse_foreign
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.train import together, trackers
 
@@ -58,6 +59,8 @@ def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda st
     if _reaches(until, "train"):
         _check_training(recipe, recipe.launch.processes)
         launch.check(recipe.launch)
+    check_folder(recipe, out)
+    out = out.absolute()  # DuckDB and Arrow take ~ for a home, and a colon for an address
     if recipe.launch.rank:
         launch.train(recipe.launch, out, lambda done: tell("train", done))  # machine 0 does all the rest
         return out
@@ -85,12 +88,16 @@ def train(recipe: Recipe, out: Path, tell: Tell = lambda stage, done: None) -> P
         LlmrecError: see the stages.
         RunError: the folder is in use, or cannot be written.
     """
-    if together.world() == 1 and os.environ.get(launch.HELD) != str(out.resolve()):
+    held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
+    if together.world() == 1 and not held:
         return run(recipe, out, "train", tell)
     extras.need("train")
     _check_training(recipe, together.world())
+    if not held:
+        check_folder(recipe, out)
+    out = out.absolute()
     together.begin()
-    mine = together.is_first() and os.environ.get(launch.HELD) != str(out.resolve())
+    mine = together.is_first() and not held
     with lock(out) if mine else contextlib.nullcontext():
         if mine:
             write_text(out / "recipe.yaml", dump(recipe))
@@ -130,6 +137,25 @@ def _check_training(recipe: Recipe, processes: int) -> None:
             stage.pass_rows(processes)
         except ValueError as error:
             raise RunError(f"train.{number}.{error}.") from None
+
+
+def check_folder(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder that is not a run's, or that holds what the recipe reads, before anything is made or replaced.
+
+    Args:
+        recipe: of the run.
+        out: the run folder, made or not.
+
+    Raises:
+        RunError: see `run_folder`.
+    """
+    refuse_foreign(out)
+    named = {"data.interactions": recipe.data.interactions, "data.items": recipe.data.items}
+    named |= {"model.base": recipe.model.base, "model.from": recipe.model.start}
+    named |= {"tasks.oracle.cache": recipe.tasks.oracle.cache} if recipe.tasks.oracle else {}
+    refuse_below(((key, path) for key, path in named.items() if path), out)
+    with contextlib.suppress(DataError):  # what is missing is told by the stage that reads it
+        refuse_below(((f"data.source: {recipe.data.source}", path) for _, path in sources.given(recipe.data)), out)
 
 
 def _reaches(until: str, stage: str) -> bool:
@@ -207,8 +233,8 @@ def _train(
 ) -> None:
     """The training stages; a process that holds the run's lock may start others where the recipe asks for them."""
     planned = [out / f"train-{number}-{part.method}" for number, part in enumerate(recipe.train, 1)]
-    for stale in set(out.glob("train-*-*")) - set(planned):
-        if together.is_first():
+    for stale in set(trained_folders(out)) - set(planned):
+        if together.is_first() and is_stage(stale) and not stale.is_symlink():
             shutil.rmtree(stale)
     elsewhere = None
     if held is not None and not recipe.launch.alone:
@@ -334,8 +360,9 @@ def trained_folder(out: Path) -> Path:
 
 def trained_folders(out: Path) -> list[Path]:
     """The folders of all finished training stages of a run, in order."""
-    found = sorted(out.glob("train-*-*"), key=lambda path: int(path.name.split("-")[1]))
-    return [folder for folder in found if (folder / "made.json").is_file()]
+    found = [path for path in out.glob("train-*-*") if path.name.split("-")[1].isdecimal()]
+    whole = [folder for folder in found if (folder / "made.json").is_file()]
+    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
 
 
 _MAKERS = dict(zip(STAGES, (_data, _items, _catalogue, _tasks, _train, _evaluate, _report), strict=True))

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmrec.files import write_json
+from llmrec.errors import RunError
+from llmrec.files import read_json, write_json
 from llmrec.git import commit
 from llmrec.stage import device, versions
 
@@ -20,7 +21,13 @@ def write_result(path: Path, command: str, figures: dict[str, Any], **about: Any
         command: what prints these figures again.
         figures: the numbers.
         about: protocol, seeds, hashes of recipe and data, dtype, threads, …
+
+    Raises:
+        RunError: another file than a result is there.
     """
+    before = read_json(path) if path.is_file() else {"command": "", "figures": {}}
+    if not isinstance(before, dict) or not before.keys() >= {"command", "figures"}:
+        raise RunError(f"{path} is no result, and is not replaced. Move it away, or choose another folder with --out.")
     write_json(
         path,
         {

@@ -18,6 +18,7 @@ from llmrec import __version__, peak
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, read_json, write_json
 from llmrec.git import commit
+from llmrec.run_folder import LOCK, is_stage, refuse_foreign
 
 MADE = "made.json"
 
@@ -62,7 +63,7 @@ class Stage:
         if not self.is_made():
             started = time.monotonic()
             peak.reset()
-            with atomic_folder(self.folder) as temporary:
+            with atomic_folder(self.folder, is_stage) as temporary:
                 facts = make(temporary)
                 output = hash_folder(temporary, without=(MADE, "log.jsonl"))
                 write_json(temporary / MADE, self._made(output, facts, time.monotonic() - started))
@@ -112,24 +113,29 @@ def device() -> str:
 
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[int]:
-    """Hold a run folder, by a file descriptor that children may hold on to; a second process is told who holds it.
+    """Hold a run folder, by a file descriptor that children may hold on to; it is made and marked as a run's.
 
     Raises:
-        RunError: somebody else does.
+        RunError: another process holds it, it cannot be made, or it holds other files than a run's.
     """
+    refuse_foreign(run)
     with explain_disk(run):
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a+")
-    with file:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            raise RunError(
+                f"{run} cannot be made: its parent takes no folders. Choose another with --out DIR."
+            ) from None
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunError(
                 f"{run} is in use by {holder}. Wait for it, stop it, or write elsewhere with --out DIR."
             ) from None
-        file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.truncate()  # only now: this line marks the folder as a run's, also for who reads it at this moment
         file.flush()
         yield file.fileno()

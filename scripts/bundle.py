@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -146,14 +145,23 @@ class Pieces:
             self.file.close()
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier bundle."""
+    ours = re.compile(r"piece-\d+|SHA256SUMS|run\.sh")
+    if folder.exists() and not all(file.is_file() and ours.fullmatch(file.name) for file in folder.iterdir()):
+        raise SystemExit(f"{folder} holds other files than a bundle, and is left as it is. Name another with --to.")
+
+
 def pack(options: argparse.Namespace) -> None:
     """Prepare the run, and write pieces, their hashes and run.sh."""
+    refuse_foreign(options.to)
     path = shipped.recipe(options.recipe)
     recipe = load(path, options.set, options.tiny)
     run = options.runs / (options.name or path.stem)
     pipeline.run(recipe, run, "tasks")
-    shutil.rmtree(options.to, ignore_errors=True)
-    options.to.mkdir(parents=True)
+    options.to.mkdir(parents=True, exist_ok=True)
+    for file in options.to.iterdir():
+        file.unlink()
     with tempfile.TemporaryDirectory() as folder:
         if not options.no_wheels:
             qlora = "qlora" in {recipe.model.adapt, *(stage.adapt for stage in recipe.train)}

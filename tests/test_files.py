@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +42,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "a") as temporary:
         (temporary / "old").write_text("before")
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "a") as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "a", lambda folder: True) as temporary:
         (temporary / "new").write_text("half")
         raise ZeroDivisionError
     assert names(tmp_path / "a") == ["old"]
@@ -48,17 +51,99 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_new_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with atomic_folder(tmp_path / "a") as temporary:
+        with atomic_folder(tmp_path / "a", lambda folder: True) as temporary:
             (temporary / name).write_text("")
     assert names(tmp_path / "a") == ["new"]
+    assert names(tmp_path) == ["a"]
 
 
-def test_what_a_killed_process_left_half_written_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / ".a.partial").mkdir()
-    (tmp_path / ".a.partial" / "junk").write_text("half")
-    with atomic_folder(tmp_path / "a") as temporary:
-        (temporary / "b").write_text("")
-    assert names(tmp_path / "a") == ["b"]
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_folder_with_files_of_somebody_else_is_never_replaced(when: str, tmp_path: Path) -> None:
+    def fill() -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "mine").write_text("kept")
+
+    if when == "before":
+        fill()
+    with (
+        pytest.raises(RunError, match=r"a holds files that llmrec is not known to have made"),
+        atomic_folder(tmp_path / "a") as temporary,
+    ):
+        (temporary / "ours").write_text("")
+        fill()
+    assert (tmp_path / "a" / "mine").read_text() == "kept"
+    assert names(tmp_path) == ["a"]
+
+
+def test_links_files_and_devices_are_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("kept")
+    for name, kind in (("link", "a link"), ("dangling", "a link"), ("file", "no folder"), ("pipe", "no folder")):
+        path = tmp_path / name
+        match name:
+            case "link":
+                path.symlink_to(tmp_path / "elsewhere")
+            case "dangling":
+                path.symlink_to(tmp_path / "nowhere")
+            case "file":
+                path.write_text("kept")
+            case "pipe":
+                os.mkfifo(path)
+        with pytest.raises(RunError, match=f"{name} is {kind}, and is not replaced"), atomic_folder(path, bool):
+            pass
+    assert (tmp_path / "elsewhere" / "mine").read_text() == (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_failure_while_a_folder_is_replaced_puts_the_old_one_back(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("before")
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "a", lambda folder: True) as temporary:
+        shutil.rmtree(temporary)
+    assert (tmp_path / "a" / "old").read_text() == "before"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("ending", ["partial", "replaced"])
+def test_what_a_killed_process_left_is_cleared_and_what_others_call_so_is_not(ending: str, tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, sys\nfrom llmrec.files import atomic_folder\n"
+        "with atomic_folder(pathlib.Path(sys.argv[1])) as folder: (folder / 'half').touch(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "killed"], check=False)
+    assert names(tmp_path) == [".killed.partial"]
+    (tmp_path / f".a.{ending}").mkdir()
+    (tmp_path / f".a.{ending}" / "mine").write_text("kept")
+    for name in ("a", "killed"):
+        with atomic_folder(tmp_path / name) as temporary:
+            (temporary / "b").write_text("")
+        assert names(tmp_path / name) == ["b"]
+    assert names(tmp_path) == [f".a.{ending}", "a", "killed"]
+    assert (tmp_path / f".a.{ending}" / "mine").read_text() == "kept"
+
+
+def test_a_file_takes_the_place_of_nothing_but_a_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("folder", "a folder"), ("pipe", "no regular file")):
+        with pytest.raises(RunError, match=f"{name} is {kind}"):
+            write_text(tmp_path / name, "new")
+    assert names(tmp_path) == ["folder", "pipe"]
+
+
+def test_a_name_that_cannot_be_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for bad in ("x" * 300, "a\0b", "file/below", "round/below"):
+        for kind in (atomic_file, atomic_folder):
+            with pytest.raises(RunError, match="--out DIR"), kind(tmp_path / bad):
+                pass
+    assert names(tmp_path) == ["file", "round"]
+
+
+def test_another_file_that_cannot_be_read_is_told_by_its_own_name(tmp_path: Path) -> None:
+    words = r"^/elsewhere/log\.csv cannot be used: permission is denied"
+    with pytest.raises(RunError, match=words), atomic_folder(tmp_path / "a"):
+        raise OSError(errno.EACCES, "no", "/elsewhere/log.csv")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
@@ -107,3 +192,15 @@ def test_the_hash_of_a_folder_knows_names_and_contents_but_not_hidden_or_made_fi
     assert hash_folder(tmp_path) == first
     (tmp_path / "sub" / "a").rename(tmp_path / "a")
     assert hash_folder(tmp_path) != first
+
+
+def test_a_result_takes_the_place_of_a_result_alone(tmp_path: Path) -> None:
+    from llmrec.results import write_result
+
+    for _ in range(2):
+        write_result(tmp_path / "new.json", "llmrec bench", {"speed": 1})
+    for content in ("{}", "[]", "3", "not JSON"):
+        (tmp_path / "mine.json").write_text(content)
+        with pytest.raises(RunError, match=r"mine\.json is "):
+            write_result(tmp_path / "mine.json", "llmrec bench", {"speed": 1})
+        assert (tmp_path / "mine.json").read_text() == content

@@ -18,6 +18,7 @@ FLOORS = {
             "files",
             "recipe",
             "recipe_file",
+            "run_folder",
             "seed",
             "contracts",
             "embedded",
@@ -63,7 +64,9 @@ FLOORS = {
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
 NEIGHBOURS = {
     ("embedded", "files"),
+    ("run_folder", "files"),
     ("recipe_file", "shipped"),
+    ("recipe_file", "addresses"),
     ("recipe_file", "files"),
     ("recipe_file", "recipe"),
     ("bench", "results"),

@@ -58,7 +58,7 @@ class Cleaned:
         self._copy(dropped, folder / "dropped.parquet")
 
     def _copy(self, query: str, path: Path) -> None:
-        name = str(path).replace("'", "''")
+        name = str(path.absolute()).replace("'", "''")  # a name that begins with ~ would be a home to DuckDB
         self._db.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION snappy, {_PLAIN})")
 
 

@@ -77,7 +77,7 @@ def derive_items(look: Look, target: Path, force: bool = False) -> None:
         f"SELECT {query} FROM (SELECT DISTINCT item_id FROM log WHERE item_id IS NOT NULL) AS items ORDER BY item_id"
     )
     db.register("found", found.to_arrow_table())
-    db.execute(f"COPY found TO '{str(target).replace(chr(39), chr(39) * 2)}' (FORMAT csv, HEADER)")
+    db.execute(f"COPY found TO '{str(target.absolute()).replace(chr(39), chr(39) * 2)}' (FORMAT csv, HEADER)")
 
 
 def data_part(look: Look, items: Path | None = None) -> Data:
@@ -103,7 +103,7 @@ def data_part(look: Look, items: Path | None = None) -> Data:
         items=str(items or look.catalogue.path),
         columns=columns,
         day_first=look.day_first,
-        max_bad_rows=10**9,
+        max_bad_rows=1 << 40,
     )
 
 

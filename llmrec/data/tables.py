@@ -127,7 +127,7 @@ def kind_of(path: Path) -> str:
 
 def glob_free(path: Path) -> str:
     """A path as DuckDB must be given it to mean just this file, whatever characters its name has."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
+    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path.absolute()))
 
 
 def refuse_many(bad: list[str], max_bad_rows: int) -> None:

@@ -44,7 +44,7 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
     vectors = encode(item_texts(late, recipe.items.text, recipe.items.missing_text), recipe.items.encoder)
     catalogue, report, frozen = build.added(old, late, vectors, recipe.seed)
     folder = run / FOLDER / catalogue.hash[:_DIGITS]
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, lambda same: (same / "catalogue.json").is_file()) as partial:
         frozen.copy(partial)
         catalogue.save(partial, report)
     facts = {"hash": catalogue.hash, "codes kept": len(before.item_ids), "new codes": late.num_rows}

@@ -33,7 +33,7 @@ def kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 25, apart: 
     """(width, dim) float32 centroids of (rows, dim) float32 vectors, by faiss; `apart`: started by k-means++."""
     start = _apart(vectors, width, seed) if apart else None
     with quiet():
-        means = faiss.Kmeans(vectors.shape[1], width, niter=rounds, seed=seed, min_points_per_centroid=1)
+        means = faiss.Kmeans(vectors.shape[1], width, niter=rounds, seed=seed % 2**31, min_points_per_centroid=1)
         means.train(vectors, init_centroids=start)
     return np.array(means.centroids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,11 +24,13 @@ def plain_copy(file: Path, into: Path) -> Path | None:
         into: where the copy is, or shall be.
 
     Returns:
-        `into`; None where it cannot be written.
+        `into`; None where it cannot be written, or something else is there.
     """
     source = hash_file(file)
     if _is_copy(into, source):
         return into
+    if os.path.lexists(into) and (into.is_symlink() or not (into / NOTE).is_file()):
+        return None  # no copy of ours, so it is not replaced
     try:
         shutil.rmtree(into, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as work:

@@ -8,6 +8,7 @@ OUT/figures.json           the table over all systems there
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.errors import RunError
-from llmrec.files import hash_json, read_json, write_json
+from llmrec.files import explain_disk, hash_json, read_json, write_json
 from llmrec.rate.baselines import BASELINES
 from llmrec.rate.cases import Cases, sample
 from llmrec.rate.judge import Judge, sliced
@@ -53,9 +54,10 @@ class Study:
             part: that cases are drawn from: the test, or where learning rates and the like are chosen, `VALID`.
 
         Raises:
-            RunError: the folder was made with another protocol; in what they differ.
+            RunError: the folder was made with another protocol; in what they differ. Or it holds files of others.
             DataError: nothing is held out.
         """
+        _refuse_foreign(out)
         study = cls(ratings, sample(ratings, part, count, places, seed), out, seed)
         path, wanted = out / "protocol.json", study.protocol
         if path.is_file():
@@ -137,6 +139,19 @@ class Study:
 
     def _path(self, system: str) -> Path:
         return self.out / "systems" / f"{slug(system)}.json"
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder with files that no study wrote: some of them may be called as a study's are."""
+    with explain_disk(out):
+        if os.path.lexists(out) and not out.is_dir():
+            raise RunError(f"{out} is no folder. Name another with --out DIR.")
+        found = read_json(out / "protocol.json") if (out / "protocol.json").is_file() else None
+        ours = isinstance(found, dict) and found.keys() >= {"cases", "hash"}
+        if out.is_dir() and any(out.iterdir()) and not ours:
+            raise RunError(
+                f"{out} holds other files and no study of `llmrec rate`. Name another folder with --out DIR."
+            )
 
 
 def _place(name: str) -> list[str | int]:

@@ -16,13 +16,20 @@ run=@RUN@
 
 if [ ! -f "$place/.unpacked" ]; then
   (cd "$here" && sha256sum --quiet -c SHA256SUMS)
-  rm -rf "$place.partial" && mkdir -p "$place.partial"
+  if [ -f "$place.partial/.unpacking" ]; then rm -rf "$place.partial"; fi # a kill left it
+  for folder in "$place.partial" "$place"; do
+    if [ -e "$folder" ] && ! rmdir "$folder"; then
+      echo "$folder holds other files, and is left as it is. Name another place: PLACE=DIR sh run.sh" >&2
+      exit 2
+    fi
+  done
+  mkdir -p "$place.partial" && : >"$place.partial/.unpacking"
   cat "$here"/piece-* | tar xzf - -C "$place.partial"
   if ls "$place.partial"/wheels/*.whl >/dev/null 2>&1; then
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$place.partial/site" "$place.partial"/wheels/*.whl
   fi
   : >"$place.partial/.unpacked"
-  rm -rf "$place" && mv "$place.partial" "$place"
+  mv "$place.partial" "$place"
 fi
 
 export PYTHONPATH="$place/checkout:$place/site${PYTHONPATH:+:$PYTHONPATH}"

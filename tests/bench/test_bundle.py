@@ -35,6 +35,28 @@ def there(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, env=environment)
 
 
+def test_a_folder_with_other_files_is_left_as_it_is(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "piece-000").write_text("ours")
+    (tmp_path / "b" / "mine").write_text("kept")
+    with pytest.raises(SystemExit, match="holds other files than a bundle"):
+        call(monkeypatch, "pack", world, "--to", tmp_path / "b", "--runs", tmp_path / "runs", "--no-wheels")
+    assert (tmp_path / "b" / "mine").read_text() == "kept"
+
+
+def test_a_place_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text((ROOT / "scripts" / "bundle" / "run.sh").read_text().replace("@RUN@", "run"))
+    (tmp_path / "SHA256SUMS").write_text(f"{hash_file(tmp_path / 'run.sh')}  run.sh\n")
+    for name in ("work", "work.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("kept")
+        done = there(tmp_path)
+        assert done.returncode == 2 and "holds other files" in done.stderr
+        assert (tmp_path / name / "mine").read_text() == "kept"
+
+
 def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

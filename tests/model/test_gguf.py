@@ -81,3 +81,11 @@ def test_a_copy_is_made_once_and_again_where_it_or_its_file_is_another(file, tmp
 def test_where_no_copy_can_be_kept_there_is_none(file, tmp_path):
     (tmp_path / "plain").write_text("a file where the folder should be")
     assert plain_copy(file, tmp_path / "plain") is None
+
+
+def test_a_folder_of_somebody_else_where_the_copy_would_be_stays(file, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "mine").write_text("kept")
+    assert plain_copy(file, plain) is None
+    assert (plain / "mine").read_text() == "kept"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from rate_world import world
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
+from llmrec.errors import RunError
 from llmrec.rate.baselines import BASELINES, Bias, GlobalMean, ItemMean, LensKit, UserMean
 from llmrec.rate.cases import sample
 from llmrec.rate.judge import Judge, slices
@@ -163,3 +165,25 @@ def test_a_study_is_a_result_and_a_figure_that_names_every_system(tmp_path: Path
     drawn = figure.read_text()
     assert all(name in drawn for name in found["systems"])
     assert found["systems"]["m 3-shot, parsed"]["rmse"]["mean"] == 0
+
+
+@pytest.mark.parametrize("held", [{"mine.txt": "x"}, {"figures.json": "{}"}, {"protocol.json": "[]"}, {".git": ""}])
+def test_a_folder_with_files_of_others_is_left_as_it_is(held: dict[str, str], tmp_path: Path) -> None:
+    log, out = world(tmp_path), tmp_path / "out"
+    out.mkdir()
+    for name, content in held.items():
+        (out / name).write_text(content)
+    with pytest.raises(RunError, match=r"holds other files and no study .*--out DIR"):
+        Study.open(log, 5, 5, 0, out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == held
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "round", "pipe", "x" * 300, "a\0b"])
+def test_a_place_that_can_be_no_folder_is_told(name: str, tmp_path: Path) -> None:
+    log = world(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="--out DIR"):
+        Study.open(log, 5, 5, 0, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "kept"
