@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from llmrec.errors import RecipeError
@@ -22,10 +23,15 @@ def recipe(name: str) -> Path:
         RecipeError: neither exists; names the shipped ones.
     """
     given = Path(name)
-    if given.suffix in (".yaml", ".yml") and given.is_file():
+    if given.suffix in (".yaml", ".yml") and _is_file(given):
         return given
-    shipped = folder("recipes") / f"{Path(name).stem}.yaml"
-    if shipped.is_file() and given.parent in (Path(), Path("recipes")):
+    shipped = folder("recipes") / f"{given.stem}.yaml"
+    if _is_file(shipped) and given.parent in (Path(), Path("recipes")):
         return shipped
     names = ", ".join(sorted(path.stem for path in folder("recipes").glob("*.yaml")))
-    raise RecipeError(f"there is no recipe '{name}'. Give the path of a YAML file, or one of: {names}")
+    shown = name if len(name) <= 200 else f"{name[:200]}…"
+    raise RecipeError(f"there is no recipe '{shown}'. Give the path of a YAML file, or one of: {names}")
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # pathlib's raises where a name is too long

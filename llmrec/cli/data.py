@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.text import Text
 
-from llmrec.cli.screen import console, say, screen, stages
+from llmrec.cli.screen import console, plain, say, screen, stages
 
 if TYPE_CHECKING:
     from llmrec.data.problems import Checked
@@ -35,8 +36,8 @@ def list_sources(as_json: bool = typer.Option(False, "--json", help="print JSON"
         say(told)
         return
     for one in told:
-        mark = "[green]here[/]   " if one["here"] else "[yellow]missing[/]"
-        screen.print(f"{mark} {one['source']:<20} {one['where']}", highlight=False, soft_wrap=True)
+        mark = Text("here   ", "green") if one["here"] else Text("missing", "yellow")
+        screen.print(mark, f"{one['source']:<20} {one['where']}", soft_wrap=True)
         for key in ("about", "size", "licence", "page"):
             if key in one:
                 screen.print(f"{'':<29}{one[key]}", style="dim", highlight=False, soft_wrap=True, markup=False)
@@ -57,7 +58,7 @@ def fetch_set(
         console.print(f"Terms: {ORIGINS[name].licence}. See {ORIGINS[name].page}", highlight=False, soft_wrap=True)
     with stages() as tell:
         folder = fetch(name, category, mirror, tell)
-    typer.echo(folder)
+    screen.print(str(folder), soft_wrap=True)
 
 
 @app.command("check")
@@ -99,7 +100,7 @@ def show(
         say(found | {"interactions by tenth of the items": facts.long_tail(dataset)})
         return
     for name, value in found.items():
-        typer.echo(f"{name:<26} {value}")
+        typer.echo(f"{name:<26} {plain(value)}")
     typer.echo("\nInteractions by tenth of the items, most popular first:")
     for place, share in enumerate(facts.long_tail(dataset), 1):
         typer.echo(f"{place * 10:>4} %  {'█' * round(60 * share) or '▏'} {share:.1%}")
@@ -137,11 +138,11 @@ def _of_recipe(path: Path) -> tuple[Data, list[str]]:
 
 def _show(checked: Checked) -> None:
     for note in checked.notes:
-        typer.echo(f"  {note}")
+        typer.echo(f"  {plain(note)}")
     for problem in checked.problems:
-        typer.secho(f"\n{problem.count} {problem.words}", fg="yellow")
+        typer.secho(f"\n{problem.count} {plain(problem.words)}", fg="yellow")
         for place in problem.places:
-            typer.echo(f"  {place}")
+            typer.echo(f"  {plain(place)}")
         if problem.count > len(problem.places):
             typer.echo(f"  … and {problem.count - len(problem.places)} more")
     words = "No problems found." if not checked.problems else f"{len(checked.problems)} kind(s) of problem."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import typer
+from rich.text import Text
 
 from llmrec.cli.screen import say, screen
 from llmrec.extras import EXTRAS, is_there, missing
@@ -30,8 +31,8 @@ def command(as_json: bool = typer.Option(False, "--json", help="print JSON")) ->
         say([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            mark = "[green]ok[/]     " if finding.well else "[yellow]missing[/]"
-            screen.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
+            mark = Text("ok     ", "green") if finding.well else Text("missing", "yellow")
+            screen.print(mark, f"{finding.what}: {finding.detail}")
             if finding.remedy:
                 screen.print(f"        → {finding.remedy}", style="bold", markup=False, highlight=False)
     if any(not finding.well and finding.what.startswith("llmrec needs") for finding in findings):

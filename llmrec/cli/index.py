@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from llmrec.cli.screen import console, say, screen
+from llmrec.cli.screen import console, plain, say, screen
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -36,7 +36,7 @@ def show(
     for name, value in _figures(found).items():
         screen.print(f"{name:<34}{value}", highlight=False, markup=False)
     for title, code in found["examples"]:
-        screen.print(f"{code}  {title}", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"{plain(code)}  {plain(title)}", soft_wrap=True)
 
 
 @app.command()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import typer
 
-from llmrec.cli.screen import say
+from llmrec.cli.paths import named
+from llmrec.cli.screen import plain, say
 
 
 def command(
     files: list[Path] = typer.Argument(help="the interactions and the items: CSV, TSV, JSONL or Parquet, also .gz"),
-    out: Path = typer.Option(Path("recipe.yaml"), help="where the recipe goes"),
+    out: Path = typer.Option("recipe.yaml", parser=named, metavar="PATH", help="where the recipe goes"),
     yes: bool = typer.Option(False, "--yes", "-y", help="ask nothing, take the likeliest answer"),
     force: bool = typer.Option(False, "--force", help="write over a recipe and items that are there"),
     as_json: bool = typer.Option(False, "--json", help="print what was decided as JSON; asks nothing"),
@@ -22,7 +23,7 @@ def command(
     from llmrec.recipe_file import load
 
     quiet = yes or as_json
-    _spare(out, force, quiet)
+    _spare(out, files, force, quiet)
     found = look(files, _first if quiet else _ask)
     derived = _derived(found.log.path, out) if found.one_file else None
     if derived:
@@ -38,24 +39,33 @@ def command(
         say({"recipe": str(out), "why": found.why, "bad_rows": len(size.bad)})
         return
     for line in found.why:
-        typer.echo(f"  {line}")
+        typer.echo(f"  {plain(line)}")
     typer.echo(
         f"  {size.users} users, {size.items} items, {size.events} interactions; "
         f"{len(size.bad)} row(s) do not parse, {size.textless} item(s) have no text"
     )
     if size.bad or size.textless:
         names = " ".join(str(path) for path in files)
-        typer.echo(f"  The rows, one by one: llmrec data check {names}")
-    typer.echo(f"\nWritten: {out}. Read it; then:  llmrec run {out} --tiny")
+        typer.echo(f"  The rows, one by one: llmrec data check {plain(names)}")
+    typer.echo(f"\nWritten: {plain(out)}. Read it; then:  llmrec run {plain(out)} --tiny")
 
 
-def _spare(out: Path, force: bool, quiet: bool) -> None:
-    """Leave a recipe that is there alone, unless told otherwise."""
+def _spare(out: Path, files: list[Path], force: bool, quiet: bool) -> None:
+    """Leave a recipe that is there alone, unless told otherwise, and the files that it is about in any case."""
     from llmrec.errors import RecipeError
+    from llmrec.files import explain_disk
 
-    if not out.exists() or force:
+    with explain_disk(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists() and not out.is_file():
+            raise RecipeError(f"{out} is no regular file. Write elsewhere with --out FILE.")
+        if not out.exists():
+            return
+    if any(file.exists() and file.samefile(out) for file in files):
+        raise RecipeError(f"{out} is one of the files that the recipe is about. Write elsewhere with --out FILE.")
+    if force:
         return
-    if quiet or not typer.confirm(f"{out} is there already. Write over it?", err=True):
+    if quiet or not typer.confirm(f"{plain(out)} is there already. Write over it?", err=True):
         raise RecipeError(f"{out} is there already. Write elsewhere with --out FILE, or over it with --force.")
 
 
@@ -69,9 +79,9 @@ def _first(question: str, best: str, answers: list[str]) -> str:
 
 
 def _ask(question: str, best: str, answers: list[str]) -> str:
-    typer.echo(question, err=True)
+    typer.echo(plain(question), err=True)
     for number, answer in enumerate(answers, 1):
-        typer.echo(f"  {number}  {answer}", err=True)
+        typer.echo(f"  {number}  {plain(answer)}", err=True)
     chosen = 0
     while not 1 <= chosen <= len(answers):
         chosen = typer.prompt("Number", default=answers.index(best) + 1, type=int, err=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
+from rich.text import Text
 
 from llmrec import __version__
 from llmrec.cli import (
@@ -33,6 +35,7 @@ from llmrec.cli import (
 )
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
+from llmrec.files import REASONS
 from llmrec.quiet import quieten
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -66,19 +69,27 @@ def _options(
     """Options of every verb."""
 
 
+def _end(kind: str, message: str) -> NoReturn:
+    """End with a known error."""
+    console.print(Text(f"{kind}:", "bold red"), message)
+    sys.exit(2)
+
+
 def main() -> None:
     """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     quieten()
     interrupt.watch()
-    warnings.showwarning = lambda message, *rest, **more: console.print(f"[yellow]note:[/] {message}", highlight=False)
+    warnings.showwarning = lambda message, *rest, **more: console.print(Text("note:", "yellow"), str(message))
     try:
         app()
     except LlmrecError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(2)
+        _end(type(error).__name__, str(error))
+    except OSError as error:
+        if error.filename is None or error.errno not in REASONS:
+            raise
+        _end("RunError", f"{str(error.filename)[:300]} cannot be used: {REASONS[error.errno][0]}.")
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             console.print("\nStopped. Nothing is lost: the same command goes on where it was.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llmrec.cli.paths import named
 from llmrec.cli.screen import console, say, screen, stages
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ def command(
     dtype: str = typer.Option("bfloat16", help="of the weights when asked: bfloat16 or float32"),
     scale: str = typer.Option(None, help="LOW:HIGH or LOW:HIGH:STEP, where the ratings do not show it"),
     sensitivity: int = typer.Option(0, min=0, help="cases to ask again in other wordings and orders of the history"),
-    seed: int = typer.Option(42, min=0, help="of split, cases, examples and training"),
-    out: Path = typer.Option(None, help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"),
+    seed: int = typer.Option(42, min=0, max=2**63 - 1, help="of split, cases, examples and training"),
+    out: Path = typer.Option(
+        None, parser=named, metavar="PATH", help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"
+    ),
     tiny: bool = typer.Option(False, help="two layers with random weights: proves the path, no hub"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
@@ -117,9 +120,11 @@ def _data(text: str, category: str | None) -> Data:
 
 
 def _endpoint(url: str, model: str, scale: Scale, patience: float, tries: int) -> Engine:
+    from llmrec import addresses
     from llmrec.rate.on_endpoint import OnEndpoint
     from llmrec.text.endpoint import Endpoint
 
+    addresses.name(url)
     return OnEndpoint(Endpoint(url, model, patience, tries), scale)
 
 

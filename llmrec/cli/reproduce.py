@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec.cli.screen import console, say, screen, stages
+from llmrec.cli.paths import named
+from llmrec.cli.screen import console, named_run, say, screen, stages
 
 if TYPE_CHECKING:
     from llmrec.reproducing import Figure, Pinned
@@ -22,7 +23,7 @@ MISSED = 1
 def command(
     result: Path = typer.Argument(help="such as results/beauty-nano.json"),
     seed: int = typer.Option(None, help="one of the result's seeds; its first otherwise"),
-    out: Path = typer.Option(None, help="run folder; runs/RESULT-again-SEED otherwise"),
+    out: Path = typer.Option(None, parser=named, metavar="PATH", help="run folder; runs/RESULT-again-SEED otherwise"),
     ledger: Path = typer.Option("results/ledger.jsonl", help="where a look at a shut test part is written down"),
     tiny: bool = typer.Option(False, help="the same path at a very small size, judged on nothing but that it ends"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe that would be run, and stop"),
@@ -39,7 +40,7 @@ def command(
         typer.echo(dump(recipe), nl=False)
         return
     run = out or Path("runs") / f"{told.name}-{'tiny' if tiny else 'again'}-{recipe.seed}"
-    console.print(f"[bold]{told.name}[/], seed {recipe.seed} → {run}", highlight=False)
+    console.print(named_run(told.name, run, f", seed {recipe.seed}"))
     with stages() as tell:
         if tiny:
             pipeline.run(recipe, run, "evaluate", tell)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec.cli.screen import console, metrics_table, say, screen, show_example, stages
+from llmrec.cli.paths import named
+from llmrec.cli.screen import console, metrics_table, named_run, say, screen, show_example, stages
 
 if TYPE_CHECKING:
     from llmrec.recipe import Recipe
@@ -18,7 +19,7 @@ def command(
     overrides: list[str] = typer.Argument(None, help="changes such as `train.0.epochs=2`", metavar="[KEY=VALUE]..."),
     tiny: bool = typer.Option(False, help="the same path at a very small size"),
     until: str = typer.Option("report", help="last stage: data, items, catalogue, tasks, train, evaluate or report"),
-    out: Path = typer.Option(None, help="run folder; runs/RECIPE otherwise"),
+    out: Path = typer.Option(None, parser=named, metavar="PATH", help="run folder; runs/RECIPE otherwise"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
     as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
 ) -> None:
@@ -35,7 +36,8 @@ def command(
         typer.echo(dump(plan), nl=False)
         return
     run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
-    console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
+    pipeline.check_folder(plan, run)
+    console.print(named_run(path.stem, run))
     _warn(plan, run)
     with stages() as tell:
         pipeline.run(plan, run, until, tell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +15,48 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from llmrec.cli import interrupt
 
-console = Console(stderr=True)
-screen = Console()
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    """A text on one line as it is, its control characters as escapes, such as \\x1b: it steers no terminal.
+
+    Also of characters that change the direction of a line, and of bytes of a name that are not UTF-8.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+class PlainConsole(Console):
+    """A console that prints every text as it is, also in a table: neither rich's markup nor codes of emoji are read.
+
+    Control characters but line ends are escaped. Styles are given by `style=` and by `rich.text.Text`.
+    """
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # the options are passed on
+        """The text as rich prints it."""
+        return super().render_str("\n".join(plain(line) for line in text.split("\n")), **options)
+
+
+console = PlainConsole(stderr=True)
+screen = PlainConsole()
 
 
 def say(value: Any) -> None:
-    """Print one JSON value on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """Print one JSON value on standard output, control characters as JSON's escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    typer.echo(_CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], text))
+
+
+def named_run(name: str, run: Path, more: str = "") -> Text:
+    """The line above a run's progress: what is run, and into which folder."""
+    return Text.assemble((plain(name), "bold"), f"{more} → {plain(run)}")
 
 
 @contextlib.contextmanager
@@ -33,7 +66,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(30),
         TextColumn("{task.percentage:>4.0f} %"),
         TimeElapsedColumn(),
@@ -46,7 +79,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         def tell(stage: str, done: float) -> None:
             interrupt.check()
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=1.0)
+                tasks[stage] = bars.add_task(plain(stage), total=1.0)
             bars.update(tasks[stage], completed=done)
 
         yield tell
@@ -104,10 +137,10 @@ def show_example(folder: Path) -> None:
     if not examples:
         return
     chosen = next((e for e in examples if e["held_out_rank"] in range(1, 11)), examples[0])
-    screen.print(f"\nUser {chosen['user_id']} last watched or bought (newest last):", style="bold", highlight=False)
+    screen.print(f"\nUser {plain(chosen['user_id'])} last watched or bought (newest last):", style="bold")
     for title in chosen["history"]:
-        screen.print(f"   {title}", markup=False, highlight=False)
+        screen.print(f"   {plain(title)}")
     screen.print("Recommended next:", style="bold")
     for place, title in enumerate(chosen["recommended"], 1):
         mark = "  ← what they took next" if place == chosen["held_out_rank"] else ""
-        screen.print(f"  {place:>2}  {title}{mark}", markup=False, highlight=False)
+        screen.print(f"  {place:>2}  {plain(title)}{mark}")

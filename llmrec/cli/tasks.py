@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmrec.cli.screen import say, screen
+from llmrec.cli.screen import plain, say, screen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,13 +142,18 @@ def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     return piece.replace("\u2581", " ") if "\u2581" in piece else str(tokenizer.decode([token]))
 
 
+def _shown(text: str) -> str:
+    """The text with a replacement character for each control character but line ends, so that places stay."""
+    return "".join(char if char == "\n" or plain(char) == char else "\ufffd" for char in text)
+
+
 def _print(example: dict[str, Any]) -> None:
     from rich.rule import Rule
     from rich.text import Text
 
     about = [f"{name} {example[name]}" for name in ("user_id", "item_id", "label") if example[name] not in ("", None)]
-    screen.print(Rule(f"{example['task']}   {'   '.join(about)}", align="left"))
-    text = Text(example["text"], style="dim")
+    screen.print(Rule(plain(f"{example['task']}   {'   '.join(about)}"), align="left"))
+    text = Text(_shown(example["text"]), style="dim")
     start, end = example["starts"], len(example["text"])
     text.stylize("not dim", start, start + len(example["prompt"]))
     for slot in example["slots"]:
@@ -158,7 +163,8 @@ def _print(example: dict[str, Any]) -> None:
     tokens = Text()
     for token in example["tokens"]:
         style = "bold green" if token["supervised"] else "dim"
-        tokens.append(token["text"].replace("\n", "⏎").replace(" ", "␣") or f"#{token['id']}", style).append("│", "dim")
+        said = plain(token["text"].replace("\n", "⏎").replace(" ", "␣")) or f"#{token['id']}"
+        tokens.append(said, style).append("│", "dim")
     screen.print(tokens, soft_wrap=True)
     predicted = sum(token["supervised"] for token in example["tokens"])
     screen.print(f"{len(example['tokens'])} tokens, {predicted} to predict; weight {example['weight']:g}", style="dim")

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import typer
 
-from llmrec.cli.screen import console, say, stages
+from llmrec.cli.paths import named
+from llmrec.cli.screen import console, named_run, say, stages
 
 
 def command(
     recipe: str = typer.Argument(help="path of a recipe, or the name of a shipped one such as `quickstart`"),
     overrides: list[str] = typer.Argument(None, help="changes such as `train.0.epochs=2`", metavar="[KEY=VALUE]..."),
     tiny: bool = typer.Option(False, help="the same path at a very small size"),
-    out: Path = typer.Option(None, help="run folder; runs/RECIPE otherwise"),
+    out: Path = typer.Option(None, parser=named, metavar="PATH", help="run folder; runs/RECIPE otherwise"),
     as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
     lines: bool = typer.Option(False, "--lines", hidden=True, help="tell progress and errors as lines of JSON"),
 ) -> None:
@@ -40,7 +41,7 @@ def command(
         if lines:
             pipeline.train(plan, run, _tell)
             return
-        console.print(f"[bold]{path.stem}[/] → {run}", highlight=False)
+        console.print(named_run(path.stem, run))
         with stages() as tell:
             pipeline.train(plan, run, tell)
         trained = [str(folder) for folder in pipeline.trained_folders(run)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +90,29 @@ def test_items_derived_from_a_log_are_not_written_over(llmrec: Call, tmp_path: P
     assert "orders-items.csv is there already" in err
     assert (tmp_path / "orders-items.csv").read_text() == "mine"
     assert not (tmp_path / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "out", ["orders.csv", "./orders.csv", "link.yaml", "folder", "pipe", "file/x.yaml", "x" * 300, ""]
+)
+def test_force_writes_over_a_recipe_and_over_nothing_else(out: str, llmrec: Call, tmp_path: Path) -> None:
+    own_sets.shop(tmp_path)
+    (tmp_path / "link.yaml").symlink_to("orders.csv")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    code, _, err = llmrec("init", "orders.csv", "--yes", "--force", "--out", out)
+    assert code == 2 and err.count("Error: ") == 1 and "Traceback" not in err, err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert (tmp_path / "link.yaml").is_symlink()
+
+
+def test_a_recipe_and_its_items_go_into_a_new_folder(llmrec: Call, tmp_path: Path) -> None:
+    own_sets.shop(tmp_path)
+    code, _, err = llmrec("init", "orders.csv", "--yes", "--out", "new/deep/recipe.yaml")
+    assert code == 0, err
+    assert (tmp_path / "new" / "deep" / "orders-items.csv").is_file()
 
 
 def test_settings_suit_the_size(llmrec: Call, tmp_path: Path) -> None:
