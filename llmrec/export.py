@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.decode.as_judged import as_judged
 from llmrec.errors import RunError
-from llmrec.files import atomic_folder, read_json, write_json
+from llmrec.files import atomic_folder, explain_disk, read_json, write_json
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.trie import ARRAYS
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
 from llmrec.pipeline import trained_folder
+from llmrec.run_folder import is_below
 from llmrec.stage import MADE
 
-_PRIVATE = {MADE, "README.md"}  # peft's card names the base by its path on this machine
+_LEFT_OUT = {MADE, "README.md"}  # peft's card names the base by its path on this machine
+_MODEL = (  # what transformers writes, beside the files of the tokenizer's own kind
+    *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),
+    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", NOTE),
+)
+_ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "vocabulary.json"]
 
 
 def export(run: Path, target: Path) -> Path:
@@ -47,44 +57,71 @@ def export(run: Path, target: Path) -> Path:
             f"{trained} was trained on another catalogue than {run / 'catalogue'} holds now: the run was begun again "
             f"and not finished. Finish it first: llmrec run {run / 'recipe.yaml'} --out {run}"
         )
-    target = _free(target)
+    target = _free(target, run)
+    tokenizer, note = model_folder.load_words(trained / "model")
     with atomic_folder(target) as folder:
-        _copy(trained / "model", folder)
-        write_json(folder / NOTE, asdict(as_judged(model_folder.load_words(folder)[1], run)))
+        _copy(trained / "model", folder, [*_MODEL, *tokenizer.vocab_files_names.values()])
+        write_json(folder / NOTE, asdict(as_judged(note, run)))
         _usable(folder)
-        _copy(run / "catalogue", folder / "catalogue")
+        _copy(run / "catalogue", folder / "catalogue", catalogue_files())
         if (trained / "adapter").is_dir():
-            _copy(trained / "adapter", folder / "adapter")
+            _copy(trained / "adapter", folder / "adapter", _ADAPTER)
             _name_base(folder / "adapter", trained)
         (folder / "README.md").write_text(card(_facts(run, trained, catalogue, folder)), encoding="utf-8")
     return target
 
 
-def _free(target: Path) -> Path:
+def _free(target: Path, run: Path) -> Path:
     """The target as an absolute path that can be made.
 
     Raises:
-        RunError: something is there already.
+        RunError: something is there already, or it lies in the run.
     """
-    target = target.resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is a folder with files in it" if target.is_dir() else "is a file"
-        raise RunError(
-            f"{target} {what}, and an export overwrites nothing. Name a folder that is not there yet, or remove it: "
-            f"rm -r {target}"
-        )
+    with explain_disk(target):
+        target = Path(os.path.realpath(target))
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            what = "is a folder with files in it" if target.is_dir() else "is a file"
+            raise RunError(f"{target} {what}, and an export overwrites nothing. Name a folder that is not there yet.")
+        if is_below(target, run):
+            raise RunError(f"{target} lies in the run, whose parts may be replaced. Name a folder outside of {run}.")
     if os.path.ismount(target):
         raise RunError(f"{target} is a mount point, which cannot be replaced. Name a folder inside: {target / 'model'}")
     return target
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Contents alone: weights are written for their owner's eyes only, and an export is to be shared."""
+def catalogue_files() -> list[str]:
+    """Names of the files that a catalogue folder may hold."""
+    from llmrec.indexing.frozen import KEPT  # it brings faiss along
+
+    known = ("catalogue.json", "codes.parquet", "items.parquet", "health.json", "trie.json")
+    return [*known, *(f"trie.{name}.npy" for name in ARRAYS), *KEPT]
+
+
+def _copy(source: Path, target: Path, names: list[str]) -> None:
+    """Copy the files that belong into a folder, and name those that do not.
+
+    Contents alone: weights are written for their owner's eyes only, and an export is to be shared.
+
+    Args:
+        names: of the files, as patterns, by their path in the folder.
+
+    Raises:
+        RunError: a link is among them, which could lead to any file of this machine.
+    """
+    strays = []
     for file in sorted(source.rglob("*")):
-        inside = file.relative_to(source)
-        if file.is_file() and file.name not in _PRIVATE and not any(part.startswith(".") for part in inside.parts):
-            (target / inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / inside)
+        inside = file.relative_to(source).as_posix()
+        if not any(fnmatchcase(inside, name) for name in names):
+            strays += [inside] if not file.is_dir() and inside not in _LEFT_OUT and not inside.startswith(".") else []
+            continue
+        if source.is_symlink() or file.is_symlink() or not file.is_file():
+            raise RunError(
+                f"{file} is a link, or no file. Only a run's own files are shared: put the file itself there."
+            )
+        (target / inside).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / inside)
+    if strays:
+        warnings.warn(f"left out of the export, as no file of a run: {', '.join(strays)} (in {source})", stacklevel=2)
 
 
 def _usable(folder: Path) -> None:

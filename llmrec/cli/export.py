@@ -6,12 +6,13 @@ from pathlib import Path
 
 import typer
 
+from llmrec.cli.paths import named
 from llmrec.cli.screen import say, screen
 
 
 def command(
     run: Path = typer.Argument(help="a run folder"),
-    folder: Path = typer.Argument(help="where to; absent or empty"),
+    folder: Path = typer.Argument(parser=named, metavar="FOLDER", help="where to; absent or empty"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     from llmrec.export import export

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmrec.cli.screen import say, screen, stages
+from llmrec.cli.paths import named
+from llmrec.cli.screen import plain, say, screen, stages
 
 if TYPE_CHECKING:
     from llmrec.decode.recommender import EngineName
@@ -20,7 +21,13 @@ def command(
     user: str = typer.Option(None, help="a user id of the run's data"),
     history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
     all_users: bool = typer.Option(False, "--all-users", help="every user of the run's data, into --out"),
-    out: Path = typer.Option(None, help="with --all-users: a .parquet file; a killed command goes on where it was"),
+    out: Path = typer.Option(
+        None,
+        parser=named,
+        metavar="PATH",
+        help="with --all-users: a .parquet file; a killed command goes on where it was",
+    ),
+    force: bool = typer.Option(False, "--force", help="with --all-users: write over a file that is there"),
     processes: int = typer.Option(1, min=1, help="with --all-users: how many share the work, each with a model"),
     k: int = typer.Option(10, "-k", help="items wanted"),
     seen: bool = typer.Option(
@@ -41,7 +48,7 @@ def command(
             f"--dtype is vLLM's, one of {', '.join(DTYPES)}; transformers takes the weights as they are."
         )
     if all_users:
-        _everybody(run, out, processes, (k, seen, engine_named(engine)), dtype, as_json)
+        _everybody(run, out, force, processes, (k, seen, engine_named(engine)), dtype, as_json)
         return
     options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
     recommender = llmrec.load(run, engine=engine_named(engine), **options)
@@ -52,13 +59,17 @@ def command(
         say([{"item_id": item_id, "title": titles[number[item_id]], "score": score} for item_id, score in found])
         return
     for place, (item_id, score) in enumerate(found, 1):
-        screen.print(
-            f"{place:>3}  {score:8.3f}  {item_id:<12} {titles[number[item_id]]}", markup=False, highlight=False
-        )
+        screen.print(f"{place:>3}  {score:8.3f}  {plain(item_id):<12} {plain(titles[number[item_id]])}")
 
 
 def _everybody(
-    run: Path, out: Path | None, processes: int, what: tuple[int, bool | None, EngineName], dtype: str, as_json: bool
+    run: Path,
+    out: Path | None,
+    force: bool,
+    processes: int,
+    what: tuple[int, bool | None, EngineName],
+    dtype: str,
+    as_json: bool,
 ) -> None:
     from llmrec.errors import RequestError
     from llmrec.serve.everybody import Job, recommend_all
@@ -67,8 +78,9 @@ def _everybody(
         raise RequestError("say where to: --all-users --out recs.parquet")
     if out.suffix != ".parquet":
         raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
+    job = Job(run, out, *what, dtype=dtype, force=force)
     with stages() as tell:
-        users = recommend_all(Job(run, out, *what, dtype=dtype), processes, lambda done: tell("users", done))
+        users = recommend_all(job, processes, lambda done: tell("users", done))
     if as_json:
         say({"users": users, "out": str(out)})
         return

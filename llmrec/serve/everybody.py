@@ -7,9 +7,10 @@ shared it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import shutil
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from llmrec.decode.filters import Filter
 from llmrec.decode.recommender import EngineName, Recommender
 from llmrec.errors import RequestError, RunError
-from llmrec.files import atomic_file, hash_json, read_json, write_json
+from llmrec.files import atomic_file, explain_disk, hash_json, read_json, write_json
 from llmrec.recipe_file import recipe_of
 from llmrec.serve.settings import Settings
 from llmrec.serve.users import Users
@@ -31,6 +32,7 @@ from llmrec.serve.users import Users
 Thing = TypeVar("Thing")
 BATCH = 64  # users at a time in the engine
 PLAN = "plan.json"
+_OURS = re.compile(r"plan\.json|[0-9]{6}\.parquet|\.(plan\.json|[0-9]{6}\.parquet)\..{8}")  # the last: cut by a kill
 SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())])
 
 
@@ -46,6 +48,7 @@ class Job:
         engine: what runs the model.
         shard: users a shard; a kill loses one shard of each process.
         dtype: of vLLM's weights; transformers takes them as they are.
+        force: write over a file that is there, and begin anew where half of another job is.
     """
 
     run: Path
@@ -55,6 +58,7 @@ class Job:
     engine: EngineName = "transformers"
     shard: int = 256
     dtype: str = "auto"
+    force: bool = False
 
     @property
     def parts(self) -> Path:
@@ -74,8 +78,9 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
 
     Raises:
         RequestError: the run holds no users, or k is not between 1 and the catalogue's size.
-        RunError: half-done work of another kind lies there, or a process died.
+        RunError: the file is there already, or half of another job, or a folder of other files; or a process died.
     """
+    _refuse_occupied(job)
     settings = Settings(run=job.run)
     if settings.users() is None:
         raise RequestError(f"{job.run} holds no users, as an export does not: name the run that it was exported from.")
@@ -94,17 +99,47 @@ def _plan(job: Job, settings: Settings, users: int) -> None:
     """Note what is being made; shards made for anything else are refused."""
     files = [*sorted(settings.model.iterdir()), *sorted((job.run / "data").iterdir())]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    named = {name: value for name, value in asdict(job).items() if name not in ("run", "out")}
+    named = {name: value for name, value in asdict(job).items() if name not in ("run", "out", "force")}
     lists = recipe_of(job.run).evaluate.model_dump(mode="json", include={"beams", "blend", "exclude_seen"})
     plan = {**named, "lists": lists, "users": users, "catalogue": settings.trained_on(), "files": hash_json(facts)}
-    job.parts.mkdir(parents=True, exist_ok=True)
+    if (job.parts / PLAN).is_file() and read_json(job.parts / PLAN) != plan:
+        if not job.force:
+            raise RunError(
+                f"{job.parts} holds half of another job (other model, data or options). Finish that one, choose "
+                "another --out, or begin anew with --force"
+            )
+        _clear(job)
     if not (job.parts / PLAN).is_file():
         write_json(job.parts / PLAN, plan)
-    elif read_json(job.parts / PLAN) != plan:
-        raise RunError(
-            f"{job.parts} holds half of another job (other model, data or options). Finish that one, choose another "
-            f"--out, or begin anew: rm -r {job.parts}"
-        )
+
+
+def _refuse_occupied(job: Job) -> None:
+    """Refuse to write over what is there, and a folder for shards that holds anything else."""
+    with explain_disk(job.out):
+        if job.out.is_file() and not job.force:
+            raise RunError(f"{job.out} is there already. Choose another --out, or write over it with --force")
+        if os.path.lexists(job.out) and not job.out.is_file():
+            raise RunError(f"{job.out} is no regular file. Choose another --out")
+        if os.path.lexists(job.parts) and not _are_ours(job.parts):
+            raise RunError(f"{job.parts} is for shards and holds other files. Move it away, or choose another --out")
+
+
+def _are_ours(parts: Path) -> bool:
+    """Whether a folder holds shards and their plan alone."""
+    if parts.is_symlink() or not parts.is_dir():
+        return False
+    names = {path.name for path in parts.iterdir()}
+    planned = PLAN in names and isinstance(plan := read_json(parts / PLAN), dict) and plan.keys() >= {"k", "shard"}
+    return all(map(_OURS.fullmatch, names)) and (planned or all(name.startswith(".") for name in names))
+
+
+def _clear(job: Job) -> None:
+    """Delete the shards and their plan, and the folder where nothing else is in it."""
+    for path in job.parts.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        job.parts.rmdir()
 
 
 def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = lambda done: None) -> None:
@@ -192,7 +227,7 @@ def _join(job: Job, shards: int) -> None:
     with atomic_file(job.out) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))
-    shutil.rmtree(job.parts)
+    _clear(job)
 
 
 def _part(job: Job, number: int) -> Path:
@@ -200,4 +235,4 @@ def _part(job: Job, number: int) -> Path:
 
 
 def _made(job: Job) -> Iterator[Path]:
-    return iter(sorted(job.parts.glob("[0-9]*.parquet")))
+    return iter(sorted(job.parts.glob("[0-9][0-9][0-9][0-9][0-9][0-9].parquet")))

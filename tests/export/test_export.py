@@ -58,6 +58,12 @@ def test_the_folder_holds_what_is_to_be_shared_and_nothing_of_this_machine(adapt
         assert (adapted / name).stat().st_mode & 0o044, f"{name} can be read by its owner alone"
 
 
+def test_nothing_that_a_run_made_is_left_out(learnt, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for method in ("lora", "full"):
+        export(learnt(method), tmp_path / method)
+    assert not [one for one in recwarn if "left out of the export" in str(one.message)]
+
+
 def test_generation_takes_nothing_over_from_the_base(adapted: Path, base: Path) -> None:
     assert read_json(base / "generation_config.json")["top_k"] == 2
     ours = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
@@ -113,6 +119,52 @@ def test_an_empty_folder_may_be_the_target_and_hidden_files_count_as_files(tiny_
     (tmp_path / "full" / ".git").write_text("")
     with pytest.raises(RunError, match="overwrites nothing"):
         export(tiny_run, tmp_path / "full")
+
+
+def test_a_refusal_advises_to_delete_nothing_and_nothing_is_touched(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for target in (run, run / "data", run / "recipe.yaml", run / "shared", run / "train-1-sft" / "model" / "new"):
+        with pytest.raises(RunError) as caught:
+            export(run, target)
+        assert "rm " not in str(caught.value) and "remove" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "round", "pipe", "a\0b"])
+def test_a_target_that_can_be_no_folder_is_told(name: str, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RunError):
+        export(tiny_run, tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_only_files_that_belong_are_shared_and_others_are_named(tiny_run: Path, scratch: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    strays = ["model/password.txt", "model/model.bak.safetensors", "model/sub/x", "../catalogue/notes.md"]
+    for name in strays:
+        (run / "train-1-sft" / name).parent.mkdir(exist_ok=True)
+        (run / "train-1-sft" / name).write_text("secret")
+    (run / "train-1-sft" / "model" / "link.txt").symlink_to("/etc/hostname")
+    with pytest.warns(UserWarning, match="left out of the export") as told:
+        export(run, tmp_path / "shared")
+    said = " ".join(str(one.message) for one in told)
+    assert all(Path(name).name in said for name in (*strays, "link.txt"))
+    held = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (tmp_path / "shared", scratch)]
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("name", ["train-1-sft/model/config.json", "catalogue/items.parquet", "catalogue"])
+def test_no_link_is_followed_out_of_the_run(name: str, tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    shutil.move(run / name, tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="is a link, or no file"):
+        export(run, tmp_path / "shared")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_mount_point_is_not_replaced(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,13 +61,58 @@ def test_processes_share_cores_out_and_none_goes_without(things, processes):
 
 def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
     out = tmp_path / "recs.parquet"
-    recommend_all(Job(served.run, out, k=3, shard=16), tell=lambda done: None)
     parts = out.with_name("recs.parquet.parts")
     with pytest.raises(KeyboardInterrupt):
         recommend_all(Job(served.run, out, k=3, shard=16), tell=_stop)
     assert len(list(parts.glob("0*.parquet"))) == 1
-    with pytest.raises(RunError, match="holds half of another job"):
+    with pytest.raises(RunError, match=r"holds half of another job .* --force"):
         recommend_all(Job(served.run, out, k=4, shard=16))
+    assert recommend_all(Job(served.run, out, k=4, shard=16, force=True)) == 60
+    assert pq.read_table(out)["rank"].to_pylist() == [1, 2, 3, 4] * 60
+    assert not parts.exists()
+
+
+def test_a_file_that_is_there_is_not_written_over_unasked(served, whole, tmp_path):
+    out = tmp_path / "recs.parquet"
+    out.write_text("mine")
+    with pytest.raises(RunError, match=r"recs\.parquet is there already\. .*--force"):
+        recommend_all(Job(served.run, out, k=5, shard=16))
+    assert out.read_text() == "mine" and list(tmp_path.iterdir()) == [out]
+    recommend_all(Job(served.run, out, k=5, shard=16, force=True))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("held", [{"mine.txt": "kept"}, {"plan.json": "[]"}, {"000000.parquet": "kept"}])
+def test_a_folder_of_other_files_is_not_taken_for_shards(served, tmp_path, held, force):
+    parts = tmp_path / "recs.parquet.parts"
+    parts.mkdir()
+    for name, content in held.items():
+        (parts / name).write_text(content)
+    with pytest.raises(RunError, match="holds other files"):
+        recommend_all(Job(served.run, tmp_path / "recs.parquet", k=5, force=force))
+    assert {path.name: path.read_text() for path in parts.iterdir()} == held
+
+
+def test_what_is_put_beside_shards_outlives_them(served, tmp_path):
+    out = tmp_path / "recs.parquet"
+
+    def put(done):
+        (tmp_path / "recs.parquet.parts" / "mine.txt").write_text("kept")
+
+    recommend_all(Job(served.run, out, k=3, shard=16), tell=put)
+    assert [path.name for path in (tmp_path / "recs.parquet.parts").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["folder", "pipe", "file/recs.parquet", "x" * 300 + ".parquet", "a\0.parquet"])
+def test_what_can_be_no_file_is_told_before_anything_is_made(served, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RunError, match="--out"):
+        recommend_all(Job(served.run, tmp_path / name, k=5, force=True))
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_half_of_a_job_with_other_lists_is_not_mixed_in(served, tmp_path):
