@@ -16,6 +16,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             "files",
+            "checked",
+            "run_files",
             "recipe",
             "recipe_file",
             "run_folder",
@@ -64,6 +66,7 @@ FLOORS = {
 # Rooms on one floor that may know each other: the pipeline puts the stages together.
 NEIGHBOURS = {
     ("embedded", "files"),
+    ("run_files", "checked"),
     ("run_folder", "files"),
     ("recipe_file", "shipped"),
     ("recipe_file", "addresses"),

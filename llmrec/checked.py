@@ -1,0 +1,215 @@
+"""Files of folders that others may have made, read and checked once: JSON, NumPy arrays and Parquet tables.
+
+Nothing is unpickled, and only regular files are opened: a pipe would block for ever.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from llmrec.errors import LlmrecError, RunError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+REMEDY = "Copy the folder again, or delete the file and make it again with `llmrec run`."
+
+
+def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> Any:
+    """Read a JSON file that must have a shape.
+
+    Args:
+        path: the file.
+        shape: a type that pydantic validates (a dataclass, a TypedDict, `list[str]` …), strictly: nothing is converted.
+        remedy: what to do about a damaged file.
+        kind: of the error.
+
+    Returns:
+        A value of the shape.
+
+    Raises:
+        LlmrecError: of `kind`; the file is missing, is not JSON, or has another shape. Names file, key and remedy.
+    """
+    text = _content(path, remedy, kind)
+    try:
+        return _adapter(shape).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise kind(f"{path} {_first_problem(error)}. {remedy}") from None
+
+
+def read_lines(path: Path, shape: Any, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> list[Any]:
+    """Read a JSONL file whose lines must have a shape; empty lines, and a last line that a kill tore, are left out.
+
+    Args:
+        path: the file.
+        shape: of each line, as of `read_checked`.
+        remedy, kind: as of `read_checked`.
+
+    Raises:
+        LlmrecError: of `kind`; the file is missing, or a line is not JSON or has another shape.
+    """
+    lines, found = _content(path, remedy, kind).split(b"\n"), []
+    for number, line in enumerate(lines, 1):
+        try:
+            found += [_adapter(shape).validate_json(line, strict=True)] if line.strip() else []
+        except ValidationError as error:
+            if number < len(lines):
+                raise kind(f"{path}, line {number}, {_first_problem(error)}. {remedy}") from None
+    return found
+
+
+def read_array(
+    path: Path,
+    dimensions: int,
+    remedy: str = REMEDY,
+    kind: type[LlmrecError] = RunError,
+    mapped: bool = False,
+) -> np.ndarray:
+    """Read a `.npy` file of finite numbers.
+
+    Args:
+        path: the file.
+        dimensions: axes that the array must have.
+        remedy, kind: as of `read_checked`.
+        mapped: leave the numbers in the file, memory-mapped and read-only.
+
+    Raises:
+        LlmrecError: of `kind`; the file is missing, damaged, or holds something else.
+    """
+    check_file(path, remedy, kind)
+    try:
+        # Mapped first: a header that claims more than the file holds must not allocate it.
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # memmaps are slow to index
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, MemoryError) as error:
+        raise kind(f"{path} cannot be read as an array of numbers ({_line(error)}). {remedy}") from error
+    _check_numbers(path, "it", array, dimensions, remedy, kind)
+    return array if mapped else array.copy()
+
+
+def read_arrays(
+    path: Path, dimensions: Mapping[str, int], remedy: str = REMEDY, kind: type[LlmrecError] = RunError
+) -> dict[str, np.ndarray]:
+    """Read an uncompressed `.npz` file of finite numbers.
+
+    Args:
+        path: the file.
+        dimensions: name → axes, of every array that it must hold.
+        remedy, kind: as of `read_checked`.
+
+    Raises:
+        LlmrecError: of `kind`; the file is missing, damaged or compressed, lacks an array, or holds something else.
+    """
+    check_file(path, remedy, kind)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if any(part.file_size > path.stat().st_size for part in packed.infolist()):
+                raise ValueError("it is compressed, which llmrec never does")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        raise kind(f"{path} cannot be read as arrays of numbers ({_line(error)}). {remedy}") from error
+    for name, axes in dimensions.items():
+        if name not in arrays:
+            raise kind(f"{path} lacks the array '{name}'. {remedy}")
+        _check_numbers(path, f"its array '{name}'", arrays[name], axes, remedy, kind)
+    return arrays
+
+
+def read_table(
+    path: Path,
+    types: Mapping[str, pa.DataType],
+    remedy: str = REMEDY,
+    kind: type[LlmrecError] = RunError,
+    **options: Any,
+) -> pa.Table:
+    """Read a Parquet file.
+
+    Args:
+        path: the file.
+        types: column → its type, of every column that it must have; none of these may hold nulls. A column of texts may
+            also be encoded by a dictionary.
+        remedy, kind: as of `read_checked`.
+        options: of `pyarrow.parquet.read_table`.
+
+    Raises:
+        LlmrecError: of `kind`; the file is missing, damaged, or has other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_file(path, remedy, kind)
+    try:
+        table = pq.read_table(path, **options)
+        table.validate(full=True)  # texts that are not UTF-8
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError, pa.ArrowException) as error:
+        raise kind(f"{path} cannot be read as a Parquet table ({_line(error)}). {remedy}") from error
+    for name, wanted in types.items():
+        if table.column_names.count(name) != 1:
+            raise kind(f"{path} must have one column '{name}', but has: {', '.join(table.column_names)}. {remedy}")
+        found = table.schema.field(name).type
+        plain = found.value_type if pa.types.is_dictionary(found) else found
+        if plain != wanted:
+            raise kind(f"{path}: the column '{name}' must be of type {wanted}, not {plain}. {remedy}")
+        if table[name].null_count:
+            raise kind(f"{path}: the column '{name}' has {table[name].null_count} empty value(s). {remedy}")
+    return table
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def _content(path: Path, remedy: str, kind: type[LlmrecError]) -> bytes:
+    check_file(path, remedy, kind)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}). {remedy}") from error
+
+
+def check_file(path: Path, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> None:
+    """See that a path is a regular file, so that opening it neither fails nor waits.
+
+    Raises:
+        LlmrecError: of `kind`; it is not.
+    """
+    if not path.is_file():
+        raise kind(f"{path} {'is not a regular file' if path.exists() else 'is missing'}. {remedy}")
+
+
+def _check_numbers(path: Path, what: str, array: Any, dimensions: int, remedy: str, kind: type[LlmrecError]) -> None:
+    if array.dtype.kind not in "iuf" or array.ndim != dimensions:
+        raise kind(f"{path}: {what} must be numbers on {dimensions} axes, not {array.dtype} of {array.shape}. {remedy}")
+    if not np.isfinite(array).all():
+        raise kind(f"{path}: {what} has values that are not finite. {remedy}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    """What is wrong with a JSON value, of its first problem."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        return f"is not valid JSON ({first['ctx']['error']})"
+    name = repr(".".join(map(str, first["loc"])))
+    more = f"; {len(problems) - 1} more key(s) are wrong" if len(problems) > 1 else ""
+    if first["type"] == "missing":
+        return f"lacks the key {name}{more}"
+    if first["type"] == "extra_forbidden":
+        return f"has the key {name}, which this version of llmrec does not know{more}"
+    given = repr(first["input"])
+    given = given if len(given) <= 60 else f"{given[:60]}…"
+    where = f"has a wrong value at {name}" if first["loc"] else "has the wrong content"
+    return f"{where} ({first['msg'].removeprefix('Value error, ')}; given: {given}){more}"
+
+
+def _line(error: BaseException) -> str:
+    """The first sentence of an error; NumPy's second one advises to unpickle."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")[:200]
