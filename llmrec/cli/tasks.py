@@ -103,15 +103,14 @@ def _tokenizer(recipe: Recipe, catalogue: Catalogue, folder: Path) -> PreTrained
     """The tokenizer that training uses: the trained model's, nano's learnt anew, or the base's with the item tokens."""
     import tempfile
 
-    from transformers import AutoTokenizer
-
+    from llmrec.model.loading import tokenizer_from
     from llmrec.model.prompting import load_tokenizer
     from llmrec.model.vocabulary import add_tokens
     from llmrec.train.start import start
 
     trained = sorted(folder.glob("train-*-*/model/tokenizer_config.json"))
     if trained:
-        return AutoTokenizer.from_pretrained(trained[-1].parent)
+        return tokenizer_from(trained[-1].parent)
     if recipe.model.base == "nano" or recipe.model.tiny:
         with tempfile.TemporaryDirectory() as work:
             return start(recipe, folder / "tasks", catalogue, Path(work), folder)[1]

@@ -59,7 +59,8 @@ class Recommender:
         """
         if note.catalogue not in catalogue.lineage:
             raise ModelError(
-                f"the model was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
+                f"the model {tokenizer.name_or_path} was trained on the catalogue {note.catalogue[:12]}…, not on "
+                f"{catalogue.hash[:12]}…. "
                 "Use the catalogue folder of its own run."
             )
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine

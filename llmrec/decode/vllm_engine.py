@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from llmrec.decode.filters import Filter
 from llmrec.decode.search import Normalise, Ranked
@@ -22,6 +21,7 @@ from llmrec.decode.vllm_request import VARIABLE
 from llmrec.decode.vllm_rounds import Ask, Reply, rounds
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.model.loading import tokenizer_from
 from llmrec.model.vocabulary import token_ids
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[
     trie = Catalogue.load(Path(catalogue_folder)).trie
     arguments: dict[str, Any] = {
         "model": str(folder),
+        "trust_remote_code": False,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": int(np.diff(trie.first_child).max()),  # nobody needs more than all children of a prefix
@@ -160,7 +161,7 @@ class AsyncVllmEngine(_Engine):
         Raises:
             ModelError: its tokenizer lacks the catalogue's tokens.
         """
-        tokens = token_ids(AutoTokenizer.from_pretrained(llm.model_config.tokenizer), catalogue.tokens)
+        tokens = token_ids(tokenizer_from(llm.model_config.tokenizer), catalogue.tokens)
         super().__init__(catalogue, tokens, llm.model_config.max_model_len)
         self.llm = llm
         self._numbers = itertools.count()

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from llmrec.decode.answers import Answers, Mode, separator_tokens
 from llmrec.decode.filters import Filters
 from llmrec.decode.mask import mask
 from llmrec.decode.vllm_request import VARIABLE, Asked, asked, named_catalogue, served_catalogue
 from llmrec.errors import LlmrecError, ModelError
-from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.folder import NOTE
+from llmrec.model.folder import read_note
+from llmrec.model.loading import tokenizer_from
 from llmrec.model.vocabulary import MENTION, token_ids
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Served:
         """
         catalogue, folder = served_catalogue(), Path(config.model_config.model)
         _check(config, catalogue, folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer)
+        self._tokenizer = tokenizer_from(config.model_config.tokenizer)
         if self._tokenizer.eos_token_id is None:
             raise ModelError(f"The tokenizer of {folder} has no end token, so an answer could not end: give it one.")
         self._separator = separator_tokens(self._tokenizer, catalogue.tokens[0])
@@ -84,9 +83,7 @@ class Served:
 
 
 def _check(config: VllmConfig, catalogue: Catalogue, folder: Path) -> None:
-    if not (folder / NOTE).is_file():
-        raise ModelError(f"{folder} is not a model folder of llmrec: it has no {NOTE}. Serve a run's model folder.")
-    trained_on = read_json(folder / NOTE)["catalogue"]
+    trained_on = read_note(folder).catalogue
     if trained_on != catalogue.hash:
         raise ModelError(
             f"{folder} was trained on the catalogue {trained_on[:12]}…, but {VARIABLE} names "

@@ -82,9 +82,8 @@ def _minilm() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = embedded.path("minilm-l6")
-    plain: dict[str, Any] = {"trust_remote_code": False}
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, **plain)
-    return AutoTokenizer.from_pretrained(folder, **plain), model.eval()
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()
 
 
 def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:

@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec import embedded
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder
 from llmrec.model import gguf, nano
+from llmrec.model.loading import model_from, tokenizer_from
 
 # part of a base's name → its architecture in transformers, for `tiny_base`
 FAMILIES = {
@@ -41,15 +42,7 @@ def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
             no token that ends a text.
         LlmrecError: an embedded base that was not fetched yet.
     """
-    try:
-        model, tokenizer = _embedded(name, dtype) if name.startswith("embedded:") else _pretrained(name, dtype)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"model.base: '{name}' cannot be loaded: {reason}\n"
-            "Give nano, embedded:smollm2-135m-instruct, the path of a model folder, or a hub name that this machine "
-            "reaches."
-        ) from error
+    model, tokenizer = _embedded(name, dtype) if name.startswith("embedded:") else _pretrained(name, dtype)
     if not tokenizer.is_fast:
         raise ModelError(
             f"model.base: the tokenizer of '{name}' gives no character offsets. Choose a base with a tokenizer.json."
@@ -67,7 +60,14 @@ def load_base(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTraine
 
 
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype), AutoTokenizer.from_pretrained(name)
+    try:
+        return model_from(name, dtype), tokenizer_from(name)
+    except ModelError as error:
+        raise ModelError(
+            f"model.base: {error}\n"
+            "Give nano, embedded:smollm2-135m-instruct, the path of a model folder, or a hub name that this machine "
+            "reaches."
+        ) from error
 
 
 def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -93,7 +93,7 @@ def tiny_base(
     if not (folder / "tokenizer_config.json").is_file():
         with atomic_folder(folder) as temporary:
             nano.train_tokenizer(words, 600, temporary)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_from(folder)
     tokenizer.chat_template = TINY_CHAT
     family = next((config for part, config in FAMILIES.items() if part in name.lower()), "llama")
     config = AutoConfig.for_model(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.files import hash_file, hash_folder, read_json, write_json
+from llmrec.model.loading import tokenizer_from
 
 NOTE = "copy.json"  # in the copy: what it was made of, and its own hash
 
@@ -54,13 +55,13 @@ def load(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTok
 
     folder, options = file.parent, {"gguf_file": file.name}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **options
+        folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, trust_remote_code=False, **options
     )
     for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(place, leftover):  # the weights are plain now; saying otherwise would break the saved folder
             delattr(place, leftover)
     model.is_quantized = False
-    return model, AutoTokenizer.from_pretrained(folder, **options)
+    return model, tokenizer_from(folder, **options)
 
 
 def _is_copy(folder: Path, source: str) -> bool:

@@ -10,13 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import TypedDict
 
+from llmrec.checked import read_checked
 from llmrec.errors import ModelError
-from llmrec.files import hash_json, read_json, write_json
+from llmrec.files import hash_json, write_json
 from llmrec.model.adapt import quiet_ties, with_bias
 from llmrec.model.held import release
+from llmrec.model.loading import explained
 
 VOCABULARY = "vocabulary.json"  # beside an adapter: which vocabulary its rows belong to
+
+
+class _Vocabulary(TypedDict):
+    """vocabulary.json."""
+
+    rows: int
+    tokens: int
+    hash: str
 
 
 def merged(
@@ -64,7 +75,9 @@ def load_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     """
     from peft import PeftModel
 
-    known, here = read_json(folder / VOCABULARY), _vocabulary(model, tokenizer)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters (.bin) are never read.")
+    known, here = read_checked(folder / VOCABULARY, _Vocabulary, kind=ModelError), _vocabulary(model, tokenizer)
     if known != here:
         raise ModelError(
             f"the adapter {folder} was trained with {known['tokens']} tokens in {known['rows']} embedding rows "
@@ -72,13 +85,10 @@ def load_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
             f"({here['hash'][:12]}…). Give it the base of its own run, with the item tokens of its own catalogue."
         )
     try:
-        with quiet_ties():
+        with quiet_ties(), explained(folder):
             return with_bias(PeftModel.from_pretrained(model, str(folder)))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"the adapter {folder} does not fit the base: {reason} Give it the base of its run."
-        ) from error
+    except ModelError as error:
+        raise ModelError(f"the adapter does not fit the base: {error} Give it the base of its run.") from error
 
 
 def cost(trained: Any, plain: PreTrainedModel, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

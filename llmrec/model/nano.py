@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 from llmrec.files import write_json
+from llmrec.model.loading import tokenizer_from
 from llmrec.recipe import Model
 
 
@@ -56,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
         **special,
     }
     write_json(folder / "tokenizer_config.json", about)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_from(folder)
     for text in texts[:: max(1, len(texts) // 500)]:
         check_round_trip(tokenizer, text)
     return tokenizer

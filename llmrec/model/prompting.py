@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llmrec import embedded
 from llmrec.errors import ModelError
+from llmrec.model.loading import explained, tokenizer_from
 
 _FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[str]]] = WeakKeyDictionary()
 _TURN = re.compile(r"\n(Assistant|User): ")
@@ -62,7 +63,13 @@ def _frame(tokenizer: PreTrainedTokenizerBase, turns: int) -> list[str]:
         # marks, not the turns themselves: a template may trim or escape what it is given
         marks = [f"\u2063turn {number}\u2063" for number in range(turns)]
         talk = [{"role": ("user", "assistant")[at % 2], "content": mark} for at, mark in enumerate(marks)]
-        text = str(tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
+        with explained(tokenizer.name_or_path):
+            text = str(tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
+        if re.findall("\u2063turn \\d+\u2063", text) != marks:
+            raise ModelError(
+                f"{tokenizer.name_or_path} cannot be used: its chat template does not give each turn of a talk once "
+                "and in order. Copy the folder again, or remove the template (chat_template) for plain prompts."
+            )
         known[key] = re.split("|".join(marks), text)
     return known[key]
 
@@ -89,12 +96,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none of that name.
     """
-    try:
-        if not name.startswith("embedded:"):
-            return AutoTokenizer.from_pretrained(name)
-        folder = embedded.path(name.removeprefix("embedded:"))
-        return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
-    except (OSError, ValueError, StopIteration) as error:
-        raise ModelError(
-            f"model.base: the tokenizer of '{name}' cannot be loaded: {str(error).strip()[:200]}"
-        ) from error
+    if not name.startswith("embedded:"):
+        return tokenizer_from(name)
+    folder = embedded.path(name.removeprefix("embedded:"))
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise ModelError(f"model.base: '{name}' is not a language model, so it has no tokenizer for prompts.")
+    return tokenizer_from(folder, gguf_file=files[0].name)

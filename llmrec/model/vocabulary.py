@@ -46,8 +46,8 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarr
     missing = [token for token in tokens if token not in known]
     if missing:
         raise ModelError(
-            f"the model's tokenizer lacks {len(missing)} of the catalogue's {len(tokens)} item tokens, "
-            f"such as '{missing[0]}'. It was trained on another catalogue."
+            f"the tokenizer of {tokenizer.name_or_path or 'the model'} lacks {len(missing)} of the catalogue's "
+            f"{len(tokens)} item tokens, such as '{missing[0]}': it is damaged, or of a model of another catalogue."
         )
     return np.array([known[token] for token in tokens], np.int64)
 

@@ -15,16 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pad as filled
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from typing_extensions import TypedDict
 
+from llmrec.checked import read_checked
 from llmrec.errors import ModelError
-from llmrec.files import atomic_folder, read_json, write_json
+from llmrec.files import atomic_folder, write_json
 from llmrec.model.base import load_base
+from llmrec.model.loading import explained, model_from
 from llmrec.rate.baselines import GlobalMean
 from llmrec.rate.ratings import Ratings
 from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
@@ -214,14 +218,21 @@ def _save(reader: Reader, language: Any, tokenizer: Any, note: dict[str, Any], f
         write_json(temporary / NOTE, {**note, "spread": reader.spread})
 
 
-def _load(reader: Reader, rows: Rows, start: GlobalMean, folder: Path) -> tuple[FineTuned, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
+class _Note(TypedDict):
+    """rating.json, as far as it is read again."""
 
-    note = read_json(folder / NOTE)
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    head: str
+    spread: float
+
+
+def _load(reader: Reader, rows: Rows, start: GlobalMean, folder: Path) -> tuple[FineTuned, dict[str, Any]]:
+    note: dict[str, Any] = read_checked(folder / NOTE, _Note, kind=ModelError)
     if note["head"] != reader.kind:
         raise ModelError(f"{folder} holds a head for {note['head']}. Choose another --out, or delete it.")
-    reader.decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).get_decoder()
-    reader.head.load_state_dict(load_file(folder / "head.safetensors"))
+    reader.decoder = model_from(folder, torch.float32).get_decoder()
+    with explained(folder / "head.safetensors"):
+        reader.head.load_state_dict(load_file(folder / "head.safetensors"))
     reader.spread = note["spread"]
     return FineTuned(reader.to("cuda" if torch.cuda.is_available() else "cpu"), rows, start), note
 

@@ -41,7 +41,12 @@ class OnVllm:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        arguments: dict[str, Any] = {"model": str(folder), "enable_prefix_caching": True, "max_logprobs": 128}
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "trust_remote_code": False,
+            "enable_prefix_caching": True,
+            "max_logprobs": 128,
+        }
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
             if hasattr(os, "sched_getaffinity"):

@@ -12,9 +12,8 @@ from llmrec.decode.blend import Blend, blender
 from llmrec.decode.shelf import SHELF
 from llmrec.decode.vllm_request import VARIABLE
 from llmrec.errors import ModelError, RunError
-from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.folder import NOTE
+from llmrec.model.folder import NOTE, read_note
 from llmrec.recipe_file import recipe_of
 
 SERVE = "LLMREC_SERVE"
@@ -132,4 +131,4 @@ class Settings(BaseModel):
 
     def trained_on(self) -> str:
         """Hash of the catalogue that the model was trained on."""
-        return str(read_json(self.model / NOTE)["catalogue"])
+        return read_note(self.model).catalogue

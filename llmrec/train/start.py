@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrec.checked import REMEDY, read_array, read_checked
+from llmrec.errors import RunError
 from llmrec.files import atomic_folder, read_json, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.base import load_base, tiny_base
+from llmrec.model.loading import tokenizer_from
 from llmrec.model.rows import Initial, Known, begin, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
-from llmrec.recipe import Recipe
+from llmrec.recipe import Indexing, Recipe
+from llmrec.run_files import read_texts
 from llmrec.seed import seed_everything
 from llmrec.tasks.examples import stream_batches
 from llmrec.train.encode import longest
@@ -62,7 +66,7 @@ def _nano(
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
             nano.train_tokenizer(words(tasks), recipe.model.vocabulary, folder)
-    tokenizer = AutoTokenizer.from_pretrained(kept)
+    tokenizer = tokenizer_from(kept)
     rows = add_tokens(tokenizer, catalogue.tokens)
     if not (work / "longest.json").is_file():
         write_json(work / "longest.json", longest(stream_batches(tasks), tokenizer))
@@ -105,8 +109,11 @@ def quantized(run: Path) -> np.ndarray:
     from llmrec.indexing.frozen import SETTINGS  # it brings faiss along
     from llmrec.indexing.vectors import Source
 
-    (text,) = (np.load(file) for file in (run / "items" / "vectors").glob("*.npy"))
-    source = Source.load(read_json(run / "catalogue" / SETTINGS).get("vectors", "text"), run / "catalogue")
+    files = sorted((run / "items" / "vectors").glob("*.npy"))
+    if len(files) != 1:
+        raise RunError(f"{run / 'items' / 'vectors'} must hold one .npy file, not {len(files)}. {REMEDY}")
+    text = read_array(files[0], 2)
+    source = Source.load(read_checked(run / "catalogue" / SETTINGS, Indexing).vectors, run / "catalogue")
     return source.of(text, source.behaviour)
 
 
@@ -122,12 +129,12 @@ def known(catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase,
     from llmrec.indexing.build import BOOKS  # it brings faiss along
 
     widths, file = catalogue.widths, run / "catalogue" / BOOKS
-    texts = tokenizer(read_json(run / "items" / "texts.json"), add_special_tokens=False)["input_ids"]
+    texts = tokenizer(read_texts(run, len(catalogue.codes)), add_special_tokens=False)["input_ids"]
     levels = np.full(tokens, -1)
     levels[: len(catalogue.tokens)] = np.repeat(np.arange(len(widths)), widths)
     if not file.is_file():
         return Known(catalogue.codes, levels, texts, None)
-    books = np.load(file).astype(np.float32)
+    books = read_array(file, 3).astype(np.float32)
     centroids = np.full((tokens, books.shape[2]), np.nan, np.float32)
     for start_at, book in zip(np.cumsum([0, *widths]), books, strict=False):  # the separating level has no book
         centroids[start_at : start_at + len(book)] = book
