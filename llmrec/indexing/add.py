@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.errors import CodeError, DataError
-from llmrec.files import atomic_folder, read_json
+from llmrec.files import atomic_folder
 from llmrec.indexing import build
-from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue import About, Catalogue
 from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
 from llmrec.recipe_file import recipe_of
@@ -57,14 +57,14 @@ def chosen(run: Path, beside: str | None = None) -> Path:
     Raises:
         CodeError: there is none, or several begin so.
     """
-    about = {folder: read_json(folder / "catalogue.json") for folder in folders(run)}
-    found = [folder for folder, facts in about.items() if str(facts["hash"]).startswith(beside or "")]
+    about = {folder: About.load(folder) for folder in folders(run)}
+    found = [folder for folder, facts in about.items() if facts.hash.startswith(beside or "")]
     if not found or (beside and len(found) > 1):
-        known = ", ".join(str(facts["hash"])[:_DIGITS] for facts in about.values()) or "none"
+        known = ", ".join(facts.hash[:_DIGITS] for facts in about.values()) or "none"
         raise CodeError(
             f"{len(found)} catalogues of {run} begin with '{beside or ''}'. There are: {known}. `llmrec run` makes one."
         )
-    return max(found, key=lambda folder: (about[folder]["items"], folder.name))
+    return max(found, key=lambda folder: (about[folder].items, folder.name))
 
 
 def folders(run: Path) -> list[Path]:

@@ -6,19 +6,74 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
+from llmrec.checked import read_checked, read_table
 from llmrec.errors import CodeError
-from llmrec.files import hash_json, read_json, write_json
+from llmrec.files import hash_json, write_json
 from llmrec.indexing.codes import Ends, symbols
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import titles
 
 FORMAT = 1
+REMEDY = "Copy the folder again, or make it again: `llmrec run` its recipe, and `llmrec export` the run."
+
+
+class _Format(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    format: int
+
+
+def _kind_by_kind(tokens: list[str]) -> list[str]:
+    """Tokens as `Catalogue.of_symbols` names them: the numbers of each kind from 0 on, kind after kind."""
+    widths = Counter(token.split("_")[0] for token in tokens)
+    if tokens != [f"{kind}_{number}>" for kind, width in widths.items() for number in range(width)]:
+        raise ValueError("tokens must be <a_0>, <a_1>, … of each kind in turn")
+    return tokens
+
+
+class About(BaseModel):
+    """catalogue.json; see `Catalogue`.
+
+    Attributes:
+        format: of the folder's files.
+        hash: of the catalogue.
+        trie: hash of its trie.
+        items: how many there are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    trie: str
+    items: Annotated[int, Field(ge=1)]
+    ends: Ends = "separating"
+    extends: tuple[str, ...] = ()
+    tokens: Annotated[list[str], Field(min_length=1), AfterValidator(_kind_by_kind)]
+
+    @classmethod
+    def load(cls, folder: Path) -> About:
+        """Read catalogue.json of a catalogue folder.
+
+        Raises:
+            CodeError: not a catalogue folder, of another format, or damaged.
+        """
+        file = folder / "catalogue.json"
+        if not file.is_file():
+            raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
+        version = read_checked(file, _Format, REMEDY, CodeError)["format"]
+        if version != FORMAT:
+            raise CodeError(
+                f"{folder} has catalogue format {version}, this llmrec reads {FORMAT}. Run the recipe again."
+            )
+        about: About = read_checked(file, cls, REMEDY, CodeError)
+        return about
 
 
 @dataclass(frozen=True)
@@ -146,30 +201,47 @@ class Catalogue:
         Raises:
             CodeError: not a catalogue folder, of another format, or changed since it was written.
         """
-        if not (folder / "catalogue.json").is_file():
-            raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
-        about = read_json(folder / "catalogue.json")
-        if about["format"] != FORMAT:
-            raise CodeError(
-                f"{folder} has catalogue format {about['format']}, this llmrec reads {FORMAT}. Run the recipe again."
-            )
-        symbol = {token: number for number, token in enumerate(about["tokens"])}
-        try:
-            items, codes = pq.read_table(folder / "items.parquet"), pq.read_table(folder / "codes.parquet")
-            table = _padded([[symbol[token] for token in code] for code in codes["code"].to_pylist()])
-        except KeyError as error:
-            raise CodeError(
-                f"{folder}/codes.parquet names the token {error}, which catalogue.json does not have. "
-                "Run the recipe again."
-            ) from None
-        except (OSError, pa.ArrowException) as error:
-            raise CodeError(f"{folder} is not whole ({error}). Run the recipe again.") from error
-        how = about.get("ends", "separating"), tuple(about.get("extends", ()))
-        catalogue = cls(items, table, about["tokens"], Trie.load(folder), *how)
-        intact = catalogue.hash == about["hash"] and catalogue.trie.hash == about.get("trie")
-        if not intact or codes["item_id"].to_pylist() != catalogue.item_ids:
-            raise CodeError(f"{folder} was changed since it was written (its hash differs). Run the recipe again.")
+        about = About.load(folder)
+        items = read_table(folder / "items.parquet", {"item_id": pa.string()}, REMEDY, CodeError)
+        types = {"item_id": pa.string(), "code": pa.list_(pa.string())}
+        codes = read_table(folder / "codes.parquet", types, REMEDY, CodeError)
+        table = _codes(codes["code"].to_pylist(), about, folder)
+        catalogue = cls(items, table, about.tokens, Trie.load(folder), about.ends, about.extends)
+        _check_whole(catalogue, codes["item_id"].to_pylist(), about, folder)
         return catalogue
+
+
+def _check_whole(catalogue: Catalogue, coded: list[str], about: About, folder: Path) -> None:
+    """See that the files of a catalogue folder belong together.
+
+    Raises:
+        CodeError: they do not, or an item stands twice.
+    """
+    if len(catalogue.item_number) < len(catalogue.item_ids):
+        raise CodeError(f"{folder / 'items.parquet'} has an item_id twice. {REMEDY}")
+    if coded != catalogue.item_ids or len(coded) != about.items or catalogue.hash != about.hash:
+        raise CodeError(f"{folder} was changed since it was written (its hash differs). {REMEDY}")
+    try:  # arrays with a right hash of their own could still name items that there are not, or go in circles
+        trie = Trie.build(catalogue.codes, len(catalogue.tokens))
+    except CodeError as error:
+        raise CodeError(f"{folder / 'codes.parquet'}: {error}") from error
+    if not trie.hash == catalogue.trie.hash == about.trie:
+        raise CodeError(f"the trie in {folder} is not that of its codes. {REMEDY}")
+
+
+def _codes(codes: list[list[str | None]], about: About, folder: Path) -> np.ndarray:
+    """Symbols of codes given as tokens, padded.
+
+    Raises:
+        CodeError: a token that there is not, or an empty code.
+    """
+    symbol: dict[str | None, int] = {token: number for number, token in enumerate(about.tokens)}
+    try:
+        return _padded([[symbol[token] for token in code] for code in codes])
+    except KeyError as error:
+        raise CodeError(
+            f"{folder / 'codes.parquet'} names the token {error}, which catalogue.json does not have. {REMEDY}"
+        ) from None
 
 
 def _padded(rows: list[list[int]]) -> np.ndarray:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llmrec.checked import read_arrays, read_checked
 from llmrec.errors import CodeError
-from llmrec.files import read_json
 from llmrec.indexing import pieces, quantizers, separate, vectors, wording
-from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue import REMEDY, Catalogue
 from llmrec.indexing.codes import Drawn, Quantizer, symbols
 from llmrec.indexing.distances import check_dim, check_finite
 from llmrec.recipe import Indexing
@@ -52,16 +52,20 @@ class Frozen:
         """Read a catalogue folder.
 
         Raises:
-            CodeError: it lacks what its method needs.
+            CodeError: it lacks what its method needs, or is damaged.
         """
         known = (folder / SETTINGS).is_file()  # older folders are residual k-means of text
-        settings = Indexing.model_validate(read_json(folder / SETTINGS)) if known else Indexing()
-        near = dict(np.load(folder / NEAR)) if (folder / NEAR).is_file() else {}
-        model = (folder / pieces.FILE).read_bytes() if (folder / pieces.FILE).is_file() else b""
-        quantizer = quantizers.load(settings.method, folder)
-        source = vectors.Source.load(settings.vectors if quantizer else "text", folder)
+        settings = read_checked(folder / SETTINGS, Indexing, REMEDY, CodeError) if known else Indexing()
         empty = np.zeros((0, 0), np.float32)
-        return cls(folder, settings, quantizer, source, near.get("text", empty), near.get("prefixes", empty), model)
+        near, kept = {"text": empty, "prefixes": empty}, (folder / NEAR).is_file()
+        if kept:
+            near = read_arrays(folder / NEAR, {"text": 2, "prefixes": 2}, REMEDY, CodeError)
+        model = (folder / pieces.FILE).read_bytes() if (folder / pieces.FILE).is_file() else b""
+        quantizer = quantizers.load(settings, folder)
+        source = vectors.Source.load(settings.vectors if quantizer else "text", folder)
+        if len(near["text"]) != len(near["prefixes"]) or (kept and len(source.behaviour) not in (0, len(near["text"]))):
+            raise CodeError(f"{folder / NEAR} is of other items than the rest of the folder. {REMEDY}")
+        return cls(folder, settings, quantizer, source, near["text"], near["prefixes"], model)
 
     def copy(self, folder: Path) -> None:
         """Hand all of it on to the folder of a catalogue with more items."""
@@ -129,7 +133,7 @@ class Frozen:
 
     def _spelled(self, items: pa.Table) -> np.ndarray:
         """(new, longest) int32 symbols of the words of new items; -1 all along where a word has no token."""
-        known = {int(kind): words for kind, words in read_json(self.folder / WORDS).items()}
+        known: dict[int, list[str]] = read_checked(self.folder / WORDS, dict[int, list[str]], REMEDY, CodeError)
         drawn = _SPELLED[self.settings.method](items, self.settings)
         token = {kind: {word: number for number, word in enumerate(words)} for kind, words in known.items()}
         codes = np.full(drawn.codes.shape, -1, np.int32)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from llmrec.checked import read_checked
 from llmrec.data.dataset import Dataset
-from llmrec.files import read_json
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import health
 from llmrec.indexing.verdict import verdict
 from llmrec.recipe_file import recipe_of
+from llmrec.run_files import Health, read_vectors
 
 
 def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
@@ -32,9 +33,9 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
     """
     recipe, folder = recipe_of(run), chosen(run, catalogue) if catalogue else run / "catalogue"
     held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
-    vectors = np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+    vectors = read_vectors(run, recipe.items.encoder, data.n_items)
     same = held.item_ids == data.item_ids  # other catalogues hold more items than the run has vectors and events of
-    stored = read_json(folder / "health.json")
+    stored = read_checked(folder / "health.json", Health)
     report = health(
         held.codes,
         held.widths,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmrec.checked import read_array, read_arrays
 from llmrec.errors import CodeError
 from llmrec.indexing import kmeans_tree, product, rq_kmeans
 from llmrec.indexing.codes import Drawn, Quantizer
@@ -16,6 +17,7 @@ from llmrec.indexing.product import Parts
 from llmrec.indexing.rq_kmeans import Codebooks
 from llmrec.recipe import Indexing
 
+_REMEDY = "Without it new items get no codes. Copy the folder again, or run the recipe again."
 BOOKS, ARRAYS = "codebooks.npy", "quantizer.npz"
 
 
@@ -43,20 +45,45 @@ def save(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
         np.savez(folder / ARRAYS, **quantizer.arrays())  # type: ignore[arg-type]
 
 
-def load(method: str, folder: Path) -> Quantizer | None:
+def load(settings: Indexing, folder: Path) -> Quantizer | None:
     """The quantizer of a catalogue folder; None where its method has none.
 
     Raises:
-        CodeError: the folder lacks it.
+        CodeError: the folder lacks it, or it is damaged or of other settings.
     """
+    method = settings.method
     if method not in _FIT:
         return None
     if (folder / BOOKS).is_file():
-        return Codebooks(np.load(folder / BOOKS))
-    if not (folder / ARRAYS).is_file():
-        raise CodeError(f"{folder} lacks {ARRAYS}, without which new items get no codes. Run the recipe again.")
-    with np.load(folder / ARRAYS) as file:
-        return _LOAD[method](dict(file))
+        quantizer: Quantizer = Codebooks(read_array(folder / BOOKS, 3, _REMEDY, CodeError))
+    else:
+        arrays = read_arrays(folder / ARRAYS, _DIMENSIONS.get(method, {"centroids": 3}), _REMEDY, CodeError)
+        try:
+            quantizer = _LOAD[method](arrays)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CodeError(f"{folder / ARRAYS} is not of the method {method} ({error}). {_REMEDY}") from error
+    _probe(quantizer, settings, folder)
+    return quantizer
+
+
+def _probe(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
+    """Code one vector.
+
+    Raises:
+        CodeError: that fails, or gives a code of other levels or width.
+    """
+    try:
+        codes = quantizer.encode(np.zeros((1, quantizer.dim), np.float32))[0]
+        books = quantizer.arrays()["centroids"]  # (levels, width, dim), but of a tree (nodes, dim)
+        fits = codes.shape == (1, settings.levels) and codes.max() < settings.width
+        fits &= books.ndim != 3 or books.shape[:2] == (settings.levels, settings.width)
+    except (ValueError, IndexError, TypeError, RuntimeError):
+        fits = False
+    if not fits:
+        raise CodeError(
+            f"the quantizer in {folder} does not give codes of {settings.levels} levels with {settings.width} tokens, "
+            f"which its settings say. {_REMEDY}"
+        )
 
 
 Fitted = tuple[Quantizer, np.ndarray, np.ndarray, dict[str, Any]]
@@ -109,4 +136,9 @@ _LOAD: dict[str, Callable[[dict[str, np.ndarray]], Quantizer]] = {
     "pq": lambda arrays: Parts(arrays["rotation"], arrays["centroids"]),
     "opq": lambda arrays: Parts(arrays["rotation"], arrays["centroids"]),
 }
+_DIMENSIONS = {
+    "kmeans-tree": {"paths": 2, "centroids": 2, "width": 0},
+    "pq": {"rotation": 2, "centroids": 3},
+    "opq": {"rotation": 2, "centroids": 3},
+}  # axes of what each reads; of the others, of their codebooks
 VECTOR_METHODS = tuple(_FIT)

@@ -16,12 +16,23 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from llmrec.checked import read_array, read_checked
 from llmrec.errors import CodeError
 
 FORMAT = 1
 ARRAYS = ("order", "start", "stop", "first_child", "symbol")
 ROOT = 0
+
+
+class _About(TypedDict):
+    """trie.json."""
+
+    format: int
+    n_symbols: int
+    depth: int
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,22 +79,19 @@ class Trie:
     def load(cls, folder: str | Path) -> Trie:
         """Open a saved trie, memory-mapped, and check its contents against the hash it was saved with.
 
+        Whether the arrays are those of a trie is not checked here: `Catalogue.load` compares them with its codes.
+
         Raises:
             CodeError: a file is missing, of another format, or not what was saved.
         """
         folder = Path(folder)
-        try:
-            about = json.loads((folder / "trie.json").read_text())
-            if about["format"] != FORMAT:
-                raise CodeError(f"{folder}/trie.json has format {about['format']}, not {FORMAT}: {_REBUILD}")
-            mapped = {name: np.load(folder / f"trie.{name}.npy", mmap_mode="r") for name in ARRAYS}
-            arrays = {name: np.asarray(array) for name, array in mapped.items()}  # the class memmap is slow to index
-            trie = cls(int(about["n_symbols"]), int(about["depth"]), **arrays)
-            intact = trie.hash == about["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CodeError(f"The trie in {folder} cannot be read ({error}): {_REBUILD}") from error
-        if not intact:
-            raise CodeError(f"The trie in {folder} is not what was saved there (its sha256 differs): {_REBUILD}")
+        about = read_checked(folder / "trie.json", _About, _REBUILD, CodeError)
+        if about["format"] != FORMAT:
+            raise CodeError(f"{folder}/trie.json has format {about['format']}, not {FORMAT}. {_REBUILD}")
+        arrays = {name: read_array(folder / f"trie.{name}.npy", 1, _REBUILD, CodeError, mapped=True) for name in ARRAYS}
+        trie = cls(about["n_symbols"], about["depth"], **arrays)
+        if trie.hash != about["sha256"]:
+            raise CodeError(f"The trie in {folder} is not what was saved there (its sha256 differs). {_REBUILD}")
         return trie
 
     def save(self, folder: str | Path) -> None:
@@ -209,7 +217,7 @@ class Trie:
         return nodes
 
 
-_REBUILD = "build the catalogue again (delete this folder and repeat the command that made it)."
+_REBUILD = "Copy the folder again, or delete it and repeat the command that made it."
 
 
 def _table(codes: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:

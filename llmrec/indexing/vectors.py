@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrec.checked import read_arrays
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing.align import align, aligned
@@ -19,6 +20,18 @@ from llmrec.items.ppmi import ppmi_vectors
 from llmrec.recipe import Indexing
 
 FILE = "vectors.npz"
+MAPS = {
+    "concat": {"scale": 1},
+    "weighted": {"share": 1},
+    "aligned": {
+        "mean_text": 1,
+        "of_text": 2,
+        "share_text": 0,
+        "mean_behaviour": 1,
+        "of_behaviour": 2,
+        "share_behaviour": 0,
+    },
+}  # axes of what each way to put both together has learnt
 NEAREST, WIDTH = 10, 64  # items that lend their behaviour; numbers of a teacher's vector
 
 
@@ -56,11 +69,15 @@ class Source:
 
     @classmethod
     def load(cls, name: str, folder: Path) -> Source:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            CodeError: it is missing or damaged.
+        """
         if name == "text":
             return cls(name)
-        with np.load(folder / FILE) as file:
-            maps = dict(file)
+        remedy = "Copy the folder again, or run the recipe again."
+        maps = read_arrays(folder / FILE, {"behaviour": 2} | MAPS.get(name, {}), remedy, CodeError)
         return cls(name, maps.pop("behaviour"), maps)
 
 

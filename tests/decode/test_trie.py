@@ -120,10 +120,10 @@ def test_a_corrupted_or_foreign_folder_is_refused(tmp_path):
             with pytest.raises(CodeError, match="sha256 differs"):
                 Trie.load(tmp_path)
         (tmp_path / name).write_bytes(bytes_[: len(bytes_) // 2])
-        with pytest.raises(CodeError, match="cannot be read"):
+        with pytest.raises(CodeError, match=f"{name} (cannot be read|is not valid JSON)"):
             Trie.load(tmp_path)
         (tmp_path / name).unlink()
-        with pytest.raises(CodeError, match="cannot be read"):
+        with pytest.raises(CodeError, match=f"{name} is missing"):
             Trie.load(tmp_path)
         (tmp_path / name).write_bytes(bytes_)
     (tmp_path / "trie.json").write_text(json.dumps({**json.loads(kept["trie.json"]), "format": 99}))
