@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import __version__, embedded
-from llmrec.files import read_json
 from llmrec.report import words
+from llmrec.run_files import MADE, read_made, read_metrics
 
 UNKNOWN = "unknown: check before sharing"
 PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
-_MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,14 @@ def measured(trained: Path) -> dict[str, Any] | None:
 
     With a teacher mixed in, the figures are not the model's alone, and an export holds no teacher.
     """
-    about = trained / "eval" / _MADE
-    if not about.is_file() or read_json(about)["inputs"].get("model") != read_json(trained / _MADE)["output"]:
+    about = trained / "eval" / MADE
+    if not about.is_file():
         return None
-    if read_json(about)["recipe"].get("blend"):
+    made = read_made(trained / "eval")
+    blended = isinstance(made["recipe"], dict) and made["recipe"].get("blend")
+    if made["inputs"].get("model") != read_made(trained)["output"] or blended:
         return None
-    return dict(read_json(trained / "eval" / "metrics.json"))
+    return read_metrics(trained / "eval")
 
 
 def card(facts: Facts) -> str:

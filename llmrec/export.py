@@ -14,18 +14,21 @@ import warnings
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
+from llmrec.checked import read_checked
 from llmrec.decode.as_judged import as_judged
 from llmrec.errors import RunError
-from llmrec.files import atomic_folder, explain_disk, read_json, write_json
+from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import ARRAYS
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
+from llmrec.model.loading import config_from
 from llmrec.pipeline import trained_folder
+from llmrec.run_files import MADE, MadeOfData, read_training, trained_folders
 from llmrec.run_folder import is_below
-from llmrec.stage import MADE
 
 _LEFT_OUT = {MADE, "README.md"}  # peft's card names the base by its path on this machine
 _MODEL = (  # what transformers writes, beside the files of the tokenizer's own kind
@@ -52,7 +55,7 @@ def export(run: Path, target: Path) -> Path:
         CodeError: the catalogue is not whole.
     """
     trained, catalogue = trained_folder(run), Catalogue.load(run / "catalogue")
-    if read_json(trained / "model" / NOTE)["catalogue"] != catalogue.hash:
+    if model_folder.read_note(trained / "model").catalogue != catalogue.hash:
         raise RunError(
             f"{trained} was trained on another catalogue than {run / 'catalogue'} holds now: the run was begun again "
             f"and not finished. Finish it first: llmrec run {run / 'recipe.yaml'} --out {run}"
@@ -126,31 +129,32 @@ def _copy(source: Path, target: Path, names: list[str]) -> None:
 
 def _usable(folder: Path) -> None:
     """Training turns the cache off in config.json, which would make somebody's `generate` slow."""
-    config = read_json(folder / "config.json")
-    for part in (config, config.get("text_config", {})):
-        if "use_cache" in part:
+    config = read_checked(folder / "config.json", dict[str, Any])
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and "use_cache" in part:
             part["use_cache"] = True
     write_json(folder / "config.json", config)
 
 
 def _name_base(adapter: Path, trained: Path) -> None:
-    config = read_json(adapter / "adapter_config.json")
-    config["base_model_name_or_path"] = base_name(read_json(trained / MADE)["recipe"]["model"])
+    config = read_checked(adapter / "adapter_config.json", dict[str, Any])
+    config["base_model_name_or_path"] = base_name(read_training(trained)["recipe"]["model"])
     write_json(adapter / "adapter_config.json", config)
 
 
 def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Facts:
-    stages = sorted(run.glob(f"train-*-*/{MADE}"), key=lambda path: int(path.parent.name.split("-")[1]))
-    tokenizer, config = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
+    tokenizer, config = (
+        read_checked(folder / name, dict[str, Any]) for name in ("tokenizer_config.json", "config.json")
+    )
     return Facts(
         name=run.resolve().name,
-        data=read_json(run / "data" / MADE),
-        trained=[read_json(made) for made in stages],
+        data=read_checked(run / "data" / MADE, MadeOfData),
+        trained=[read_training(stage) for stage in trained_folders(run)],
         metrics=measured(trained),
         example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
         levels=catalogue.codes.shape[1],
         chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
-        dtype=config.get("dtype", "auto"),
-        rows=config.get("text_config", config)["vocab_size"],
+        dtype=str(config.get("dtype", "auto")),
+        rows=config_from(folder).get_text_config().vocab_size,
         adapter=(folder / "adapter").is_dir(),
     )

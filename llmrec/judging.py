@@ -10,16 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
-from llmrec.files import hash_file, read_json
+from llmrec.files import hash_file
 from llmrec.git import commit
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate, Recipe
 from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
+from llmrec.run_files import read_made, read_metrics, read_texts, read_vectors
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.stale import refuse_stale
 
@@ -63,7 +62,7 @@ def judge(
     recommender = Recommender.open(trained / "model", out / "catalogue", settings.wording == "held-out")
     if blended := blender(settings, out):
         recommender.blend = blended(recommender.catalogue)
-    vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+    vectors = read_vectors(out, recipe.items.encoder, dataset.n_items)
     result = evaluate(
         recommender, system(recipe), dataset, settings, settings.target, recipe.seed, folder, progress, vectors
     )
@@ -94,7 +93,7 @@ def _writing(
     from llmrec.model import folder as model_folder
     from llmrec.tasks.source import Source
 
-    catalogue, texts = Catalogue.load(out / "catalogue"), read_json(out / "items" / "texts.json")
+    catalogue, texts = Catalogue.load(out / "catalogue"), read_texts(out, dataset.n_items)
     sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.target))
     model, tokenizer, _ = model_folder.load(model_at, torch.float32)
     data = str(dataset.facts.get("source"))
@@ -129,7 +128,7 @@ def look(run: Path, trained: Path, book: Path, why: str, progress: Callable[[flo
         "why": why,
         "recipe": shipped_name(recipe),
         "recipe hash": fingerprint(recipe),
-        "trained at commit": read_json(trained / "made.json").get("commit", "unknown"),
+        "trained at commit": read_made(trained).get("commit", "unknown"),
         "data": {"source": recipe.data.source, "hash": content_hash(run / "data")},
     }
 
@@ -149,7 +148,7 @@ def _tell(book: Path, folder: Path, told: dict[str, Any]) -> None:
     figures = hash_file(folder / "metrics.json")[:16]
     if any((line["run"], line["figures"]) == (told["run"], figures) for line in ledger.read(book)):
         return
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_metrics(folder)
     protocol = metrics["protocol"]
     ledger.append(
         book,

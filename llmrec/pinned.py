@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.errors import RunError
-from llmrec.files import read_json
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.pipeline import trained_folder
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, fingerprint, recipe_of, shipped_name, without_places
-from llmrec.stage import MADE
+from llmrec.run_files import MADE, read_cases, read_log, read_made, read_metrics, trained_folders
 from llmrec.stale import refuse_stale, refuse_stale_stage
 
 CASE = ["user_id", "target"]
@@ -62,7 +59,7 @@ def collect(runs: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledg
         raise RunError("runs of one result differ in more than their seed: " + ", ".join(str(run) for run in runs))
     seeds = [_of_seed(*one) for one in zip(runs, recipes, folders, strict=True)]
     hashes = sorted({seed["data hash"] for seed in seeds})
-    mine, facts = fingerprint(recipes[0]), read_json(runs[0] / "data" / MADE)["facts"]
+    mine, facts = fingerprint(recipes[0]), read_made(runs[0] / "data")["facts"]
     looks = [line for line in ledger.read(book) if line["data"]["hash"] in hashes]
     return {
         "recipe": {"name": shipped_name(recipes[0]), "hash": mine, "yaml": dump(without_places(recipes[0]))},
@@ -79,13 +76,13 @@ def collect(runs: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledg
 
 def _of_seed(run: Path, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """One run's figures, what its stages took, and what it was made of."""
-    metrics = read_json(folder / "metrics.json")
-    stages = {file.parent.relative_to(run).as_posix(): read_json(file) for file in _made(run)}
+    metrics = read_metrics(folder)
+    stages: dict[str, Any] = {stage.relative_to(run).as_posix(): read_made(stage) for stage in _stages(run)}
     return {
         "seed": recipe.seed,
         "run": run.name,
-        "commit": read_json(folder.parent / MADE).get("commit", "unknown"),
-        "device": read_json(folder.parent / MADE)["device"],
+        "commit": read_made(folder.parent).get("commit", "unknown"),
+        "device": read_made(folder.parent)["device"],
         "data hash": content_hash(run / "data"),
         "metrics": metrics["systems"][metrics["model"]],
         "seconds": {name: max(made["seconds"], _trained_for(run / name)) for name, made in stages.items()},
@@ -94,27 +91,27 @@ def _of_seed(run: Path, recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _made(run: Path) -> list[Path]:
-    """made.json of all stages, in the order of a run."""
-    first = [run / name / MADE for name in ("data", "items", "catalogue", "tasks")]
-    trained = sorted(run.glob(f"train-*-*/{MADE}"), key=lambda file: int(file.parent.name.split("-")[1]))
-    whole = [*first, *trained, *sorted(run.glob(f"train-*-*/eval*/{MADE}"))]
-    return [file for file in whole if file.is_file()]
+def _stages(run: Path) -> list[Path]:
+    """The folders of all stages, in the order of a run."""
+    first = [run / name for name in ("data", "items", "catalogue", "tasks")]
+    whole = [*first, *trained_folders(run), *sorted(run.glob("train-*-*/eval*"))]
+    return [stage for stage in whole if (stage / MADE).is_file()]
 
 
 def _trained_for(stage: Path) -> float:
     """Seconds that a training has told, over all the times it was gone on with; 0 for other stages."""
     log = stage / "log.jsonl"
-    return float(json.loads(log.read_text().splitlines()[-1])["seconds"]) if log.is_file() else 0.0
+    return float(read_log(log)[-1]["seconds"]) if log.is_file() else 0.0
 
 
 def _pooled(folders: list[Path], beside: Sequence[Path]) -> dict[str, Any]:
     """Each case's figures averaged over seeds, then means, intervals and paired differences over cases."""
-    tables = [pq.read_table(folder / "per_user.parquet").sort_by([(name, "ascending") for name in CASE])
-              for folder in folders]  # fmt: skip
+    tables = [
+        read_cases(folder / "per_user.parquet").sort_by([(name, "ascending") for name in CASE]) for folder in folders
+    ]
     if any(table["user_id"] != tables[0]["user_id"] for table in tables):
         raise RunError("runs of one result were judged on other users. Give them one data set and one split.")
-    about = read_json(folders[0] / "metrics.json")
+    about = read_metrics(folders[0])
     columns = [name for name in tables[0].column_names if name not in CASE]
     mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in columns}
     for file in beside:
@@ -131,7 +128,7 @@ def _pooled(folders: list[Path], beside: Sequence[Path]) -> dict[str, Any]:
 
 def _beside(file: Path, cases: pa.Table) -> dict[str, np.ndarray]:
     """Another system's figures, in the order of some cases."""
-    given = pq.read_table(file).sort_by([(name, "ascending") for name in CASE])
+    given = read_cases(file).sort_by([(name, "ascending") for name in CASE])
     if any(given[name].to_pylist() != cases[name].to_pylist() for name in CASE):
         raise RunError(f"{file} holds figures of other cases than the runs. Make it from the same data and split.")
     return {name: given[name].to_numpy() for name in given.column_names if name not in CASE}

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from llmrec import extras, judging, launch, shipped
+from llmrec.checked import check_file
 from llmrec.data import dataset as data
 from llmrec.data import sources
 from llmrec.data.dataset import Dataset
 from llmrec.errors import DataError, RunError
-from llmrec.files import hash_file, hash_folder, read_json, write_json, write_text
+from llmrec.files import hash_file, hash_folder, write_json, write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Aligning, Recipe, Sft
 from llmrec.recipe_file import dump, without_places
+from llmrec.run_files import read_texts, read_vectors, trained_folders
 from llmrec.run_folder import is_stage, refuse_below, refuse_foreign
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.train import together, trackers
@@ -185,8 +187,14 @@ def _items(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
         write_json(folder / "texts.json", texts)
         return {"items": len(texts), "dimensions": vectors.shape[1], "example": texts[0]}
 
-    inputs = {"items": hash_file(out / "data" / "items.parquet")}
+    inputs = {"items": _hash_of_items(out)}
     hashes["items"] = Stage(out / "items", _ITEMS, recipe.items.model_dump(mode="json"), inputs, recipe.seed).run(make)
+
+
+def _hash_of_items(out: Path) -> str:
+    path = out / "data" / "items.parquet"
+    check_file(path)
+    return hash_file(path)
 
 
 def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable[[float], None]) -> None:
@@ -197,14 +205,14 @@ def _catalogue(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Call
     def make(folder: Path) -> dict[str, Any]:
         dataset = Dataset.load(out / "data", texts=False)
         items = dataset.items
-        vectors = np.load(out / "items" / "vectors" / f"{recipe.items.encoder}.npy")
+        vectors = read_vectors(out, recipe.items.encoder, dataset.n_items)
         if old:
             return build.extend(old, items, vectors, recipe.seed, folder)
         train = dataset.before("valid") if recipe.indexing.behaves else None
         return build.make(recipe.indexing, items, vectors, recipe.seed, folder, train)
 
     inputs = {name: hashes[name] for name in ("items", *(["data"] if recipe.indexing.behaves else []))}
-    inputs |= {"table": hash_file(out / "data" / "items.parquet")} | ({"old": made_hash(old)} if old else {})
+    inputs |= {"table": _hash_of_items(out)} | ({"old": made_hash(old)} if old else {})
     stage = Stage(out / "catalogue", _CATALOGUE, recipe.indexing.model_dump(mode="json"), inputs, recipe.seed)
     hashes["catalogue"] = stage.run(make)
 
@@ -216,7 +224,7 @@ def _tasks(recipe: Recipe, out: Path, hashes: dict[str, str], progress: Callable
 
     def make(folder: Path) -> dict[str, Any]:
         dataset, catalogue = Dataset.load(out / "data"), Catalogue.load(out / "catalogue")
-        source = Source.load(dataset, catalogue, read_json(out / "items" / "texts.json"))
+        source = Source.load(dataset, catalogue, read_texts(out, dataset.n_items))
         return examples.make(recipe.tasks, worded(source, catalogue.items, recipe.tasks), recipe.seed, folder)
 
     inputs = {name: hashes[name] for name in ("data", "items", "catalogue")} | {
@@ -356,13 +364,6 @@ def trained_folder(out: Path) -> Path:
     if not whole:
         raise RunError(f"{out} holds no trained model. Make one with: llmrec run RECIPE --out {out}")
     return whole[-1]
-
-
-def trained_folders(out: Path) -> list[Path]:
-    """The folders of all finished training stages of a run, in order."""
-    found = [path for path in out.glob("train-*-*") if path.name.split("-")[1].isdecimal()]
-    whole = [folder for folder in found if (folder / "made.json").is_file()]
-    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
 
 
 _MAKERS = dict(zip(STAGES, (_data, _items, _catalogue, _tasks, _train, _evaluate, _report), strict=True))

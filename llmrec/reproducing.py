@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmrec import judging, ledger, pipeline
 from llmrec.data.content import content_hash
@@ -13,6 +12,7 @@ from llmrec.errors import RecipeError, RunError
 from llmrec.files import read_json
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import read
+from llmrec.run_files import read_made, read_metrics
 
 Tell = Callable[[str, float], None]
 
@@ -109,7 +109,7 @@ def reproduce(
     pipeline.run(result.recipe, out, "data", tell)
     found = content_hash(out / "data")
     if found != result.data:
-        facts = read_json(out / "data" / "made.json")["facts"]
+        facts = read_made(out / "data")["facts"]
         raise RunError(
             f"the data here are others than those of {result.name}: {facts['users']} users, {facts['items']} items, "
             f"{facts['interactions']} interactions; hash {found[:16]} and not {result.data[:16]}. Point LLMREC_DATA to "
@@ -122,8 +122,8 @@ def reproduce(
         pipeline.run(result.recipe, out, "train", tell)
         why = f"llmrec reproduce {result.name}"
         folder = judging.look(out, pipeline.trained_folder(out), book, why, lambda done: tell("evaluate", done))
-    metrics = read_json(folder / "metrics.json")
-    now: dict[str, Any] = metrics["systems"][metrics["model"]]
+    metrics = read_metrics(folder)
+    now = metrics["systems"][metrics["model"]]
     return {
         metric: Figure(was["mean"], was["low"], was["high"], now[metric]["mean"])
         for metric, was in result.metrics.items()

@@ -16,11 +16,10 @@ from typing import Any
 
 from llmrec import __version__, peak
 from llmrec.errors import RunError
-from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, read_json, write_json
+from llmrec.files import atomic_folder, explain_disk, hash_folder, hash_json, write_json
 from llmrec.git import commit
+from llmrec.run_files import MADE, read_made
 from llmrec.run_folder import LOCK, is_stage, refuse_foreign
-
-MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Stage:
 
     def is_made(self) -> bool:
         """Whether the folder holds the result of just this recipe, these inputs, this format."""
-        made = self.folder / MADE
-        return made.is_file() and read_json(made).get("key") == self.key
+        return (self.folder / MADE).is_file() and read_made(self.folder).get("key") == self.key
 
     def run(self, make: Callable[[Path], dict[str, Any]]) -> str:
         """Make the folder unless it is made already.
@@ -90,9 +88,9 @@ def made_hash(folder: Path) -> str:
     """Hash of the files of a finished stage.
 
     Raises:
-        RunError: there is none in that folder.
+        RunError: there is none in that folder, or its made.json is damaged.
     """
-    return str(read_json(folder / MADE)["output"])
+    return read_made(folder)["output"]
 
 
 def versions() -> dict[str, str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmrec.checked import check_file
 from llmrec.errors import RunError
-from llmrec.files import hash_file, read_json
+from llmrec.files import hash_file
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import without_places
-from llmrec.stage import MADE
+from llmrec.run_files import MADE, read_made
 
 
 def refuse_stale(recipe: Recipe, run: Path) -> dict[str, str]:
@@ -38,6 +39,7 @@ def refuse_stale(recipe: Recipe, run: Path) -> dict[str, str]:
     for name, one in said.items():
         given = dict(hashes)
         if name in ("items", "catalogue"):
+            check_file(run / "data" / "items.parquet")
             given |= {"items" if name == "items" else "table": hash_file(run / "data" / "items.parquet")}
         hashes[name] = refuse_stale_stage(run / name, one, given, recipe.seed)
         if name.startswith("train-"):
@@ -61,7 +63,7 @@ def refuse_stale_stage(folder: Path, said: Any, given: dict[str, str], seed: int
     """
     if not (folder / MADE).is_file():
         raise RunError(f"{folder} is not made. Finish the run with: llmrec run RECIPE --out {folder.parent}")
-    made = read_json(folder / MADE)
+    made = read_made(folder)
     others = [name for name, value in made["inputs"].items() if given.get(name, value) != value]
     if not _agree(made["recipe"], said) or made["seed"] != seed or others:
         what = f"from another {others[0]}" if others else "by another recipe or seed"
@@ -69,7 +71,7 @@ def refuse_stale_stage(folder: Path, said: Any, given: dict[str, str], seed: int
             f"{folder} was made {what} than the run holds now, as when a run with changes was stopped on its way. "
             f"Finish it, or go back to the recipe of before, with: llmrec run RECIPE --out RUN"
         )
-    return str(made["output"])
+    return made["output"]
 
 
 def _agree(one: Any, other: Any) -> bool:

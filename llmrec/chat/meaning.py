@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from llmrec.chat.store import Store
+from llmrec.checked import read_array, read_table
 from llmrec.items.encode import encode
 
 _KEPT = 500  # sayings whose vectors are remembered
@@ -70,7 +71,7 @@ def _saved(run: Path, encoder: str) -> dict[str, np.ndarray]:
     vectors, items = run / "items" / "vectors" / f"{encoder}.npy", run / "data" / "items.parquet"
     if not vectors.is_file() or not items.is_file():
         return {}
-    rows = np.load(vectors)
-    ids = pq.read_table(items, columns=["item_id"])["item_id"].to_pylist()
+    rows = read_array(vectors, 2)
+    ids = read_table(items, {"item_id": pa.string()}, columns=["item_id"])["item_id"].to_pylist()
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return dict(zip(ids, rows / np.maximum(norms, 1e-9), strict=True)) if len(ids) == len(rows) else {}

@@ -85,13 +85,12 @@ def show(
     from llmrec import shipped
     from llmrec.data import facts
     from llmrec.data.dataset import Dataset
-    from llmrec.files import read_json
     from llmrec.recipe_file import load
 
     folder = Path(run)
     if (folder / "recipe.yaml").is_file():
         recipe, dataset = load(folder / "recipe.yaml"), Dataset.load(folder / "data")
-        unit = read_json(folder / "data" / "made.json")["facts"]["timestamp unit"]
+        unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(shipped.recipe(run))
         dataset, unit = facts.of_recipe(recipe)

@@ -39,20 +39,18 @@ def command(
 
 def _look(run: Path, ledger: Path, why: str) -> Any:
     from llmrec import judging, pipeline
-    from llmrec.files import read_json
     from llmrec.recipe_file import check_run
+    from llmrec.run_files import read_metrics
 
     check_run(run)
     with stages() as tell:
         folder = judging.look(run, pipeline.trained_folder(run), ledger, why, lambda done: tell("evaluate", done))
-    return read_json(folder / "metrics.json")
+    return read_metrics(folder)
 
 
 def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) -> Any:
     """Figures that are shown and not kept."""
     import tempfile
-
-    import numpy as np
 
     import llmrec
     from llmrec import judging
@@ -61,6 +59,7 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
     from llmrec.recipe_file import recipe_of
+    from llmrec.run_files import read_vectors
     from llmrec.stale import refuse_stale
 
     recipe = recipe_of(run, [] if beams is None else [f"evaluate.beams={beams}"])
@@ -70,16 +69,17 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
     refuse_stale(recipe, run)
+    dataset = Dataset.load(run / "data")
     recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
     with stages() as tell, tempfile.TemporaryDirectory() as folder:
         return evaluate(
             recommender,
             judging.system(recipe),
-            Dataset.load(run / "data"),
+            dataset,
             recipe.evaluate,
             "valid" if (target or recipe.evaluate.target) == "valid" else "test",
             recipe.seed,
             Path(folder),
             lambda done: tell("evaluate", done),
-            np.load(run / "items" / "vectors" / f"{recipe.items.encoder}.npy"),
+            read_vectors(run, recipe.items.encoder, dataset.n_items),
         )

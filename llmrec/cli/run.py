@@ -25,8 +25,8 @@ def command(
 ) -> None:
     from llmrec import pipeline, shipped
     from llmrec.errors import RecipeError
-    from llmrec.files import read_json
     from llmrec.recipe_file import dump, load
+    from llmrec.run_files import read_metrics
 
     path = shipped.recipe(recipe)
     plan = load(path, overrides or [], tiny)
@@ -47,7 +47,7 @@ def command(
             _codes(run)
         return
     folder = pipeline.trained_folder(run) / "eval"
-    result = read_json(folder / "metrics.json")
+    result = read_metrics(folder)
     if as_json:
         say({"run": str(run), **result})
         return
@@ -61,7 +61,7 @@ def command(
 def _warn(plan: Recipe, run: Path) -> None:
     """Say that a trained model will go; that it is there only until then is nothing to find out afterwards."""
     from llmrec.errors import RunError
-    from llmrec.pipeline import trained_folders
+    from llmrec.run_files import trained_folders
     from llmrec.stale import refuse_stale
 
     try:
@@ -77,7 +77,8 @@ def _warn(plan: Recipe, run: Path) -> None:
 
 def _codes(run: Path) -> None:
     """What the health of codes is, in words."""
-    from llmrec.files import read_json
+    from llmrec.checked import read_checked
+    from llmrec.run_files import Health
 
-    for line in read_json(run / "catalogue" / "health.json")["verdict"]:
+    for line in read_checked(run / "catalogue" / "health.json", Health).get("verdict", []):
         screen.print(f"Codes: {line}", highlight=False, markup=False)

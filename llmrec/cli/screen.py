@@ -117,9 +117,9 @@ def metrics_table(result: dict[str, Any]) -> Table:
     for name in ("", *map(str.upper, metrics), f"{sure.upper()} 95 %", f"Δ {sure.upper()} 95 %"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for system, values in result["systems"].items():
-        cells = [_digits(values[metric]["mean"]) for metric in metrics]
-        behind = "" if system == model else _interval(result["paired"][system][sure])
-        table.add_row(system, *cells, _interval(values[sure]), behind, style="bold" if system == model else "")
+        cells = [_digits(values[metric]["mean"]) if metric in values else "" for metric in metrics]
+        behind = _interval(result.get("paired", {}).get(system, {}).get(sure))
+        table.add_row(system, *cells, _interval(values.get(sure)), behind, style="bold" if system == model else "")
     return table
 
 
@@ -127,20 +127,23 @@ def _digits(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
-def _interval(value: dict[str, float]) -> str:
-    return f"{_digits(value['low'])} to {_digits(value['high'])}"
+def _interval(value: dict[str, float] | None) -> str:
+    return f"{_digits(value['low'])} to {_digits(value['high'])}" if value else ""
 
 
 def show_example(folder: Path) -> None:
     """One user's history and ten recommendations, as titles."""
-    examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    from llmrec.checked import read_checked
+    from llmrec.run_files import Example
+
+    examples = read_checked(folder / "examples.json", list[Example])
     if not examples:
         return
-    chosen = next((e for e in examples if e["held_out_rank"] in range(1, 11)), examples[0])
+    chosen = next((e for e in examples if e.get("held_out_rank") in range(1, 11)), examples[0])
     screen.print(f"\nUser {plain(chosen['user_id'])} last watched or bought (newest last):", style="bold")
     for title in chosen["history"]:
         screen.print(f"   {plain(title)}")
     screen.print("Recommended next:", style="bold")
     for place, title in enumerate(chosen["recommended"], 1):
-        mark = "  ← what they took next" if place == chosen["held_out_rank"] else ""
+        mark = "  ← what they took next" if place == chosen.get("held_out_rank") else ""
         screen.print(f"  {place:>2}  {plain(title)}{mark}")

@@ -28,6 +28,7 @@ def command(
 ) -> None:
     from llmrec import pipeline, shipped
     from llmrec.recipe_file import load
+    from llmrec.run_files import trained_folders
     from llmrec.train import together
 
     with _told() if lines else contextlib.nullcontext():
@@ -44,7 +45,7 @@ def command(
         console.print(named_run(path.stem, run))
         with stages() as tell:
             pipeline.train(plan, run, tell)
-        trained = [str(folder) for folder in pipeline.trained_folders(run)]
+        trained = [str(folder) for folder in trained_folders(run)]
         say({"run": str(run), "trained": trained}) if as_json else console.print(f"Trained: {', '.join(trained)}")
 
 

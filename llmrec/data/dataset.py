@@ -12,18 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from llmrec.checked import REMEDY, read_table
 from llmrec.contracts import Sequences
 from llmrec.data.clean import clean
 from llmrec.data.raw import Raw
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
-from llmrec.files import read_json
 from llmrec.recipe import Data
+from llmrec.run_files import MADE, read_made
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
-MADE = "made.json"
+_EVENTS = {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "split": pa.string()}
+_IDS = ["user_id", "item_id", "split"]
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,19 @@ class Dataset:
             texts: read ratings and what users wrote, too; a log of reviews takes a small part of the memory without.
 
         Raises:
-            RunError: a file is missing.
+            RunError: a file is missing or damaged.
         """
-        for name in ("interactions.parquet", "items.parquet"):
-            if not (folder / name).is_file():
-                raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
-        facts = read_json(folder / MADE)["facts"] if (folder / MADE).is_file() else {}
-        events = folder / "interactions.parquet"
-        columns = None if texts else ["user_id", "item_id", "timestamp", "split"]
+        facts = read_made(folder)["facts"] if (folder / MADE).is_file() else {}
         # Ids and splits come again and again: as numbers into a dictionary they take a small part of the memory.
-        interactions = pq.read_table(events, columns=columns, read_dictionary=["user_id", "item_id", "split"])
-        return cls(interactions, pq.read_table(folder / "items.parquet"), facts)
+        options: dict[str, Any] = {"columns": None if texts else list(_EVENTS), "read_dictionary": _IDS}
+        interactions = read_table(folder / "interactions.parquet", _EVENTS, **options)
+        items = read_table(folder / "items.parquet", {"item_id": pa.string()})
+        if pc.count_distinct(items["item_id"]).as_py() < items.num_rows:
+            raise RunError(f"{folder / 'items.parquet'} has an item_id twice. {REMEDY}")
+        for name, rows in (("interactions", interactions.num_rows), ("items", items.num_rows)):
+            if facts.get(name, rows) != rows:
+                raise RunError(f"{folder / name}.parquet has {rows} rows, but {MADE} says {facts[name]}. {REMEDY}")
+        return cls(interactions, items, facts)
 
     def save(self, folder: Path) -> None:
         """Write both tables into a folder."""
@@ -96,6 +100,21 @@ class Dataset:
         """Item number by item id."""
         return {item_id: number for number, item_id in enumerate(self.item_ids)}
 
+    def check_catalogue(self, item_ids: list[str]) -> None:
+        """See that a catalogue has the items of the data, by the same numbers.
+
+        Args:
+            item_ids: of the catalogue, by item number.
+
+        Raises:
+            RunError: it does not.
+        """
+        if item_ids != self.item_ids:
+            raise RunError(
+                f"the {len(item_ids)} items of the catalogue are not the {self.n_items} of the data, or in another "
+                f"order: the folders catalogue/ and data/ are not of one run. {REMEDY}"
+            )
+
     @cached_property
     def user_ids(self) -> list[str]:
         """User id by user number, in the order of `histories`."""
@@ -103,8 +122,12 @@ class Dataset:
 
     @cached_property
     def histories(self) -> Sequences:
-        """Every event of every user, held-out ones included. Use `before` for what a model may see."""
-        numbers = _positions(self.interactions["item_id"], self.items["item_id"].combine_chunks())
+        """Every event of every user, held-out ones included. Use `before` for what a model may see.
+
+        Raises:
+            RunError: an event names an item that the items lack, or a user's events are not together.
+        """
+        numbers = _positions(self.interactions["item_id"], self.items["item_id"].combine_chunks(), "item")
         starts, before, last = [np.zeros(1, np.int64)], 0, None
         for users in self.interactions["user_id"].chunks:  # one array of all ids may be too long for Arrow's offsets
             if not len(users):
@@ -115,12 +138,16 @@ class Dataset:
                 change = np.concatenate([[0], change])
             starts.append(change + before)
             before, last = before + len(users), users[-1].as_py()
-        return Sequences(np.concatenate([*starts, [before]]).astype(np.int64), numbers.astype(np.int32))
+        offsets = np.concatenate([*starts, [before]]).astype(np.int64) if before else np.zeros(1, np.int64)
+        first = self.interactions["user_id"].take(pa.array(offsets[:-1]))
+        if len(first.unique()) < len(first):
+            raise RunError(f"the interactions of a user stand apart, so they are not sorted by user. {REMEDY}")
+        return Sequences(offsets, numbers.astype(np.int32))
 
     @cached_property
     def splits(self) -> np.ndarray:
         """(events,) int8: 0 train, 1 valid, 2 test, aligned with `histories.items`."""
-        return _positions(self.interactions["split"], pa.array(_SPLITS)).astype(np.int8)
+        return _positions(self.interactions["split"], pa.array(_SPLITS), "split").astype(np.int8)
 
     def before(self, split: Split) -> Sequences:
         """What may be seen when predicting a split: earlier splits. `before("valid")` is the training part."""
@@ -155,13 +182,24 @@ class Dataset:
         return Cases(users, self.histories.items[events], Sequences(offsets, self.histories.items[places]))
 
 
-def _positions(column: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
-    """(rows,) where each value stands among the known ones."""
+def _positions(column: pa.ChunkedArray, known: pa.Array, what: str) -> np.ndarray:
+    """(rows,) where each value stands among the known ones.
+
+    Raises:
+        RunError: a value is not known; `what` says what it is.
+    """
     found = [np.zeros(0, np.int32)]
     for chunk in column.chunks:
         numbered = pa.types.is_dictionary(chunk.type)
-        places = pc.index_in(chunk.dictionary if numbered else chunk, value_set=known).to_numpy(zero_copy_only=False)
-        found.append(places[chunk.indices.to_numpy(zero_copy_only=False)] if numbered else places)
+        values = chunk.dictionary if numbered else chunk
+        places = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy(zero_copy_only=False)
+        rows = places[chunk.indices.to_numpy(zero_copy_only=False)] if numbered else places
+        if (rows < 0).any():
+            raise RunError(
+                f"the interactions name the {what} '{chunk[int(np.argmax(rows < 0))].as_py()}', which the data do not "
+                f"have. {REMEDY}"
+            )
+        found.append(rows)
     return np.concatenate(found)
 
 

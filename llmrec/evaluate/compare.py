@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from llmrec.errors import RunError
-from llmrec.files import read_json
 from llmrec.metrics.significance import bootstrap, paired
+from llmrec.run_files import read_cases, read_metrics, training_folders
 
 ALIKE = {
     "split": "the split",
@@ -47,20 +46,20 @@ def read(run: Path) -> Judged:
     """The last evaluation of a run.
 
     Raises:
-        RunError: there is none, or it was made before cases were written down.
+        RunError: there is none, it is damaged, or it was made before cases were written down.
     """
-    folders = sorted(run.glob("train-*-*/eval"), key=lambda path: int(path.parent.name.split("-")[1]))
+    folders = [folder / "eval" for folder in training_folders(run)]
     found = [folder for folder in folders if (folder / "metrics.json").is_file()]
     if not found:
         raise RunError(f"{run} has no evaluation. Make one with: llmrec run RECIPE --out {run}")
-    metrics, table = read_json(found[-1] / "metrics.json"), pq.read_table(found[-1] / "per_user.parquet")
-    if "target" not in table.column_names:
-        raise RunError(
-            f"{found[-1]} does not say what was held out: it is of an older version. Evaluate the run again."
-        )
+    metrics, table = read_metrics(found[-1]), read_cases(found[-1] / "per_user.parquet")
     cases = _numbered(table["user_id"].to_pylist(), table["target"].to_pylist())
-    model = metrics["model"]
-    values = {metric: table[f"{model} {metric}"].to_numpy() for metric in metrics["systems"][model]}
+    columns = {metric: f"{metrics['model']} {metric}" for metric in metrics["systems"][metrics["model"]]}
+    missing = set(columns.values()) - set(table.column_names)
+    if missing or not len(cases):
+        what = f"column '{min(missing)}'" if missing else "cases"
+        raise RunError(f"{found[-1] / 'per_user.parquet'} has no {what}. Evaluate the run again.")
+    values = {metric: table[name].to_numpy() for metric, name in columns.items()}
     return Judged(run.resolve().name, metrics, cases, values)
 
 

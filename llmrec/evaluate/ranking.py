@@ -66,7 +66,9 @@ def evaluate(
 
     Raises:
         DataError: nothing is held out.
+        RunError: the recommender's catalogue has other items than the data.
     """
+    dataset.check_catalogue(recommender.catalogue.item_ids)
     cases = dataset.cases(target)
     if not len(cases.users):
         raise DataError(f"the split holds out nothing for {target}. Evaluate on another part, or split otherwise.")

@@ -43,7 +43,9 @@ def validator(
 
     Raises:
         DataError: nobody has a validation item.
+        RunError: the catalogue has other items than the data.
     """
+    dataset.check_catalogue(catalogue.item_ids)
     cases = dataset.cases("valid")
     if not len(cases.users):
         raise DataError("no user has a validation item, so nothing can be validated. Set train.N.validation.every: 0.")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmrec.checked import read_checked, read_table
 from llmrec.errors import RunError
-from llmrec.files import read_json
+from llmrec.run_files import MADE, Example, Health, Writing, read_log, read_made, read_metrics
 
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 
@@ -85,7 +85,7 @@ def read_run(run: Path) -> Run:
     return Run(
         name=run.resolve().name,
         facts=made.get("data", {}).get("facts", {}),
-        health=_json(run / "catalogue" / "health.json"),
+        health=_json(run / "catalogue" / "health.json", Health),
         alike=_alike(codes),
         codes=codes,
         trainings=[_training(folder) for folder in sorted(run.glob("train-*-*"), key=_in_order) if folder.is_dir()],
@@ -94,8 +94,8 @@ def read_run(run: Path) -> Run:
     )
 
 
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def _json(path: Path, shape: Any) -> Any:
+    return read_checked(path, shape) if path.exists() else None
 
 
 def _in_order(folder: Path) -> tuple[int, int, str]:
@@ -107,56 +107,42 @@ def _in_order(folder: Path) -> tuple[int, int, str]:
 
 def _stages(run: Path) -> list[Stage]:
     folders = sorted((f for f in run.glob("*") if f.is_dir() and not f.name.startswith(".")), key=_in_order)
-    files = [inner / "made.json" for folder in folders for inner in (folder, folder / "eval")]
-    return [Stage(f.parent.relative_to(run).as_posix(), read_json(f)) for f in files if f.is_file()]
+    stages = [inner for folder in folders for inner in (folder, folder / "eval") if (inner / MADE).exists()]
+    return [Stage(stage.relative_to(run).as_posix(), read_made(stage)) for stage in stages]
 
 
 def _training(folder: Path) -> Training:
     evaluation = folder / "eval"
     return Training(
         folder.name,
-        _log(folder / "log.jsonl"),
-        _json(evaluation / "metrics.json"),
-        _json(evaluation / "examples.json") or [],
+        read_log(folder / "log.jsonl") if (folder / "log.jsonl").exists() else [],
+        read_metrics(evaluation) if (evaluation / "metrics.json").exists() else None,
+        _json(evaluation / "examples.json", list[Example]) or [],
         _coverage(evaluation / "recommendations.parquet"),
-        _json(evaluation / "writing.json"),
+        _json(evaluation / "writing.json", Writing),
     )
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; a torn last line is what a killed run leaves, and is passed over."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    log = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            log.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(
-                    f"{path}, line {number}, is not JSON ({error}). Delete the line and try again."
-                ) from error
-    return log
 
 
 def _coverage(path: Path, k: int = 10) -> int | None:
     if not path.is_file():
         return None
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    table = _parquet(path, ["item_id", "rank"])
+    table = read_table(path, {"item_id": pa.string(), "rank": pa.int32()})
     return len(pc.unique(table.filter(pc.less_equal(table["rank"], k))["item_id"]))
 
 
 def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
     if not (catalogue / "codes.parquet").is_file() or not (catalogue / "items.parquet").is_file():
         return []
-    items = _parquet(catalogue / "items.parquet", ["item_id", "title"])
-    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    codes = _parquet(catalogue / "codes.parquet", ["item_id", "code"])
+    import pyarrow as pa
+
+    from llmrec.items.text import titles as shown
+
+    items = read_table(catalogue / "items.parquet", {"item_id": pa.string()})
+    titles = dict(zip(items["item_id"].to_pylist(), shown(items), strict=True))
+    codes = read_table(catalogue / "codes.parquet", {"item_id": pa.string(), "code": pa.list_(pa.string())})
     pairs = zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True)
     return [(titles.get(item) or item, tuple(code)) for item, code in pairs]
 
@@ -168,13 +154,3 @@ def _alike(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int 
         shared.setdefault(code[: max(1, len(code) - 2)], []).append((title, " ".join(code)))
     crowded = sorted((group for group in shared.values() if len(group) > 1), key=len, reverse=True)
     return [group[:size] for group in crowded[:groups]]
-
-
-def _parquet(path: Path, columns: list[str]) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, KeyError) as error:
-        raise RunError(f"{path} cannot be read as a table of {columns} ({error}). Delete it and run again.") from error

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from llmrec.checked import REMEDY
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Tasks
@@ -75,13 +76,25 @@ def load(folder: Path) -> pa.Table:
     """The examples of a run's folder `tasks/`, memory-mapped.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, or they are damaged.
     """
-    tables = []
-    for path in paths(folder):
+    return pa.concat_tables([_shard(path) for path in paths(folder)])
+
+
+def _shard(path: Path) -> pa.Table:
+    """The examples of one shard, memory-mapped.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
         with pa.memory_map(str(path)) as file:
-            tables.append(pa.ipc.open_file(file).read_all())
-    return pa.concat_tables(tables)
+            table = pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path} cannot be read as examples ({error}). {REMEDY}") from error
+    if table.schema != SCHEMA:
+        raise RunError(f"{path} holds other columns than examples have. {REMEDY}")
+    return table
 
 
 def stream_batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -91,9 +104,13 @@ def stream_batches(folder: Path, columns: list[str] | None = None) -> Iterator[p
         folder: `tasks/` of a run.
         columns: of the table; all of them for None.
     """
-    yield from ds.dataset([str(path) for path in paths(folder)], format="ipc").to_batches(
-        columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
-    )
+    shards = [str(path) for path in paths(folder)]
+    try:
+        yield from ds.dataset(shards, format="ipc", schema=SCHEMA).to_batches(
+            columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"an example of {folder} cannot be read ({error}). {REMEDY}") from error
 
 
 def paths(folder: Path) -> list[Path]:
@@ -102,7 +119,7 @@ def paths(folder: Path) -> list[Path]:
     Raises:
         RunError: there are none.
     """
-    found = sorted((folder / "examples").glob("*.arrow"))
+    found = [path for path in sorted((folder / "examples").glob("*.arrow")) if path.is_file()]
     if not found:
         raise RunError(f"{folder} holds no examples. `llmrec run` makes them.")
     return found

@@ -81,7 +81,11 @@ class Source:
         """The training part of a data set: rows of other splits are left out here, before any task sees them.
 
         Another split is for asking a trained model about it, in `train`'s place; never to learn from.
+
+        Raises:
+            RunError: the catalogue is of other items than the data.
         """
+        dataset.check_catalogue(catalogue.item_ids)
         rows = dataset.interactions
         users = rows["user_id"].take(pa.array(dataset.histories.offsets[:-1])).combine_chunks()
         found = {

@@ -200,7 +200,8 @@ def test_the_last_evaluated_stage_is_spoken_of_and_earlier_ones_stand_beside_it(
 
 
 def test_figures_of_another_protocol_never_stand_in_the_same_table(run):
-    dump(run / "train-2-s-dpo" / "eval" / "metrics.json", metrics() | {"protocol": {"users": 500}})
+    other = metrics()["protocol"] | {"users": 500}
+    dump(run / "train-2-s-dpo" / "eval" / "metrics.json", metrics() | {"protocol": other})
     assert "nano after train-1-sft" not in read(run)[1].text
 
 
