@@ -62,18 +62,22 @@ def pinned(path: Path, seed: int | None = None) -> Pinned:
     """Read one seed of a result.
 
     Args:
-        path: results/NAME.json, as scripts/seeds.py writes it.
+        path: results/NAME.json, as scripts/experiments/seeds.py writes it.
         seed: one of the result's; its first otherwise.
 
     Raises:
         RunError: there is no such result or seed, it pins no recipe, or the recipe does not load any more.
     """
     if not path.is_file():
-        raise RunError(f"there is no result {path}. Name a file that scripts/seeds.py wrote, such as results/NAME.json")
+        raise RunError(
+            f"there is no result {path}. Name a file that scripts/experiments/seeds.py wrote, such as results/NAME.json"
+        )
     told = read_json(path)
     whole = isinstance(told.get("recipe"), dict) and "hash" in told.get("data", {})
     if not whole:
-        raise RunError(f"{path} pins no recipe and data, so it cannot be run again. Write it with: scripts/seeds.py")
+        raise RunError(
+            f"{path} pins no recipe and data, so it cannot be run again. Write it with: scripts/experiments/seeds.py"
+        )
     of = {one["seed"]: one for one in told["figures"]["seeds"]}
     chosen = seed if seed is not None else told["seeds"][0]
     if chosen not in of:

@@ -198,9 +198,9 @@ def test_a_result_takes_the_place_of_a_result_alone(tmp_path: Path) -> None:
     from llmrec.results import write_result
 
     for _ in range(2):
-        write_result(tmp_path / "new.json", "llmrec bench", {"speed": 1})
+        write_result(tmp_path / "new.json", "python scripts/x.py", {"speed": 1})
     for content in ("{}", "[]", "3", "not JSON"):
         (tmp_path / "mine.json").write_text(content)
         with pytest.raises(RunError, match=r"mine\.json is "):
-            write_result(tmp_path / "mine.json", "llmrec bench", {"speed": 1})
+            write_result(tmp_path / "mine.json", "python scripts/x.py", {"speed": 1})
         assert (tmp_path / "mine.json").read_text() == content

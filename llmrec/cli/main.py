@@ -12,7 +12,6 @@ from rich.text import Text
 
 from llmrec import __version__
 from llmrec.cli import (
-    bench,
     chat,
     compare,
     data,
@@ -53,7 +52,6 @@ for verb in (init, run, train, setup, recommend, serve, chat, *JUDGING, export, 
 app.add_typer(data.app, name="data", help=data.__doc__)
 app.add_typer(index.app, name="index", help=index.__doc__)
 app.add_typer(tasks.app, name="tasks", help=tasks.__doc__)
-app.add_typer(bench.app, name="bench", help=bench.__doc__)
 
 
 def _version(wanted: bool) -> None:

@@ -1,6 +1,6 @@
 """Run a result again, and say whether its figures fall inside their intervals (exit code 0) or not (1).
 
-RESULT is a JSON file of scripts/seeds.py, which pins recipe, data and seed.
+RESULT is a JSON file of scripts/experiments/seeds.py, which pins recipe, data and seed.
 """
 
 from __future__ import annotations

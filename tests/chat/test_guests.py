@@ -1,19 +1,15 @@
-"""Simulated guests and the figures made from their dialogues; the terminal."""
+"""Simulated guests, and the figures made from their dialogues by scripts/experiments/chat.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from llmrec.bench.chat import TURNS, K, _guests, _success, bench
-from llmrec.chat.simulate import Guest, play
+from chat import TURNS, K, _guests, _success, measure
+from chat_guests import Guest, play
 from llmrec.data.dataset import Dataset
-from llmrec.errors import RunError
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +57,8 @@ def test_success_turns_and_recall_are_those_counted_by_hand(counter):
     assert found["recall_of_all_shown_by_turn"] == [0, 0.25, 0.25, 0.5, 0.5]
 
 
-def test_the_bench_writes_what_it_measured_and_a_filter_gives_only_what_was_asked(hostile_run, tmp_path):
-    paths = bench("all", hostile_run, "hashing", 9, 0, tmp_path, lambda line: None)
+def test_the_script_writes_what_it_measured_and_a_filter_gives_only_what_was_asked(hostile_run, tmp_path):
+    paths = (measure(part, hostile_run, "hashing", 9, 0, tmp_path) for part in ("text", "dialogues"))
     text, dialogues = (json.loads(path.read_text())["figures"] for path in paths)
     for kind in ("next", "taste", "any"):
         judged = text["test"][kind]
@@ -75,43 +71,3 @@ def test_the_bench_writes_what_it_measured_and_a_filter_gives_only_what_was_aske
         means = [one["mean"] for one in dialogues[name]["success_at_turn"]]
         assert means == sorted(means)
     assert (tmp_path / "chat-dialogues.svg").is_file()
-    with pytest.raises(RunError, match="dialogues"):
-        bench("nothing", hostile_run, "hashing", 9, 0, tmp_path, lambda line: None)
-
-
-def test_the_terminal_talks_searches_and_saves(server, tmp_path):
-    saved = tmp_path / "talk.json"
-    lines = ["hello", "/search script", "/like i12", "a comedy", "/panel", f"/save {saved}", "/nothing", "/quit"]
-    done = subprocess.run(
-        [sys.executable, "-m", "llmrec", "chat", server.url, "--encoder", "none", "-k", "3"],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "LLMREC_API_KEY": server.key, "COLUMNS": "200"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "could not make anything" in done.stdout and "<script>" in done.stdout
-    assert (
-        "comedy" in done.stdout
-        and "history: Film number 12 eee (1982)" in done.stdout
-        and "There is no /nothing" in done.stdout
-    )
-    talk = json.loads(saved.read_text())
-    assert talk["liked"] == ["i12"] and talk["wishes"] == ["comedy"] and len(talk["cards"]) == 3
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["no-such-run"], "there is no folder"),
-        (["http://127.0.0.1:9"], "does not answer"),
-        (["http://127.0.0.1:9", "--engine", "nothing"], "transformers or vllm"),
-        (["http://127.0.0.1:9", "chat.by=server"], "needs `url` and `model`"),
-        (["http://127.0.0.1:9", "--encoder", "nosuch"], "there is no encoder 'nosuch'"),
-    ],
-)
-def test_what_cannot_be_talked_with_is_said_in_one_message(words, message):
-    done = subprocess.run([sys.executable, "-m", "llmrec", "chat", *words], capture_output=True, text=True, timeout=300)
-    shown = " ".join(done.stderr.split())
-    assert done.returncode == 2 and message in shown and "Traceback" not in shown

@@ -169,3 +169,41 @@ def _port_of_server(run: Path) -> int:
 def _open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_terminal_talks_searches_and_saves(server, tmp_path):
+    saved = tmp_path / "talk.json"
+    lines = ["hello", "/search script", "/like i12", "a comedy", "/panel", f"/save {saved}", "/nothing", "/quit"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llmrec", "chat", server.url, "--encoder", "none", "-k", "3"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "LLMREC_API_KEY": server.key, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not make anything" in done.stdout and "<script>" in done.stdout
+    assert (
+        "comedy" in done.stdout
+        and "history: Film number 12 eee (1982)" in done.stdout
+        and "There is no /nothing" in done.stdout
+    )
+    talk = json.loads(saved.read_text())
+    assert talk["liked"] == ["i12"] and talk["wishes"] == ["comedy"] and len(talk["cards"]) == 3
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["no-such-run"], "there is no folder"),
+        (["http://127.0.0.1:9"], "does not answer"),
+        (["http://127.0.0.1:9", "--engine", "nothing"], "transformers or vllm"),
+        (["http://127.0.0.1:9", "chat.by=server"], "needs `url` and `model`"),
+        (["http://127.0.0.1:9", "--encoder", "nosuch"], "there is no encoder 'nosuch'"),
+    ],
+)
+def test_what_cannot_be_talked_with_is_said_in_one_message(words, message):
+    done = subprocess.run([sys.executable, "-m", "llmrec", "chat", *words], capture_output=True, text=True, timeout=300)
+    shown = " ".join(done.stderr.split())
+    assert done.returncode == 2 and message in shown and "Traceback" not in shown

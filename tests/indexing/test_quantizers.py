@@ -101,7 +101,7 @@ def test_residual_k_means_explains_as_much_as_faiss_with_five_beams() -> None:
     other.train(vectors)
     theirs = np.square(vectors - other.decode(other.compute_codes(vectors))).sum()
     ours = np.square(rq_kmeans.fit(vectors, 3, 16, 0).encode(vectors)[1]).sum()
-    assert ours < 1.02 * theirs  # greedy against five beams; `llmrec bench indexing error` compares at real size
+    assert ours < 1.02 * theirs  # greedy against five beams; scripts/experiments/codes.py compares at real size
 
 
 def test_a_rotation_learnt_lets_parts_tell_more() -> None:

@@ -1,0 +1,95 @@
+"""What beams lose against scoring every item: a run's users, ranked by several widths and exactly.
+
+python scripts/experiments/beams.py runs/beauty-nano-seed42 --users 300 --beams 10 20 50 100
+… --target test                         of the test part, not to choose by; of validation otherwise
+
+Writes results/RUN-beams.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands import typed
+from llmrec import pipeline
+from llmrec.data.dataset import Dataset
+from llmrec.decode.filters import Filter
+from llmrec.decode.recommender import Recommender
+from llmrec.evaluate.beyond import top
+from llmrec.metrics.ranking import hit, ndcg, place_in_list
+from llmrec.recipe_file import fingerprint, recipe_of
+from llmrec.results import write_result
+from llmrec.seed import stream
+
+K = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--beams", type=int, nargs="+", default=[10, 20, 50, 100])
+    parser.add_argument("--target", choices=["valid", "test"], default="valid")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    given = parser.parse_args()
+    recipe, dataset = recipe_of(given.run), Dataset.load(given.run / "data")
+    model = pipeline.trained_folder(given.run) / "model"
+    recommender = Recommender.open(model, given.run / "catalogue", recipe.evaluate.wording == "held-out")
+    cases = dataset.cases(given.target)
+    drawn = stream(recipe.seed, "beams").permutation(len(cases.users))[: given.users]
+    chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
+    lists, seconds = ranked(recommender, [cases.histories[row].tolist() for row in chosen], recipe, given)
+    figures = told(lists, cases.targets[chosen], seconds)
+    about = {"recipe hash": fingerprint(recipe), "seed": recipe.seed, "users": len(chosen), "target": given.target}
+    about |= {"source": recipe.data.source}
+    path = given.out / f"{given.run.name}-beams.json"
+    write_result(path, typed(), figures, exclude_seen=recipe.evaluate.exclude_seen, **about)
+    for name, one in figures.items():
+        print(name, one)
+    print(f"written: {path}")
+
+
+def ranked(
+    recommender: Recommender, histories: list[list[int]], recipe: Any, given: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Way → (users, K) items, and way → seconds."""
+    lists: dict[str, list[np.ndarray]] = {name: [] for name in [*map(str, given.beams), "exact"]}
+    seconds = dict.fromkeys(lists, 0.0)
+    for start in range(0, len(histories), given.batch):
+        batch = histories[start : start + given.batch]
+        filters = [
+            Filter.of(recommender.catalogue.trie, seen if recipe.evaluate.exclude_seen else ()) for seen in batch
+        ]
+        for name, found in lists.items():
+            begin = time.perf_counter()
+            if name == "exact":
+                found.append(top(recommender.score(batch, filters), None, K))
+            else:
+                found.append(recommender.rank(batch, K, filters, int(name)).items)
+            seconds[name] += time.perf_counter() - begin
+    return {name: np.concatenate(found) for name, found in lists.items()}, seconds
+
+
+def told(lists: dict[str, np.ndarray], targets: np.ndarray, seconds: dict[str, float]) -> dict[str, Any]:
+    """Way → recall and NDCG at 10, the share of the exact first ten that it gives, seconds."""
+    found = {}
+    for name, items in lists.items():
+        places = place_in_list(items, targets)
+        same = np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(items, lists["exact"], strict=True)])
+        found[name] = {
+            "hr@10": round(float(hit(places, K).mean()), 5),
+            "ndcg@10": round(float(ndcg(places, K).mean()), 5),
+            "of the exact ten": round(float(same), 4),
+            "seconds": round(seconds[name], 1),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
