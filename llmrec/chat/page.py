@@ -7,6 +7,7 @@ two text boxes and the id of a title; `page_guard` lets nothing else in.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import socket
@@ -24,26 +25,28 @@ from starlette.types import ASGIApp
 
 from llmrec.chat import view
 from llmrec.chat.counter import Counter
-from llmrec.chat.page_guard import TEXT, PageGuard, check_host, checker
+from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
 from llmrec.chat.replies import say
-from llmrec.chat.visits import CARDS, VISITS, Page, Turn, cards
+from llmrec.chat.visits import CARDS, VISITS, Page, cards
 from llmrec.serve import log_limit
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.hosts import TrustedHosts
 from llmrec.serve.listen import bind, listen
 
-CONNECTIONS = 1000  # at a time; a visitor has one or two, and six while the page loads
+CONNECTIONS = 1000  # at a time; a visitor has two, and six while the page loads
 SECONDS = 30.0  # in which a request must have come, or an answer be read
+UNREAD_SECONDS = 10.0  # after which a page that is not read any more is not shown any more
 _POLL = 0.04  # seconds between looks for more words
 
 Slot = tuple[gr.Column, gr.HTML, gr.Button, gr.Button]
 
 
-def build(page: Page, title: str) -> gr.Blocks:
+def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
     """The page's parts and what they do.
 
     Args:
         title: shown on top.
+        reads: whether a session has a connection that reads its answers.
     """
     with gr.Blocks(title=f"llmrec · {title}", analytics_enabled=False) as blocks:
         gr.HTML(f"<h3>{view.escape(title)}: a chat that recommends real items</h3>")
@@ -77,15 +80,17 @@ def build(page: Page, title: str) -> gr.Blocks:
                     save = gr.Button("Save", size="sm")
                 transcript = gr.Textbox(visible="hidden")
                 send = gr.Button(visible="hidden", elem_id="send")
-        turns = _Turns(page, [talk, panel], [part for slot in slots for part in slot[:2]])
-        turns.start(blocks.load, new.click, talk.clear)  # Gradio draws a dustbin on a talk
-        heard = turns.on(send.click, page.hear, said, trigger_mode="multiple", js=view.NEXT_SAID)
+        _show(page, blocks, [talk, panel, *(part for slot in slots for part in slot[:2])], reads)
+        for event in (new.click, talk.clear):  # Gradio draws a dustbin on a talk
+            _on(event, page.open)
+        heard = _on(send.click, page.hear, said, trigger_mode="multiple", js=view.NEXT_SAID)
+        heard.success(None, js=view.SENT)
         heard.failure(None, said, said, js=view.UNSENT)
         for place, (_, _, like, dislike) in enumerate(slots):
-            turns.on(like.click, lambda session, place=place: page.judge(session, place, True))
-            turns.on(dislike.click, lambda session, place=place: page.judge(session, place, False))
-        turns.on(hits.input, page.pick, hits, trigger_mode="multiple")
-        turns.on(off.click, page.clear)
+            _on(like.click, lambda session, place=place: page.judge(session, place, True))
+            _on(dislike.click, lambda session, place=place: page.judge(session, place, False))
+        _on(hits.input, page.pick, hits, trigger_mode="multiple")
+        _on(off.click, page.clear)
         _search(page, sought, hits)
         _save(page, save, transcript)
     return blocks
@@ -100,65 +105,48 @@ def _slot() -> Slot:
     return column, html, like, dislike
 
 
-class _Turns:
-    """Events that queue a turn and show how it is answered."""
+def _show(page: Page, blocks: gr.Blocks, parts: list[Any], reads: Callable[[str], bool]) -> None:
+    """Show the talk, the panel and the cards as long as the page is open.
 
-    def __init__(self, page: Page, talk: list[Any], parts: list[Any]) -> None:
-        """Name the components that show the talk with its panel, and the cards."""
-        self.page, self.talk, self.parts = page, talk, parts
+    Gradio closes a stream of answers when the last call has its answer, and may drop a call that comes meanwhile. A
+    call that is never done keeps the stream open.
+    """
 
-    def on(self, event: Any, put: Callable[..., Turn | None], value: Any = None, **more: Any) -> Any:
-        """Queue a turn where an event happens.
-
-        Args:
-            put: queues it; takes the session, and the value of a component where one is given.
-
-        Returns:
-            The event, to hang further ones on.
-        """
-
-        async def spoken(text: Any, request: gr.Request) -> AsyncIterator[Any]:
-            turn = put(request.session_hash, text)
-            async for shown in self._watch(turn, request):
-                yield shown
-
-        async def clicked(request: gr.Request) -> AsyncIterator[Any]:
-            turn = put(request.session_hash)
-            async for shown in self._watch(turn, request):
-                yield shown
-
-        answer = spoken if value is not None else clicked
-        chain = event(answer, value, self.talk, concurrency_limit=None, **_QUIET, **more)
-        # whatever order the events' last words came in, this is the talk as it is, one event after the other
-        chain.then(self.show, None, [*self.talk, *self.parts], concurrency_limit=1, concurrency_id="show", **_QUIET)
-        return chain
-
-    def start(self, *events: Any) -> None:
-        """Begin a dialogue where one of the events happens."""
-        for event in events:
-            event(self.open, None, [*self.talk, *self.parts], concurrency_limit=1, concurrency_id="show", **_QUIET)
-
-    async def open(self, request: gr.Request) -> list[Any]:
-        """A new dialogue."""
-        self.page.open(str(request.session_hash))
-        return await self.show(request)
-
-    async def show(self, request: gr.Request) -> list[Any]:
-        """Updates of all that is shown."""
-        visit = self.page.visit(str(request.session_hash))
-        parts = [update for there, html in cards(visit) for update in (gr.update(visible=there), html)]
-        return [visit.talk(), visit.panel, *parts]
-
-    async def _watch(self, turn: Turn | None, request: gr.Request) -> AsyncIterator[Any]:
-        """Show the talk now, while words of this turn come, and when it is done."""
-        visit = self.page.visit(str(request.session_hash))
-        yield visit.talk(), visit.panel
-        words = turn.words if turn else ""
-        while turn and not turn.done:
+    async def watch(request: gr.Request) -> AsyncIterator[list[Any]]:
+        session = str(request.session_hash)
+        visit, before, read = page.visit(session), None, time.monotonic()
+        while time.monotonic() - read < UNREAD_SECONDS:
+            visit = page.find_visit(session) or visit
+            now = (id(visit), visit.changes)
+            if now != before:
+                before = now
+                shown = [update for there, html in cards(visit) for update in (gr.update(visible=there), html)]
+                yield [visit.talk(), visit.panel, *shown]
             await asyncio.sleep(_POLL)
-            if turn.words != words:
-                words = turn.words
-                yield visit.talk(), visit.panel
+            read = time.monotonic() if reads(session) else read
+
+    blocks.load(watch, None, parts, concurrency_limit=None, **_QUIET)
+
+
+def _on(event: Any, put: Callable[..., Any], value: Any = None, **more: Any) -> Any:
+    """Queue a turn where an event happens.
+
+    Args:
+        put: queues it; takes the session, and the value of a component where one is given.
+
+    Returns:
+        The event, to hang further ones on.
+    """
+
+    async def spoken(text: Any, request: gr.Request) -> None:
+        put(str(request.session_hash), text)
+
+    async def clicked(request: gr.Request) -> None:
+        put(str(request.session_hash))
+
+    # one at a time: Gradio works on calls side by side, and the first to come would not always be queued first
+    in_order = {"concurrency_limit": 1, "concurrency_id": "in order"}
+    return event(spoken if value is not None else clicked, value, None, **in_order, **_QUIET, **more)
 
 
 # values reach our functions as they were sent, to be checked there: Gradio's own refusals are tracebacks in the log
@@ -190,8 +178,9 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
     """
     for name in [one for one in os.environ if one.startswith("GRADIO_") and one not in _KEPT]:
         del os.environ[name]
-    blocks = build(Page(counter), title)
-    blocks.state_session_capacity, blocks.max_threads = VISITS, 2 * VISITS
+    streams: Streams = collections.Counter()
+    blocks = build(Page(counter), title, lambda session: streams[session] > 0)
+    blocks.state_session_capacity, blocks.max_threads = VISITS, 2 * CONNECTIONS
     blocks.queue(default_concurrency_limit=8, api_open=False)
     queue = blocks._queue
     queue.pending_event_ids_session = LRUCache(2000)  # as Gradio bounds the queues of answers, where it forgot this
@@ -214,7 +203,7 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
         return waiting if waiting or queue.pending_event_ids_session.get(session) else None
 
     inputs = {number: len(function.inputs) for number, function in blocks.fns.items() if function.fn is not None}
-    return TrustedHosts(PageGuard(app, inputs, unread, login is not None), () if login is None else None)
+    return TrustedHosts(PageGuard(app, inputs, unread, streams, login is not None), () if login is None else None)
 
 
 _KEPT = ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ROOT_PATH")  # other variables open paths, editors and histories

@@ -29,6 +29,9 @@ STREAMS = 2  # connections that read the answers of one session: a new one, and 
 PATIENCE = 20.0  # seconds in which a body must have come
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 
+QUERY = "session_hash="
+
+Streams = Counter[str]  # session → how many connections read its answers
 _SESSION = re.compile(r"[a-z0-9]{4,32}")
 _FILES = re.compile(  # of Gradio's own package, none of whose names begins with a dot; app_id is for reconnecting
     r"/|/gradio_api/app_id|/theme\.css|/favicon\.ico|/(?:assets|static)(?:/[\w@+-]+(?:\.[\w@+-]+)*)+", re.ASCII
@@ -94,17 +97,23 @@ class PageGuard:
     """ASGI middleware with a list of what is allowed; all else is answered 404, whatever Gradio adds or opens."""
 
     def __init__(
-        self, app: ASGIApp, inputs: Mapping[int, int], unread: Callable[[str], int | None], login: bool
+        self,
+        app: ASGIApp,
+        inputs: Mapping[int, int],
+        unread: Callable[[str], int | None],
+        streams: Streams,
+        login: bool,
     ) -> None:
         """Wrap Gradio's app.
 
         Args:
             inputs: id of each function of the page → how many inputs it has; each is a text or nothing.
             unread: how many answers wait to be read by a session; None where none wait and none will come.
+            streams: is kept up to date.
             login: whether there is one, so that its form may be sent.
         """
         self.app, self.inputs, self.unread, self.login = app, inputs, unread, login
-        self._streams: Counter[str] = Counter()
+        self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, made anew, or refuse it."""
@@ -121,13 +130,14 @@ class PageGuard:
             await self._pass(scope, receive, _with_headers(send))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = scope["query_string"].decode("latin-1")  # empty but for a stream of answers
-        self._streams[stream] += 1
+        session = scope["query_string"].decode().removeprefix(QUERY)  # empty but for a stream of answers
+        self.streams[session] += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self._streams[stream] -= 1
-            self._streams += Counter()  # forgets what is 0
+            self.streams[session] -= 1
+            if not self.streams[session]:
+                del self.streams[session]
 
     async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         method, path = scope["method"], scope["path"]
@@ -141,8 +151,8 @@ class PageGuard:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
             if not _SESSION.fullmatch(session) or self.unread(session) is None:
                 raise Refused(404, "no answers will come for this session: load the page again.")
-            query = f"session_hash={session}".encode()
-            if self._streams[query.decode()] >= STREAMS:
+            query = f"{QUERY}{session}".encode()
+            if self.streams[session] >= STREAMS:
                 raise Refused(429, "the answers of this session are read already.", Retry_After="1")
         elif method not in ("GET", "HEAD") or not _FILES.fullmatch(path):
             raise Refused(404, "the page has nothing under this path.")

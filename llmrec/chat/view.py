@@ -24,10 +24,18 @@ footer {display: none !important}
 """
 
 # Gradio reads a box some time after Enter, and clears it later still, so words that are typed on would get into the
-# message or lost. Here a message is taken out of the box at once, and waits in a list until Gradio fetches it.
+# message or lost. Here a message is taken out of the box at once, and waits in a list until the page has the last one.
 SCRIPT = """<script>
 const llmrecSaid = [];
-let llmrecSent = '';
+let llmrecSent = '', llmrecBusy = false;
+function llmrecSend() {
+  llmrecBusy = llmrecSaid.length > 0;
+  if (llmrecBusy) document.querySelector('#send').click();
+}
+function llmrecUnsent(text) {
+  llmrecBusy = false;
+  return [llmrecSent, ...llmrecSaid.splice(0), text].filter(Boolean).join(' ');
+}
 function llmrecSay(event) {
   const box = document.querySelector('#said textarea');
   event.preventDefault();
@@ -36,7 +44,7 @@ function llmrecSay(event) {
   llmrecSaid.push(box.value);
   box.value = '';
   box.dispatchEvent(new Event('input', {bubbles: true}));
-  document.querySelector('#send').click();
+  if (!llmrecBusy) llmrecSend();
 }
 document.addEventListener('keydown', (event) => {
   const enter = event.key === 'Enter' && !event.shiftKey && !event.isComposing;
@@ -45,7 +53,8 @@ document.addEventListener('keydown', (event) => {
 document.addEventListener('click', (event) => { if (event.target.closest('#said button')) llmrecSay(event); }, true);
 </script>"""
 NEXT_SAID = "() => (llmrecSent = llmrecSaid.shift() ?? '')"
-UNSENT = "(text) => text || llmrecSent"  # what could not be sent goes back into the box, unless there are new words
+SENT = "() => llmrecSend()"
+UNSENT = "(text) => llmrecUnsent(text)"  # what could not be sent goes back into the box
 SAVE = """(text) => {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));

@@ -61,6 +61,7 @@ class Visit:
         waiting: those of them that are not begun.
         panel: its HTML.
         cards: shown now.
+        changes: grows whenever there is something else to show.
         working: whether a thread takes turns from `waiting`.
         lock: held while one of these is read or changed by several threads.
     """
@@ -70,6 +71,7 @@ class Visit:
     waiting: deque[Turn] = field(default_factory=deque)
     panel: str = ""
     cards: list[Card] = field(default_factory=list)
+    changes: int = 0
     working: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -119,6 +121,10 @@ class Page:
                 return self._visits[session]
         return self.open(session)
 
+    def find_visit(self, session: str) -> Visit | None:
+        """The dialogue of a session, where there is one; this is no use of it."""
+        return self._visits.get(session)
+
     def hear(self, session: str, text: object) -> Turn | None:
         """Queue a message; None where there is none: blank, or no text at all."""
         if not isinstance(text, str) or not text.strip():
@@ -159,6 +165,7 @@ class Page:
         try:
             reply = self.counter.turn(visit.dialogue, turn.act)
             for _ in self._speak(visit, turn, reply):
+                visit.changes += 1
                 yield
         except ChatError as error:  # it may name addresses and paths: for whoever runs the page, not for visitors
             log.warning("a turn of the page failed: %s", error)
@@ -169,6 +176,7 @@ class Page:
         del visit.dialogue.state.said[:-SAID]
         visit.panel, visit.cards = view.panel(visit.dialogue), visit.dialogue.state.cards
         turn.done = True
+        visit.changes += 1
 
     def _speak(self, visit: Visit, turn: Turn, reply: Reply) -> Iterator[None]:
         words, codes, levels = "", "", view.levels(visit.dialogue)
@@ -188,6 +196,7 @@ class Page:
         turn = Turn(neutral(said), act)
         with visit.lock:
             visit.turns.append(turn)
+            visit.changes += 1
             if len(visit.waiting) >= WAITING:
                 turn.words, turn.done = say("busy", count=WAITING), True
                 return turn

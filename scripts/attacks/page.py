@@ -12,6 +12,8 @@ import re
 import resource
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,10 @@ class Visitor:
 
     def __init__(self, url: str, **headers: str) -> None:
         """Fetch the page, and what it says of its functions."""
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
+        own = {"Connection": "close"}  # an idle connection may be closed to make room for others
+        self.http = httpx.Client(base_url=url, headers=own | headers, timeout=60, trust_env=False)
         self.session = secrets.token_hex(6)
+        self.seen: list[dict[str, Any]] = []
         self.html = self.http.get("/").text
         found = re.search(r"window\.gradio_config = (\{.*?\});\s*</script>", self.html, re.S)
         self.config: dict[str, Any] = json.loads(found[1]) if found else {"dependencies": [], "components": []}
@@ -70,24 +74,31 @@ class Visitor:
         body = {"data": data, "fn_index": function, "session_hash": self.session, "event_data": None, **more}
         return self.http.post(f"{API}/queue/join", json=body)
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The answers to all calls so far."""
-        with self.http.stream("GET", f"{API}/queue/data", params={"session_hash": self.session}) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data:"):
-                    event = json.loads(line[5:])
-                    yield event
-                    if event["msg"] in ("close_stream", "unexpected_error"):
-                        return
+    def open(self) -> str:
+        """Do what a browser does first: ask to be shown the dialogue, and read all answers from now on."""
+        reply = self.join(self.functions("load")[0]["id"], [])
+        threading.Thread(target=self._read, daemon=True).start()
+        return self._wait(reply.json()["event_id"], "process_generating")
 
     def call(self, function: Any, data: Any, **more: Any) -> str:
-        """The text of all answers to one call; of the refusal where it is refused."""
+        """The text of all answers so far, when a call is done; of the refusal where it is refused."""
         reply = self.join(function, data, **more)
-        return json.dumps(list(self.events()), ensure_ascii=False) if reply.status_code == 200 else reply.text
+        return self._wait(reply.json()["event_id"], "process_completed") if reply.status_code == 200 else reply.text
 
-    def open(self) -> str:
-        """Do what a browser does first."""
-        return "".join(self.call(one["id"], [None] * len(one["inputs"])) for one in self.functions("load"))
+    def _read(self) -> None:
+        stopped = contextlib.suppress(httpx.HTTPError, RuntimeError)  # the page stops, or this program does
+        query = {"session_hash": self.session}
+        with stopped, self.http.stream("GET", f"{API}/queue/data", params=query) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    self.seen.append(json.loads(line[5:]))
+
+    def _wait(self, call: str, message: str) -> str:
+        deadline = time.monotonic() + 60
+        while not any(one.get("event_id") == call and one["msg"] == message for one in [*self.seen]):
+            assert time.monotonic() < deadline, f"no answer came within 60 s, but {self.seen[-3:]}"
+            time.sleep(0.01)
+        return json.dumps(self.seen, ensure_ascii=False)
 
 
 def files_through_messages(url: str) -> None:
@@ -97,6 +108,8 @@ def files_through_messages(url: str) -> None:
     visitor.open()
     for function in visitor.functions():
         inputs = len(function["inputs"])
+        if function in visitor.functions("load"):
+            continue  # is never done
         for place in range(max(1, inputs)):
             for value in files if inputs else files[:1]:
                 data: list[Any] = [*["a comedy"][:inputs], *[None] * (inputs - 1)]
@@ -177,7 +190,7 @@ def calls_with_more_in_them(url: str) -> None:
     visitor = Visitor(url)
     visitor.open()
     answer = visitor.call(visitor.function_of("send"), ["a comedy"], **more)
-    assert '"success": true' in answer and "a comedy" in answer, answer[:500]
+    assert '"success": true' in answer and '"success": false' not in answer, answer[:500]
 
 
 def large_bodies(url: str) -> None:
@@ -224,7 +237,7 @@ def other_visitors(url: str) -> None:
     one.open(), other.open()
     one.call(one.function_of("send"), ["I liked zzzprivatezzz, a western"])
     for function in other.functions():
-        if len(function["inputs"]) == 0:
+        if len(function["inputs"]) == 0 and function not in other.functions("load"):
             answer = other.call(function["id"], [])
             assert "zzzprivatezzz" not in answer, f"function {function['id']} shows another visitor's words"
     assert "zzzprivatezzz" not in Visitor(url).html
@@ -243,9 +256,9 @@ def what_the_page_says_of_the_machine(url: str) -> None:
 def answers_that_are_never_read(url: str) -> None:
     """A session that asks and never reads is refused before its answers fill the memory."""
     visitor = Visitor(url)
-    start = visitor.functions("load")[0]["id"]
+    clear = visitor.functions("click")[0]["id"]
     for _ in range(2000):
-        if visitor.join(start, []).status_code == 429:
+        if visitor.join(clear, [None] * len(visitor.functions("click")[0]["inputs"])).status_code == 429:
             return
     raise AssertionError("2000 calls of a session that reads nothing were taken")
 
@@ -253,18 +266,13 @@ def answers_that_are_never_read(url: str) -> None:
 def streams_that_never_end(url: str) -> None:
     """Connections that wait for answers where none will come, or by the dozen for one session."""
     visitor = Visitor(url)
-    start = visitor.functions("load")[0]["id"]
-    visitor.call(start, [])
-    reply = visitor.http.get(f"{API}/queue/data", params={"session_hash": visitor.session})
+    where: dict[str, Any] = {"url": f"{API}/queue/data", "params": {"session_hash": visitor.session}}
+    reply = visitor.http.get(**where)
     assert reply.status_code == 404, f"a stream without answers was opened ({reply.status_code})"
-    for _ in range(40):
-        visitor.join(start, [])
-    with contextlib.ExitStack() as open_streams:
-        statuses = []
-        for _ in range(8):
-            stream = visitor.http.stream("GET", f"{API}/queue/data", params={"session_hash": visitor.session})
-            statuses.append(open_streams.enter_context(stream).status_code)
-    assert statuses.count(200) <= 2, f"one session has {statuses.count(200)} streams"
+    visitor.open()
+    with contextlib.ExitStack() as streams:
+        statuses = [streams.enter_context(visitor.http.stream("GET", **where)).status_code for _ in range(8)]
+    assert statuses.count(200) <= 1, f"one session has {1 + statuses.count(200)} streams"
 
 
 def half_sent_requests(url: str) -> None:
@@ -277,7 +285,7 @@ def half_sent_requests(url: str) -> None:
             with contextlib.suppress(OSError):
                 connection.sendall(f"POST {API}/queue/join HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode())
         visitor = Visitor(url)
-        assert "process_completed" in visitor.open(), "nobody is answered"
+        assert "process_generating" in visitor.open(), "nobody is answered"
 
 
 def _files(path: str) -> list[Any]:
