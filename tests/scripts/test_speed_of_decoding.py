@@ -44,11 +44,9 @@ def test_the_grid_has_prefixes_with_the_numbers_of_children_that_it_names():
 
 
 def test_a_result_holds_every_size_and_says_how_it_was_measured(tmp_path):
-    sizes = (10_000, 20_000)
-    result = read_json(measure_part("step", Size(step_items=sizes, repeats=3), "float32", tmp_path))
+    result = read_json(measure_part("step", Size(step_items=(10_000,), repeats=3), "float32", tmp_path))
     assert result["command"] == "python scripts/speed/decode.py step --dtype float32" and result["threads"] > 0
-    for size in map(str, sizes):
-        found = result["figures"][size]
-        assert set(found["children"]) == {str(count) for count in CHILDREN}
-        assert len(found["search"]["seen_ms"]["steps"]) == 4 and found["build_s"] > 0
+    found = result["figures"]["10000"]
+    assert set(found["children"]) == {str(count) for count in CHILDREN}
+    assert len(found["search"]["seen_ms"]["steps"]) == 4 and found["build_s"] > 0
     assert set(result["figures"]["growth"]) == {"step_ms", "seen_ms"}
