@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,9 +41,11 @@ from typer.testing import CliRunner
 
 import llmrec
 from llmrec.cli.main import app
-from llmrec.errors import LlmrecError, ModelError
+from llmrec.data.fetch import KNOWN, _known
+from llmrec.errors import LlmrecError, ModelError, RunError
 from llmrec.export import export
 from llmrec.model.base import load_base
+from llmrec.rate.study import Study
 
 HISTORY = ["i1", "i2", "i3"]
 TEXTS = {
@@ -415,6 +418,18 @@ def test_a_damaged_base_of_a_recipe_ends_in_one_message(
     with pytest.raises(ModelError, match=r"^model\.base: .*/base cannot be loaded: .*\nGive nano, "):
         load_base(str(folder), torch.float32)
     assert not asked and not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"system": "a", "facts": {}, "predicted": [1.0]}'])
+def test_a_damaged_file_of_a_study_or_of_a_fetched_set_ends_in_one_message(text: str, tmp_path: Path) -> None:
+    study = Study(cast(Any, None), cast(Any, [0, 0]), tmp_path, 0)
+    (tmp_path / "systems").mkdir()
+    for file in (tmp_path / "systems" / "a.json", tmp_path / KNOWN):
+        file.write_text(text)
+    with pytest.raises(RunError, match=r"a\.json .*Delete the file"):
+        study.kept()
+    with pytest.raises(RunError, match=rf"{KNOWN} .*Delete the file"):
+        _known(tmp_path)
 
 
 def calls() -> Iterator[tuple[str, str, dict[str, object]]]:

@@ -12,9 +12,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from llmrec.checked import read_checked
 from llmrec.data.origins import ORIGINS, Origin, fetched
 from llmrec.errors import DataError
-from llmrec.files import atomic_folder, explain_disk, hash_file, read_json, write_json
+from llmrec.files import atomic_folder, explain_disk, hash_file, write_json
 
 TRIES = 5
 CHUNK = 1 << 20
@@ -76,7 +77,9 @@ def _is_here(folder: Path, file: str) -> bool:
 
 
 def _known(folder: Path) -> dict[str, str]:
-    return read_json(folder / KNOWN) if (folder / KNOWN).is_file() else {}
+    remedy = "Delete the file, and fetch the set again."
+    known: dict[str, str] = read_checked(folder / KNOWN, dict[str, str], remedy) if (folder / KNOWN).is_file() else {}
+    return known
 
 
 def _download(address: str, folder: Path, file: str, tell: Tell) -> Path:

@@ -54,6 +54,7 @@ def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[
     arguments: dict[str, Any] = {
         "model": str(folder),
         "trust_remote_code": False,
+        "load_format": "safetensors",  # never pickles
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": int(np.diff(trie.first_child).max()),  # nobody needs more than all children of a prefix

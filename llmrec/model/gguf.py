@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.files import hash_file, hash_folder, read_json, write_json
+from llmrec.checked import read_checked
+from llmrec.errors import RunError
+from llmrec.files import hash_file, hash_folder, write_json
 from llmrec.model.loading import tokenizer_from
 
 NOTE = "copy.json"  # in the copy: what it was made of, and its own hash
@@ -66,7 +68,8 @@ def load(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTok
 
 def _is_copy(folder: Path, source: str) -> bool:
     """Whether a folder holds, intact, what was made of a file of this hash."""
-    if not (folder / NOTE).is_file():
+    try:
+        made = read_checked(folder / NOTE, dict[str, str])
+    except RunError:  # none, or damaged: then it is made again
         return False
-    made = read_json(folder / NOTE)
-    return bool(made["of"] == source and made["is"] == hash_folder(folder, (NOTE,)))
+    return made.get("of") == source and made.get("is") == hash_folder(folder, (NOTE,))

@@ -44,6 +44,7 @@ class OnVllm:
         arguments: dict[str, Any] = {
             "model": str(folder),
             "trust_remote_code": False,
+            "load_format": "safetensors",  # never pickles
             "enable_prefix_caching": True,
             "max_logprobs": 128,
         }

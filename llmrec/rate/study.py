@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from llmrec.checked import read_checked
 from llmrec.errors import RunError
 from llmrec.files import explain_disk, hash_json, read_json, write_json
 from llmrec.rate.baselines import BASELINES
@@ -26,6 +28,17 @@ from llmrec.rate.judge import Judge, sliced
 from llmrec.rate.ratings import TEST, VALID, Ratings
 
 AGAINST = ["global mean", "user mean", "item mean", "user + item bias"]
+
+
+_REMEDY = "Delete the file, and type the command again."
+
+
+class _Kept(TypedDict):
+    """What a system predicted, of systems/NAME.json."""
+
+    system: str
+    facts: dict[str, Any]
+    predicted: list[float]
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,17 @@ class Study:
         write_json(self._path(system), {"system": system, "facts": facts, "predicted": np.round(predicted, 5).tolist()})
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Every system there: baselines first, then by name, numbers as numbers."""
-        found = {one["system"]: one for one in map(read_json, (self.out / "systems").glob("*.json"))}
+        """Every system there: baselines first, then by name, numbers as numbers.
+
+        Raises:
+            RunError: the file of one is damaged.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for file in (self.out / "systems").glob("*.json"):
+            one = read_checked(file, _Kept, _REMEDY)
+            if len(one["predicted"]) != len(self.cases):
+                raise RunError(f"{file} has {len(one['predicted'])} predictions for {len(self.cases)} cases. {_REMEDY}")
+            found[one["system"]] = one
         first = [name for name in BASELINES if name in found]
         return {name: found[name] for name in [*first, *sorted(found.keys() - BASELINES.keys(), key=_place)]}
 

@@ -13,6 +13,7 @@ from typing import Any
 from llmrec import extras
 from llmrec.decode.vllm_engine import engine_arguments
 from llmrec.errors import RunError
+from llmrec.model.folder import load_words
 from llmrec.serve.settings import Settings
 
 HEAD = 65_536  # bytes of the line and the headers of a request; vLLM's own 4 MiB fill its memory before any key
@@ -35,6 +36,7 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
     extras.need("serve")
     _registered()
     catalogue = settings.own_catalogue()
+    load_words(settings.model)  # what is damaged is refused now, not after half a minute of loading
     arguments = engine_arguments(settings.model, settings.catalogue, max_logprobs=len(catalogue.tokens))
     arguments |= {
         "served_model_name": settings.name,

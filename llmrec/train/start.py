@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.checked import REMEDY, read_array, read_checked
 from llmrec.errors import RunError
-from llmrec.files import atomic_folder, read_json, write_json
+from llmrec.files import atomic_folder, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
@@ -70,7 +70,7 @@ def _nano(
     rows = add_tokens(tokenizer, catalogue.tokens)
     if not (work / "longest.json").is_file():
         write_json(work / "longest.json", longest(stream_batches(tasks), tokenizer))
-    window = -(-(read_json(work / "longest.json") + ROOM) // 64) * 64
+    window = -(-(read_checked(work / "longest.json", int) + ROOM) // 64) * 64
     model = nano.build(recipe.model, tokenizer, window, rows)
     if recipe.model.init_tokens == "vectors":
         new = new_token_ids(tokenizer, catalogue.tokens)

@@ -73,6 +73,9 @@ def test_a_copy_is_made_once_and_again_where_it_or_its_file_is_another(file, tmp
     weights.write_bytes(content[:-1] + b"x")
     assert plain_copy(file, folder) == folder and weights.read_bytes() == content
     note = (folder / NOTE).read_text()
+    for damaged in ("{", "[]", "{}"):
+        (folder / NOTE).write_text(damaged)
+        assert plain_copy(file, folder) == folder and (folder / NOTE).read_text() == note
     file.write_bytes(file.read_bytes() + b"\0")  # GGUF readers look at no byte past the last tensor
     plain_copy(file, folder)
     assert (folder / NOTE).read_text() != note and sorted(tmp_path.iterdir()) == [file.parent, folder]
