@@ -1,6 +1,6 @@
 """How good recommendations are: figures per user first, then means with intervals and paired differences."""
 
-from llmrec.metrics.fairness import CORRECTED, FAIRNESS, Exposure
+from llmrec.metrics.fairness import CORRECTED, Exposure
 from llmrec.metrics.ranking import (
     BEYOND,
     RANKING,
@@ -13,19 +13,15 @@ from llmrec.metrics.ranking import (
     precision,
     weighted,
 )
-from llmrec.metrics.several import SEVERAL, Group, place_several, place_several_in_list
 from llmrec.metrics.significance import Difference, Interval, bootstrap, paired
 from llmrec.metrics.slices import slices
 
 __all__ = [
     "BEYOND",
     "CORRECTED",
-    "FAIRNESS",
     "RANKING",
-    "SEVERAL",
     "Difference",
     "Exposure",
-    "Group",
     "Interval",
     "Places",
     "bootstrap",
@@ -35,8 +31,6 @@ __all__ = [
     "paired",
     "place",
     "place_in_list",
-    "place_several",
-    "place_several_in_list",
     "precision",
     "slices",
     "weighted",

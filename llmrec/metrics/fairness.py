@@ -1,4 +1,4 @@
-"""How evenly recommendations show the items of a catalogue: six measures as published, and each made to span 0 to 1.
+"""How evenly recommendations show the items of a catalogue: five published measures, each corrected to span 0 to 1.
 
 With m lists of k distinct items over a catalogue of n, not every allocation can be: at the least k items are shown, and
 nobody more than m times. The corrected measures are 0 at the most uneven allocation that can be (everybody gets the
@@ -60,44 +60,24 @@ class Exposure:
         return divmod(self.slots, self.items)
 
 
-def jain(shown: Exposure) -> float:
-    """(sum c)^2 / (n sum c^2): the share of items that equal exposure would have to be spread over."""
-    return shown.slots**2 / (shown.items * _squares(shown))
-
-
 def jain_corrected(shown: Exposure) -> float:
-    """Jain's index from the least that can be, k / n, to the most."""
+    """Jain's index, (sum c)^2 / (n sum c^2), from the least that can be, k / n, to the most."""
     q, r = shown.even
     squares, fewest, slots, k = _squares(shown), shown.items * q * q + r * (2 * q + 1), shown.slots**2, shown.k
     return _over(fewest * (slots - k * squares), squares * (slots - k * fewest))
 
 
-def qualification(shown: Exposure) -> float:
-    """QF: the share of items that are shown at all."""
-    return int(np.count_nonzero(shown.counts)) / shown.items
-
-
 def qualification_corrected(shown: Exposure) -> float:
-    """QF from k items to as many as the slots can hold."""
+    """QF, the share of items that are shown at all, from k items to as many as the slots can hold."""
     return _over(int(np.count_nonzero(shown.counts)) - shown.k, min(shown.items, shown.slots) - shown.k)
 
 
-def entropy(shown: Exposure) -> float:
-    """Entropy of exposure to the base n: 1 where all items are shown alike."""
-    return (np.log(shown.slots) - _weighted_logs(shown.counts) / shown.slots) / np.log(shown.items)
-
-
 def entropy_corrected(shown: Exposure) -> float:
-    """Entropy from that of k items to that of the most even allocation."""
+    """Entropy of exposure, from that of k items to that of the most even allocation."""
     q, r = shown.even
     even = np.r_[np.full(r, q + 1), np.full(shown.items - r, q)]
     same, found, most = (_weighted_logs(c) for c in (np.full(shown.k, shown.lists), shown.counts, even))
     return _over(same - found, same - most)
-
-
-def gini(shown: Exposure) -> float:
-    """Gini's coefficient: 0 where all items are shown alike."""
-    return _spread(shown.counts) / (shown.items * shown.slots)
 
 
 def gini_corrected(shown: Exposure) -> float:
@@ -114,25 +94,16 @@ def gini_weighted(recommended: np.ndarray, n_items: int) -> float:
     return float((2 * np.arange(1, n_items + 1) - n_items - 1) @ seen / (n_items * seen.sum()))
 
 
-def satisfied(shown: Exposure) -> float:
-    """FSat: share of items with at least an even share, rounded down. 1 where slots are fewer than items."""
-    return int((shown.counts >= shown.even[0]).sum()) / shown.items
-
-
 def satisfied_corrected(shown: Exposure) -> float:
-    """FSat from k / n to 1; not a number where slots are fewer than items, since nobody can then go without."""
+    """FSat, the share of items with at least an even share, rounded down, from k / n to 1.
+
+    Not a number where there are fewer slots than items, since the even share is then 0.
+    """
     if shown.even[0] == 0:
         return float("nan")
     return _over(int((shown.counts >= shown.even[0]).sum()) - shown.k, shown.items - shown.k)
 
 
-FAIRNESS: dict[str, Callable[[Exposure], float]] = {
-    "jain": jain,
-    "qf": qualification,
-    "entropy": entropy,
-    "gini": gini,
-    "fsat": satisfied,
-}
 CORRECTED: dict[str, Callable[[Exposure], float]] = {
     "jain": jain_corrected,
     "qf": qualification_corrected,

@@ -144,5 +144,5 @@ RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
 }
 """The ranking metrics by the name that a recipe and metrics.json use: `hr@10` is `RANKING["hr"](places, 10)`.
 
-A row has one target here, so recall is the hit and average precision the reciprocal place; `several` has the rest.
+A row has one target, so recall is the hit and average precision the reciprocal place.
 """

@@ -1,4 +1,4 @@
-"""How near predicted ratings are, and how well scores tell good from bad; per user, or over all rows at once."""
+"""How near predicted ratings are, and how well scores tell good from bad."""
 
 from __future__ import annotations
 
@@ -17,17 +17,6 @@ def rmse(predicted: np.ndarray, given: np.ndarray) -> float:
 def mae(predicted: np.ndarray, given: np.ndarray) -> float:
     """Mean absolute error, in rating points; as `rmse`."""
     return float(np.mean(np.abs(_errors(predicted, given))))
-
-
-def errors_of_users(predicted: np.ndarray, given: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(users,) root mean squared and mean absolute error of each user; `users` (rows,) are numbers from 0, none empty.
-
-    Raises:
-        ValueError: as `rmse`.
-    """
-    errors, rows = _errors(predicted, given), np.bincount(users)
-    squares, sizes = (np.bincount(users, weights=values) for values in (errors**2, np.abs(errors)))
-    return np.sqrt(squares / rows), sizes / rows
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from llmrec.contracts import Sequences
-from llmrec.metrics.rating import auc, auc_of_users, errors_of_users, mae, rmse
+from llmrec.metrics.rating import auc, auc_of_users, mae, rmse
 from llmrec.metrics.slices import is_head, slices
-from llmrec.metrics.text import bleu, bleu_of_rows, rouge, similarity
+from llmrec.metrics.text import bleu, rouge
 
 RNG = np.random.default_rng(0)
 GIVEN, PREDICTED = RNG.integers(1, 6, 80).astype(float), RNG.normal(3, 1, 80)
@@ -17,14 +17,6 @@ USERS = np.r_[np.arange(9), RNG.integers(0, 9, 71)]
 def test_errors_are_those_of_scikit_learn():
     assert rmse(PREDICTED, GIVEN) == pytest.approx(root_mean_squared_error(GIVEN, PREDICTED))
     assert mae(PREDICTED, GIVEN) == pytest.approx(mean_absolute_error(GIVEN, PREDICTED))
-
-
-def test_a_user_s_errors_are_those_of_the_user_s_rows():
-    squared, absolute = errors_of_users(PREDICTED, GIVEN, USERS)
-    for user in range(9):
-        rows = user == USERS
-        assert squared[user] == pytest.approx(rmse(PREDICTED[rows], GIVEN[rows]))
-        assert absolute[user] == pytest.approx(mae(PREDICTED[rows], GIVEN[rows]))
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
@@ -49,7 +41,6 @@ def test_an_answer_that_could_not_be_read_is_not_averaged_away():
 def test_text_that_repeats_its_reference_is_perfect_and_text_without_a_word_of_it_is_nothing():
     said = ["the acting is great and the story moves", "a dull film about a dull man in a town"]
     assert bleu(said, said) == pytest.approx(100)
-    assert bleu_of_rows(said, said) == pytest.approx([100, 100])
     assert rouge(said, said)["rougeL"].tolist() == [1, 1]
     assert rouge(["nothing alike"], [said[0]])["rouge1"][0] == 0
 
@@ -66,15 +57,8 @@ def test_bleu_is_the_geometric_mean_of_the_shares_of_runs_times_the_penalty_for_
     assert bleu(["a b c d e"], ["a b c d e f"]) == pytest.approx(100 * np.exp(1 - 6 / 5))
 
 
-def test_nearness_of_meaning_is_the_cosine():
-    a, b = np.array([[1.0, 0], [1, 1], [0, 0]]), np.array([[0.0, 2], [3, 3], [1, 0]])
-    assert similarity(a, b).tolist() == pytest.approx([0, 1, 0])
-    with pytest.raises(ValueError, match="vector of its reference"):
-        similarity(a, b[:2])
-
-
 def test_texts_without_references_are_refused():
-    for measure in (bleu, bleu_of_rows, rouge):
+    for measure in (bleu, rouge):
         with pytest.raises(ValueError, match="needs its reference"):
             measure(["a"], [])
 
