@@ -34,7 +34,7 @@ from llmrec.errors import LlmrecError
 from llmrec.supervise import Child
 
 ROOT = Path(__file__).parent.parent
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 TESTS = {
     "browser": ["tests/chat/test_page_in_browser.py", "tests/serve/test_docs.py"],
     "recipes": ["tests/test_bad_recipes.py", "tests/test_recipe_numbers.py", "tests/cli/test_plain.py"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -24,6 +25,8 @@ class LogLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to log a record; kinds are logger and first line, before arguments are put into it."""
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return False  # a request that was still answered when the server stopped
         kind, now = (record.name, str(record.msg).partition("\n")[0]), time.monotonic()
         logged, dropped = self._seen.get(kind, (-self.seconds, 0))
         if now - logged < self.seconds:

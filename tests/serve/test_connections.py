@@ -1,5 +1,6 @@
 """Connections: bounded by the open files that the process may have, and closed where a client keeps them waiting."""
 
+import asyncio
 import contextlib
 import http.client
 import logging
@@ -72,3 +73,13 @@ def test_a_kind_of_line_is_logged_once_a_minute_with_the_number_of_those_that_we
     time.sleep(0.06)
     assert logged("out of files") == "out of files (and 5 times more since the last such line)"
     assert all(logged(f"kind {number}") for number in range(300)) and len(limit._seen) <= 100
+
+
+def test_requests_that_a_stop_cuts_off_are_no_traceback_in_the_log():
+    limit = LogLimit()
+    cut, failed = asyncio.CancelledError("timeout graceful shutdown exceeded"), ValueError("a fault of ours")
+    records = [
+        logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 1, f"{error}", (), (type(error), error, None))
+        for error in (cut, failed)
+    ]
+    assert [limit.filter(record) for record in records] == [False, True]
