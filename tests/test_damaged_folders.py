@@ -45,6 +45,8 @@ from llmrec.data.fetch import KNOWN, _known
 from llmrec.errors import LlmrecError, ModelError, RunError
 from llmrec.export import export
 from llmrec.model.base import load_base
+from llmrec.model.folder import load
+from llmrec.model.merge import load_adapter, save_adapter
 from llmrec.rate.study import Study
 
 HISTORY = ["i1", "i2", "i3"]
@@ -175,6 +177,7 @@ REFUSED: dict[str, Damage] = {
     "tokenizer with no model": nested("tokenizer.json", "model", value={}),
     "tokenizer of strange end tokens": changed("tokenizer_config.json", eos_token=[]),
     "tokenizer config: a list": content("tokenizer_config.json", b"[]"),
+    "special tokens cut": content("special_tokens_map.json", b'{"eos_token": "'),
     "chat template that is none": content("chat_template.jinja", b"{% for"),
     "chat template that says nothing": content("chat_template.jinja", b"hello"),
     "chat template that raises": content("chat_template.jinja", b"{{ raise_exception('no') }}"),
@@ -305,6 +308,19 @@ BASES: dict[str, Damage] = {
 }
 """Damage to a base that a recipe names."""
 
+ADAPTERS: dict[str, Damage] = {
+    "no weights": without("adapter_model.safetensors"),
+    "pickled weights": both(without("adapter_model.safetensors"), content("adapter_model.bin", b"x")),
+    "weights cut": part("adapter_model.safetensors", 0.5),
+    "no configuration": without("adapter_config.json"),
+    "configuration cut": part("adapter_config.json", 0.5),
+    "no known kind": changed("adapter_config.json", peft_type="magic"),
+    "no vocabulary": without("vocabulary.json"),
+    "a vocabulary of words": changed("vocabulary.json", rows="many"),
+    "another vocabulary": changed("vocabulary.json", hash="0" * 64),
+}
+"""Damage to adapters that training left."""
+
 
 class Hang(BaseException):
     """Something takes too long; no handler of exceptions catches it."""
@@ -418,6 +434,18 @@ def test_a_damaged_base_of_a_recipe_ends_in_one_message(
     with pytest.raises(ModelError, match=r"^model\.base: .*/base cannot be loaded: .*\nGive nano, "):
         load_base(str(folder), torch.float32)
     assert not asked and not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("damage", ADAPTERS)
+def test_damaged_adapters_end_in_one_message(damage: str, whole: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer, _ = load(whole)
+    small = LoraConfig(r=1, target_modules=["q_proj"])
+    save_adapter(get_peft_model(cast(Any, model), small), tokenizer, tmp_path / "adapter")
+    ADAPTERS[damage](tmp_path / "adapter")
+    with pytest.raises(ModelError, match="/adapter"):
+        load_adapter(load(whole)[0], tokenizer, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"system": "a", "facts": {}, "predicted": [1.0]}'])
