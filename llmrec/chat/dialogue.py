@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmrec.chat.choose import Chooser
 from llmrec.chat.client import ServerDown
@@ -21,13 +21,11 @@ class Reply:
 
     Attributes:
         words: to say.
-        understood: what was made of the message; empty for a click.
         changed: whether there are other cards than before.
         down: the server did not answer.
     """
 
     words: str
-    understood: Understood = field(default_factory=Understood)
     changed: bool = False
     down: bool = False
 
@@ -58,35 +56,34 @@ class Dialogue:
     def hear(self, text: str) -> Reply:
         """Take a message in and answer it."""
         heard = self.understanding.read(text)
-        return self._turn(text, heard, lambda: self._take(heard, len(text) > READ))
+        return self._turn(text, lambda: self._take(heard, len(text) > READ))
 
     def like(self, item_id: str, liked: bool = True, others: bool = False) -> Reply:
         """Take a click on a card, or on a title that was searched for; `others` shows nothing that was shown before."""
         said = ("♥ " if liked else "✕ ") + self.title(item_id)
-        return self._turn(said, Understood(), lambda: (*self._judge({item_id: liked})[:2], others))
+        return self._turn(said, lambda: (*self._judge({item_id: liked})[:2], others))
 
     def others(self) -> Reply:
         """Show what was not shown before."""
-        heard = Understood(others=True)
-        return self._turn("(others)", heard, lambda: self._take(heard, False))
+        return self._turn("(others)", lambda: self._take(Understood(others=True), False))
 
     def clear(self) -> Reply:
         """Drop all filters."""
-        return self._turn("(filters off)", Understood(clear=True), lambda: self._take(Understood(clear=True), False))
+        return self._turn("(filters off)", lambda: self._take(Understood(clear=True), False))
 
     def again(self) -> Reply:
         """Ask the server again, with what is known."""
-        return self._show([], Understood(), others=False)
+        return self._show([], others=False)
 
     def title(self, item_id: str) -> str:
         """What an item is called."""
         at = self.store.number.get(item_id)
         return item_id if at is None else self.store.things[at].title
 
-    def _turn(self, text: str, heard: Understood, take: Callable[[], tuple[list[str], bool, bool]]) -> Reply:
+    def _turn(self, text: str, take: Callable[[], tuple[list[str], bool, bool]]) -> Reply:
         self.state.said.append(("person", text[:READ]))
         said, show, others = take()
-        reply = self._show(said, heard, others) if show else Reply(" ".join(said), heard)
+        reply = self._show(said, others) if show else Reply(" ".join(said))
         self.state.said.append(("llmrec", reply.words))
         return reply
 
@@ -180,7 +177,7 @@ class Dialogue:
         for relation in heard.relations:
             self.state.relate(relation, self.store)
 
-    def _show(self, said: list[str], heard: Understood, others: bool) -> Reply:
+    def _show(self, said: list[str], others: bool) -> Reply:
         """Ask for items and say what they are."""
         state = self.state
         before = [card.item_id for card in state.cards]
@@ -190,9 +187,9 @@ class Dialogue:
                 chosen, said = self.chooser.choose(state, self.k), [*said, say("again")]
         except ServerDown:
             self._down = True
-            return Reply(" ".join([*said, say("down")]), heard, down=True)
+            return Reply(" ".join([*said, say("down")]), down=True)
         except ChatError as error:
-            return Reply(" ".join([*said, str(error)]), heard)
+            return Reply(" ".join([*said, str(error)]))
         if self._down:
             said, self._down = [say("back"), *said], False
         state.missed = chosen.missed
@@ -201,7 +198,7 @@ class Dialogue:
         state.shown = list(dict.fromkeys([*state.shown, *now]))
         same = now == before and bool(now)
         said.append(say("same") if same else self._said(chosen.missed != [], chosen.ranked_by))
-        return Reply(" ".join(said), heard, changed=now != before)
+        return Reply(" ".join(said), changed=now != before)
 
     def _said(self, missed: bool, ranked_by: str) -> str:
         state, count = self.state, len(self.state.cards)

@@ -83,7 +83,7 @@ class Model:
         spoken = False
         try:
             for sentence in _sentences(self._client.talk(self._body(dialogue))):
-                checked = proper(sentence, dialogue.state.cards, dialogue.store)
+                checked = proper(sentence, dialogue.state.cards)
                 if checked:
                     spoken = True
                     yield Said(checked + " ")
@@ -170,7 +170,7 @@ def mentions(pieces: Iterator[str], store: Store) -> Iterator[Said]:
             kept = kept[hold:]
 
 
-def proper(sentence: str, cards: list[Card], store: Store) -> str:
+def proper(sentence: str, cards: list[Card]) -> str:
     """A sentence with titles for its numbers; "" where something else in it looks like a name.
 
     A capital letter inside a sentence, a first word that is no plain one, quotes and emphasis all look like one.

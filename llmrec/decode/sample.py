@@ -26,14 +26,10 @@ class Sampled:
     Attributes:
         items: (rows, n) int32 item numbers; a whole row of -1 where a filter allows nothing.
         log_probs: (rows, n) float32 log-probability of each draw in nats, under the distribution drawn from.
-        symbols: (rows, n, depth) int32 symbols of the codes, padded at the end by -1.
-        symbol_log_probs: (rows, n, depth) float32 log-probability of each symbol; 0 where it was certain, or padding.
     """
 
     items: np.ndarray
     log_probs: np.ndarray
-    symbols: np.ndarray
-    symbol_log_probs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,13 @@ class Drawn:
     Attributes:
         items: (rows, n) int32 item numbers; -1 after the last, where fewer than n are allowed.
         log_probs: (rows, n) float32 log-probability of each item in nats, had one been drawn; -inf where none.
-        perturbed: (rows, n) float32 the same with Gumbel noise, falling; -inf where none.
-        threshold: (rows,) float32 the perturbed value of the item that came next, or -inf where all were drawn. An item
-            is among those drawn with probability 1 - exp(-exp(log_prob - threshold)): divide by it for unbiased sums.
+        threshold: (rows,) float32 the log-probability with Gumbel noise of the item that came next, or -inf where all
+            were drawn. An item is among those drawn with probability 1 - exp(-exp(log_prob - threshold)): divide by it
+            for unbiased sums.
     """
 
     items: np.ndarray
     log_probs: np.ndarray
-    perturbed: np.ndarray
     threshold: np.ndarray
 
 
@@ -85,22 +80,19 @@ def sample(
     live = open_rows(trie, sieve, rows)
     who = np.repeat(live.row, n) * n + np.tile(np.arange(n), len(live.row))  # sample numbers still growing
     at = np.repeat(np.arange(len(live.row)), n)  # and the beam that each has come to
-    items, steps = np.full(rows * n, -1, np.int32), np.zeros((rows * n, trie.depth))
-    for level in range(trie.depth):
-        if not len(who):
-            break
+    items, log_probs = np.full(rows * n, -1, np.int32), np.full(rows * n, -np.inf, np.float32)
+    while len(who):
         source, grown = expand(trie, sieve, live, state.logits, "allowed", temperature)
         edge = _pick(np.exp(grown.score - live.score[source]), source, at, random)
-        steps[who, level] = grown.score[edge] - live.score[at]
         kept, at = np.unique(edge, return_inverse=True)
         done, live, ended = finish(trie, sieve, grown[kept], "allowed")
         place = np.where(ended, np.cumsum(ended), np.cumsum(~ended)) - 1
         over, at = ended[at], place[at]
-        items[who[over]] = trie.item_at(done.node)[at[over]]
+        items[who[over]], log_probs[who[over]] = trie.item_at(done.node)[at[over]], done.score[at[over]]
         who, at = who[~over], at[~over]
         if len(who):
             scorer.step(state, *dense(live, rows))
-    return _sampled(trie, items, steps, rows, n)
+    return Sampled(items.reshape(rows, n), log_probs.reshape(rows, n))
 
 
 def sample_without_replacement(
@@ -166,24 +158,12 @@ def _given_largest(noisy: np.ndarray, largest: np.ndarray, source: np.ndarray) -
     return largest[source] - np.maximum(v, 0) - np.log1p(np.exp(-np.abs(v)))
 
 
-def _sampled(trie: Trie, items: np.ndarray, steps: np.ndarray, rows: int, n: int) -> Sampled:
-    log_probs = np.where(items < 0, -np.inf, steps.sum(1)).astype(np.float32)
-    code = trie.code(items)
-    shape = (rows, n, trie.depth)
-    return Sampled(
-        items.reshape(rows, n),
-        log_probs.reshape(rows, n),
-        code.reshape(shape),
-        steps.astype(np.float32).reshape(shape),
-    )
-
-
 def _drawn(trie: Trie, done: Beams, rows: int, n: int) -> Drawn:
     order = np.lexsort((trie.start[done.node], -done.key, done.row))
     done = done[order]
     slot = slots(done.row)
     items = np.full((rows, n + 1), -1, np.int32)
-    log_probs, perturbed = np.full((2, rows, n + 1), -np.inf, np.float32)
+    log_probs, noisy = np.full((2, rows, n + 1), -np.inf, np.float32)
     items[done.row, slot] = trie.item_at(done.node)
-    log_probs[done.row, slot], perturbed[done.row, slot] = done.score, done.key
-    return Drawn(items[:, :n], log_probs[:, :n], perturbed[:, :n], perturbed[:, n])
+    log_probs[done.row, slot], noisy[done.row, slot] = done.score, done.key
+    return Drawn(items[:, :n], log_probs[:, :n], noisy[:, n])

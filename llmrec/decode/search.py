@@ -113,18 +113,6 @@ def beam_search(
     return ranked(trie, done, len(prompts), k)
 
 
-def greedy(
-    scorer: Scorer,
-    trie: Trie,
-    token_ids: np.ndarray,
-    prompts: Sequence[Sequence[int]],
-    filters: Sequence[Filter | None] | None = None,
-    normalise: Normalise = "catalogue",
-) -> Ranked:
-    """One item a row, taking the likeliest allowed symbol at every level: `beam_search` with one beam."""
-    return beam_search(scorer, trie, token_ids, prompts, 1, 1, filters, normalise)
-
-
 def _checked(k: int, beams: int | None, normalise: str) -> int:
     """Beams a row, after refusing what makes no sense."""
     check_normalise(normalise)

@@ -63,12 +63,11 @@ def read(run: Path) -> Judged:
     return Judged(run.resolve().name, metrics, cases, values)
 
 
-def compare(first: Judged, second: Judged, seed: int = 0) -> dict[str, Any]:
+def compare(first: Judged, second: Judged) -> dict[str, Any]:
     """Metric → means with intervals of both, and the paired difference, first minus second, with its p-value.
 
     Args:
         first, second: judged on the same cases, in any order.
-        seed: of resampling.
 
     Raises:
         RunError: the two were not judged alike; says in what they differ.
@@ -87,9 +86,9 @@ def compare(first: Judged, second: Judged, seed: int = 0) -> dict[str, Any]:
     pairs = {metric: (first.values[metric][order], second.values[metric][other]) for metric in shared}
     return {
         metric: {
-            "first": asdict(bootstrap(a, seed)),
-            "second": asdict(bootstrap(b, seed)),
-            "difference": asdict(paired(a, b, seed)),
+            "first": asdict(bootstrap(a, seed=0)),
+            "second": asdict(bootstrap(b, seed=0)),
+            "difference": asdict(paired(a, b, seed=0)),
         }
         for metric, (a, b) in pairs.items()
     }

@@ -57,7 +57,7 @@ def health(
     result: dict[str, Any] = {
         "items": len(codes),
         "levels": [
-            _level(number + 1, codes[(codes >= first) & (codes < stop)] - first, int(stop - first), len(codes))
+            _level(number + 1, codes[(codes >= first) & (codes < stop)] - first, int(stop - first))
             for number, (first, stop) in enumerate(pairwise(starts))
         ],
         "collisions_before": int((size[group] > 1).sum()),
@@ -74,7 +74,7 @@ def health(
     return result | {"verdict": verdict(result, settings)}
 
 
-def _level(number: int, column: np.ndarray, width: int, items: int) -> dict[str, Any]:
+def _level(number: int, column: np.ndarray, width: int) -> dict[str, Any]:
     counts = np.bincount(column, minlength=width)
     share = counts[counts > 0] / max(counts.sum(), 1)
     entropy = abs(float((share * np.log2(share)).sum()))

@@ -83,14 +83,5 @@ def cut(model: bytes, codes: np.ndarray) -> tuple[np.ndarray, int]:
     return squeeze(table), pieces.get_piece_size() - 1
 
 
-def spell(model: bytes, numbers: np.ndarray) -> list[list[int]]:
-    """The symbols that each row of (items, longest) piece numbers stands for."""
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return [
-        [ord(char) - _FIRST for number in row if number >= 0 for char in pieces.id_to_piece(number + 1)]
-        for row in numbers.tolist()
-    ]
-
-
 def _texts(codes: np.ndarray) -> list[str]:
     return ["".join(chr(_FIRST + symbol) for symbol in row if symbol >= 0) for row in codes.tolist()]

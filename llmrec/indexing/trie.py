@@ -202,20 +202,6 @@ class Trie:
         found &= self.symbol[np.where(found, low, 0)] == symbols
         return np.where(found, low, -1)
 
-    def walk(self, prefixes: np.ndarray) -> np.ndarray:
-        """Node of each prefix.
-
-        Args:
-            prefixes: (rows, length) symbols since the answer began, padded at the end by -1.
-
-        Returns:
-            (rows,) int64, -1 where no code begins so.
-        """
-        nodes = np.zeros(len(prefixes), np.int64)
-        for symbols in np.asarray(prefixes).T:
-            nodes = np.where(symbols == -1, nodes, self.child(nodes, symbols))
-        return nodes
-
 
 _REBUILD = "Copy the folder again, or delete it and repeat the command that made it."
 

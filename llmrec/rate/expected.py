@@ -73,14 +73,14 @@ def shares(words: Words, logprobs: Sequence[dict[int, float]]) -> tuple[list[flo
         path: {token: found[token] for token in words.children(path) if token in found}
         for path, found in zip(words.inner, logprobs, strict=True)
     }
-    found = np.array([_likely(words, at, path) for path in words.paths])
+    found = np.array([_likely(at, path) for path in words.paths])
     mass = float(found.sum())
     if mass <= 0:
         return [1 / len(found)] * len(found), 0.0
     return (found / mass).tolist(), min(mass, 1.0)
 
 
-def _likely(words: Words, at: dict[tuple[int, ...], dict[int, float]], path: tuple[int, ...]) -> float:
+def _likely(at: dict[tuple[int, ...], dict[int, float]], path: tuple[int, ...]) -> float:
     steps = [at[path[:place]].get(path[place], -np.inf) for place in range(len(path))]
     longer = sum(np.exp(value) for value in at[path].values()) if path in at else 0.0
     return float(np.exp(sum(steps)) * max(0.0, 1 - longer))

@@ -21,7 +21,6 @@ from llmrec.rate.cases import Cases
 from llmrec.rate.rows import Row, Rows
 
 Head = Literal["classification", "regression"]
-HEADS: tuple[Head, ...] = ("classification", "regression")
 Start = Literal["mean", "bias"]
 STARTS: dict[Start, type[GlobalMean]] = {"mean": GlobalMean, "bias": Bias}
 

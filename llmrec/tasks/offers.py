@@ -10,12 +10,11 @@ import numpy as np
 from llmrec.tasks.cases import Cases, numbered
 from llmrec.tasks.source import Source
 
-# How a task offers items. Held-out items of a user may be drawn like any other: leaving them out would tell them apart.
-OFFERS = ("none", "pick", "letters", "pair", "verdict")
-
 
 class Draw:
     """Wrong candidates for a user: items outside their training part.
+
+    Held-out items of the user may be drawn like any other: leaving them out would tell them apart.
 
     Attributes:
         source: the training part.
@@ -54,7 +53,8 @@ def offer(cases: Cases, kind: str, places: int, wrong: Draw, draw: np.random.Gen
 
     Args:
         cases: of users and the items they chose.
-        kind: one of `OFFERS`; "verdict" replaces the item of every other case, by chance, with a wrong one.
+        kind: none, pick, letters, pair or verdict; "verdict" replaces the item of every other case, by chance, with a
+            wrong one.
         places: items shown together, the right one among them.
         wrong: draws the others.
         draw: random numbers.

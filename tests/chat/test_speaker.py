@@ -108,7 +108,7 @@ def test_where_a_model_fails_or_says_nothing_proper_the_template_speaks(talker, 
     ],
 )
 def test_a_sentence_passes_only_without_a_foreign_name(sentence, kept):
-    assert proper(sentence, CARDS, STORE) == kept
+    assert proper(sentence, CARDS) == kept
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=40))

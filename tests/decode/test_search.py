@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter, Subset
 from llmrec.decode.scorer import Scorer
-from llmrec.decode.search import beam_search, greedy
+from llmrec.decode.search import beam_search
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.trie import Trie
 
@@ -175,11 +175,11 @@ def test_a_catalogue_of_one_item_gives_that_item_with_certainty():
         assert nothing.items.tolist() == [[-1, -1]] and np.isneginf(nothing.scores).all()
 
 
-def test_greedy_takes_the_likeliest_symbol_at_every_level():
+def test_one_beam_takes_the_likeliest_symbol_at_every_level():
     random = np.random.default_rng(8)
     codes, model = random_codes(random, 50), tiny("mistral")
     prompts = random_prompts(random, 4)
-    found = greedy(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts)
+    found = beam_search(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, 1, 1)
     for prompt, item in zip(prompts, found.items[:, 0], strict=True):
         prefix = ()
         while prefix not in codes:
