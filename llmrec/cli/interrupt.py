@@ -43,7 +43,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _end_by_signal() -> None:
-    """After a clean-up for SIGTERM or SIGHUP, end as a process that the signal ended, which is what parents look for."""
+    """After a clean-up for SIGTERM or SIGHUP, end by that signal: parents look for it in the status."""
     if _received in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(_received, signal.SIG_DFL)
         os.kill(os.getpid(), _received)

@@ -48,7 +48,9 @@ with tempfile.TemporaryDirectory(dir={folder!r}):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_temporary_files_go_when_a_command_is_ended_and_its_status_names_the_signal(number: int, tmp_path: Path) -> None:
+def test_temporary_files_go_when_a_command_is_ended_and_its_status_names_the_signal(
+    number: int, tmp_path: Path
+) -> None:
     code = TEMPORARY.format(folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
