@@ -15,38 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llmrec.train.packing import IGNORE
 from llmrec.train.smooth import Smooth
 
 CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
 _CPU_POSITIONS = 1024  # at a time on a CPU: larger tensors go back to the system, and each step faults them in
-
-
-def label_logprobs(
-    hidden: Tensor,
-    labels: Tensor,
-    head: Any,
-    chunk: int = CHUNK,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    smooth: Smooth | None = None,
-) -> Tensor:
-    """Log-probability of each supervised label, from the hidden state one place before it.
-
-    Args:
-        hidden: (rows, length, width) last hidden states.
-        labels: (rows, length) int64, the token at its own place; IGNORE where nothing is supervised.
-        head: maps (positions, width) to (positions, vocabulary).
-        chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
-        scale: what the model multiplies its logits by (Cohere, Granite).
-        softcap: the bound that the model bends its logits under (Gemma 2), in logits.
-        smooth: label smoothing; then what is returned is a mean of log-probabilities.
-
-    Returns:
-        (supervised,) float32 log-probabilities in nats, row by row.
-    """
-    wanted = labels[:, 1:] != IGNORE
-    return target_logprobs(hidden[:, :-1][wanted], labels[:, 1:][wanted], head, chunk, scale, softcap, smooth)
 
 
 def target_logprobs(
@@ -58,7 +30,20 @@ def target_logprobs(
     softcap: float | None = None,
     smooth: Smooth | None = None,
 ) -> Tensor:
-    """As `label_logprobs`, of (positions, width) states and (positions,) the token that follows each."""
+    """Log-probability of the token that follows each position.
+
+    Args:
+        states: (positions, width) last hidden states.
+        targets: (positions,) int64, the token that follows each.
+        head: maps (positions, width) to (positions, vocabulary).
+        chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
+        scale: what the model multiplies its logits by (Cohere, Granite).
+        softcap: the bound that the model bends its logits under (Gemma 2), in logits.
+        smooth: label smoothing; then what is returned is a mean of log-probabilities.
+
+    Returns:
+        (positions,) float32 log-probabilities in nats.
+    """
     most = max(1, chunk // _vocabulary(head))
     score = partial(_score, head=head, scale=scale, softcap=softcap, smooth=smooth)
     if len(targets) > most:

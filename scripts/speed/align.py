@@ -25,8 +25,7 @@ from llmrec.decode.sample import sample, sample_without_replacement
 from llmrec.decode.scorer import Scorer
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.results import write_result
-from llmrec.train.loss import label_logprobs
-from llmrec.train.packing import IGNORE
+from llmrec.train.loss import target_logprobs
 from shared import RESULTS, command_line, ratio, take_turns
 
 
@@ -123,11 +122,10 @@ def _in_one_row(model: Any, prompts: list[np.ndarray], answers: list[np.ndarray]
 def _in_rows(model: Any, prompts: list[np.ndarray], answers: list[np.ndarray]) -> Tensor:
     """The same from a row for each answer, with the same loss, and no logits at unsupervised positions either."""
     lines = np.stack([np.append(p, answer) for p, some in zip(prompts, answers, strict=True) for answer in some])
-    ids = torch.from_numpy(lines).to(model.device)
-    labels = ids.clone()
-    labels[:, : len(prompts[0])] = IGNORE
+    ids, start = torch.from_numpy(lines).to(model.device), len(prompts[0])
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    scores = label_logprobs(hidden, labels, model.get_output_embeddings())
+    states, targets = hidden[:, start - 1 : -1].flatten(0, 1), ids[:, start:].flatten()
+    scores = target_logprobs(states, targets, model.get_output_embeddings())
     return scores.view(len(prompts), len(answers[0]), -1).sum(2)
 
 

@@ -16,7 +16,7 @@ from llmrec.model.adapt import lora
 from llmrec.model.base import tiny_base
 from llmrec.train import loop, loss, sft
 from llmrec.train.encode import Encoded
-from llmrec.train.loss import label_logprobs, target_logprobs
+from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate, pack
 
 
@@ -56,7 +56,8 @@ def test_the_loss_is_cross_entropy_in_value_and_gradient_chunked_or_not(chunk: i
     head = torch.nn.Linear(8, 13, bias=False)
     labels = torch.randint(13, (3, 11))
     labels[torch.rand(3, 11) < 0.4] = IGNORE
-    ours = -label_logprobs(hidden, labels, head, chunk).sum()
+    wanted = labels[:, 1:] != IGNORE
+    ours = -target_logprobs(hidden[:, :-1][wanted], labels[:, 1:][wanted], head, chunk).sum()
     truth = torch.nn.functional.cross_entropy(
         head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
     )
@@ -67,19 +68,19 @@ def test_the_loss_is_cross_entropy_in_value_and_gradient_chunked_or_not(chunk: i
 
 def test_pieces_that_a_cpu_takes_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    hidden, head = torch.randn(3, 11, 8, requires_grad=True), torch.nn.Linear(8, 13)
-    labels = torch.randint(13, (3, 11))
-    whole = label_logprobs(hidden, labels, head)
+    hidden, head = torch.randn(30, 8, requires_grad=True), torch.nn.Linear(8, 13)
+    targets = torch.randint(13, (30,))
+    whole = target_logprobs(hidden, targets, head)
     monkeypatch.setattr(loss, "_CPU_POSITIONS", 7)  # 30 positions: the last piece is a short one
-    cut = label_logprobs(hidden, labels, head)
+    cut = target_logprobs(hidden, targets, head)
     torch.testing.assert_close(cut, whole)
     for one, other in zip(*(torch.autograd.grad(x.sum(), [hidden, head.weight]) for x in (cut, whole)), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_rows_without_anything_supervised_have_no_logprobs() -> None:
-    labels = torch.full((2, 5), IGNORE)
-    assert label_logprobs(torch.randn(2, 5, 4), labels, torch.nn.Linear(4, 3)).shape == (0,)
+def test_no_positions_have_no_logprobs() -> None:
+    targets = torch.zeros(0, dtype=torch.int64)
+    assert target_logprobs(torch.randn(0, 4), targets, torch.nn.Linear(4, 3)).shape == (0,)
 
 
 @pytest.mark.parametrize("row_tokens", [16, 31, 64])

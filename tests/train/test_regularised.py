@@ -22,7 +22,7 @@ from llmrec.train import sft
 from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
 from llmrec.train.encode import Encoded
-from llmrec.train.loss import label_logprobs
+from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows
 from llmrec.train.smooth import Smooth
 from llmrec.train.taught import Taught, find
@@ -43,9 +43,9 @@ def test_smoothing_is_cross_entropy_to_a_share_of_each_level(chunk: int) -> None
     hidden, head = torch.randn(4, 12, 8, requires_grad=True), torch.nn.Linear(8, 13)
     labels = torch.randint(13, (4, 12))
     labels[torch.rand(4, 12) < 0.3] = IGNORE
-    ours = label_logprobs(hidden, labels, head, chunk, smooth=smooth(0.2))
     wanted = labels[:, 1:] != IGNORE
     targets = labels[:, 1:][wanted]
+    ours = target_logprobs(hidden[:, :-1][wanted], targets, head, chunk, smooth=smooth(0.2))
     soft = torch.nn.functional.one_hot(targets, 13).float()
     for row, target in enumerate(targets.tolist()):
         for tokens in LEVELS:
