@@ -269,6 +269,7 @@ RUN: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "quantizer of infinity": (array("catalogue/codebooks.npy", lambda old: old + np.inf), ("add",)),
     "settings of no method": (changed("catalogue/indexing.json", method="magic"), ("add",)),
     "examples cut": (part("tasks/examples/next_item-00000.arrow", 0.5), ("tasks",)),
+    "examples that are a pipe": (special("tasks/examples/next_item-00000.arrow", fifo), ("tasks",)),
     "examples of text": (content("tasks/examples/next_item-00000.arrow", b"hello"), ("tasks",)),
     "metrics cut": (part(METRICS, 0.5), ("report", "compare", "export")),
     "metrics without the model": (nested(METRICS, "systems", "nano"), ("report", "compare", "export")),

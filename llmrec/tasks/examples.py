@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from llmrec.checked import REMEDY
+from llmrec.checked import REMEDY, check_file
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Tasks
@@ -119,7 +119,9 @@ def paths(folder: Path) -> list[Path]:
     Raises:
         RunError: there are none.
     """
-    found = [path for path in sorted((folder / "examples").glob("*.arrow")) if path.is_file()]
+    found = sorted((folder / "examples").glob("*.arrow"))
+    for path in found:
+        check_file(path)
     if not found:
         raise RunError(f"{folder} holds no examples. `llmrec run` makes them.")
     return found
