@@ -33,9 +33,8 @@ def load(
     Raises:
         RunError: the folder holds no trained model.
     """
-    from llmrec.decode.as_judged import as_judged
     from llmrec.decode.blend import blender
-    from llmrec.decode.recommender import Recommender
+    from llmrec.decode.recommender import Recommender, as_judged
     from llmrec.model.folder import NOTE
     from llmrec.pipeline import trained_folder
     from llmrec.recipe_file import recipe_of

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.checked import read_checked
-from llmrec.decode.as_judged import as_judged
+from llmrec.decode.recommender import as_judged
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue

@@ -25,7 +25,6 @@ FLOORS = {
             "contracts",
             "embedded",
             "shipped",
-            "quiet",
             "extras",
             "peak",
             "git",

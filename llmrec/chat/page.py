@@ -28,7 +28,7 @@ from llmrec.chat.counter import Counter
 from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
 from llmrec.chat.replies import say
 from llmrec.chat.visits import CARDS, VISITS, Page, cards
-from llmrec.serve import log_limit
+from llmrec.serve import logs
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.hosts import TrustedHosts
 from llmrec.serve.listen import bind, listen
@@ -240,7 +240,7 @@ def server(
         ChatError: see `check_host`.
     """
     check_host(str(listening.getsockname()[0]), login)
-    log_limit.install()
+    logs.limit_repeats()
     config = uvicorn.Config(
         application(counter, title, login),
         http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers

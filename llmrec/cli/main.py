@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -35,7 +36,6 @@ from llmrec.cli import (
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
 from llmrec.files import REASONS
-from llmrec.quiet import quieten
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -73,11 +73,18 @@ def _end(kind: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _quieten() -> None:
+    """Turn off bars and notes of other packages, which would tear ours apart; before transformers is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' Loading weights, Writing model shards
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a kernel for CPUs that nothing of ours uses
+
+
 def main() -> None:
     """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    quieten()
+    _quieten()
     interrupt.watch()
     warnings.showwarning = lambda message, *rest, **more: console.print(Text("note:", "yellow"), str(message))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +21,10 @@ from llmrec.decode.search import Ranked
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
-from llmrec.model.folder import Note
+from llmrec.model.folder import NOTE, Note
 from llmrec.model.prompting import encode
 from llmrec.model.vocabulary import token_ids
+from llmrec.recipe_file import recipe_of
 from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.templates import Wording
 
@@ -236,3 +238,19 @@ def engine_named(name: str) -> EngineName:
     if name in known:
         return known[name]
     raise RequestError(f"there is no engine '{name}': say transformers or vllm.")
+
+
+def as_judged(note: Note, run: Path) -> Note:
+    """A model's note with the beams, and the rule for items of the history, that its run is judged by.
+
+    Args:
+        note: of the model.
+        run: its run folder, or an export, whose note has them.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+    if (run / NOTE).is_file():
+        return note
+    judged = recipe_of(run).evaluate
+    return replace(note, beams=judged.beams, exclude_seen=judged.exclude_seen)

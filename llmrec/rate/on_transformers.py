@@ -19,8 +19,8 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from llmrec.errors import ModelError
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.expected import Words, shares
+from llmrec.rate.prompts import text_of, written
 from llmrec.rate.scale import Scale
-from llmrec.rate.wording import text_of, written
 
 TOKENS = 8192  # of a batch, what the prompts share not counted
 

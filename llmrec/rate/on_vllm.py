@@ -13,8 +13,8 @@ from typing import Any
 
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.expected import Words, shares
+from llmrec.rate.prompts import text_of, written
 from llmrec.rate.scale import Scale
-from llmrec.rate.wording import text_of, written
 
 BLOCK = 32  # tokens of a cached block on CPUs, whose default of 128 would cache nothing of a short prompt
 AT_ONCE = 512  # prompts of a call: what is lost at most when a run is killed

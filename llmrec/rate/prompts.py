@@ -6,13 +6,16 @@ A prompt is a talk, as `model/prompting` reads them: examples are earlier turns.
 from __future__ import annotations
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import PromptError
+from llmrec.model.prompting import turns, wrap
 from llmrec.rate.cases import Cases, cases_of, histories
 from llmrec.rate.ratings import Ratings
 from llmrec.seed import stream
 from llmrec.tasks.templates import Wording, fill, load
 
+LABEL = "\nRating:"  # ends a question to a base without a chat template
 _NOTHING = "(nothing yet)"
 
 
@@ -82,3 +85,17 @@ def _examples(ratings: Ratings, cases: Cases, shots: int, seed: int) -> Cases:
     turn = np.array([int((steps[:place] == step).sum()) for place, step in enumerate(steps[:2000])])
     chosen = draw[np.argsort(turn, kind="stable")[:shots]]
     return cases_of(ratings, train[chosen], places)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A talk as a base reads it: by its chat template, or as plain text in which each question ends in a label."""
+    if tokenizer.chat_template:
+        return wrap(tokenizer, prompt)[0]
+    said = [turn["content"] for turn in turns(prompt)]
+    solved = zip(said[::2], said[1::2], strict=False)
+    return "".join(f"{asked}{LABEL} {answer}\n\n" for asked, answer in solved) + said[-1] + LABEL
+
+
+def written(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[str]:
+    """Ratings as they follow that text."""
+    return words if tokenizer.chat_template else [f" {word}" for word in words]

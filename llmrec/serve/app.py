@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from llmrec import __version__
-from llmrec.serve import docs, log_limit, unquoted
+from llmrec.serve import docs, logs
 from llmrec.serve.batches import TransformersServing
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.figures import Figures
@@ -38,8 +38,8 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     Raises:
         LlmrecError: the run holds no model, or its catalogue does not belong to it.
     """
-    unquoted.install()
-    log_limit.install()
+    logs.redact_errors()
+    logs.limit_repeats()
     engine = TransformersServing.open(settings.model)
     shop, figures = Shop(settings, engine), Figures(CollectorRegistry())
     routes = Routes(figures, keys)

@@ -16,7 +16,7 @@ from starlette.datastructures import State
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llmrec.serve import docs, log_limit, unquoted
+from llmrec.serve import docs, logs
 from llmrec.serve.connections import Watch, room
 from llmrec.serve.door import Door
 from llmrec.serve.figures import Figures
@@ -41,8 +41,8 @@ class Plugin:
         Raises:
             RunError: it left nothing.
         """
-        unquoted.install()
-        log_limit.install()
+        logs.redact_errors()
+        logs.limit_repeats()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
         self.door = Door(self.settings.limits.concurrency)
         self.routes = Routes(Figures(), self.keys)

@@ -16,7 +16,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
-from llmrec.serve import browse, unquoted
+from llmrec.serve import browse, logs
 from llmrec.serve.figures import Figures
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused, from_errors
@@ -210,4 +210,4 @@ def _refusal(error: Exception, content_type: str) -> Refused:
 
 def _log(request_id: str, error: Exception) -> None:
     """Kind and place of an error, without its message, which may quote a client."""
-    log.error("request %s failed: %s at %s", request_id, type(error).__name__, unquoted.place(error))
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, logs.place(error))

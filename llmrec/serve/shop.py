@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmrec import __version__
 from llmrec.decode import shelf
-from llmrec.decode.as_judged import as_judged
+from llmrec.decode.recommender import as_judged
 from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import write_text
 from llmrec.indexing.catalogue import Catalogue

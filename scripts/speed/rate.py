@@ -24,8 +24,7 @@ from llmrec.rate.cases import sample
 from llmrec.rate.on_transformers import OnTransformers
 from llmrec.rate.on_vllm import OnVllm
 from llmrec.rate.parse import parse
-from llmrec.rate.prompts import render
-from llmrec.rate.wording import text_of
+from llmrec.rate.prompts import render, text_of
 from llmrec.recipe import Data
 from llmrec.results import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell

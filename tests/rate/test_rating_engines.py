@@ -25,11 +25,10 @@ from llmrec.rate.cases import sample
 from llmrec.rate.expected import Words, expected, shares
 from llmrec.rate.on_endpoint import OnEndpoint
 from llmrec.rate.on_transformers import OnTransformers
-from llmrec.rate.prompts import render
+from llmrec.rate.prompts import render, text_of, written
 from llmrec.rate.ratings import TEST
 from llmrec.rate.scale import Scale
 from llmrec.rate.study import Study
-from llmrec.rate.wording import text_of, written
 from llmrec.text.endpoint import Endpoint
 
 STARS, HALVES = Scale(1, 5, 1), Scale(0.5, 5, 0.5)

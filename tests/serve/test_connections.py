@@ -12,7 +12,7 @@ import httpx
 import pytest
 from serving import CLIENT, LOGS, serving
 
-from llmrec.serve.log_limit import LogLimit
+from llmrec.serve.logs import LogLimit
 
 HALF = b"POST /v1/recommendations HTTP/1.1\r\nHost: here\r\n"
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from llmrec.serve.unquoted import Unquoted, place
+from llmrec.serve.logs import Unquoted, place
 
 SECRET = "my-diary-says"
 
