@@ -219,3 +219,9 @@ def moved_out(name: str) -> Damage:
 def fifo(path: Path) -> None:
     """A pipe, from which reading never ends."""
     os.mkfifo(path)
+
+
+def copied(folder: Path, target: Path, damage: Damage) -> Path:
+    shutil.copytree(folder, target)
+    damage(target)
+    return target
