@@ -34,7 +34,7 @@ FLOORS = {
         0,
     ),
     **dict.fromkeys(("data", "metrics", "text"), 1),
-    **dict.fromkeys(("items", "teachers"), 2),
+    **dict.fromkeys(("items", "collaborative"), 2),
     "indexing": 3,
     "model": 4,
     "tasks": 5,

@@ -19,11 +19,11 @@ from llmrec.align.ground import Ground
 from llmrec.align.losses import margin, preference
 from llmrec.align.pairs import Candidates, Pairs, build
 from llmrec.align.tree import answer_logprobs, plant
+from llmrec.collaborative import fit_teachers
 from llmrec.decode.scorer import Scorer
 from llmrec.files import atomic_file
 from llmrec.recipe import Prefer
 from llmrec.seed import stream
-from llmrec.teachers import fit_teachers
 from llmrec.train.loop import Way
 from llmrec.train.packing import IGNORE
 

@@ -24,11 +24,11 @@ from llmrec.align.figures import Figures
 from llmrec.align.ground import Ground
 from llmrec.align.rewards import REWARDS, Answers, Reward, judged
 from llmrec.align.tree import policy_logprobs
+from llmrec.collaborative import fit_teachers
 from llmrec.contracts import Teacher
 from llmrec.decode.scorer import Scorer
 from llmrec.recipe import Grpo
 from llmrec.seed import stream
-from llmrec.teachers import fit_teachers
 from llmrec.train import together
 from llmrec.train.loop import Way
 from llmrec.train.packing import IGNORE

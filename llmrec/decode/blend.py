@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrec.collaborative import fit_teachers
+from llmrec.collaborative.likely import likely
 from llmrec.contracts import Sequences, Teacher
 from llmrec.data.dataset import Dataset
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.search import Ranked
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate
-from llmrec.teachers import fit_teachers
-from llmrec.teachers.likely import likely
 
 
 @dataclass(frozen=True)

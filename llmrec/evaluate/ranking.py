@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmrec.collaborative import fit_teachers
 from llmrec.contracts import Sequences, Teacher
 from llmrec.data.dataset import Cases, Dataset
 from llmrec.data.times import try_cast
@@ -23,7 +24,6 @@ from llmrec.files import write_json
 from llmrec.metrics.ranking import RANKING, Places, place, place_in_list, weighted
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Evaluate
-from llmrec.teachers import fit_teachers
 
 Progress = Callable[[float], None]
 ALONE = "the model alone"

@@ -154,19 +154,19 @@ def _rms(vectors: np.ndarray) -> float:
 
 
 def _bpr(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.teachers import Bpr
+    from llmrec.collaborative import Bpr
 
     return Bpr(width=WIDTH, seed=seed).fit(train, n_items).items
 
 
 def _lightgcn(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.teachers import LightGcn
+    from llmrec.collaborative import LightGcn
 
     return np.mean(LightGcn(width=WIDTH, seed=seed).fit(train, n_items).steps, axis=0)
 
 
 def _sasrec(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.teachers import SasRec
+    from llmrec.collaborative import SasRec
 
     network = SasRec(width=WIDTH, seed=seed).fit(train, n_items).network
     return network.items.weight.detach().numpy()[:n_items]

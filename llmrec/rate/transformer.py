@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmrec.collaborative.sasrec import Block
 from llmrec.rate.cases import Cases, histories
 from llmrec.rate.ratings import VALID, Ratings
 from llmrec.seed import stream
-from llmrec.teachers.sasrec import Block
 
 _MOST_KINDS = 200
 PLACES = 10

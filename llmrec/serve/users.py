@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrec.collaborative.popularity import users_of_items
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.refused import Refused
-from llmrec.teachers.popularity import users_of_items
 
 
 class Users:

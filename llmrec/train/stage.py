@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrec.collaborative import fit_teachers
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, write_text
@@ -27,7 +28,6 @@ from llmrec.seed import stream
 from llmrec.tasks import templates
 from llmrec.tasks.examples import load, stream_batches
 from llmrec.tasks.maker import items_held
-from llmrec.teachers import fit_teachers
 from llmrec.train import sft, together
 from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop

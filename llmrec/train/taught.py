@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrec.collaborative.likely import likely
 from llmrec.contracts import Sequences, Teacher
 from llmrec.errors import ModelError
 from llmrec.seed import stream
-from llmrec.teachers.likely import likely
 from llmrec.train.coded import Coded
 from llmrec.train.encode import Encoded
 

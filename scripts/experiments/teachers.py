@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from commands import typed
+from llmrec.collaborative import TEACHERS
 from llmrec.data import dataset as data
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
@@ -31,7 +32,6 @@ from llmrec.metrics import Places, hit, ndcg, place
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
 from llmrec.results import write_result
-from llmrec.teachers import TEACHERS
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ import pytest
 from llmrec.align import rejected
 from llmrec.align.moments import Moments
 from llmrec.align.pairs import Pairs, build
+from llmrec.collaborative import fit_teachers
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.errors import DataError
-from llmrec.teachers import fit_teachers
 
 ITEMS = 60
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrec.collaborative import TEACHERS
 from llmrec.data.dataset import Dataset
 from llmrec.files import hash_folder
 from llmrec.pipeline import run
 from llmrec.recipe_file import load
-from llmrec.teachers import TEACHERS
 
 FITTED = {  # what is made from data, and what in it may differ: nothing
     "items": lambda out: hash_folder(out / "items"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrec.collaborative import TEACHERS, Bpr, LightGcn, SasRec
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future
@@ -18,7 +19,6 @@ from llmrec.items.text import item_texts
 from llmrec.recipe import Data, Indexing, Tasks, World
 from llmrec.tasks import examples
 from llmrec.tasks.source import Source
-from llmrec.teachers import TEACHERS, Bpr, LightGcn, SasRec
 
 WORLD = World(users=60, items=30, groups=3, events=8)
 MAKE = TEACHERS | {

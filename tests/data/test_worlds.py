@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from llmrec.collaborative import Ease, Markov, Popularity
 from llmrec.contracts import Sequences
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
@@ -15,7 +16,6 @@ from llmrec.data.world_words import read_world, words
 from llmrec.data.worlds import Truth, events
 from llmrec.metrics import hit, ndcg, place
 from llmrec.recipe import Data, World
-from llmrec.teachers import Ease, Markov, Popularity
 
 SMALL = World(users=30, items=12, groups=3, events=5, order=0.4, taste=0.4, seed=1)
 MIDDLE = World(users=1500, items=80, groups=5, events=9, order=0.45, taste=0.35, seed=2)

@@ -12,6 +12,8 @@ import pytest
 import llmrec
 from llmrec import pipeline
 from llmrec.card import measured
+from llmrec.collaborative import Markov
+from llmrec.collaborative.likely import SHARP
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.decode.blend import Blend
@@ -21,8 +23,6 @@ from llmrec.decode.search import Ranked
 from llmrec.evaluate.ranking import ALONE
 from llmrec.files import read_json
 from llmrec.recipe_file import recipe_of
-from llmrec.teachers import Markov
-from llmrec.teachers.likely import SHARP
 
 SHARE, BEAMS = 0.3, 12
 HISTORIES = [[3, 4, 5, 6], [7], [30, 31, 2], []]

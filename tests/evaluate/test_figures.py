@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from llmrec.collaborative import fit_teachers
 from llmrec.data.dataset import Dataset
 from llmrec.recipe_file import load
-from llmrec.teachers import fit_teachers
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from llmrec.collaborative import Popularity
 from llmrec.data.dataset import Dataset
 from llmrec.evaluate import beyond
-from llmrec.teachers import Popularity
 
 
 @pytest.fixture(scope="module")

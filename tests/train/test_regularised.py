@@ -10,6 +10,7 @@ import torch
 from test_loop import model, packed, weights
 from transformers import LlamaForCausalLM
 
+from llmrec.collaborative.likely import SHARP
 from llmrec.contracts import Sequences
 from llmrec.errors import ModelError, RecipeError
 from llmrec.indexing.catalogue import Catalogue
@@ -17,7 +18,6 @@ from llmrec.model import folder as model_folder
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
-from llmrec.teachers.likely import SHARP
 from llmrec.train import sft
 from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from llmrec.collaborative.bpr import Bpr
+from llmrec.collaborative.ease import Ease, EaseRecent
+from llmrec.collaborative.item_knn import ItemKnn
+from llmrec.collaborative.lightgcn import LightGcn
+from llmrec.collaborative.markov import Markov
+from llmrec.collaborative.markov_ease import MarkovEase
+from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.sasrec import SasRec
 from llmrec.contracts import Sequences, Teacher
-from llmrec.teachers.bpr import Bpr
-from llmrec.teachers.ease import Ease, EaseRecent
-from llmrec.teachers.item_knn import ItemKnn
-from llmrec.teachers.lightgcn import LightGcn
-from llmrec.teachers.markov import Markov
-from llmrec.teachers.markov_ease import MarkovEase
-from llmrec.teachers.popularity import Popularity
-from llmrec.teachers.sasrec import SasRec
 
 __all__ = [
     "TEACHERS",

@@ -10,9 +10,9 @@ from typing import Self
 
 import numpy as np
 
+from llmrec.collaborative.ease import EaseRecent
+from llmrec.collaborative.markov import Markov
 from llmrec.contracts import Sequences
-from llmrec.teachers.ease import EaseRecent
-from llmrec.teachers.markov import Markov
 
 
 class MarkovEase:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrec.collaborative import fit_teachers
 from llmrec.contracts import Sequences
 from llmrec.metrics import Places, hit, ndcg, place
-from llmrec.teachers import fit_teachers
 
 # shared/data/README.md: R@5, N@5, R@10, N@10, R@20, N@20. Its row for popularity, alone, gives the target the best of
 # its tied places, against what the README says of ties; in expectation popularity is the second row here.

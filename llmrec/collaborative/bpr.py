@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from llmrec.collaborative.linear import canonical
+from llmrec.collaborative.pairs import batches
 from llmrec.contracts import Sequences
 from llmrec.seed import stream
-from llmrec.teachers.linear import canonical
-from llmrec.teachers.pairs import batches
 
 
 class Bpr:

@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
+from llmrec.collaborative.popularity import users_of_items
 from llmrec.contracts import Sequences
-from llmrec.teachers.popularity import users_of_items
 
 
 class Markov:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from llmrec.collaborative import TEACHERS, Bpr, LightGcn, SasRec, fit_teachers
 from llmrec.contracts import Sequences
-from llmrec.teachers import TEACHERS, Bpr, LightGcn, SasRec, fit_teachers
 
 ITEMS = 17
 # Promises do not depend on how long a teacher trains, so those that train do so briefly here.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from llmrec.collaborative import Ease, EaseRecent, Markov, MarkovEase, Popularity, fit_teachers
 from llmrec.contracts import Sequences
-from llmrec.teachers import Ease, EaseRecent, Markov, MarkovEase, Popularity, fit_teachers
 
 ITEMS = 12
 

@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 
+from llmrec.collaborative.linear import cooccurrence, score_by
 from llmrec.contracts import Sequences
-from llmrec.teachers.linear import cooccurrence, score_by
 
 
 class Ease:

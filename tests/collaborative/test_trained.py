@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, softmax_loss
+from llmrec.collaborative.pairs import batches
+from llmrec.collaborative.sasrec import IGNORED
 from llmrec.contracts import Sequences
 from llmrec.data.worlds import Truth, events
 from llmrec.metrics import hit, place
 from llmrec.recipe import World
 from llmrec.seed import stream
-from llmrec.teachers import Bpr, ItemKnn, LightGcn, Popularity, SasRec, softmax_loss
-from llmrec.teachers.pairs import batches
-from llmrec.teachers.sasrec import IGNORED
 
 RNG = np.random.default_rng(0)
 TRAIN = Sequences.of([RNG.integers(0, 14, RNG.integers(1, 9)) for _ in range(40)])

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmrec.collaborative.linear import canonical
+from llmrec.collaborative.softmax_loss import softmax_loss
 from llmrec.contracts import Sequences
 from llmrec.seed import stream
-from llmrec.teachers.linear import canonical
-from llmrec.teachers.softmax_loss import softmax_loss
 
 IGNORED = -100
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from llmrec.collaborative.linear import canonical
+from llmrec.collaborative.pairs import batches
 from llmrec.contracts import Sequences
 from llmrec.seed import stream
-from llmrec.teachers.linear import canonical
-from llmrec.teachers.pairs import batches
 
 
 class LightGcn:
