@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +25,8 @@ HELP = """Say what you like, or what you want:  I liked Toy Story and Heat · so
 
 def talk(counter: Counter, console: Console, k: int = 10) -> None:
     """Talk until somebody has enough."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # else a byte that is not UTF-8 ends the talk
     dialogue = counter.dialogue(k)
     console.print(Text(f"{say('hello')} (/help)"))
     while True:

@@ -64,6 +64,17 @@ def test_undecodable_bytes_and_control_characters_are_shown_harmlessly(counter) 
     assert "\x1b[2J" not in shown and "[bold red]" in shown
 
 
+def test_bytes_that_are_not_utf_8_do_not_end_a_talk(server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmrec", "chat", server.url, "--encoder", "none"],
+        input=b"caf\xe9 \xff\xfe\n/nothing\n",
+        capture_output=True,
+        env={**os.environ, "LLMREC_API_KEY": server.key, "PYTHONIOENCODING": "utf-8:strict"},
+        timeout=120,
+    )
+    assert done.returncode == 0 and b"There is no /nothing" in done.stdout, done.stderr
+
+
 def test_a_transcript_overwrites_nothing_and_a_talk_outlives_a_failed_one(
     counter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
