@@ -33,7 +33,6 @@ def command(
     tensor_parallel: int = typer.Option(1, min=1, help="GPUs that share each layer (vLLM)"),
     pipeline_parallel: int = typer.Option(1, min=1, help="GPUs that share the layers out (vLLM)"),
     data_parallel: int = typer.Option(1, min=1, help="copies of the model (vLLM)"),
-    ray: bool = typer.Option(False, help="spread vLLM's workers with Ray"),
     max_k: int = typer.Option(100, min=1, help="items that a request may ask for"),
     beams: int = typer.Option(None, min=1, help="prefixes that a search keeps; as the run was judged otherwise"),
     max_history: int = typer.Option(10_000, min=1, help="items that a history may have"),
@@ -55,7 +54,7 @@ def command(
 
     if without_key and not is_loopback(host):
         raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
-    options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel, ray), *(more or [])]
+    options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel), *(more or [])]
     if options and engine == "transformers":
         raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
     if engine == "vllm" and extras.missing("serve"):
@@ -119,10 +118,9 @@ def _print(line: str) -> bool:
         return False
 
 
-def _parallel(tensor: int, pipeline: int, data: int, ray: bool) -> list[str]:
+def _parallel(tensor: int, pipeline: int, data: int) -> list[str]:
     sizes = {"tensor": tensor, "pipeline": pipeline, "data": data}
-    options = [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]
-    return [*options, *(["--distributed-executor-backend", "ray"] if ray else [])]
+    return [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]
 
 
 def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None:

@@ -72,8 +72,8 @@ def nmi(one: np.ndarray, other: np.ndarray) -> float:
     return max(0.0, shared / mean) if mean > 0 else 1.0
 
 
-def alike(vectors: np.ndarray, near: float = 1e-4) -> int:
-    """How many of (items, dim) float32 unit vectors lie within `near` of another: items of the same text, mostly.
+def alike(vectors: np.ndarray) -> int:
+    """How many of (items, dim) float32 unit vectors lie within 1e-4 of another: items of the same text, mostly.
 
     Sorted by what they are along one direction, the like stand beside each other.
     """
@@ -82,7 +82,7 @@ def alike(vectors: np.ndarray, near: float = 1e-4) -> int:
     twin = np.zeros(len(vectors) + 1, bool)
     for start in range(0, len(vectors) - 1, 4096):
         rows = vectors[order[start : start + 4097]]
-        twin[start + 1 : start + len(rows)] = np.square(np.diff(rows, axis=0)).sum(axis=1) < near**2
+        twin[start + 1 : start + len(rows)] = np.square(np.diff(rows, axis=0)).sum(axis=1) < 1e-8
     return int((twin[1:] | twin[:-1]).sum())
 
 

@@ -11,16 +11,16 @@ import numpy as np
 from llmrec.indexing.distances import kmeans, squared
 
 _BLOCK = 1 << 26  # distances held at once
+_ROUNDS = 10  # of assigning and averaging
 
 
-def balanced_kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def balanced_kmeans(vectors: np.ndarray, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Cluster into equal shares.
 
     Args:
         vectors: (items, dim) float32, at least `width` of them.
         width: clusters.
         seed: of the k-means start.
-        rounds: of assigning and averaging.
 
     Returns:
         (width, dim) float32 centroids, and (items,) int32 clusters of at most ceil(items / width) members.
@@ -28,7 +28,7 @@ def balanced_kmeans(vectors: np.ndarray, width: int, seed: int, rounds: int = 10
     centroids = kmeans(vectors, width, seed, rounds=10, apart=True)
     share = -(-len(vectors) // width)
     chosen = assign(vectors, centroids, share)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         sums = np.zeros_like(centroids)
         np.add.at(sums, chosen, vectors)
         counts = np.bincount(chosen, minlength=width)

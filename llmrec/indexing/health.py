@@ -87,9 +87,9 @@ def _level(number: int, column: np.ndarray, width: int) -> dict[str, Any]:
     }
 
 
-def _neighbours_kept(codes: np.ndarray, vectors: np.ndarray, seed: int, sample: int = 1000) -> float:
-    """Share of a sampled item's ten nearest items (cosine) that have its first token."""
-    rows = np.random.default_rng(seed).permutation(len(codes))[:sample]
+def _neighbours_kept(codes: np.ndarray, vectors: np.ndarray, seed: int) -> float:
+    """Share of the ten nearest items (cosine) of each of 1,000 items that have its first token."""
+    rows = np.random.default_rng(seed).permutation(len(codes))[:1000]
     near = vectors[rows] @ vectors.T
     near[np.arange(len(rows)), rows] = -np.inf
     k = min(10, len(codes) - 1)

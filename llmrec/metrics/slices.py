@@ -30,8 +30,8 @@ def slices(targets: np.ndarray, histories: Sequences, events_of_item: np.ndarray
     }
 
 
-def is_head(events_of_item: np.ndarray, share: float = HEAD) -> np.ndarray:
-    """(n_items,) bool: the fewest most popular items that have `share` of the events; equal counts stay together."""
+def is_head(events_of_item: np.ndarray) -> np.ndarray:
+    """(n_items,) bool: the fewest most popular items with the share `HEAD` of events; equal counts stay together."""
     ordered = np.sort(events_of_item)[::-1]
-    reached = np.searchsorted(np.cumsum(ordered), share * ordered.sum())
+    reached = np.searchsorted(np.cumsum(ordered), HEAD * ordered.sum())
     return (events_of_item >= max(ordered[min(reached, len(ordered) - 1)], 1)) if len(ordered) else np.zeros(0, bool)

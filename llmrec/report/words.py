@@ -77,9 +77,9 @@ def headline(metrics: dict[str, Any] | None) -> str:
     return verdict(metrics, metric)
 
 
-def second_opinion(metrics: dict[str, Any], metric: str = "ndcg@10") -> str | None:
-    """Whether another metric agrees with the headline; None where there is no other to ask."""
-    first = headline_metric(metrics)
+def second_opinion(metrics: dict[str, Any]) -> str | None:
+    """Whether NDCG@10 agrees with the headline; None where it is the headline, or was not measured."""
+    first, metric = headline_metric(metrics), "ndcg@10"
     if first in (None, metric) or not any(metric in against for against in metrics["paired"].values()):
         return None
     same = all(

@@ -50,17 +50,14 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def listen(bound: socket.socket, backlog: int = 1024) -> None:
-    """Let clients come to a bound socket.
-
-    Args:
-        backlog: connections that may wait until they are accepted.
+def listen(bound: socket.socket) -> None:
+    """Let clients come to a bound socket; 1,024 connections may wait until they are accepted.
 
     Raises:
         RunError: another program listens there; of two that bound the port, the first that listens has it.
     """
     with _explained(*bound.getsockname()[:2]):
-        bound.listen(backlog)
+        bound.listen(1024)
 
 
 def url(bound: socket.socket) -> str:

@@ -245,9 +245,10 @@ def _described(rows: PackedRows, tasks: Path, numbers: list[int]) -> str:
     return f"rows {few(numbers)}; users {few(user for user in users if user)}; tasks {few(tasks_of)}"
 
 
-def few(names: Iterable[Any], most: int = 8) -> str:
+def few(names: Iterable[Any]) -> str:
+    """The first eight names, and how many more there are."""
     shown = [str(name) for name in names]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
 def _seen(rows: PackedRows, batch: int, seed: int, facts: dict[str, Any]) -> Iterator[Encoded]:
@@ -260,9 +261,9 @@ def _seen(rows: PackedRows, batch: int, seed: int, facts: dict[str, Any]) -> Ite
     return (rows.example(number, 0) for row in taken for number in rows.rows[row])
 
 
-def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded], most: int = 32) -> dict[str, float]:
-    """What the merge of an adapter that was trained over a quantized base costs, on examples from all of them."""
-    sample = examples[:: max(1, len(examples) // most)][:most]
+def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded]) -> dict[str, float]:
+    """What the merge of an adapter that was trained over a quantized base costs, on 32 examples from all of them."""
+    sample = examples[:: max(1, len(examples) // 32)][:32]
     return cost(trained, plain, [(example.tokens, example.supervised) for example in sample])
 
 
