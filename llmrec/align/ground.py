@@ -17,9 +17,9 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.vocabulary import code_tokens, token_ids
-from llmrec.recipe import Aligning, Recipe
+from llmrec.recipe import Aligning
 from llmrec.seed import seed_everything
-from llmrec.train.stage import few
+from llmrec.train.job import TrainJob, shorten
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,19 @@ class Ground:
     users: list[str]
 
     @classmethod
-    def of(cls, recipe: Recipe, part: Aligning, previous: Path, dataset: Dataset, catalogue: Catalogue) -> Ground:
+    def of(cls, job: TrainJob, catalogue: Catalogue) -> Ground:
         """Read words and histories; the training part of them alone.
 
         Args:
-            recipe: of the run.
-            part: its stage.
-            previous: the model folder before the stage.
-            dataset: of the run.
+            job: a stage of alignment.
             catalogue: of the run.
 
         Raises:
             ModelError: the model before was trained on another catalogue, or lacks its tokens; or see `prompts`.
             DataError: see `Moments.newest`.
         """
+        stage, previous = job.stage, job.previous
+        assert isinstance(stage, Aligning) and previous is not None
         tokenizer, note = model_folder.load_words(previous)
         if note.catalogue not in catalogue.lineage:
             raise ModelError(
@@ -65,10 +64,11 @@ class Ground:
                 f"{note.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
                 "the catalogue of this run first, or name its own run in model.from."
             )
+        dataset = Dataset.load(job.data, texts=False)
         train = dataset.before("valid")
-        moments = Moments.newest(train, part.events, not recipe.evaluate.exclude_seen, dataset.n_items)
+        moments = Moments.newest(train, stage.events, not job.exclude_seen, dataset.n_items)
         window = model_folder.window(previous)
-        asked = prompts(moments, tokenizer, catalogue, note.history, recipe.tasks.wordings, window, recipe.seed)
+        asked = prompts(moments, tokenizer, catalogue, note.history, job.tasks.wordings, window, job.seed)
         tokens = token_ids(tokenizer, catalogue.tokens)
         return cls(tokenizer, note, catalogue, tokens, moments, asked, dataset.user_ids)
 
@@ -80,7 +80,7 @@ class Ground:
     def described(self, rows: Iterable[int]) -> str:
         """What some moments are, for messages."""
         numbers = [row for row in rows if row < len(self.moments)]
-        return f"moments {few(numbers)}; users {few(self.users[self.moments.users[row]] for row in numbers)}"
+        return f"moments {shorten(numbers)}; users {shorten(self.users[self.moments.users[row]] for row in numbers)}"
 
 
 def before(previous: Path, seed: int) -> PreTrainedModel:

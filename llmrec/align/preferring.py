@@ -19,11 +19,11 @@ from llmrec.align.ground import Ground
 from llmrec.align.losses import margin, preference
 from llmrec.align.pairs import Candidates, Pairs, build
 from llmrec.align.tree import answer_logprobs, plant
-from llmrec.collaborative import fit_teachers
 from llmrec.decode.scorer import Scorer
 from llmrec.files import atomic_file
 from llmrec.recipe import Prefer
 from llmrec.seed import stream
+from llmrec.train.job import TrainJob
 from llmrec.train.loop import Way
 from llmrec.train.packing import IGNORE
 
@@ -83,39 +83,38 @@ def reference_logprobs(model: Any, rows: PairRows) -> np.ndarray:
     return found
 
 
-def pairs(settings: Prefer, ground: Ground, model: Any, seed: int, work: Path) -> Pairs:
+def pairs(settings: Prefer, ground: Ground, model: Any, job: TrainJob) -> Pairs:
     """The pairs of a stage, kept in its work folder.
 
     Args:
         settings: of the recipe.
         ground: moments and catalogue.
         model: before the stage; its beams are asked for where the recipe wants them.
-        seed: of what is drawn.
-        work: folder that keeps them for a training that is gone on with.
+        job: seed, teacher, and the work folder that keeps pairs for a training that is gone on with.
 
     Raises:
         DataError: see `pairs.build`.
     """
-    kept = work / "pairs.npz"
+    kept = job.work / "pairs.npz"
     if kept.is_file():
         with np.load(kept, allow_pickle=False) as found:
             dropped = json.loads(str(found["dropped"]))
             return Pairs(ground.moments.taken, found["rejected"], found["kinds"], dropped)
-    made = build(ground.moments, settings.rejected, _sources(settings, ground, model, seed))
+    made = build(ground.moments, settings.rejected, _sources(settings, ground, model, job))
     with atomic_file(kept) as file, file.open("wb") as sink:
         np.savez(sink, rejected=made.rejected, kinds=made.kinds.astype("U16"), dropped=json.dumps(made.dropped))
     return made
 
 
-def _sources(settings: Prefer, ground: Ground, model: Any, seed: int) -> dict[str, Candidates]:
-    moments = ground.moments
+def _sources(settings: Prefer, ground: Ground, model: Any, job: TrainJob) -> dict[str, Candidates]:
+    moments, seed = ground.moments, job.seed
     found = {
         "random": rejected.at_random(moments, stream(seed, "align", "random")),
         "popular": rejected.popular(moments, stream(seed, "align", "popular")),
     }
     if "teacher" in settings.rejected:
-        teacher = fit_teachers([settings.teacher], moments.train, moments.n_items)[settings.teacher]
-        found["teacher"] = rejected.taught(moments, teacher)
+        assert job.teacher is not None, f"{job.name} has no teacher"
+        found["teacher"] = rejected.taught(moments, job.teacher())
     if "beams" in settings.rejected:
         trie = ground.catalogue.trie
         found["beams"] = rejected.own_beams(moments, Scorer(model), trie, ground.tokens, ground.prompts)

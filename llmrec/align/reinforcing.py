@@ -24,7 +24,6 @@ from llmrec.align.figures import Figures
 from llmrec.align.ground import Ground
 from llmrec.align.rewards import REWARDS, Answers, Reward, judged
 from llmrec.align.tree import policy_logprobs
-from llmrec.collaborative import fit_teachers
 from llmrec.contracts import Teacher
 from llmrec.decode.scorer import Scorer
 from llmrec.recipe import Grpo
@@ -73,6 +72,7 @@ class Player:
         ground: Ground,
         seed: int,
         reference: Any = None,
+        teacher: Callable[[], Teacher] | None = None,
         rewards: Mapping[str, tuple[Reward, float]] | None = None,
     ) -> None:
         """Get ready.
@@ -83,6 +83,7 @@ class Player:
             seed: of the draws.
             reference: the model before training, which stays as it is; None where the trained model becomes it with
                 its adapters switched off.
+            teacher: loads the collaborative model that a reward asks for.
             rewards: functions of one's own; those that the recipe names otherwise.
         """
         self.settings, self.ground, self.seed, self.reference = settings, ground, seed, reference
@@ -92,8 +93,8 @@ class Player:
         self.counts = np.bincount(ground.moments.train.items, minlength=ground.moments.n_items)
         self.teacher: Teacher | None = None
         if "teacher" in self.rewards:
-            train, n_items = ground.moments.train, ground.moments.n_items
-            self.teacher = fit_teachers([settings.teacher], train, n_items)[settings.teacher]
+            assert teacher is not None, "the reward `teacher` needs one"
+            self.teacher = teacher()
 
     def play(self, model: Any, moments: np.ndarray, *names: int) -> tuple[Group, Answers, np.ndarray, dict[str, float]]:
         """Draw groups at some moments and judge them.

@@ -11,38 +11,33 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.checked import REMEDY, read_array, read_checked
-from llmrec.errors import RunError
+from llmrec.checked import read_array, read_checked
 from llmrec.files import atomic_folder, write_json
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.folder import read_texts, read_vectors
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.base import load_base, tiny_base
 from llmrec.model.loading import tokenizer_from
 from llmrec.model.rows import Initial, Known, begin, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
-from llmrec.recipe import Indexing, Recipe
-from llmrec.run_files import read_texts
+from llmrec.recipe import Indexing
 from llmrec.seed import seed_everything
 from llmrec.tasks.examples import stream_batches
 from llmrec.train.encode import longest
+from llmrec.train.job import TrainJob
 
 ROOM = 64  # positions beyond the longest example, for wordings of evaluation
 WORDS = 1 << 24  # characters that a vocabulary is learnt from; of more there is a sample
 
 
-def start(
-    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path, previous: Path | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The plain model before anything of it is chosen for training, and its tokenizer with the item tokens.
+def build_model(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model before training, nothing of it frozen or adapted yet, and its tokenizer with the item tokens.
 
     Args:
-        recipe: of the run; `model` says which base and how the rows of item tokens start.
-        tasks: folder of the training examples; nano's own vocabulary is learnt from their words.
+        job: says which base, how rows of item tokens start, and where files are. Its work folder keeps the tokenizer of
+            a killed run and the length of the longest example.
         catalogue: for the item tokens.
-        work: folder that keeps the tokenizer of a killed run, and the length of the longest example.
-        run: the run folder; what is known of items is read there where rows start from it.
-        previous: a model folder to go on from, whose tokenizer has the item tokens already.
 
     Returns:
         The same model, bit for bit, whenever it is called.
@@ -50,86 +45,83 @@ def start(
     Raises:
         ModelError: a base that cannot be loaded or used.
     """
-    seed_everything(recipe.seed)
-    if previous:
-        model, tokenizer, _ = model_folder.load(previous, torch.float32)
+    seed_everything(job.seed)
+    if job.previous:
+        model, tokenizer, _ = model_folder.load(job.previous, torch.float32)
         return model, tokenizer
-    if recipe.model.base == "nano":
-        return _nano(recipe, tasks, catalogue, work, run)
-    return _pretrained(recipe, tasks, catalogue, work, run)
+    return _nano(job, catalogue) if job.model.base == "nano" else _pretrained(job, catalogue)
 
 
-def _nano(
-    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    kept = work / "tokenizer"
+def _nano(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kept, longest_file = job.work / "tokenizer", job.work / "longest.json"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
-            nano.train_tokenizer(words(tasks), recipe.model.vocabulary, folder)
+            nano.train_tokenizer(words(job.tasks_folder), job.model.vocabulary, folder)
     tokenizer = tokenizer_from(kept)
     rows = add_tokens(tokenizer, catalogue.tokens)
-    if not (work / "longest.json").is_file():
-        write_json(work / "longest.json", longest(stream_batches(tasks), tokenizer))
-    window = -(-(read_checked(work / "longest.json", int) + ROOM) // 64) * 64
-    model = nano.build(recipe.model, tokenizer, window, rows)
-    if recipe.model.init_tokens == "vectors":
+    if not longest_file.is_file():
+        write_json(longest_file, longest(stream_batches(job.tasks_folder), tokenizer))
+    window = -(-(read_checked(longest_file, int) + ROOM) // 64) * 64
+    model = nano.build(job.model, tokenizer, window, rows)
+    if job.model.init_tokens == "vectors":
         new = new_token_ids(tokenizer, catalogue.tokens)
-        begin(model, new, recipe.seed, _initial(recipe, catalogue, len(new), tokenizer, run))
+        begin(model, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
     return model, tokenizer
 
 
-def _pretrained(
-    recipe: Recipe, tasks: Path, catalogue: Catalogue, work: Path, run: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    base = recipe.model.base
-    if recipe.model.tiny:
-        model, tokenizer = tiny_base(base, words(tasks), work / "tokenizer")
+def _pretrained(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if job.model.tiny:
+        model, tokenizer = tiny_base(job.model.base, words(job.tasks_folder), job.work / "tokenizer")
     else:
-        model, tokenizer = load_base(base, torch.float32)
+        model, tokenizer = load_base(job.model.base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
     new = new_token_ids(tokenizer, catalogue.tokens)
-    grow(model, rows, new, recipe.seed, _initial(recipe, catalogue, len(new), tokenizer, run))
+    grow(model, rows, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
     return model, tokenizer
 
 
-def _initial(
-    recipe: Recipe, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase, run: Path
-) -> Initial:
+def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Initial:
     """Where the recipe lets the rows of so many new tokens start."""
 
     def about() -> Known:
-        facts = known(catalogue, tokens, tokenizer, run)
-        return replace(facts, vectors=quantized(run)) if recipe.model.init_tokens == "vectors" else facts
+        facts = known(job.items, job.catalogue, catalogue, tokens, tokenizer)
+        vectors = job.model.init_tokens == "vectors"
+        return replace(facts, vectors=quantized(job.items, job.catalogue)) if vectors else facts
 
-    return initial(recipe.model.init_tokens, about)
+    return initial(job.model.init_tokens, about)
 
 
-def quantized(run: Path) -> np.ndarray:
-    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.vectors` says."""
+def quantized(items: Path, catalogue: Path) -> np.ndarray:
+    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.vectors` says.
+
+    Args:
+        items: folder of the stage that encoded the items.
+        catalogue: folder of the catalogue.
+    """
     from llmrec.indexing.frozen import SETTINGS  # it brings faiss along
     from llmrec.indexing.vectors import Source
 
-    files = sorted((run / "items" / "vectors").glob("*.npy"))
-    if len(files) != 1:
-        raise RunError(f"{run / 'items' / 'vectors'} must hold one .npy file, not {len(files)}. {REMEDY}")
-    text = read_array(files[0], 2)
-    source = Source.load(read_checked(run / "catalogue" / SETTINGS, Indexing).vectors, run / "catalogue")
+    text = read_vectors(items)
+    source = Source.load(read_checked(catalogue / SETTINGS, Indexing).vectors, catalogue)
     return source.of(text, source.behaviour)
 
 
-def known(catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase, run: Path) -> Known:
+def known(
+    items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> Known:
     """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
 
     Args:
+        items: folder of the stage that encoded the items.
+        folder: of the catalogue.
         catalogue: of the run.
         tokens: how many are new: the catalogue's, and others after them.
         tokenizer: of the base.
-        run: the run folder.
     """
     from llmrec.indexing.build import BOOKS  # it brings faiss along
 
-    widths, file = catalogue.widths, run / "catalogue" / BOOKS
-    texts = tokenizer(read_texts(run, len(catalogue.codes)), add_special_tokens=False)["input_ids"]
+    widths, file = catalogue.widths, folder / BOOKS
+    texts = tokenizer(read_texts(items, len(catalogue.codes)), add_special_tokens=False)["input_ids"]
     levels = np.full(tokens, -1)
     levels[: len(catalogue.tokens)] = np.repeat(np.arange(len(widths)), widths)
     if not file.is_file():

@@ -1,0 +1,68 @@
+"""The folder of the stage `items`: the text of each item, and its vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmrec.checked import REMEDY, read_array, read_checked
+from llmrec.errors import RunError
+from llmrec.files import write_json
+from llmrec.items.encode import encode
+from llmrec.items.text import item_texts
+from llmrec.recipe import Items
+
+_TEXTS, _VECTORS = "texts.json", "vectors.npy"
+
+
+def make(settings: Items, items: pa.Table, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
+    """Write the text of every item and its vector.
+
+    Args:
+        settings: columns of the text, and the encoder.
+        items: the items table.
+        folder: to write into.
+        progress: called with the share done, 0 to 1.
+
+    Returns:
+        Facts for made.json.
+
+    Raises:
+        DataError: an item without text, or without a usable vector.
+    """
+    texts = item_texts(items, settings.text, settings.missing_text)
+    vectors = encode(texts, settings.encoder, progress)
+    np.save(folder / _VECTORS, vectors)
+    write_json(folder / _TEXTS, texts)
+    return {"items": len(texts), "dimensions": vectors.shape[1], "encoder": settings.encoder, "example": texts[0]}
+
+
+def read_texts(folder: Path, items: int | None = None) -> list[str]:
+    """The text of each item.
+
+    Args:
+        folder: of the stage.
+        items: how many there must be; None for any number.
+
+    Raises:
+        RunError: missing, damaged, or of another number of items.
+    """
+    texts: list[str] = read_checked(folder / _TEXTS, list[str])
+    _check_count(folder / _TEXTS, len(texts), items)
+    return texts
+
+
+def read_vectors(folder: Path, items: int | None = None) -> np.ndarray:
+    """(items, dim) float32 unit vectors of the items' texts; arguments and errors as of `read_texts`."""
+    vectors = read_array(folder / _VECTORS, 2)
+    _check_count(folder / _VECTORS, len(vectors), items)
+    return vectors
+
+
+def _check_count(path: Path, found: int, items: int | None) -> None:
+    if items is not None and found != items:
+        raise RunError(f"{path} is of {found} items, but the data have {items}. {REMEDY}")

@@ -1,0 +1,116 @@
+"""made.json: what a stage notes about itself in its folder, written last, so a folder with one is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from llmrec.checked import read_checked
+from llmrec.errors import RunError
+from llmrec.files import hash_file, hash_json
+
+MADE = "made.json"
+LAYOUT = 2  # version of run folders: one of another version is refused, and nothing in it is changed
+_UNHASHED = (MADE, "log.jsonl")  # log.jsonl tells seconds, so it differs between two runs of the same recipe
+
+
+class FileRecord(TypedDict):
+    """A file of a stage as it was when it was made."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class Made(TypedDict):
+    """What made.json holds.
+
+    `config` and `inputs` (name → SHA-256) are all that the result depends on beside `version` and `seed`; `key` is
+    their hash. `files` are what the stage wrote, and `output` is their hash. All else is for people.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    layout: int
+    key: str
+    version: int
+    config: Any
+    inputs: dict[str, str]
+    seed: int
+    files: dict[str, FileRecord]
+    output: str
+    facts: dict[str, Any]
+    versions: dict[str, str]
+    device: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    commit: NotRequired[str]
+    peak: NotRequired[dict[str, int]]
+
+
+def read_made(folder: Path) -> Made:
+    """made.json of a finished stage.
+
+    Raises:
+        RunError: it is missing or damaged, or was written by another version of llmrec.
+    """
+    path = folder / MADE
+    layout = read_checked(path, dict[str, Any]).get("layout", 1)
+    if layout != LAYOUT:
+        raise RunError(
+            f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in it "
+            "was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
+        )
+    made: Made = read_checked(path, Made)
+    return made
+
+
+def is_stage(folder: Path) -> bool:
+    """Whether a folder is a stage of a run, of any version: its made.json has the keys that all versions write."""
+    try:
+        made = json.loads((folder / MADE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(made, dict) and made.keys() >= {"inputs", "output", "seed", "facts"}
+
+
+def records(folder: Path) -> dict[str, FileRecord]:
+    """File → record, of all files below a folder that are not hidden and whose content two equal runs share."""
+    found: dict[str, FileRecord] = {}
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        if file.is_file() and file.name not in _UNHASHED and not any(part.startswith(".") for part in inside.parts):
+            found[inside.as_posix()] = _record(file)
+    return found
+
+
+def output_hash(files: dict[str, FileRecord]) -> str:
+    """SHA-256 over names and contents of files."""
+    return hash_json([[name, files[name]["sha256"]] for name in sorted(files)])
+
+
+def check_files(folder: Path, made: Made) -> None:
+    """See that the files of a stage are as it left them. Contents are read only where size or time differ.
+
+    Raises:
+        RunError: one is missing or was changed; names it.
+    """
+    for name, record in made["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing. {_remedy(folder)}")
+        stat = path.stat()
+        same = stat.st_size == record["size"] and stat.st_mtime_ns == record["mtime_ns"]
+        if not same and (stat.st_size != record["size"] or hash_file(path) != record["sha256"]):
+            raise RunError(f"{path} was changed after it was made. {_remedy(folder)}")
+
+
+def _record(file: Path) -> FileRecord:
+    stat = file.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": hash_file(file)}
+
+
+def _remedy(folder: Path) -> str:
+    return f"Put it back, or delete {folder} and make it again with `llmrec run`."

@@ -1,0 +1,223 @@
+"""Making a run: the stages of its plan one after another, alone or in several training processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmrec import extras
+from llmrec.data import sources
+from llmrec.errors import DataError, RunError
+from llmrec.files import write_text
+from llmrec.made import is_stage
+from llmrec.recipe import Launch, Recipe
+from llmrec.recipe_file import dump
+from llmrec.run import launch, memory
+from llmrec.run.layout import RunFolder
+from llmrec.run.ownership import lock, refuse_below, refuse_foreign
+from llmrec.run.plan import Context, StageSpec, plan
+from llmrec.run.status import stage as resolve
+from llmrec.train import together, trackers
+
+Progress = Callable[[str, float], None]
+"""(kind of stage, share done from 0 to 1), called while stages are made."""
+UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
+
+
+def _silent(kind: str, done: float) -> None:
+    """No progress is shown."""
+
+
+def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _silent) -> Path:
+    """Run a recipe into a folder, going on where an earlier run of it stopped.
+
+    Args:
+        recipe: what to do.
+        out: the run folder.
+        until: the last kind of stage wanted, one of `UNTIL`.
+        progress: called while stages are made.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: the folder is in use, cannot be written, or is no run's.
+    """
+    extras.need(*(name for name, kind in (("train", "train"), ("report", "report")) if _reaches(until, kind)))
+    if together.world() > 1:
+        raise RunError(
+            "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
+            "or start one and say `launch: {processes: N}` in the recipe."
+        )
+    if _reaches(until, "train"):
+        _check_training(recipe, recipe.launch.processes)
+        launch.check(recipe.launch)
+    folder = _checked_folder(recipe, out)
+    if recipe.launch.rank:
+        launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
+        return folder.path
+    with lock(folder) as held:
+        write_text(folder.recipe, dump(recipe))
+        elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
+        _Maker(folder, recipe.seed, recipe.launch, progress, elsewhere).make(plan(recipe), until)
+        if until == "report":
+            from llmrec.report import write_report
+
+            progress("report", 0.0)
+            write_report(folder)
+            progress("report", 1.0)
+    return folder.path
+
+
+def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
+    """The training stages alone, and what they need where it is missing.
+
+    Of several processes that `accelerate launch` started each calls this; they share the training, and the first one
+    makes and writes everything else.
+
+    Args:
+        recipe: what to do.
+        out: the run folder, which all processes see.
+        progress: called while stages are made.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: the folder is in use, cannot be written, or is no run's.
+    """
+    held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
+    if together.world() == 1 and not held:
+        return run(recipe, out, "train", progress)
+    extras.need("train")
+    _check_training(recipe, together.world())
+    folder = RunFolder(out.absolute()) if held else _checked_folder(recipe, out)
+    together.begin()
+    first = together.is_first() and not held
+    with lock(folder) if first else contextlib.nullcontext():
+        if first:
+            write_text(folder.recipe, dump(recipe))
+        _Maker(folder, recipe.seed, recipe.launch, progress).make(plan(recipe), "train")
+    return folder.path
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the stages of a plan that are not made yet.
+
+    Attributes:
+        run: the run folder.
+        seed: of the recipe.
+        launch: how training is carried out.
+        progress: called while stages are made.
+        elsewhere: makes all training stages in other processes; None where this one does.
+    """
+
+    run: RunFolder
+    seed: int
+    launch: Launch
+    progress: Progress
+    elsewhere: Callable[[Callable[[float], None]], None] | None = None
+
+    def make(self, specs: Sequence[StageSpec], until: str) -> None:
+        """Make the stages of a plan, up to the last one of a kind."""
+        last = max(place for place, spec in enumerate(specs) if _reaches(until, spec.kind))
+        for spec in specs[: last + 1]:
+            self.progress(spec.kind, _begun(spec, specs))
+            tell = partial(self._tell, spec, specs)
+            if spec.kind == "train":
+                self._train(spec, tell)
+            else:
+                with together.in_turn():  # the first process makes it, the others find it made
+                    self._make(spec, tell)
+            if spec.kind == "data":
+                memory.refuse_too_large(self.run, specs)
+            self.progress(spec.kind, _begun(spec, specs, 1.0))
+        if _reaches(until, "train") and together.is_first():
+            self._remove_unplanned(specs)
+
+    def _make(self, spec: StageSpec, tell: Callable[[float], None]) -> None:
+        stage = resolve(self.run, spec, self.seed)
+        if not stage.is_made():
+            stage.make(partial(self._fill, spec, stage.key, tell))
+            shutil.rmtree(self._work(spec), ignore_errors=True)
+
+    def _train(self, spec: StageSpec, tell: Callable[[float], None]) -> None:
+        """Make a training stage, on which all processes work and which the first one writes."""
+        stage = resolve(self.run, spec, self.seed)
+        made = stage.is_made()
+        together.wait()  # all have looked before one writes
+        if not made and self.elsewhere:
+            self.elsewhere(tell)
+            if not stage.is_made():
+                raise RunError(f"{stage.folder} was not made, though its training ended well. See {self.run.log}.")
+        elif not made and together.is_first():
+            stage.make(partial(self._fill, spec, stage.key, tell))
+        elif not made:
+            self._fill(spec, stage.key, tell, stage.folder)
+        together.wait()
+        if together.is_first():
+            shutil.rmtree(self._work(spec), ignore_errors=True)
+
+    def _fill(self, spec: StageSpec, key: str, tell: Callable[[float], None], folder: Path) -> dict[str, Any]:
+        work, names = self._work(spec), self.launch.report_to
+        return spec.make(Context(self.run, folder, work, key, self.seed, tell, names))
+
+    def _tell(self, spec: StageSpec, specs: Sequence[StageSpec], done: float) -> None:
+        self.progress(spec.kind, min(_begun(spec, specs, done), 0.999))
+
+    def _work(self, spec: StageSpec) -> Path:
+        return self.run.work / spec.name
+
+    def _remove_unplanned(self, specs: Sequence[StageSpec]) -> None:
+        """Remove trained models that the recipe no longer names, now that those that it names are whole."""
+        planned = {self.run.stage(spec.name) for spec in specs}
+        for folder in self.run.trained:
+            if folder not in planned and is_stage(folder) and not folder.is_symlink():
+                shutil.rmtree(folder)
+
+
+def _reaches(until: str, kind: str) -> bool:
+    return kind in UNTIL and UNTIL.index(until) >= UNTIL.index(kind)
+
+
+def _begun(spec: StageSpec, specs: Sequence[StageSpec], done: float = 0.0) -> float:
+    """The share of all stages of a kind that is done, when this share of one of them is."""
+    same = [one.name for one in specs if one.kind == spec.kind]
+    return (same.index(spec.name) + done) / len(same)
+
+
+def _check_training(recipe: Recipe, processes: int) -> None:
+    """Refuse now what training would refuse after everything before it is made."""
+    trackers.chosen(recipe.launch.report_to)
+    for number, stage in enumerate(recipe.train):
+        try:
+            stage.pass_rows(processes)
+        except ValueError as error:
+            raise RunError(f"train.{number}.{error}.") from None
+
+
+def _checked_folder(recipe: Recipe, out: Path) -> RunFolder:
+    """The run folder, if a run may be written there and nothing that the recipe reads lies in it.
+
+    Raises:
+        RunError: see `ownership`.
+    """
+    run = RunFolder(out.absolute())  # DuckDB and Arrow take ~ for a home, and a colon for an address
+    refuse_foreign(run)
+    named = {"data.interactions": recipe.data.interactions, "data.items": recipe.data.items}
+    named |= {"model.base": recipe.model.base, "model.from": recipe.model.start}
+    named |= {"tasks.oracle.cache": recipe.tasks.oracle.cache} if recipe.tasks.oracle else {}
+    refuse_below(((key, path) for key, path in named.items() if path), run.path)
+    with contextlib.suppress(DataError):  # what is missing is told by the stage that reads it
+        given = sources.given(recipe.data)
+        refuse_below(((f"data.source: {recipe.data.source}", path) for _, path in given), run.path)
+    return run

@@ -1,0 +1,163 @@
+"""The layout of a run folder: the only module that spells the paths below a run.
+
+    RUN/
+      recipe.yaml                 the recipe, defaults filled in
+      data/  items/  catalogue/   stages, each with a made.json that is written last
+      collaborative/NAME/         a fitted collaborative model
+      tasks/                      training examples
+      train-N-METHOD/             a trained model (model/, log.jsonl, adapter/ …)
+      evaluate-SPLIT/             figures of the last model on a held-out split
+      catalogues/HASH/            catalogues with items added later
+      logs/  report.html
+      .lock  .work/               held while a run is made; what survives a kill
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrec.errors import RunError
+from llmrec.made import MADE
+
+DATA, ITEMS, CATALOGUE, COLLABORATIVE, TASKS = "data", "items", "catalogue", "collaborative", "tasks"
+TRAIN, EVALUATE = "train", "evaluate"
+_TRAINING = re.compile(rf"{TRAIN}-([0-9]{{1,9}})-[a-z-]+")
+_STAGE = re.compile(rf"{DATA}|{ITEMS}|{CATALOGUE}|{TASKS}|{EVALUATE}-(valid|test)|{_TRAINING.pattern}")
+
+
+def training_name(number: int, method: str) -> str:
+    """The name of a training stage; `number` counts from 1."""
+    return f"{TRAIN}-{number}-{method}"
+
+
+def evaluation_name(split: str) -> str:
+    """The name of the stage that judges the last model on a split, valid or test."""
+    return f"{EVALUATE}-{split}"
+
+
+def collaborative_name(slug: str) -> str:
+    """The name of the stage that fits a collaborative model."""
+    return f"{COLLABORATIVE}/{slug}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run; nothing needs to exist.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, or a file of one (`data/items.parquet`)."""
+        return self.path / name
+
+    @property
+    def recipe(self) -> Path:
+        """recipe.yaml."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data(self) -> Path:
+        """Interactions and items."""
+        return self.path / DATA
+
+    @property
+    def items(self) -> Path:
+        """Texts of items and their vectors."""
+        return self.path / ITEMS
+
+    @property
+    def catalogue(self) -> Path:
+        """Items and codes that the model is trained on."""
+        return self.path / CATALOGUE
+
+    @property
+    def catalogues(self) -> Path:
+        """Folder of catalogues with items that were added later."""
+        return self.path / "catalogues"
+
+    @property
+    def tasks(self) -> Path:
+        """Training examples."""
+        return self.path / TASKS
+
+    @property
+    def report(self) -> Path:
+        """report.html."""
+        return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """The file that a process holds while it makes the run."""
+        return self.path / ".lock"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and other files of stages that are being made."""
+        return self.path / ".work"
+
+    @property
+    def log(self) -> Path:
+        """Standard error of training processes that this machine started."""
+        return self.logs("launch.log")
+
+    def logs(self, name: str) -> Path:
+        """What trackers write about a stage."""
+        return self.path / "logs" / name
+
+    def evaluation(self, split: str) -> Path:
+        """Figures of the last model on a split, valid or test."""
+        return self.path / evaluation_name(split)
+
+    @property
+    def trained(self) -> list[Path]:
+        """Folders of finished training stages, in order."""
+        found = [path for path in self.path.glob(f"{TRAIN}-*") if _TRAINING.fullmatch(path.name)]
+        whole = [path for path in found if (path / MADE).is_file()]
+        return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+
+    @property
+    def last_trained(self) -> Path:
+        """The folder of the last finished training stage.
+
+        Raises:
+            RunError: nothing is trained.
+        """
+        if not self.trained:
+            raise RunError(
+                f"{self.path} holds no trained model. Make one with: llmrec run RECIPE --out {self.path}"
+            )
+        return self.trained[-1]
+
+    @property
+    def stages(self) -> list[Path]:
+        """Folders that have the name of a stage, whoever made them."""
+        inside = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        fitted = self.path / COLLABORATIVE
+        models = sorted(fitted.iterdir()) if fitted.is_dir() and not fitted.is_symlink() else []
+        return [path for path in inside if _STAGE.fullmatch(path.name)] + models
+
+    def is_run(self) -> bool:
+        """Whether it holds a recipe."""
+        return self.recipe.is_file()
+
+    def require_run(self) -> None:
+        """Refuse a folder that is no run.
+
+        Raises:
+            RunError: it holds no recipe.
+        """
+        if not self.is_run():
+            raise RunError(
+                f"{self.path} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart"
+            )
+
+
+def model_of(trained: Path) -> Path:
+    """The model folder of a training stage."""
+    return trained / "model"

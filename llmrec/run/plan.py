@@ -1,0 +1,285 @@
+"""The plan of a run: which stages a recipe has, what each depends on, what it reads, and what makes it.
+
+This is the only place that knows any of this. A stage's `config` holds *what* decides its result, never *how* it is
+made: processes, accumulation, checkpointing, save_every, batches of an evaluation and the spelling of paths are left out
+(`Part.what`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from llmrec.recipe import Aligning, Data, Evaluate, Indexing, Items, Model, ModelSpec, Prefer, Recipe, Sft, Tasks, Training
+from llmrec.run.layout import (
+    CATALOGUE,
+    DATA,
+    ITEMS,
+    TASKS,
+    RunFolder,
+    collaborative_name,
+    evaluation_name,
+    training_name,
+)
+
+Split = Literal["valid", "test"]
+Kind = Literal["data", "items", "catalogue", "collaborative", "tasks", "train", "evaluate"]
+ITEM_TABLE = f"{DATA}/items.parquet"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the maker of a stage is given.
+
+    Attributes:
+        run: the run folder; stages that the maker reads are whole.
+        folder: to write into.
+        work: for files that survive a kill.
+        key: of the stage.
+        seed: of the run.
+        progress: called with the share done, 0 to 1.
+        report_to: names of trackers of training; None for TensorBoard where it is installed.
+    """
+
+    run: RunFolder
+    folder: Path
+    work: Path
+    key: str
+    seed: int
+    progress: Callable[[float], None]
+    report_to: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A file or folder outside of the run that a stage reads.
+
+    Attributes:
+        label: what made.json calls it; the same wherever the file lies.
+        path: where it is.
+    """
+
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a plan.
+
+    Attributes:
+        name: of its folder, below the run.
+        kind: what kind of stage it is; `until` names these.
+        version: of the code that makes it; raise it to make old results anew.
+        config: what decides its result, as JSON.
+        reads: stages, files of stages (`data/items.parquet`), and what lies outside of the run.
+        make: fills a folder; returns facts for people.
+    """
+
+    name: str
+    kind: Kind
+    version: int
+    config: Any
+    reads: tuple[str | Outside, ...]
+    make: Callable[[Context], dict[str, Any]]
+
+
+def plan(recipe: Recipe) -> list[StageSpec]:
+    """The stages of a recipe, in the order in which they are made.
+
+    A fitted collaborative model comes right before the first stage that reads it.
+    """
+    judged = evaluation(recipe, recipe.evaluate.target)
+    stages = [
+        _data(recipe.data),
+        _items(recipe.items),
+        _catalogue(recipe.indexing, recipe.model),
+        _tasks(recipe.tasks),
+        *(
+            _training(number, stage, recipe.model, recipe.tasks, recipe.evaluate, recipe.train[number - 2 : number - 1])
+            for number, stage in enumerate(recipe.train, 1)
+        ),
+        judged,
+    ]
+    fitted = {spec.name: spec for spec in _collaborative(_models(recipe.train, recipe.evaluate))}
+    ordered: dict[str, StageSpec] = {}
+    for stage in stages:
+        for read in stage.reads:
+            if isinstance(read, str) and read in fitted:
+                _with_parts(fitted, read, ordered)
+        ordered[stage.name] = stage
+    return list(ordered.values())
+
+
+def _with_parts(fitted: dict[str, StageSpec], name: str, ordered: dict[str, StageSpec]) -> None:
+    for read in fitted[name].reads:
+        if isinstance(read, str) and read in fitted:
+            _with_parts(fitted, read, ordered)
+    ordered[name] = fitted[name]
+
+
+def _data(settings: Data) -> StageSpec:
+    from llmrec.data import sources
+
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.data import dataset
+
+        return dataset.make(settings, context.seed, context.folder)
+
+    files = [Outside(f"{name} {path.name}", path) for name, path in sources.given(settings) if path.is_file()]
+    return StageSpec(DATA, "data", 3, settings.what(), _numbered(files), make)
+
+
+def _numbered(files: Iterable[Outside]) -> tuple[Outside, ...]:
+    """Files of one label, told apart by a number."""
+    labels: dict[str, int] = {}
+    numbered = []
+    for file in files:
+        labels[file.label] = count = labels.get(file.label, 0) + 1
+        numbered.append(file if count == 1 else Outside(f"{file.label} {count}", file.path))
+    return tuple(numbered)
+
+
+def _items(settings: Items) -> StageSpec:
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.data.dataset import Dataset
+        from llmrec.items import folder
+
+        items = Dataset.load(context.run.data, texts=False).items
+        return folder.make(settings, items, context.folder, context.progress)
+
+    return StageSpec(ITEMS, "items", 2, settings.what(), (ITEM_TABLE,), make)
+
+
+def _catalogue(settings: Indexing, model: Model) -> StageSpec:
+    earlier = RunFolder(Path(model.start)).catalogue if model.start else None
+
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.data.dataset import Dataset
+        from llmrec.indexing import build
+        from llmrec.items.folder import read_vectors
+
+        dataset = Dataset.load(context.run.data, texts=False)
+        vectors = read_vectors(context.run.items, dataset.n_items)
+        if earlier:
+            return build.extend(earlier, dataset.items, vectors, context.seed, context.folder)
+        train = dataset.before("valid") if settings.behaves else None
+        return build.make(settings, dataset.items, vectors, context.seed, context.folder, train)
+
+    reads: list[str | Outside] = [ITEM_TABLE, ITEMS, *([DATA] if settings.behaves else [])]
+    reads += [Outside("the catalogue of model.from", earlier)] if earlier else []
+    return StageSpec(CATALOGUE, "catalogue", 2, settings.what(), tuple(reads), make)
+
+
+def _tasks(settings: Tasks) -> StageSpec:
+    from llmrec.tasks import templates
+
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.data.dataset import Dataset
+        from llmrec.indexing.catalogue import Catalogue
+        from llmrec.items.folder import read_texts
+        from llmrec.tasks import examples
+        from llmrec.tasks.source import Source
+        from llmrec.tasks.wishes import worded
+
+        dataset, catalogue = Dataset.load(context.run.data), Catalogue.load(context.run.catalogue)
+        dataset.check_catalogue(catalogue.item_ids)
+        source = Source.load(dataset, catalogue, read_texts(context.run.items, dataset.n_items))
+        return examples.make(settings, worded(source, catalogue.items, settings), context.seed, context.folder)
+
+    reads: list[str | Outside] = [DATA, ITEMS, CATALOGUE]
+    reads += [Outside(f"prompt {file.name}", file) for file in templates.files(settings)]
+    oracle = settings.oracle
+    if oracle and oracle.by == "replay" and oracle.cache and Path(oracle.cache).is_file():
+        reads.append(Outside("tasks.oracle.cache", Path(oracle.cache)))
+    return StageSpec(TASKS, "tasks", 3, settings.what(), tuple(reads), make)
+
+
+def _training(
+    number: int, stage: Training, model: Model, tasks: Tasks, evaluate: Evaluate, before: Sequence[Training]
+) -> StageSpec:
+    """A training stage; `before` holds the one that it starts from, where there is one."""
+    name = training_name(number, stage.method)
+    previous = training_name(number - 1, before[0].method) if before else None
+    warm = RunFolder(Path(model.start)) if model.start and not before else None
+    aligns = isinstance(stage, Aligning)
+    teacher = teacher_of(stage)
+    config: dict[str, Any] = {"model": model.what(), "train": stage.what(), "history": tasks.history}
+    reads: list[str | Outside] = [DATA, CATALOGUE] if aligns else [TASKS, CATALOGUE]
+    if aligns:
+        from llmrec.tasks import templates
+
+        config |= {"exclude_seen": evaluate.exclude_seen, "wordings": tasks.wordings}
+        reads += [Outside(f"prompt {file.name}", file) for file in templates.files_of("next_item")]
+    elif model.init_tokens in ("text", "centroids", "vectors"):
+        reads.append(ITEMS)
+    if teacher:
+        config["exclude_seen"] = evaluate.exclude_seen
+        reads.append(collaborative_name(teacher.slug))
+    if stage.validation.every:
+        config["evaluate"] = {key: evaluate.what()[key] for key in ("beams", "exclude_seen", "wording")}
+        reads += [] if aligns else [DATA]
+    reads += [previous] if previous else []
+    if warm:
+        reads.append(Outside("the model of model.from", warm.last_trained))
+    elif not previous and Path(model.base).is_dir():
+        reads.append(Outside("model.base", Path(model.base)))
+
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.run.makers import train
+
+        start = context.run.stage(previous) if previous else warm.last_trained if warm else None
+        return train(context, stage, number, model, tasks, evaluate, start)
+
+    return StageSpec(name, "train", 3, config, tuple(reads), make)
+
+
+def teacher_of(stage: Training) -> ModelSpec | None:
+    """The collaborative model that a training stage needs; None where it needs none."""
+    if isinstance(stage, Sft):
+        return stage.teacher if stage.taught else None
+    if isinstance(stage, Prefer):
+        return stage.teacher if "teacher" in stage.rejected else None
+    return stage.teacher if "teacher" in stage.rewards else None  # type: ignore[attr-defined]
+
+
+def _models(train: Iterable[Training], evaluate: Evaluate) -> list[ModelSpec]:
+    """The collaborative models that a recipe needs, without those that they are composed of."""
+    teachers = [teacher for stage in train if (teacher := teacher_of(stage))]
+    return [*teachers, *([evaluate.blend.teacher] if evaluate.blend else []), *evaluate.baselines]
+
+
+def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
+    """A stage for each model and for each part of one."""
+    found: dict[str, StageSpec] = {}
+    for model in models:
+        parts = model.parts.values()
+        found |= {spec.name: spec for spec in _collaborative(parts)}
+        reads = (DATA, *(collaborative_name(part.slug) for part in parts))
+
+        def make(context: Context, model: ModelSpec = model) -> dict[str, Any]:
+            from llmrec.run.makers import fit
+
+            return fit(context, model)
+
+        name, config = collaborative_name(model.slug), {"model": model.kind, "parameters": model.parameters}
+        found[name] = StageSpec(name, "collaborative", 1, config, reads, make)
+    return list(found.values())
+
+
+def evaluation(recipe: Recipe, split: Split) -> StageSpec:
+    """The stage that judges a recipe's last model on a held-out split, whichever its own `evaluate.target` is."""
+    settings = recipe.evaluate.model_copy(update={"target": split})
+    trained = training_name(len(recipe.train), recipe.train[-1].method)
+    models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
+
+    def make(context: Context) -> dict[str, Any]:
+        from llmrec.run.makers import evaluate
+
+        return evaluate(context, settings, recipe.model.name, trained)
+
+    reads = (DATA, ITEMS, CATALOGUE, trained, *dict.fromkeys(collaborative_name(model.slug) for model in models))
+    return StageSpec(evaluation_name(split), "evaluate", 4, settings.what(), reads, make)

@@ -1,0 +1,100 @@
+"""Whether a run folder holds what its recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmrec.checked import check_file
+from llmrec.errors import RunError
+from llmrec.files import hash_file, hash_folder, hash_json
+from llmrec.made import MADE, Made, check_files, read_made
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import Outside, StageSpec
+from llmrec.run.stage import Stage
+
+_SMALL = 2**20  # bytes of a file of a base that is read whole; of larger ones the size counts
+
+
+def stage(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
+    """A stage of a run, with hashes of what it reads as that is now.
+
+    Raises:
+        RunError: a stage that it reads is not made, or a file is missing.
+    """
+    inputs = {}
+    for read in spec.reads:
+        name = read.label if isinstance(read, Outside) else read
+        inputs[name] = _outside_hash(read.path) if isinstance(read, Outside) else _inside_hash(run, read)
+    return Stage(run.stage(spec.name), spec.version, spec.config, inputs, seed)
+
+
+def _inside_hash(run: RunFolder, name: str) -> str:
+    """Hash of a stage of the run, or of a file of one."""
+    path = run.stage(name)
+    if (path / MADE).is_file():
+        return read_made(path)["output"]
+    made = read_made(path.parent)
+    if path.name not in made["files"]:
+        raise RunError(f"{path} is missing. Make it again: delete {path.parent}, and `llmrec run`.")
+    return made["files"][path.name]["sha256"]
+
+
+def _outside_hash(path: Path) -> str:
+    """Hash of a file, of a stage of another run, or of a folder with a model."""
+    if (path / MADE).is_file():
+        return read_made(path)["output"]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return hash_json([[file.relative_to(path).as_posix(), _brief_hash(file)] for file in files])
+    check_file(path)
+    return hash_file(path)
+
+
+def _brief_hash(file: Path) -> str | int:
+    size = file.stat().st_size
+    return hash_file(file) if size <= _SMALL else size
+
+
+def require_current(run: RunFolder, specs: list[StageSpec], seed: int) -> dict[str, str]:
+    """See that stages of a run are those of a recipe, made of one another, with their files as they were left.
+
+    Files outside of the run count as they were when the stages were made.
+
+    Args:
+        run: the run folder.
+        specs: stages that must be there, in order.
+        seed: of the recipe.
+
+    Returns:
+        Stage → hash of its files.
+
+    Raises:
+        RunError: a stage is missing, was made from another recipe, seed or input, or a file of it was changed.
+    """
+    hashes: dict[str, str] = {}
+    for spec in specs:
+        folder = run.stage(spec.name)
+        if not (folder / MADE).is_file():
+            raise RunError(f"{folder} is not made. Finish the run with: llmrec run RECIPE --out {run.path}")
+        made = read_made(folder)
+        inputs = {read: _inside_hash(run, read) for read in spec.reads if isinstance(read, str)}
+        outside = {name: value for name, value in made["inputs"].items() if name not in inputs}
+        if made["key"] != Stage(folder, spec.version, spec.config, outside | inputs, seed).key:
+            raise RunError(
+                f"{folder} was made from {_difference(made, spec, inputs, seed)} than the run holds now, as when a run "
+                "with changes was stopped on its way. Finish it, or go back to the recipe before, with: "
+                "llmrec run RECIPE --out RUN"
+            )
+        check_files(folder, made)
+        hashes[spec.name] = made["output"]
+    return hashes
+
+
+def _difference(made: Made, spec: StageSpec, inputs: dict[str, str], seed: int) -> str:
+    """In what a made stage differs from what it must be."""
+    others = [name for name, value in inputs.items() if made["inputs"].get(name) != value]
+    if made["seed"] != seed:
+        return f"another seed ({made['seed']})"
+    if made["config"] != spec.config:
+        return "another recipe"
+    return f"another {others[0]}" if others else "another version of llmrec"

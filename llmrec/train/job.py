@@ -1,0 +1,82 @@
+"""A training job: the settings of one training stage, and the files that it reads and writes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from llmrec.contracts import CollaborativeModel
+from llmrec.files import write_text
+from llmrec.model.folder import Note
+from llmrec.recipe import Adapt, Model, Tasks, Training
+
+Validate = Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]
+"""(model, tokenizer, note) → validation metrics of the model as it is, the one that early stopping watches first."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training stage.
+
+    Attributes:
+        stage: its settings.
+        number: its place among the training stages, from 1.
+        model: which model is trained, and how much of it.
+        tasks: templates and length of histories.
+        seed: of the run.
+        exclude_seen: whether items of a history may not be recommended.
+        data, items, catalogue, tasks_folder: folders of the stages that it reads.
+        previous: the model folder that training starts from; None for the recipe's base.
+        key: hash of all that the result depends on; a work folder of another key is thrown away.
+        work: folder of tokens and checkpoints, which survives a kill.
+        teacher: loads the collaborative model that the stage names; None where it needs none.
+        validate: validation metrics, where the stage validates.
+        logs: folder for trackers; None for no trackers.
+        report_to: names of trackers; None for TensorBoard where it is installed.
+    """
+
+    stage: Training
+    number: int
+    model: Model
+    tasks: Tasks
+    seed: int
+    exclude_seen: bool
+    data: Path
+    items: Path
+    catalogue: Path
+    tasks_folder: Path
+    previous: Path | None
+    key: str
+    work: Path
+    teacher: Callable[[], CollaborativeModel] | None = None
+    validate: Validate | None = None
+    logs: Path | None = None
+    report_to: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Where the stage stands in the recipe, for messages."""
+        return f"train.{self.number - 1}"
+
+    @property
+    def adapt(self) -> Adapt:
+        """How much of the model is trained."""
+        return self.stage.adapt or self.model.adapt
+
+    def claim_work(self) -> None:
+        """Empty the work folder if it holds files of another key: their checkpoints fit nothing here."""
+        key = self.work / "key"
+        if not key.is_file() or key.read_text() != self.key:
+            shutil.rmtree(self.work, ignore_errors=True)
+            write_text(key, self.key)
+
+
+def shorten(names: Iterable[Any]) -> str:
+    """The first eight names, and how many more there are."""
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
