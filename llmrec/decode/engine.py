@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,12 +12,23 @@ from transformers import PreTrainedModel
 from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter
 from llmrec.decode.scorer import Scorer
-from llmrec.decode.search import Ranked, beam_search
+from llmrec.contracts import Ranked
+from llmrec.decode.search import beam_search
+from llmrec.errors import RequestError
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
+from llmrec.model import folder as model_folder
 
 
 class Engine(Protocol):
-    """What a recommender needs of a model."""
+    """What a generative recommender needs of a model."""
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Refuse a prompt that does not fit the model's window together with its answer.
+
+        Raises:
+            RequestError: it does not.
+        """
 
     def rank(
         self,
@@ -45,6 +57,14 @@ class TransformersEngine:
         """
         self.scorer, self.trie, self.tokens = Scorer(model), trie, tokens
 
+    def check(self, prompt: Sequence[int]) -> None:
+        """See `Engine.check`."""
+        if len(prompt) + self.trie.depth > self.scorer.limit:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens and its answer {self.trie.depth}, but the model's window is "
+                f"{self.scorer.limit}: shorten the query."
+            )
+
     def rank(
         self,
         prompts: Sequence[Sequence[int]],
@@ -58,3 +78,17 @@ class TransformersEngine:
     def score(self, prompts: Sequence[Sequence[int]], filters: Sequence[Filter | None] | None = None) -> np.ndarray:
         """See `exact.score_all`."""
         return score_all(self.scorer, self.trie, self.tokens, prompts, filters=filters)
+
+
+EngineFactory = Callable[[Catalogue, Path, np.ndarray], Engine]
+"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine; the model is loaded once before."""
+
+
+def transformers_engines(folder: Path) -> EngineFactory:
+    """Load a model folder; the engines of all catalogues share its weights.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    model = model_folder.load_model(folder)
+    return lambda catalogue, _, tokens: TransformersEngine(model, catalogue.trie, tokens)

@@ -58,8 +58,8 @@ def roots() -> list[Path]:
 
 
 @lru_cache(maxsize=_KEPT)
-def by_hash(wanted: str) -> Catalogue:
-    """A catalogue of the listing. Clients see the errors, so none names a path; the log has it.
+def by_hash(wanted: str) -> tuple[Path, Catalogue]:
+    """A catalogue of the listing, and its folder. Clients see the errors, so none names a path; the log has it.
 
     Raises:
         RequestError: no catalogue has this hash.
@@ -72,7 +72,7 @@ def by_hash(wanted: str) -> Catalogue:
             "Put its folder into the run's catalogues/, or name it at start with --catalogue FOLDER."
         )
     try:
-        return Catalogue.load(known[wanted])
+        return known[wanted], Catalogue.load(known[wanted])
     except Exception as error:  # whatever a folder holds, the server goes on
         log.error(f"the catalogue {known[wanted]} cannot be used: {type(error).__name__}: {error}")
         raise CodeError(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmrec.decode.filters import Filter
-from llmrec.decode.search import Normalise, Ranked
+from llmrec.contracts import Ranked
+from llmrec.decode.search import Normalise
 from llmrec.decode.vllm_request import VARIABLE
 from llmrec.decode.vllm_rounds import Ask, Reply, rounds
 from llmrec.errors import RequestError
@@ -80,16 +81,16 @@ class _Engine:
     def __init__(self, catalogue: Catalogue, tokens: np.ndarray, window: int) -> None:
         self.catalogue, self.tokens, self.window = catalogue, tokens, window
 
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+    def check(self, prompt: Sequence[int]) -> None:
+        """See `Engine.check`."""
         depth = self.catalogue.trie.depth
-        for number, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise RequestError("A prompt without tokens cannot be gone on from: pass at least one token a prompt.")
-            if len(prompt) + depth > self.window:
-                raise RequestError(
-                    f"Prompt {number} has {len(prompt)} tokens and its answer {depth}, but the model's window is "
-                    f"{self.window}: shorten the history."
-                )
+        if not len(prompt):
+            raise RequestError("A prompt without tokens cannot be gone on from: pass at least one token a prompt.")
+        if len(prompt) + depth > self.window:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens and its answer {depth}, but the model's window is "
+                f"{self.window}: shorten the history."
+            )
 
 
 class VllmEngine(_Engine):
@@ -126,7 +127,8 @@ class VllmEngine(_Engine):
             RequestError: as in `beam_search`, and for normalise='vocabulary'.
             ModelError: vLLM was started without the item processor.
         """
-        self._check(prompts)
+        for prompt in prompts:
+            self.check(prompt)
         search = rounds(self.catalogue.trie, self.tokens, prompts, k, beams, filters, normalise)
         replies: Any = None
         while True:
@@ -185,7 +187,8 @@ class AsyncVllmEngine(_Engine):
         normalise: Normalise = "catalogue",
     ) -> Ranked:
         """As `VllmEngine.rank`. Prompts of one call wait for one another; give each its own call where users do not."""
-        self._check(prompts)
+        for prompt in prompts:
+            self.check(prompt)
         search = rounds(self.catalogue.trie, self.tokens, prompts, k, beams, filters, normalise)
         replies: Any = None
         while True:

@@ -5,40 +5,43 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from llmrec.decode.filters import Filter
+from llmrec.contracts import Recommender, Request
+from llmrec.decode.engine import EngineFactory
+from llmrec.decode.generative import Generative
 from llmrec.decode.vllm_engine import AsyncVllmEngine
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.serve.ranker import Found
+from llmrec.serve.dynamic_batching import DynamicBatching
+from llmrec.serve.ranker import RankedItems, Ranker
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
-class VllmServing:
-    """The engine of a vLLM server."""
+class VllmServerEngine(DynamicBatching):
+    """The engine of a vLLM server ranks by language models; other recommenders run in this process."""
 
     name = "vllm"
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        """Use it."""
-        self.llm = llm
-
-    def ranker(self, catalogue: Catalogue) -> _Ranker:
+    def ranker(self, recommender: Recommender) -> Ranker:
         """See `Engine.ranker`."""
-        return _Ranker(AsyncVllmEngine(self.llm, catalogue))
-
-    async def close(self) -> None:
-        """See `Engine.close`; vLLM closes its engine itself."""
+        if isinstance(recommender, Generative) and isinstance(recommender.engine, AsyncVllmEngine):
+            return _Ranker(recommender, recommender.engine)
+        return super().ranker(recommender)
 
 
 class _Ranker:
     """One catalogue."""
 
-    def __init__(self, engine: AsyncVllmEngine) -> None:
-        self.engine = engine
+    def __init__(self, recommender: Generative, engine: AsyncVllmEngine) -> None:
+        self.recommender, self.engine = recommender, engine
 
-    async def rank(self, prompt: list[int], width: int, wanted: Filter | None) -> Found:
+    async def rank(self, request: Request, k: int) -> RankedItems:
         """See `Ranker.rank`. vLLM schedules each round of its own accord, so nothing is told apart as waiting."""
-        begin = time.perf_counter()
-        found = await self.engine.rank([prompt], width, [wanted], width)
-        return Found(found.items[0], found.scores[0], 0.0, time.perf_counter() - begin)
+        begin, own = time.perf_counter(), self.recommender
+        width = own.width(k)
+        ranked = await self.engine.rank([own.prompt(request)], k, [own.filter(request)], width)
+        return RankedItems(ranked.items[0], ranked.scores[0], 0.0, time.perf_counter() - begin)
+
+
+def engines(llm: AsyncLLM) -> EngineFactory:
+    """Engines on a server's `AsyncLLM`, which has loaded the model already."""
+    return lambda catalogue, folder, tokens: AsyncVllmEngine(llm, catalogue)  # type: ignore[return-value]  # async

@@ -1,25 +1,28 @@
-"""Rankers: one prompt in, its best items out, while other prompts share the model."""
+"""Rankers: one request in, its best items out, while other requests share the models."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from llmrec.decode.filters import Filter
-from llmrec.indexing.catalogue import Catalogue
+from llmrec.contracts import Ranked, Recommender, Request
+from llmrec.decode.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
-class Found:
-    """The items for one prompt.
+class RankedItems:
+    """The items for one request.
 
     Attributes:
         items: (k,) item numbers, best first; -1 where the filter left fewer.
-        scores: (k,) log-probability in nats; -inf there.
-        waited: seconds until the model took it up.
-        ranked: seconds of the model and the search.
+        scores: (k,) log-probabilities in nats; -inf there.
+        waited: seconds until a model took the request up.
+        ranked: seconds of the models and the search.
     """
 
     items: np.ndarray
@@ -29,30 +32,54 @@ class Found:
 
 
 class Ranker(Protocol):
-    """Ranks the items of one catalogue."""
+    """Ranks items of one catalogue for requests that come one by one."""
 
-    async def rank(self, prompt: list[int], width: int, wanted: Filter | None) -> Found:
-        """The `width` best items after a prompt, by a search of as many beams.
+    async def rank(self, request: Request, k: int) -> RankedItems:
+        """The k best items.
 
         Raises:
-            RequestError: the prompt does not fit the model.
+            RequestError: the request does not fit the model.
         """
         ...
 
 
 class Engine(Protocol):
-    """What runs the model."""
+    """Runs recommenders in a server."""
 
     name: str
 
-    def ranker(self, catalogue: Catalogue) -> Ranker:
-        """A ranker for a catalogue.
-
-        Raises:
-            ModelError: the model lacks tokens of it.
-        """
+    def ranker(self, recommender: Recommender) -> Ranker:
+        """A ranker for a recommender that is no ensemble."""
         ...
 
     async def close(self) -> None:
         """Stop, when nothing is in flight."""
         ...
+
+
+class EnsembleRanker:
+    """Asks every member at the same time, and mixes what they give."""
+
+    def __init__(self, ensemble: Ensemble, members: Sequence[Ranker]) -> None:
+        """Mix rankers of the ensemble's members, in its order."""
+        self.ensemble, self.members = ensemble, members
+
+    async def rank(self, request: Request, k: int) -> RankedItems:
+        """See `Ranker.rank`."""
+        n_items, depths = self.ensemble.n_items, [member.depth for member in self.ensemble.members]
+        wanted = [min(max(k, depth), n_items) for depth in depths]
+        found = await asyncio.gather(
+            *(ranker.rank(request, depth) for ranker, depth in zip(self.members, wanted, strict=True))
+        )
+        begin = time.perf_counter()
+        lists = [Ranked(one.items[None], one.scores[None]) for one in found]
+        mixed = self.ensemble.combine([request], lists, k)
+        seconds = max(one.ranked for one in found) + time.perf_counter() - begin
+        return RankedItems(mixed.items[0], mixed.scores[0], max(one.waited for one in found), seconds)
+
+
+def ranker_of(recommender: Recommender, engine: Engine) -> Ranker:
+    """A ranker for any recommender."""
+    if isinstance(recommender, Ensemble):
+        return EnsembleRanker(recommender, [ranker_of(one.recommender, engine) for one in recommender.members])
+    return engine.ranker(recommender)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmrec.decode.blend import Blend, blender
 from llmrec.decode.shelf import SHELF
 from llmrec.decode.vllm_request import VARIABLE
-from llmrec.errors import ModelError, RunError
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.folder import NOTE, read_note
-from llmrec.recipe_file import recipe_of
+from llmrec.errors import RunError
+from llmrec.run.layout import RunFolder
+from llmrec.run.recommender import describe, is_export
 
 SERVE = "LLMREC_SERVE"
 API_KEY, ADMIN_KEY = "LLMREC_API_KEY", "LLMREC_ADMIN_KEY"
@@ -66,30 +63,13 @@ class Settings(BaseModel):
         """What clients call the model."""
         return self.run.resolve().name
 
-    @property
-    def model(self) -> Path:
-        """The model folder.
-
-        Raises:
-            RunError: nothing was trained in the run.
-        """
-        from llmrec.pipeline import trained_folder
-
-        if not self.run.is_dir():
-            raise RunError(f"there is no folder {self.run}. Make a run with: llmrec run quickstart --out {self.run}")
-        return self.run if (self.run / NOTE).is_file() else trained_folder(self.run) / "model"
-
-    @property
-    def catalogue(self) -> Path:
-        """The catalogue folder that the model was trained on, which is served first."""
-        return self.run / "catalogue"
-
     def environment(self) -> dict[str, str]:
         """What the server's processes must find in their environment; keys are there already."""
-        roots = [self.catalogue, self.run / "catalogues", *self.catalogues]
+        catalogue, run = self.catalogue, RunFolder(self.run)
+        roots = [catalogue, run.catalogues, *self.catalogues]
         return {
             SERVE: self.model_dump_json(),
-            VARIABLE: str(self.catalogue.resolve()),
+            VARIABLE: str(catalogue.resolve()),
             SHELF: os.pathsep.join(str(root.resolve()) for root in roots),
         }
 
@@ -106,29 +86,13 @@ class Settings(BaseModel):
 
     def users(self) -> Path | None:
         """The folder of the run's interactions; None for an export, which holds none."""
-        folder = self.run / "data"
-        return folder if (folder / "interactions.parquet").is_file() else None
+        return None if is_export(self.run) else RunFolder(self.run).data
 
-    def blender(self) -> Callable[[Catalogue], Blend] | None:
-        """What mixes a teacher into lists, where the run's recipe asks for it; an export has none."""
-        return None if (self.run / NOTE).is_file() else blender(recipe_of(self.run).evaluate, self.run)
-
-    def own_catalogue(self) -> Catalogue:
-        """The catalogue that the model was trained on, checked.
+    @property
+    def catalogue(self) -> Path:
+        """The catalogue folder that the model was trained on, which is served first.
 
         Raises:
-            RunError: see `model`.
-            CodeError: its folder is not intact.
-            ModelError: the model was trained on another one.
+            RunError: there is no trained model.
         """
-        trained_on, found = self.trained_on(), Catalogue.load(self.catalogue)
-        if trained_on != found.hash:
-            raise ModelError(
-                f"{self.model} was trained on the catalogue {trained_on[:12]}…, but {self.catalogue} holds "
-                f"{found.hash[:12]}…. Finish the run, or serve an export of it."
-            )
-        return found
-
-    def trained_on(self) -> str:
-        """Hash of the catalogue that the model was trained on."""
-        return read_note(self.model).catalogue
+        return self.run / describe(self.run)["catalogue"]

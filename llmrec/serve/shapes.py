@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+class Constraint(BaseModel):
+    """What the cells of a column must hold; an item must meet all that is said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    any: list[str] = Field([], description="one of these values", max_length=100)
+    none: list[str] = Field([], description="none of these values", max_length=100)
+    min: float | None = Field(None, description="a number of at least this", allow_inf_nan=False)
+    max: float | None = Field(None, description="a number of at most this", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Constraint:
+        if not (self.any or self.none) and self.min is None and self.max is None:
+            raise ValueError("give `any`, `none`, `min` or `max`")
+        return self
 
 
 class Ask(BaseModel):
@@ -19,6 +35,9 @@ class Ask(BaseModel):
     deny: list[str] = Field([], description="item ids never given")
     category: str | dict[str, str] | None = Field(
         None, description='a value of one of the items\' columns: "Comedy", or {"genres": "Comedy"}'
+    )
+    where: dict[str, Constraint] = Field(
+        {}, description='column → constraint: {"year": {"min": 1990, "max": 1999}, "genres": {"none": ["Horror"]}}'
     )
     exclude_seen: bool | None = Field(
         None, description="leave out items of the history; as the model was judged otherwise, which is mostly so"

@@ -1,22 +1,25 @@
-"""The shop: a model, the desk of the catalogue that it gives items of now, and the way to change to another."""
+"""Server state: the loaded model, the active catalogue, and how to switch catalogues."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from llmrec import __version__
+from llmrec.contracts import Request
 from llmrec.decode import shelf
-from llmrec.decode.recommender import as_judged
+from llmrec.decode.engine import EngineFactory, transformers_engines
+from llmrec.decode.opened import OpenedRecommender, Options, RecommenderFolder
 from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import write_text
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model import folder as model_folder
-from llmrec.serve.desk import Desk
+from llmrec.run.recommender import describe
 from llmrec.serve.door import Door
-from llmrec.serve.ranker import Engine
+from llmrec.serve.ranker import Engine, ranker_of
 from llmrec.serve.refused import Refused
+from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Catalogues, Version
 from llmrec.serve.users import Users
@@ -24,16 +27,28 @@ from llmrec.serve.users import Users
 log = logging.getLogger("vllm.llmrec.catalogues")
 
 
-class Shop:
-    """What the routes ask.
+class ServerState:
+    """What the routes use.
 
     Attributes:
-        desk: answers requests; one that took a request up finishes it, whatever is opened meanwhile.
+        service: answers requests; one that took a request up finishes it, whatever catalogue comes meanwhile.
         door: lets requests in.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, door: Door | None = None) -> None:
-        """Open with the catalogue that the model was trained on.
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        engines: Callable[[Path], EngineFactory] = transformers_engines,
+        door: Door | None = None,
+    ) -> None:
+        """Open a run or an export with the catalogue that its model was trained on.
+
+        Args:
+            settings: of the server.
+            engine: runs recommenders.
+            engines: what runs the language model of a folder.
+            door: lets requests in.
 
         Raises:
             CodeError: its folder is not intact.
@@ -41,15 +56,14 @@ class Shop:
         """
         self.settings, self.engine = settings, engine
         self.door = door or Door(settings.limits.concurrency)
-        self._tokenizer, note = model_folder.load_words(settings.model)
-        self._note = as_judged(note, settings.run)
-        self._users, self._blender = Users(settings.users()), settings.blender()
-        self._first, self._moving, self._told = settings.own_catalogue(), asyncio.Lock(), 0
+        options = Options(engines, settings.limits.beams)
+        self._models = RecommenderFolder(settings.run, describe(settings.run), options)
+        self._users, self._moving, self._told = Users(settings.users()), asyncio.Lock(), 0
         self._skipped: dict[Path, str] = {}  # folders that the log has, with reasons
-        self.desk = self._desk(self._first)
+        self.service = self._first = self._serve(self._models.on())
 
-    async def now(self) -> Desk:
-        """The desk that answers; another process of this server may have changed the catalogue.
+    async def now(self) -> RecommendationService:
+        """The service that answers; another process of this server may have changed the catalogue.
 
         Raises:
             Refused: it has, and this one cannot follow; the next request tries again.
@@ -65,7 +79,7 @@ class Shop:
                         log.error("cannot change to the catalogue of the other processes: %s", error)
                         raise Refused(503, "the catalogue is being changed: ask again.", Retry_After="1") from error
                     self._told = told
-        return self.desk
+        return self.service
 
     async def switch(self, wanted: str) -> Catalogues:
         """Give items of another catalogue from now on.
@@ -74,14 +88,14 @@ class Shop:
             Refused: it is not known, not intact, or not one of this model; or other processes cannot be told.
         """
         async with self._moving:
-            before = self.desk
+            before = self.service
             await self._move(wanted)
             if self.settings.state is not None:
                 try:
                     write_text(self.settings.state, wanted)
                     self._told = self.settings.state.stat().st_mtime_ns
                 except (LlmrecError, OSError) as error:
-                    self.desk = before
+                    self.service = before
                     log.error("the catalogue stays as it was: %s", error)
                     reason = "the server cannot write down which catalogue it uses, so nothing was changed"
                     raise Refused(500, f"{reason}: its log has more.") from error
@@ -93,54 +107,53 @@ class Shop:
         Args:
             admin: whether to list the folders that were skipped.
         """
-        desk = await self.now()
+        service = await self.now()
         found = await asyncio.to_thread(shelf.listing, shelf.roots())
         if found.skipped and found.skipped != self._skipped:
             log.warning("skipped catalogue folders: " + "; ".join(f"{at}: {why}" for at, why in found.skipped.items()))
         self._skipped = found.skipped
         return Catalogues(
-            catalogue=desk.catalogue.hash,
-            items=len(desk.catalogue.item_ids),
+            catalogue=service.catalogue.hash,
+            items=len(service.catalogue.item_ids),
             known=list(found.known),
             skipped=[f"{folder.name}: {reason}" for folder, reason in found.skipped.items()] if admin else [],
         )
 
     async def version(self) -> Version:
         """What is running."""
-        desk, engine = await self.now(), self.engine.name
+        service, engine = await self.now(), self.engine.name
         return Version(
             version=_version(engine),
             llmrec=__version__,
             engine=engine,
             model=self.settings.name,
-            catalogue=desk.catalogue.hash,
-            queries=desk.takes_queries,
+            catalogue=service.catalogue.hash,
+            queries=service.takes_queries,
         )
 
     async def _move(self, wanted: str) -> None:
-        if wanted == self.desk.catalogue.hash:
+        if wanted == self.service.catalogue.hash:
             return
         try:
-            desk = await asyncio.to_thread(self._other, wanted)
-            await desk.ranker.rank(desk.prompt([]), 1, None)  # every process has it loaded before a client waits for it
+            service = await asyncio.to_thread(self._other, wanted)
+            await service.ranker.rank(Request(), 1)  # every process has it loaded before a client waits for it
         except Refused:
             raise
         except LlmrecError as error:
             raise Refused(422, str(error), "hash") from error
-        self.desk = desk
+        self.service = service
 
-    def _other(self, wanted: str) -> Desk:
-        """A desk for a catalogue of the shelf."""
-        if wanted == self._first.hash:
-            return self._desk(self._first)
-        catalogue = shelf.by_hash(wanted)
-        check_codes(catalogue, self._first)
-        return self._desk(catalogue)
+    def _other(self, wanted: str) -> RecommendationService:
+        """The service for another catalogue that the server knows."""
+        if wanted == self._first.catalogue.hash:
+            return self._first
+        folder, catalogue = shelf.by_hash(wanted)
+        check_codes(catalogue, self._first.catalogue)
+        return self._serve(self._models.on(folder, catalogue))
 
-    def _desk(self, catalogue: Catalogue) -> Desk:
-        ranker, settings = self.engine.ranker(catalogue), self.settings
-        blend = self._blender(catalogue) if self._blender else None
-        return Desk(settings.name, self._tokenizer, self._note, catalogue, ranker, self._users, settings.limits, blend)
+    def _serve(self, opened: OpenedRecommender) -> RecommendationService:
+        ranker = ranker_of(opened.recommender, self.engine)
+        return RecommendationService(self.settings.name, opened, ranker, self._users, self.settings.limits)
 
 
 def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
