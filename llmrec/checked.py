@@ -44,24 +44,23 @@ def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[Llmrec
         raise kind(f"{path} {_first_problem(error)}. {remedy}") from None
 
 
-def read_lines(path: Path, shape: Any, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> list[Any]:
+def read_lines(path: Path, shape: Any) -> list[Any]:
     """Read a JSONL file whose lines must have a shape; empty lines, and a last line that a kill tore, are left out.
 
     Args:
         path: the file.
         shape: of each line, as of `read_checked`.
-        remedy, kind: as of `read_checked`.
 
     Raises:
-        LlmrecError: of `kind`; the file is missing, or a line is not JSON or has another shape.
+        RunError: the file is missing, or a line is not JSON or has another shape.
     """
-    lines, found = _content(path, remedy, kind).split(b"\n"), []
+    lines, found = _content(path, REMEDY, RunError).split(b"\n"), []
     for number, line in enumerate(lines, 1):
         try:
             found += [_adapter(shape).validate_json(line, strict=True)] if line.strip() else []
         except ValidationError as error:
             if number < len(lines):
-                raise kind(f"{path}, line {number}, {_first_problem(error)}. {remedy}") from None
+                raise RunError(f"{path}, line {number}, {_first_problem(error)}. {REMEDY}") from None
     return found
 
 

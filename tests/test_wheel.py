@@ -30,7 +30,7 @@ def test_the_wheel_holds_every_prompt_recipe_and_style(wheel: Path) -> None:
     assert shipped
     assert {f"llmrec/{path.relative_to(ROOT).as_posix()}" for path in shipped} <= inside
     assert "llmrec/report/page.css" in inside
-    assert not [name for name in inside if name.startswith("tests/")]
+    assert not [name for name in inside if name.startswith(("tests/", "scripts/"))]
 
 
 def test_an_installed_llmrec_finds_its_recipes_from_any_folder(wheel: Path, tmp_path: Path) -> None:

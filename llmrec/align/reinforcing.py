@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from llmrec.align.figures import Figures
 from llmrec.align.ground import Ground
 from llmrec.align.rewards import REWARDS, Answers, Reward, judged
 from llmrec.align.tree import policy_logprobs
-from llmrec.contracts import Teacher
+from llmrec.contracts import CollaborativeModel
 from llmrec.decode.scorer import Scorer
 from llmrec.recipe import Grpo
 from llmrec.seed import stream
@@ -72,7 +72,7 @@ class Player:
         ground: Ground,
         seed: int,
         reference: Any = None,
-        teacher: Callable[[], Teacher] | None = None,
+        teacher: Callable[[], CollaborativeModel] | None = None,
         rewards: Mapping[str, tuple[Reward, float]] | None = None,
     ) -> None:
         """Get ready.
@@ -91,7 +91,7 @@ class Player:
         self.figures, self.seen = Figures(), np.zeros(ground.moments.n_items, bool)
         self.scorer: Scorer | None = None
         self.counts = np.bincount(ground.moments.train.items, minlength=ground.moments.n_items)
-        self.teacher: Teacher | None = None
+        self.teacher: CollaborativeModel | None = None
         if "teacher" in self.rewards:
             assert teacher is not None, "the reward `teacher` needs one"
             self.teacher = teacher()

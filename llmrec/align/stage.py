@@ -110,9 +110,9 @@ def _prefer(stage: Prefer, ground: Ground, model: Any, adapted: Callable[[Any], 
 
 
 def _reinforce(stage: Grpo, ground: Ground, model: Any, adapted: Callable[[Any], Any], job: TrainJob) -> Ready:
-    twin = reinforcing.frozen(model)
+    # adapters switched off are the model before, so only full training needs a copy of it
+    reference = reinforcing.frozen(model) if job.adapt == "full" else None
     model = adapted(model)
-    reference = None if hasattr(model, "disable_adapter") else twin
     player = reinforcing.Player(stage, ground, job.seed, reference, job.teacher)
     found = preflight(player, model, job.name)
     rows = reinforcing.MomentRows(len(ground.moments))

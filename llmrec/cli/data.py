@@ -85,11 +85,11 @@ def show(
     from llmrec import shipped
     from llmrec.data import facts
     from llmrec.data.dataset import Dataset
-    from llmrec.recipe_file import load
+    from llmrec.recipe_file import load, recipe_of
 
     folder = Path(run)
     if (folder / "recipe.yaml").is_file():
-        recipe, dataset = load(folder / "recipe.yaml"), Dataset.load(folder / "data")
+        recipe, dataset = recipe_of(folder), Dataset.load(folder / "data")
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(shipped.recipe(run))

@@ -52,10 +52,10 @@ def show(
 def _prepared(run: str, overrides: list[str], tiny: bool) -> tuple[Recipe, Path]:
     """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
     from llmrec import pipeline, shipped
-    from llmrec.recipe_file import load
+    from llmrec.recipe_file import load, recipe_of
 
     if (Path(run) / "tasks" / "made.json").is_file() and not overrides and not tiny:
-        return load(Path(run) / "recipe.yaml"), Path(run)
+        return recipe_of(Path(run)), Path(run)
     held = Path(run) / "recipe.yaml"
     path = held if held.is_file() else shipped.recipe(run)
     recipe = load(path, overrides, tiny)

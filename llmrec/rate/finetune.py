@@ -33,6 +33,7 @@ from llmrec.rate.baselines import GlobalMean
 from llmrec.rate.ratings import Ratings
 from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
 from llmrec.rate.rows import Row, Rows, windows
+from llmrec.run_files import read_log
 from llmrec.seed import seed_everything, stream
 from llmrec.train.order import Order
 from llmrec.train.packing import pack
@@ -139,13 +140,13 @@ def _train(
     watch = Watch(work, progress, order, "--method", lambda numbers: f"packed rows {numbers}")
     loop = _Loop(watch, reader, arguments, packed)
     loop.train(resume_from_checkpoint=None if start is None else str(start))
-    lines = [line for line in loop.state.log_history if "loss" in line]
+    lines, log = [line for line in loop.state.log_history if "loss" in line], read_log(work / "log.jsonl")
     return {
         "ratings": int(sum(len(row.events) for row in made)),
         "tokens": int(sum(len(row.tokens) for row in made)),
         "steps": loop.state.global_step,
         "last loss": round(lines[-1]["loss"], 4) if lines else None,
-        "seconds": round(float(_last_seconds(work)), 1),
+        "seconds": round(float(log[-1]["seconds"]), 1) if log else 0.0,
     }
 
 
@@ -235,10 +236,3 @@ def _load(reader: Reader, rows: Rows, start: GlobalMean, folder: Path) -> tuple[
         reader.head.load_state_dict(load_file(folder / "head.safetensors"))
     reader.spread = note["spread"]
     return FineTuned(reader.to("cuda" if torch.cuda.is_available() else "cpu"), rows, start), note
-
-
-def _last_seconds(work: Path) -> float:
-    import json
-
-    lines = (work / "log.jsonl").read_text().splitlines()
-    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0

@@ -28,10 +28,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     bundle.main()
 
 
-def there(folder: Path) -> subprocess.CompletedProcess[str]:
+def there(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """run.sh, with nothing of this test in the way; the bundle's llmrec comes before one that is installed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LLMREC_CACHE")}
-    environment |= {"PYTHON": sys.executable, "TEST": "1"}
+    environment |= {"PYTHON": sys.executable, **more}
     return subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, env=environment)
 
 
@@ -68,7 +68,7 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "b" / "back.tar.gz") as archive:
         names = set(archive.getnames())
-    assert "small/train-1-sft/eval-test/per_user.parquet" in names and "small/ledger.jsonl" in names
+    assert "small/train-1-sft/eval/per_user.parquet" in names
     assert not any("/model/" in name or "safetensors" in name for name in names)
     call(monkeypatch, "take", tmp_path / "b" / "back.tar.gz", "--runs", tmp_path / "runs")
     own = pipeline.run(load(world, SMALL), tmp_path / "own", "evaluate")
@@ -81,6 +81,22 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
         "history does not travel, its end does"
     )
     assert told["output"] == read_json(own / "train-1-sft" / "made.json")["output"]
+
+
+def test_a_look_at_the_test_part_and_its_ledger_come_back_without_weights(tmp_path: Path) -> None:
+    script = (ROOT / "scripts" / "bundle" / "run.sh").read_text().replace("@RUN@", "small").replace("@COMMIT@", "c")
+    (tmp_path / "run.sh").write_text(script)
+    (tmp_path / "python").write_text(f'#!/bin/sh\nshift 2\necho "$*" >>{tmp_path}/called\n')
+    (tmp_path / "python").chmod(0o755)
+    made = ["ledger.jsonl", "recipe.yaml", "train-1-sft/eval-test/metrics.json", "train-1-sft/model/model.safetensors"]
+    for name in ("work/.unpacked", *(f"work/runs/small/{name}" for name in made)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert not there(tmp_path, PYTHON=str(tmp_path / "python"), TEST="1").returncode
+    run, look = (tmp_path / "called").read_text().splitlines()
+    assert run.startswith("run recipe.yaml --until evaluate") and look.startswith("evaluate runs/small --test --ledger")
+    with tarfile.open(tmp_path / "back.tar.gz") as archive:
+        assert sorted(archive.getnames()) == sorted(f"small/{name}" for name in made[:3])
 
 
 def test_a_broken_piece_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
