@@ -24,6 +24,8 @@ from llmrec.recipe.text import BYTES, DEPTH, parse, shown
 def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = False) -> Recipe:
     """Read a recipe, apply overrides, fill in defaults.
 
+    Paths in the file are relative to the file, those in overrides to the working directory.
+
     Args:
         path: the YAML file.
         overrides: `key=value` texts; keys are dotted, lists are reached by number, values are YAML.
@@ -32,10 +34,9 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
     Raises:
         RecipeError: what is wrong, with file, line and the nearest right name.
     """
-    text = _text(path)
-    recipe = _anchor_files(read(text, path, overrides), path)
-    # What somebody said themselves stays, however small the rest becomes.
-    return _anchor_files(read(dump(shrink(recipe)), path, overrides), path) if tiny else recipe
+    recipe = read(_text(path), path, overrides)
+    # What the user set stays, however small the rest becomes.
+    return read(dump(shrink(recipe)), path, overrides) if tiny else recipe
 
 
 def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
@@ -67,14 +68,16 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     """A recipe from its text, defaults and overrides taken in; "" is all defaults.
 
     Args:
-        path: where it is from, for messages.
+        path: where it is from, for messages, and for the paths in it.
 
     Raises:
         RecipeError: as `load`.
     """
     values = _parse(text, path)
+    _anchor_paths(values, path.parent, path)
     for override in overrides:
         addresses.name_in(_override(values, override))
+    _anchor_paths(values, Path(), path)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -87,25 +90,22 @@ def dump(recipe: Recipe) -> str:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """16 hexadecimal digits that are the same for two recipes that differ in nothing but seed, launch and chat.
+    """16 hexadecimal digits that are the same for two recipes that make the same, whatever their seed.
 
-    Files and runs of one's own count by their names, wherever they lie.
+    Where files lie and how a run is carried out (launch, chat, batches of an evaluation …) do not matter.
     """
-    told = without_places(recipe).model_dump(mode="json", exclude={"seed", "launch", "chat"})
-    return hash_json(told)[:16]
+    parts = (recipe.data, recipe.items, recipe.indexing, recipe.tasks, recipe.model, *recipe.train, recipe.evaluate)
+    return hash_json([part.what() for part in parts])[:16]
 
 
-def without_places(recipe: Recipe) -> Recipe:
+def portable(recipe: Recipe) -> Recipe:
     """The same recipe with the names of its files and runs alone, and not where they lie."""
-
-    def bare(part: Any, *keys: str) -> Any:
-        given = {key: getattr(part, key) for key in keys}
-        return part.model_copy(update={key: value and Path(value).name for key, value in given.items()})
-
-    parts: dict[str, Any] = {"data": bare(recipe.data, "interactions", "items"), "model": bare(recipe.model, "start")}
-    if recipe.tasks.oracle:
-        parts["tasks"] = recipe.tasks.model_copy(update={"oracle": bare(recipe.tasks.oracle, "cache")})
-    return recipe.model_copy(update=parts)
+    values = recipe.model_dump(mode="json", by_alias=True)
+    for part, key in _PATHS:
+        inner = _inner(values, part)
+        if inner and isinstance(inner.get(key), str) and Path(inner[key]).is_absolute():
+            inner[key] = Path(inner[key]).name
+    return Recipe.model_validate(values)
 
 
 def shipped_name(recipe: Recipe) -> str | None:
@@ -115,33 +115,50 @@ def shipped_name(recipe: Recipe) -> str | None:
     return next(found, None)
 
 
-def _anchor_files(recipe: Recipe, path: Path) -> Recipe:
-    """File names in a recipe are relative to the recipe, not to where the command is typed.
+_PATHS = (
+    (("data",), "interactions"),
+    (("data",), "items"),
+    (("model",), "from"),
+    (("model",), "base"),
+    (("tasks", "oracle"), "cache"),
+)
+
+
+def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
+    """Make the relative paths among the values of a recipe absolute.
+
+    Args:
+        values: changed in place.
+        folder: that they are relative to.
+        recipe: for messages.
 
     Raises:
         RecipeError: a name is longer than the system takes.
     """
-
-    def absolute(key: str, name: str | None) -> str | None:
-        if name is None:
-            return None
-        whole = os.path.realpath(path.parent / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
+    for part, key in _PATHS:
+        inner = _inner(values, part)
+        name = inner.get(key) if inner else None
+        if inner is None or not isinstance(name, str):
+            continue
+        whole = os.path.realpath(folder / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
+        if key == "base" and (name == "nano" or not Path(whole).is_dir()):
+            continue  # nano, embedded:NAME, or a name on a hub
         try:
             os.lstat(whole)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                what = f"{key}: '{shown(name)}' is longer than a file's name can be"
-                raise RecipeError(f"{path.name}: {what}. Name a file that is there.") from None
-        return whole
+                what = f"{'.'.join(part)}.{key}: '{shown(name)}' is longer than a file's name can be"
+                raise RecipeError(f"{recipe.name}: {what}. Name a file that is there.") from None
+        inner[key] = whole
 
-    data = recipe.data
-    files = {name: absolute(f"data.{name}", getattr(data, name)) for name in ("interactions", "items")}
-    parts: dict[str, Any] = {"data": data.model_copy(update=files)}
-    if recipe.tasks.oracle:
-        cache = absolute("tasks.oracle.cache", recipe.tasks.oracle.cache)
-        oracle = recipe.tasks.oracle.model_copy(update={"cache": cache})
-        parts["tasks"] = recipe.tasks.model_copy(update={"oracle": oracle})
-    return recipe.model_copy(update=parts)
+
+def _inner(values: dict[str, Any], part: tuple[str, ...]) -> dict[str, Any] | None:
+    """A nested mapping of a recipe's values; None where there is none."""
+    for key in part:
+        values = values.get(key)  # type: ignore[assignment]
+        if not isinstance(values, dict):
+            return None
+    return values
 
 
 def _text(path: Path) -> str:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec import collaborative
-from llmrec.contracts import CollaborativeModel, Items, Sequences
+from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, Sequences
 from llmrec.data.dataset import Cases, Dataset
 from llmrec.data.times import try_cast
-from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import Recommender
-from llmrec.decode.search import Ranked
+from llmrec.decode.ensemble import Ensemble
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
+from llmrec.items.text import titles as item_titles
 from llmrec.metrics.ranking import RANKING, Places, place, place_in_list, weighted
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Evaluate
 
 Progress = Callable[[float], None]
 ALONE = "the model alone"
-"""The system that a model is without the teacher that is mixed into its lists."""
+"""What tables call the first member of an ensemble."""
 BLOCK = 512
 """Cases that a collaborative model scores at once, each a row over the catalogue."""
 
@@ -37,7 +35,7 @@ def evaluate(
     name: str,
     dataset: Dataset,
     settings: Evaluate,
-    target: Literal["valid", "test"],
+    baselines: Mapping[str, CollaborativeModel],
     seed: int,
     folder: Path,
     progress: Progress,
@@ -45,19 +43,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rank, measure, compare, write `recommendations.parquet`, `per_user.parquet`, `examples.json`, `metrics.json`.
 
-    The model's ranks come from its log-probabilities, with a teacher's chances where `recommender.blend` mixes them in;
-    then what it gives alone is a system more. Every system ranks the same cases from the same histories,
-    and with `exclude_seen` none of them may give an item of the history.
+    Every system ranks the same cases from the same histories, and with `exclude_seen` none of them may give an item of
+    the history. Of an ensemble, its first member alone is a system more.
 
     Args:
-        recommender: the model.
+        recommender: over the items of the data, in their order.
         name: what to call it.
         dataset: split.
-        settings: of the recipe.
-        target: the split that is predicted.
+        settings: of the recipe; `target` is the split that is predicted.
+        baselines: name → fitted collaborative model.
         seed: of intervals and tests.
         folder: to write into.
-        progress: told how much is done, 0 to 1.
+        progress: called with the share done, 0 to 1.
         vectors: (items, dimensions) of the items' texts, for the variety of lists; left out without them.
 
     Returns:
@@ -66,22 +63,21 @@ def evaluate(
 
     Raises:
         DataError: nothing is held out.
-        RunError: the recommender's catalogue has other items than the data.
     """
-    dataset.check_catalogue(recommender.catalogue.item_ids)
-    cases = dataset.cases(target)
+    cases = dataset.cases(settings.target)
     if not len(cases.users):
-        raise DataError(f"the split holds out nothing for {target}. Evaluate on another part, or split otherwise.")
-    ranked, alone = _recommend(recommender, cases.histories, settings, progress)
+        raise DataError(
+            f"the split holds out nothing for {settings.target}. Evaluate on another part, or split otherwise."
+        )
+    ranked, alone = _recommend(recommender, cases, settings, progress)
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
     places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
-    fitted = collaborative.fit(settings.baselines, dataset.before("valid"), Items(dataset.item_ids))
-    for baseline, model in fitted.items():
+    for baseline, model in baselines.items():
         places[baseline], lists[baseline] = _rank_by(model, cases, settings.exclude_seen, ranked.items.shape[1])
     per_user = {system: _per_user(found, settings.ranking) for system, found in places.items()}
     world = beyond.World.of(dataset, cases, settings, vectors)
     result = {
-        "protocol": _protocol(dataset, cases, settings, target, seed),
+        "protocol": _protocol(dataset, cases, settings, seed),
         "model": name,
         "systems": {s: {m: asdict(bootstrap(v, seed)) for m, v in table.items()} for s, table in per_user.items()},
         "paired": {
@@ -94,17 +90,17 @@ def evaluate(
     }
     if settings.worth:
         result["worth"] = _worth(dataset, cases, settings, per_user)
-    _write(folder, dataset, cases, ranked, per_user, recommender.catalogue.titles)
+    _write(folder, dataset, cases, ranked, per_user)
     write_json(folder / "metrics.json", result)
     return result
 
 
-def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, target: str, seed: int) -> dict[str, Any]:
+def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, seed: int) -> dict[str, Any]:
     """Everything that moves figures beside the model; `evaluate.compare` refuses runs that differ in it."""
     return {
         "split": dataset.facts.get("split", "leave-one-out"),
         "tie-break": dataset.facts.get("tie-break", "unknown"),
-        "target": target,
+        "target": settings.target,
         "candidates": "whole catalogue",
         "items": dataset.n_items,
         "users": len(np.unique(cases.users)),
@@ -152,29 +148,35 @@ def _worth(
 
 
 def _recommend(
-    recommender: Recommender, histories: Sequences, settings: Evaluate, progress: Progress
+    recommender: Recommender, cases: Cases, settings: Evaluate, progress: Progress
 ) -> tuple[Ranked, np.ndarray | None]:
-    """(users, k) items and scores, and items of the model alone, where it is not.
+    """(cases, k) items and scores, and the items of an ensemble's first member alone.
 
     k is the deepest cut-off asked for, or as many items as lists are judged by, where the beams reach them.
-    Like lengths share a batch.
+    Histories of about one length share a batch.
     """
-    deepest = max(int(metric.split("@")[1]) for metric in settings.ranking)
-    k = min(max(deepest, min(beyond.K, settings.beams)), len(recommender.catalogue.item_ids))
-    items, scores = np.full((len(histories), k), -1, np.int32), np.full((len(histories), k), -np.inf, np.float32)
-    blend, alone = recommender.blend, np.full((len(histories), k), -1, np.int32)
-    order = np.argsort(histories.lengths, kind="stable")
+    deepest, count = max(int(metric.split("@")[1]) for metric in settings.ranking), len(cases.histories)
+    k = min(max(deepest, min(beyond.K, settings.beams)), recommender.n_items)
+    items, scores = np.full((count, k), -1, np.int32), np.full((count, k), -np.inf, np.float32)
+    mixed = recommender if isinstance(recommender, Ensemble) else None
+    alone = np.full((count, k), -1, np.int32)
+    order = np.argsort(cases.histories.lengths, kind="stable")
     for start in range(0, len(order), settings.batch):
         rows = order[start : start + settings.batch]
-        batch = [histories[int(row)].tolist() for row in rows]
-        filters = [Filter.of(recommender.catalogue.trie, seen if settings.exclude_seen else ()) for seen in batch]
-        found = recommender.alone(batch, settings.beams if blend else k, filters, settings.beams)
-        if blend:
-            alone[rows] = found.items[:, :k]
-            found = blend(found, batch, filters, k)
-        items[rows], scores[rows] = found.items, found.scores
+        requests = [_request(cases.histories[int(row)], settings.exclude_seen) for row in rows]
+        if mixed:
+            members = [mixed.rank_member(place, requests, k) for place in range(len(mixed.members))]
+            alone[rows] = members[0].items[:, :k]
+            ranked = mixed.combine(requests, members, k)
+        else:
+            ranked = recommender.rank(requests, k)
+        items[rows], scores[rows] = ranked.items, ranked.scores
         progress(min(1.0, (start + settings.batch) / len(order)))
-    return Ranked(items, scores), alone if blend else None
+    return Ranked(items, scores), alone if mixed else None
+
+
+def _request(history: np.ndarray, exclude_seen: bool) -> Request:
+    return Request(history, denied=np.unique(history).astype(np.int64)) if exclude_seen else Request(history)
 
 
 def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:
@@ -188,8 +190,8 @@ def _write(
     cases: Cases,
     ranked: Ranked,
     per_user: dict[str, dict[str, np.ndarray]],
-    titles: list[str],
 ) -> None:
+    titles = item_titles(dataset.items)
     user_ids, item_ids = np.array(dataset.user_ids)[cases.users], np.array(dataset.item_ids)
     items, scores = ranked.items, ranked.scores
     rows, columns = np.nonzero(items >= 0)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.data.dataset import Dataset
+from llmrec.contracts import Request
 from llmrec.decode.engine import TransformersEngine
-from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import Recommender
+from llmrec.decode.generative import Generative
 from llmrec.errors import DataError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.metrics.ranking import RANKING, Places, place_in_list
@@ -57,12 +58,16 @@ def validator(
 
     def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
         engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
-        live = Recommender(tokenizer, note, catalogue, engine, evaluation.wording == "held-out")
+        asked = replace(note, prompt=note.held_out_prompt) if evaluation.wording == "held-out" else note
+        live = Generative(tokenizer, asked, catalogue, engine, evaluation.beams)
         found = []
         for start in range(0, len(histories), evaluation.batch):
             batch = histories[start : start + evaluation.batch]
-            filters = [Filter.of(catalogue.trie, seen if evaluation.exclude_seen else ()) for seen in batch]
-            found.append(live.rank(batch, k, filters, evaluation.beams).items)
+            denied = batch if evaluation.exclude_seen else [()] * len(batch)
+            requests = [
+                Request(history, denied=np.asarray(seen, np.int64)) for history, seen in zip(batch, denied, strict=True)
+            ]
+            found.append(live.rank(requests, k).items)
         lists = np.concatenate(found)
         figures = {metric: _mean(place_in_list(lists, targets), *metric.split("@")) for metric in metrics}
         shown = np.unique(lists[:, :10])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -83,6 +83,7 @@ Day = Annotated[
 class Data(Part):
     """Where interactions and items come from, how they are cleaned and split."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset({"interactions", "items"})
     source: Source = "ml-100k"
     category: str | None = Field(None, description="amazon-reviews-…: a category as its files name it, such as Beauty")
     interactions: str | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from llmrec.recipe.part import Int, Part, Positive, Share
 
@@ -75,13 +75,6 @@ class Indexing(Part):
         return self.vectors != "text" or bool(
             {"sequential", "collaborative"} & {self.method, *self.hybrid} or self.pieces
         )
-
-    @model_serializer(mode="wrap")
-    def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What every method reads, and what was set: a recipe stays short, and old runs stay made."""
-        usual = ("method", "levels", "width", "separate", "spares")
-        fields = type(self).model_fields
-        return {name: value for name, value in handler(self).items() if name in usual or value != fields[name].default}
 
 
 _NO_QUANTIZER = ("sequential", "collaborative", "title", "category", "number", "item")

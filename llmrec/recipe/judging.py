@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from llmrec.recipe.collaborative import (
     CollaborativeSpec,
@@ -29,6 +29,7 @@ class Mixed(Part):
 class Evaluate(Part):
     """How recommendations are judged: whole catalogue, every test user, item level."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset({"batch"})
     ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
         ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
     )
@@ -60,9 +61,3 @@ class Evaluate(Part):
         if self.beams < deepest:
             raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` asks for")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Evaluations that were made before there was a choice stay made."""
-        usual = (("target", "test"), ("blend", None))
-        return {name: value for name, value in handler(self).items() if (name, value) not in usual}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -21,6 +21,17 @@ class Part(BaseModel):
     """A part of a recipe: unknown keys are refused, and numbers that are none (.nan, .inf)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    HOW: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how something is made, or where its files lie, and not what it is."""
+
+    def what(self) -> dict[str, Any]:
+        """The values that decide a result, as JSON; without `HOW`, in parts of this part, too."""
+        values = self.model_dump(mode="json", exclude=set(self.HOW))
+        for name in values:
+            value = getattr(self, name)
+            if isinstance(value, Part) and isinstance(values[name], dict):
+                values[name] = value.what()
+        return values
 
     @field_validator("*", mode="before")
     @classmethod

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmrec.recipe.collaborative import CollaborativeSpec, EaseRecentSpec, MarkovEaseSpec
 from llmrec.recipe.part import Adapt, Float, Int, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
-# Left out of a recipe, and of its hash, where they are at rest.
-_RARE = ("average", "smoothing", "drop_history", "taught")
 
 
 class Validation(Part):
@@ -28,6 +26,7 @@ class Validation(Part):
 class Training(Part):
     """What every training stage can be told."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset({"accumulate", "gradient_checkpointing", "save_every"})
     method: str
     epochs: Annotated[Float, Field(gt=0)] = 1.0
     batch: Positive = Field(32, description="rows per step, over all processes")
@@ -44,11 +43,6 @@ class Training(Part):
         0.0,
         description="end with the mean of the weights of this last share of the steps; 0 for those of the last step",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is at rest is left out: a recipe stays short, and old runs stay made."""
-        return {name: value for name, value in handler(self).items() if name not in _RARE or value}
 
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Training:
@@ -103,11 +97,6 @@ class Sft(Training):
         description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
     )
     teacher: CollaborativeSpec = Field(MarkovEaseSpec(), description="taught: whose expectations")
-
-    @model_serializer(mode="wrap")
-    def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dropped = ["softmax"] * (self.softmax == "vocabulary") + ["teacher"] * (not self.taught)
-        return {name: value for name, value in super()._without_rare_parts(handler).items() if name not in dropped}
 
     def smaller(self, name: str) -> list[str]:
         """Shorter rows."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from llmrec.recipe.part import Float, Int, Part, Positive
 
@@ -16,6 +16,7 @@ Weight = Annotated[Float, Field(ge=0)]
 class Oracle(Part):
     """Who writes the words that tasks need and the data lack (intentions, preferences): `text/`."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset({"cache", "url"})
     by: Literal["template", "replay", "server"] = Field(
         "template", description="template: from the item's fields; replay: only the cache; server: OpenAI-compatible"
     )
@@ -102,12 +103,6 @@ class Tasks(Part):
                 near = difflib.get_close_matches(name, TASKS, 1, 0.4)
                 raise ValueError(f"caps: there is no task '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_tasks_at_rest(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Every task that has a weight, or that the mixture would give one; the others only make a recipe longer."""
-        mixed = MIXTURES.get(self.mixture, ())
-        return {name: value for name, value in handler(self).items() if name not in TASKS or value or name in mixed}
 
     @property
     def weights(self) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,7 @@ from llmrec.recipe.part import Adapt, Int, Part, Positive, Share
 class Model(Part):
     """The language model that is trained."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset({"start"})
     base: str = Field("nano", description="nano (from scratch), embedded:NAME, a folder, or a hub name")
     vocabulary: Annotated[Int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
     width: Positive = Field(128, description="nano: hidden size")
@@ -32,6 +34,10 @@ class Model(Part):
         default=None, alias="from", description="a run folder: go on from its model, keeping its codes (weekly refresh)"
     )
     tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
+
+    def what(self) -> dict[str, Any]:
+        """See `Part.what`; of a base that is a folder its name alone, since what it holds is hashed."""
+        return super().what() | ({"base": Path(self.base).name} if Path(self.base).is_absolute() else {})
 
     @property
     def name(self) -> str:
