@@ -7,44 +7,44 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrec.decode.recommender import EngineName, Recommender
+    from llmrec.decode.generative import EngineName
+    from llmrec.decode.opened import OpenedRecommender
 
 __version__ = "0.1.0"
 
 
 def load(
-    run: str | Path, held_out_wording: bool = False, engine: EngineName = "transformers", **options: Any
-) -> Recommender:
-    """The recommender that a run trained.
+    folder: str | Path,
+    held_out_prompt: bool = False,
+    engine: EngineName = "transformers",
+    beams: int | None = None,
+    **options: Any,
+) -> OpenedRecommender:
+    """Open the recommender of a run or of an export.
 
-    It gives lists as they are judged: with as many beams, items of the history left out or not, and a teacher mixed in
-    where the recipe says so (`evaluate.blend`; an export holds no teacher).
+    It gives lists as they were judged: with as many beams, items of the history left out or not, and all members of an
+    ensemble.
 
     Args:
-        run: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
-        held_out_wording: prompt with a wording that training never saw.
-        engine: what runs the model; vLLM takes half a minute to start.
+        folder: a run folder, such as `runs/quickstart`, or what `llmrec export` made of one.
+        held_out_prompt: prompt with a template that training never saw.
+        engine: what runs a language model; vLLM takes half a minute to start.
+        beams: prefixes that a search keeps; as the model was judged if None.
         options: arguments of `vllm.LLM`, for that engine.
 
     Raises:
-        RunError: the folder holds no trained model.
+        RunError: the folder holds no trained model, or stages of two recipes.
+        ModelError: a file of it is damaged.
     """
-    from llmrec.decode.blend import blender
-    from llmrec.decode.recommender import Recommender, as_judged
-    from llmrec.model.folder import NOTE
-    from llmrec.pipeline import trained_folder
-    from llmrec.recipe_file import recipe_of
+    from llmrec.decode.generative import engines_of
+    from llmrec.decode.opened import Options, RecommenderFolder
+    from llmrec.run.recommender import describe
 
-    folder = Path(run)
-    if (folder / NOTE).is_file():
-        return Recommender.open(folder, folder / "catalogue", held_out_wording, engine, **options)
-    model = trained_folder(folder) / "model"
-    found = Recommender.open(model, folder / "catalogue", held_out_wording, engine, **options)
-    found.note = as_judged(found.note, folder)
-    if blended := blender(recipe_of(folder).evaluate, folder):
-        found.blend = blended(found.catalogue)
-    return found
+    root = Path(folder)
+    opening = Options(partial(engines_of, engine, **options), beams, held_out_prompt)
+    return RecommenderFolder(root, describe(root), opening).on()

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import __version__, embedded
+from llmrec.evaluate.files import read_metrics
+from llmrec.made import MADE, read_made
 from llmrec.report import words
-from llmrec.run_files import MADE, read_made, read_metrics
 
 UNKNOWN = "unknown: check before sharing"
 PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base

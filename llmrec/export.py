@@ -23,11 +23,12 @@ from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import ARRAYS
+from llmrec.made import MADE
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
 from llmrec.model.loading import config_from
 from llmrec.pipeline import trained_folder
-from llmrec.run_files import MADE, MadeOfData, read_training, trained_folders
+from llmrec.run_files import MadeOfData, read_training, trained_folders
 from llmrec.run_folder import is_below
 
 _LEFT_OUT = {MADE, "README.md"}  # peft's card names the base by its path on this machine

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from llmrec.checked import read_checked
@@ -26,6 +26,7 @@ class FileRecord(TypedDict):
     sha256: str
 
 
+@with_config(ConfigDict(extra="allow"))
 class Made(TypedDict):
     """What made.json holds.
 
@@ -33,7 +34,6 @@ class Made(TypedDict):
     their hash. `files` are what the stage wrote, and `output` is their hash. All else is for people.
     """
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     layout: int
     key: str
     version: int

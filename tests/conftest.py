@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the small world, trained to its end. Tests must not change it."""
-    from llmrec.pipeline import run
+    from llmrec.run.execute import run
     from llmrec.recipe_file import load
 
     return run(load(world), tmp_path_factory.mktemp("runs") / "tiny")

@@ -39,8 +39,8 @@ def command(
 
 def _look(run: Path, ledger: Path, why: str) -> Any:
     from llmrec import judging, pipeline
+    from llmrec.evaluate.files import read_metrics
     from llmrec.recipe_file import check_run
-    from llmrec.run_files import read_metrics
 
     check_run(run)
     with stages() as tell:
@@ -58,8 +58,8 @@ def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) ->
     from llmrec.decode.recommender import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.ranking import evaluate
+    from llmrec.items.folder import read_vectors
     from llmrec.recipe_file import recipe_of
-    from llmrec.run_files import read_vectors
     from llmrec.stale import refuse_stale
 
     recipe = recipe_of(run, [] if beams is None else [f"evaluate.beams={beams}"])

@@ -25,8 +25,8 @@ def command(
 ) -> None:
     from llmrec import pipeline, shipped
     from llmrec.errors import RecipeError
+    from llmrec.evaluate.files import read_metrics
     from llmrec.recipe_file import dump, load
-    from llmrec.run_files import read_metrics
 
     path = shipped.recipe(recipe)
     plan = load(path, overrides or [], tiny)
@@ -78,7 +78,7 @@ def _warn(plan: Recipe, run: Path) -> None:
 def _codes(run: Path) -> None:
     """What the health of codes is, in words."""
     from llmrec.checked import read_checked
-    from llmrec.run_files import Health
+    from llmrec.indexing.health import Health
 
     for line in read_checked(run / "catalogue" / "health.json", Health).get("verdict", []):
         screen.print(f"Codes: {line}", highlight=False, markup=False)

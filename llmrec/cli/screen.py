@@ -134,7 +134,7 @@ def _interval(value: dict[str, float] | None) -> str:
 def show_example(folder: Path) -> None:
     """One user's history and ten recommendations, as titles."""
     from llmrec.checked import read_checked
-    from llmrec.run_files import Example
+    from llmrec.evaluate.files import Example
 
     examples = read_checked(folder / "examples.json", list[Example])
     if not examples:

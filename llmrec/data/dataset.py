@@ -19,8 +19,8 @@ from llmrec.data.raw import Raw
 from llmrec.data.sources import read
 from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
+from llmrec.made import MADE, read_made
 from llmrec.recipe import Data
-from llmrec.run_files import MADE, read_made
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]

@@ -56,7 +56,9 @@ class Collaborative:
             raise RequestError(f"k must be between 1 and the catalogue's {self.n_items} items, not {k}.")
         found = [self._rank(requests[start : start + _BLOCK], k) for start in range(0, len(requests), _BLOCK)]
         empty = Ranked(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
-        return Ranked(*(np.concatenate([getattr(one, name) for one in [empty, *found]]) for name in ("items", "scores")))
+        return Ranked(
+            *(np.concatenate([getattr(one, name) for one in [empty, *found]]) for name in ("items", "scores"))
+        )
 
     def _rank(self, requests: Sequence[Request], k: int) -> Ranked:
         histories = [self._fitted[np.asarray(one.history, np.int64)] for one in requests]

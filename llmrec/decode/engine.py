@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedModel
 
+from llmrec.contracts import Ranked
 from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter
 from llmrec.decode.scorer import Scorer
-from llmrec.contracts import Ranked
 from llmrec.decode.search import beam_search
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue

@@ -83,7 +83,10 @@ class Ensemble:
         items, scores = np.full((len(requests), k), -1, np.int32), np.full((len(requests), k), -np.inf, np.float32)
         for row in range(len(requests)):
             numbers = np.concatenate([one.items[row] for one in ranked])
-            shares = [np.exp(one.scores[row].astype(np.float64)) * weight for one, weight in zip(ranked, weights[row], strict=True)]
+            shares = [
+                np.exp(one.scores[row].astype(np.float64)) * weight
+                for one, weight in zip(ranked, weights[row], strict=True)
+            ]
             given = numbers >= 0
             distinct, first, inverse = np.unique(numbers[given], return_index=True, return_inverse=True)
             mixed = np.bincount(inverse, np.concatenate(shares)[given], len(distinct))

@@ -36,7 +36,12 @@ class Generative:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, note: Note, catalogue: Catalogue, engine: Engine, beams: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        note: Note,
+        catalogue: Catalogue,
+        engine: Engine,
+        beams: int | None = None,
     ) -> None:
         """Put a recommender together; `GenerativeModel` loads one from a model folder.
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from llmrec import collaborative
 from llmrec.checked import read_checked
 from llmrec.contracts import Items, Recommender, Request
 from llmrec.decode.collaborative import Collaborative
-from llmrec.decode.ensemble import Ensemble, Member
 from llmrec.decode.engine import EngineFactory, transformers_engines
+from llmrec.decode.ensemble import Ensemble, Member
 from llmrec.decode.generative import GenerativeModel
 from llmrec.errors import ModelError, RequestError
 from llmrec.files import write_json
@@ -33,13 +33,13 @@ FILE = "recommender.json"
 REMEDY = "Copy the folder again, or make it again with `llmrec export`."
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Description(TypedDict):
     """What a recommender is made of.
 
     `recommender` is a node: `kind`, and what that kind needs. Nodes of an ensemble are in its `members`.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     format: Literal[1]
     name: str
     exclude_seen: bool
@@ -102,7 +102,8 @@ class _Ensemble:
 
     def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
         self.members = [
-            (load(member["recommender"], root, options), member["weight"], member["depth"]) for member in node["members"]
+            (load(member["recommender"], root, options), member["weight"], member["depth"])
+            for member in node["members"]
         ]
 
     def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
@@ -124,7 +125,9 @@ def load(node: dict[str, Any], root: Path, options: Options) -> Model:
     """
     kind = node.get("kind")
     if kind not in KINDS:
-        raise ModelError(f"{root} describes a recommender of the kind {kind!r}; there are: {', '.join(KINDS)}. {REMEDY}")
+        raise ModelError(
+            f"{root} describes a recommender of the kind {kind!r}; there are: {', '.join(KINDS)}. {REMEDY}"
+        )
     try:
         return KINDS[kind](node, root, options)
     except (KeyError, TypeError, AttributeError) as error:
@@ -181,6 +184,13 @@ def read_description(folder: Path) -> Description:
     """
     description: Description = read_checked(folder / FILE, Description, REMEDY, ModelError)
     return description
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A node of a description and all below it."""
+    yield node
+    for member in node.get("members", []):
+        yield from nodes(member["recommender"])
 
 
 def write_description(folder: Path, description: Description) -> None:

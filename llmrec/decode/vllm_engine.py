@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmrec.decode.filters import Filter
 from llmrec.contracts import Ranked
+from llmrec.decode.filters import Filter
 from llmrec.decode.search import Normalise
 from llmrec.decode.vllm_request import VARIABLE
 from llmrec.decode.vllm_rounds import Ask, Reply, rounds

@@ -89,7 +89,7 @@ def named_catalogue(extra_args: Mapping[str, Any] | None) -> Catalogue:
         CodeError: see `served_catalogue` and `shelf.by_hash`.
     """
     first, wanted = served_catalogue(), (extra_args or {}).get("catalogue")
-    return first if wanted is None or wanted == first.hash else shelf.by_hash(str(wanted))
+    return first if wanted is None or wanted == first.hash else shelf.by_hash(str(wanted))[1]
 
 
 @lru_cache(maxsize=2)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from llmrec.errors import RunError
+from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.run_files import read_cases, read_metrics, training_folders
+from llmrec.run_files import training_folders
 
 ALIKE = {
     "split": "the split",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from llmrec.data.dataset import Dataset
 from llmrec.contracts import Request
+from llmrec.data.dataset import Dataset
 from llmrec.decode.engine import TransformersEngine
 from llmrec.decode.generative import Generative
 from llmrec.errors import DataError

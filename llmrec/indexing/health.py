@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from llmrec.contracts import Sequences
 from llmrec.indexing import agreement
@@ -15,6 +17,31 @@ from llmrec.indexing.verdict import verdict
 from llmrec.recipe import Indexing
 
 DEFAULT = Indexing()
+_OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Level(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    level: int
+    width: Annotated[int, Field(ge=1)]
+    used: int
+    entropy_bits: _Number
+    counts: NotRequired[list[int]]
+
+
+class Health(TypedDict, total=False):
+    """health.json of a catalogue: use of each code level, agreement with categories and behaviour, a verdict."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    levels: list[_Level]
+    tokens: dict[str, int | _Number]
+    category_nmi: list[_Number]
+    company_nmi: list[_Number]
+    verdict: list[str]
+    collisions_before: int
+    moved: int
+    largest_group: int
 
 
 def health(

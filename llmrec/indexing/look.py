@@ -11,10 +11,10 @@ from llmrec.checked import read_checked
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.health import health
+from llmrec.indexing.health import Health, health
 from llmrec.indexing.verdict import verdict
+from llmrec.items.folder import read_vectors
 from llmrec.recipe_file import recipe_of
-from llmrec.run_files import Health, read_vectors
 
 
 def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from llmrec.rate.baselines import GlobalMean
 from llmrec.rate.ratings import Ratings
 from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
 from llmrec.rate.rows import Row, Rows, windows
-from llmrec.run_files import read_log
 from llmrec.seed import seed_everything, stream
+from llmrec.train.log import read_log
 from llmrec.train.order import Order
 from llmrec.train.packing import pack
 from llmrec.train.watch import Watch, newest_checkpoint

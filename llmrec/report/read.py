@@ -9,7 +9,10 @@ from typing import Any
 
 from llmrec.checked import read_checked, read_table
 from llmrec.errors import RunError
-from llmrec.run_files import MADE, Example, Health, Writing, read_log, read_made, read_metrics
+from llmrec.evaluate.files import Example, Writing, read_metrics
+from llmrec.indexing.health import Health
+from llmrec.made import MADE, read_made
+from llmrec.train.log import read_log
 
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from llmrec.run_files import trained_folders
 
 from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.errors import RunError
+from llmrec.evaluate.files import read_cases, read_metrics
+from llmrec.made import MADE, read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.pipeline import trained_folder
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, fingerprint, recipe_of, shipped_name, without_places
-from llmrec.run_files import MADE, read_cases, read_log, read_made, read_metrics, trained_folders
 from llmrec.stale import refuse_stale, refuse_stale_stage
+from llmrec.train.log import read_log
 
 CASE = ["user_id", "target"]
 

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llmrec.git import who
+
 from llmrec.errors import RunError
 from llmrec.files import explain_disk
-from llmrec.git import who
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")

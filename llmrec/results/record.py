@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llmrec.git import commit
+
 from llmrec.errors import RunError
 from llmrec.files import read_json, write_json
-from llmrec.git import commit
 from llmrec.stage import device, versions
 
 

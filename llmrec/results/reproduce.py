@@ -9,10 +9,11 @@ from pathlib import Path
 from llmrec import judging, ledger, pipeline
 from llmrec.data.content import content_hash
 from llmrec.errors import RecipeError, RunError
+from llmrec.evaluate.files import read_metrics
 from llmrec.files import read_json
+from llmrec.made import read_made
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import read
-from llmrec.run_files import read_made, read_metrics
 
 Tell = Callable[[str, float], None]
 

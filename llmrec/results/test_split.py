@@ -10,15 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from llmrec.git import commit
+
 from llmrec import ledger
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
+from llmrec.evaluate.files import read_metrics
 from llmrec.files import hash_file
-from llmrec.git import commit
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.folder import read_texts, read_vectors
+from llmrec.made import read_made
 from llmrec.recipe import Evaluate, Recipe
 from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
-from llmrec.run_files import read_made, read_metrics, read_texts, read_vectors
 from llmrec.stage import Stage, lock, made_hash
 from llmrec.stale import refuse_stale
 
@@ -56,6 +59,7 @@ def judge(
     """
     from llmrec.decode.blend import blender
     from llmrec.decode.recommender import Recommender
+
     from llmrec.evaluate.ranking import evaluate
 
     settings, dataset = Evaluate.model_validate(stage.recipe), Dataset.load(out / "data")

@@ -66,7 +66,7 @@ def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _
     with lock(folder) as held:
         write_text(folder.recipe, dump(recipe))
         elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
-        _Maker(folder, recipe.seed, recipe.launch, progress, elsewhere).make(plan(recipe), until)
+        _maker(folder, recipe, progress, elsewhere).make(plan(recipe), until)
         if until == "report":
             from llmrec.report import write_report
 
@@ -105,7 +105,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     with lock(folder) if first else contextlib.nullcontext():
         if first:
             write_text(folder.recipe, dump(recipe))
-        _Maker(folder, recipe.seed, recipe.launch, progress).make(plan(recipe), "train")
+        _maker(folder, recipe, progress).make(plan(recipe), "train")
     return folder.path
 
 
@@ -118,6 +118,7 @@ class _Maker:
         seed: of the recipe.
         launch: how training is carried out.
         progress: called while stages are made.
+        check_sizes: called when the data are made; refuses what they are too large for.
         elsewhere: makes all training stages in other processes; None where this one does.
     """
 
@@ -125,6 +126,7 @@ class _Maker:
     seed: int
     launch: Launch
     progress: Progress
+    check_sizes: Callable[[], None]
     elsewhere: Callable[[Callable[[float], None]], None] | None = None
 
     def make(self, specs: Sequence[StageSpec], until: str) -> None:
@@ -139,7 +141,7 @@ class _Maker:
                 with together.in_turn():  # the first process makes it, the others find it made
                     self._make(spec, tell)
             if spec.kind == "data":
-                memory.refuse_too_large(self.run, specs)
+                self.check_sizes()
             self.progress(spec.kind, _begun(spec, specs, 1.0))
         if _reaches(until, "train") and together.is_first():
             self._remove_unplanned(specs)
@@ -183,6 +185,16 @@ class _Maker:
         for folder in self.run.trained:
             if folder not in planned and is_stage(folder) and not folder.is_symlink():
                 shutil.rmtree(folder)
+
+
+def _maker(
+    run: RunFolder,
+    recipe: Recipe,
+    progress: Progress,
+    elsewhere: Callable[[Callable[[float], None]], None] | None = None,
+) -> _Maker:
+    check_sizes = partial(memory.refuse_too_large, run, recipe)
+    return _Maker(run, recipe.seed, recipe.launch, progress, check_sizes, elsewhere)
 
 
 def _reaches(until: str, kind: str) -> bool:

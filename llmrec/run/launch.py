@@ -21,34 +21,36 @@ from llmrec import errors, shipped
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import explain_disk
 from llmrec.recipe import Launch
+from llmrec.run.layout import RunFolder
 from llmrec.supervise import Child
 
 HELD = "LLMREC_HELD"  # the run folder whose lock a parent holds for its children
-LOG = "logs/launch.log"  # below the run folder
 _GRACE = 40  # seconds that torch's launcher may take to end its processes
 
 
-def train(launch: Launch, out: Path, progress: Callable[[float], None], lock: int | None = None) -> None:
+def train(launch: Launch, run: RunFolder, progress: Callable[[float], None], lock: int | None = None) -> None:
     """Start the training stages of a run in several processes and wait for their end.
 
     Args:
         launch: the recipe's part.
-        out: the run folder; recipe.yaml and the stages before training are there.
-        progress: told the share done.
+        run: the run folder; recipe.yaml and the stages before training are there.
+        progress: called with the share done.
         lock: file descriptor of the run's lock, which the children hold as well.
 
     Raises:
         LlmrecError: the known error that ended a child.
         RunError: machine 0 has not begun, or a child ended in another way; says where its log is.
     """
-    if not (out / "recipe.yaml").is_file():
-        raise RunError(f"{out} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see.")
-    log = out / (f"logs/launch-{launch.rank}.log" if launch.rank else LOG)  # machines share the folder
+    if not run.is_run():
+        raise RunError(
+            f"{run.path} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see."
+        )
+    log = run.logs(f"launch-{launch.rank}.log") if launch.rank else run.log  # machines share the folder
     with explain_disk(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # where it is a link, what it leads to is not cut
         opened = log.open("x")
-    with opened as kept, _started(command(launch, out), out, kept, lock) as process:
+    with opened as kept, _started(command(launch, run), run.path, kept, lock) as process:
         known = _follow(process, kept, progress)
         code = process.wait()
     if known:
@@ -57,7 +59,7 @@ def train(launch: Launch, out: Path, progress: Callable[[float], None], lock: in
         raise RunError(_unknown(code, log))
 
 
-def command(launch: Launch, out: Path) -> list[str]:
+def command(launch: Launch, run: RunFolder) -> list[str]:
     """The command that trains a run in several processes on this machine; all machines but 0 differ in the rank."""
     place = [f"--machine_rank={launch.rank}", f"--main_process_port={launch.port if launch.machines > 1 else 0}"]
     place += [f"--main_process_ip={launch.address}"] if launch.machines > 1 else []
@@ -65,7 +67,7 @@ def command(launch: Launch, out: Path) -> list[str]:
         *(sys.executable, "-m", "accelerate.commands.launch"),
         f"--config_file={config(launch.strategy)}",
         *(f"--num_processes={launch.processes}", f"--num_machines={launch.machines}", *place),
-        *("-m", "llmrec", "train", str(out / "recipe.yaml"), "--out", str(out), "--lines"),
+        *("-m", "llmrec", "train", str(run.recipe), "--out", str(run.path), "--lines"),
     ]
 
 

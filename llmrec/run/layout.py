@@ -1,15 +1,15 @@
 """The layout of a run folder: the only module that spells the paths below a run.
 
-    RUN/
-      recipe.yaml                 the recipe, defaults filled in
-      data/  items/  catalogue/   stages, each with a made.json that is written last
-      collaborative/NAME/         a fitted collaborative model
-      tasks/                      training examples
-      train-N-METHOD/             a trained model (model/, log.jsonl, adapter/ …)
-      evaluate-SPLIT/             figures of the last model on a held-out split
-      catalogues/HASH/            catalogues with items added later
-      logs/  report.html
-      .lock  .work/               held while a run is made; what survives a kill
+RUN/
+  recipe.yaml                 the recipe, defaults filled in
+  data/  items/  catalogue/   stages, each with a made.json that is written last
+  collaborative/NAME/         a fitted collaborative model
+  tasks/                      training examples
+  train-N-METHOD/             a trained model (model/, log.jsonl, adapter/ …)
+  evaluate-SPLIT/             figures of the last model on a held-out split
+  catalogues/HASH/            catalogues with items added later
+  logs/  report.html
+  .lock  .work/               held while a run is made; what survives a kill
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ class RunFolder:
             RunError: nothing is trained.
         """
         if not self.trained:
-            raise RunError(
-                f"{self.path} holds no trained model. Make one with: llmrec run RECIPE --out {self.path}"
-            )
+            raise RunError(f"{self.path} holds no trained model. Make one with: llmrec run RECIPE --out {self.path}")
         return self.trained[-1]
 
     @property

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrec import collaborative
-from llmrec.contracts import CollaborativeModel
+from llmrec.contracts import CollaborativeModel, Items
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
@@ -16,13 +16,16 @@ from llmrec.run.layout import RunFolder, collaborative_name, model_of
 from llmrec.run.plan import Context, teacher_of
 from llmrec.train.job import TrainJob, Validate
 
+if TYPE_CHECKING:
+    from llmrec.decode.opened import Description
+
 
 def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
     """Fit a collaborative model on the training part of the data and save it."""
     dataset = Dataset.load(context.run.data, texts=False)
     parts = {role: load_collaborative(context.run, part, dataset) for role, part in model.parts.items()}
-    fitted = collaborative.fit_one(model, dataset.before("valid"), dataset.numbered, parts, context.progress)
-    fitted.save(context.folder)
+    fitted = collaborative.build(model, parts)
+    fitted.fit(dataset.before("valid"), Items(dataset.item_ids), progress=context.progress).save(context.folder)
     return {"model": model.name, "items": dataset.n_items}
 
 
@@ -32,8 +35,7 @@ def load_collaborative(run: RunFolder, model: ModelSpec, dataset: Dataset) -> Co
     Raises:
         ModelError: its folder is damaged, or it was fitted on other items than those of the data.
     """
-    parts = {role: load_collaborative(run, part, dataset) for role, part in model.parts.items()}
-    return collaborative.load_one(model, run.stage(collaborative_name(model.slug)), dataset.numbered, parts)
+    return collaborative.load(run.stage(collaborative_name(model.slug)), Items(dataset.item_ids))
 
 
 def train(
@@ -97,30 +99,38 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
     return validator(stage.validation, evaluate, dataset, catalogue, context.seed, isinstance(stage, Aligning))
 
 
-def evaluate(context: Context, settings: Evaluate, name: str, trained: str) -> dict[str, Any]:
+def evaluate(context: Context, settings: Evaluate, description: Description) -> dict[str, Any]:
     """Rank the held-out items of a split, compare with the baselines, and judge what the model writes.
 
     Args:
         context: of the stage.
         settings: how to judge; `target` is the split.
-        name: what tables call the model.
-        trained: the name of the training stage that is judged.
+        description: of what is judged, as `plan.description_of` gives it.
     """
-    from llmrec.decode.blend import Blend
-    from llmrec.decode.recommender import Recommender
+    from llmrec.decode.opened import Options, RecommenderFolder, nodes
     from llmrec.evaluate.ranking import evaluate as rank
 
     run = context.run
-    dataset = Dataset.load(run.data, texts=False)
-    models = {model.name: load_collaborative(run, model, dataset) for model in settings.baselines}
-    recommender = Recommender.open(model_of(run.stage(trained)), run.catalogue, settings.wording == "held-out")
-    if settings.blend:
-        teacher = load_collaborative(run, settings.blend.teacher, dataset)
-        recommender.blend = Blend.of(teacher, settings.blend.share, not settings.exclude_seen, dataset.item_ids, recommender.catalogue)
-    vectors = read_vectors(run.items, dataset.n_items)
-    result = rank(recommender, system(name, settings), dataset, settings, models, context.seed, context.folder, context.progress, vectors)
+    dataset, catalogue = Dataset.load(run.data, texts=False), Catalogue.load(run.catalogue)
+    dataset.check_catalogue(catalogue.item_ids)
+    baselines = {model.name: load_collaborative(run, model, dataset) for model in settings.baselines}
+    judged = RecommenderFolder(run.path, description, Options(held_out_prompt=settings.wording == "held-out"))
+    result = rank(
+        judged.on(catalogue=catalogue).recommender,
+        system(description["name"], settings),
+        dataset,
+        settings,
+        baselines,
+        context.seed,
+        context.folder,
+        context.progress,
+        read_vectors(run.items, dataset.n_items),
+    )
     if settings.writing:
-        _writing(context, settings, model_of(run.stage(trained)))
+        folders = [
+            run.stage(node["folder"]) for node in nodes(description["recommender"]) if node["kind"] == "generative"
+        ]
+        _writing(context, settings, folders[0])
     return {"users": result["protocol"]["users"]}
 
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from llmrec import collaborative
+from llmrec.collaborative.size_guard import refuse_too_large as refuse
 from llmrec.contracts import Sizes
 from llmrec.made import read_made
+from llmrec.recipe import Recipe
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import StageSpec
+from llmrec.run.plan import teacher_of
 
 
-def refuse_too_large(run: RunFolder, specs: Sequence[StageSpec]) -> None:
-    """See that every collaborative model of a plan fits into this machine's memory, by the sizes of the data.
+def refuse_too_large(run: RunFolder, recipe: Recipe) -> None:
+    """See that the collaborative models of a recipe fit into this machine's memory, by the sizes of the data.
 
     Args:
         run: the run folder, its data made.
-        specs: the plan.
+        recipe: of the run.
 
     Raises:
-        ModelError: one does not fit; how many GiB it takes, how many there are, and what to write instead.
+        ModelError: one does not fit, or those that are held together do not; how many GiB, and what to write instead.
     """
     facts = read_made(run.data)["facts"]
     sizes = Sizes(facts["users"], facts["items"], facts["interactions"])
-    collaborative.refuse_too_large([spec.config["model"] for spec in specs if spec.kind == "collaborative"], sizes)
+    for number, stage in enumerate(recipe.train):
+        if teacher := teacher_of(stage):
+            refuse([teacher], sizes, where=f"train.{number}.teacher")
+    judged = recipe.evaluate
+    refuse(judged.baselines, sizes, where="evaluate.baselines")
+    if judged.blend:
+        refuse([judged.blend.teacher], sizes, where="evaluate.blend.teacher")

@@ -1,19 +1,32 @@
 """The plan of a run: which stages a recipe has, what each depends on, what it reads, and what makes it.
 
 This is the only place that knows any of this. A stage's `config` holds *what* decides its result, never *how* it is
-made: processes, accumulation, checkpointing, save_every, batches of an evaluation and the spelling of paths are left out
-(`Part.what`).
+made: processes, accumulation, checkpointing, save_every, batches of an evaluation and the spelling of paths are left
+out (`Part.what`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmrec.recipe import Aligning, Data, Evaluate, Indexing, Items, Model, ModelSpec, Prefer, Recipe, Sft, Tasks, Training
+from llmrec.collaborative.probabilities import TOP_K
+from llmrec.recipe import (
+    Aligning,
+    Data,
+    Evaluate,
+    Indexing,
+    Items,
+    Model,
+    ModelSpec,
+    Prefer,
+    Recipe,
+    Sft,
+    Tasks,
+    Training,
+)
 from llmrec.run.layout import (
     CATALOGUE,
     DATA,
@@ -22,8 +35,12 @@ from llmrec.run.layout import (
     RunFolder,
     collaborative_name,
     evaluation_name,
+    model_of,
     training_name,
 )
+
+if TYPE_CHECKING:
+    from llmrec.decode.opened import Description
 
 Split = Literal["valid", "test"]
 Kind = Literal["data", "items", "catalogue", "collaborative", "tasks", "train", "evaluate"]
@@ -191,7 +208,7 @@ def _tasks(settings: Tasks) -> StageSpec:
         return examples.make(settings, worded(source, catalogue.items, settings), context.seed, context.folder)
 
     reads: list[str | Outside] = [DATA, ITEMS, CATALOGUE]
-    reads += [Outside(f"prompt {file.name}", file) for file in templates.files(settings)]
+    reads += [Outside(f"prompt {file.name}", file) for file in templates.files_of(settings)]
     oracle = settings.oracle
     if oracle and oracle.by == "replay" and oracle.cache and Path(oracle.cache).is_file():
         reads.append(Outside("tasks.oracle.cache", Path(oracle.cache)))
@@ -213,7 +230,7 @@ def _training(
         from llmrec.tasks import templates
 
         config |= {"exclude_seen": evaluate.exclude_seen, "wordings": tasks.wordings}
-        reads += [Outside(f"prompt {file.name}", file) for file in templates.files_of("next_item")]
+        reads.append(Outside("prompt next_item.yaml", templates.file_of("next_item")))
     elif model.init_tokens in ("text", "centroids", "vectors"):
         reads.append(ITEMS)
     if teacher:
@@ -279,7 +296,41 @@ def evaluation(recipe: Recipe, split: Split) -> StageSpec:
     def make(context: Context) -> dict[str, Any]:
         from llmrec.run.makers import evaluate
 
-        return evaluate(context, settings, recipe.model.name, trained)
+        return evaluate(context, settings, description_of(recipe, recipe.model.name))
 
     reads = (DATA, ITEMS, CATALOGUE, trained, *dict.fromkeys(collaborative_name(model.slug) for model in models))
     return StageSpec(evaluation_name(split), "evaluate", 4, settings.what(), reads, make)
+
+
+def description_of(recipe: Recipe, name: str) -> Description:
+    """What the recommender of a recipe is made of; folders are below the run's.
+
+    Args:
+        recipe: of the run.
+        name: of the run.
+    """
+    settings = recipe.evaluate
+    trained = training_name(len(recipe.train), recipe.train[-1].method)
+    node: dict[str, Any] = {
+        "kind": "generative",
+        "folder": model_of(Path(trained)).as_posix(),
+        "beams": settings.beams,
+    }
+    if settings.blend:
+        teacher = {
+            "kind": "collaborative",
+            "folder": collaborative_name(settings.blend.teacher.slug),
+            "items": CATALOGUE,
+        }
+        members = [
+            {"weight": 1 - settings.blend.share, "depth": settings.beams, "recommender": node},
+            {"weight": settings.blend.share, "depth": TOP_K, "recommender": teacher},
+        ]
+        node = {"kind": "ensemble", "members": members}
+    return {
+        "format": 1,
+        "name": name,
+        "exclude_seen": settings.exclude_seen,
+        "catalogue": CATALOGUE,
+        "recommender": node,
+    }

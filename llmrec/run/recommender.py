@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from llmrec.collaborative.probabilities import TOP_K
-from llmrec.decode.opened import FILE, Description, read_description
+from llmrec.decode.opened import FILE, Description, nodes, read_description
 from llmrec.errors import RunError
-from llmrec.recipe import Recipe
 from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import CATALOGUE, RunFolder, collaborative_name, model_of, training_name
-from llmrec.run.plan import plan
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import description_of, plan
 from llmrec.run.status import require_current
 
 
@@ -42,47 +38,6 @@ def describe(folder: Path) -> Description:
     needed += [spec for spec in plan(recipe) if spec.kind == "collaborative" and spec.name in read]
     require_current(run, needed, recipe.seed)
     return description
-
-
-def description_of(recipe: Recipe, name: str) -> Description:
-    """What the recommender of a recipe is made of; folders are below the run's.
-
-    Args:
-        recipe: of the run.
-        name: of the run.
-    """
-    settings = recipe.evaluate
-    trained = training_name(len(recipe.train), recipe.train[-1].method)
-    node: dict[str, Any] = {
-        "kind": "generative",
-        "folder": model_of(Path(trained)).as_posix(),
-        "beams": settings.beams,
-    }
-    if settings.blend:
-        teacher = {
-            "kind": "collaborative",
-            "folder": collaborative_name(settings.blend.teacher.slug),
-            "items": CATALOGUE,
-        }
-        members = [
-            {"weight": 1 - settings.blend.share, "depth": settings.beams, "recommender": node},
-            {"weight": settings.blend.share, "depth": TOP_K, "recommender": teacher},
-        ]
-        node = {"kind": "ensemble", "members": members}
-    return {
-        "format": 1,
-        "name": name,
-        "exclude_seen": settings.exclude_seen,
-        "catalogue": CATALOGUE,
-        "recommender": node,
-    }
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A node of a description and all below it."""
-    yield node
-    for member in node.get("members", []):
-        yield from nodes(member["recommender"])
 
 
 def language_model(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmrec.checked import check_file
 from llmrec.errors import RunError
-from llmrec.files import hash_file, hash_folder, hash_json
+from llmrec.files import hash_file, hash_json
 from llmrec.made import MADE, Made, check_files, read_made
 from llmrec.run.layout import RunFolder
 from llmrec.run.plan import Outside, StageSpec

@@ -46,7 +46,9 @@ class Constraints:
         wanted += [("where", column, constraint) for column, constraint in where.items()]
         if not wanted:
             return None
-        return self._kept(tuple((field, column, _key(constraint)) for field, column, constraint in sorted(wanted, key=str)))
+        return self._kept(
+            tuple((field, column, _key(constraint)) for field, column, constraint in sorted(wanted, key=str))
+        )
 
     def _usual(self) -> str:
         found = [name for name in _USUAL if name in self.columns]

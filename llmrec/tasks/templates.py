@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from llmrec import shipped
 from llmrec.errors import PromptError
-from llmrec.recipe import Wordings
+from llmrec.recipe import Tasks, Wordings
 
 # Everything that a wording can ask for: slot → what stands there.
 SLOTS = {
@@ -131,11 +131,26 @@ def load(task: str, root: Path | None = None) -> Template:
     Raises:
         PromptError: no such file, malformed, an unknown slot, or a slot that is needed and not used just once.
     """
+    path = file_of(task, root)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def file_of(task: str, root: Path | None = None) -> Path:
+    """The file with the template of a task, prompts/<family>/<task>.yaml.
+
+    Raises:
+        PromptError: there is none, or more than one.
+    """
     root = root or shipped.folder("prompts")
     found = sorted(root.glob(f"*/{task}.yaml"))
     if len(found) != 1:
         raise PromptError(f"there are {len(found)} templates for the task '{task}' below {root}; there must be one.")
-    return _read(found[0], found[0].stat().st_mtime_ns)
+    return found[0]
+
+
+def files_of(tasks: Tasks) -> list[Path]:
+    """The files that examples of a mixture are written from: templates of its tasks, and questions to its oracle."""
+    return [*map(file_of, tasks.weights), *([shipped.folder("prompts") / "oracle.yaml"] if tasks.oracle else [])]
 
 
 @cache

@@ -31,16 +31,17 @@ from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
 from llmrec.train.encode import Encoded, encode, used
 from llmrec.train.feed import TokenFile
+from llmrec.train.job import TrainJob, shorten
 from llmrec.train.memory import explain_memory
 from llmrec.train.order import Order
 from llmrec.train.packing import Change, PackedRows
 from llmrec.train.siblings import Siblings
 from llmrec.train.smooth import Smooth
 from llmrec.train.spares import Spares
-from llmrec.train.job import TrainJob, shorten
 from llmrec.train.start import build_model
 from llmrec.train.taught import Places, Taught, find
 from llmrec.train.watch import Progress
+
 
 @dataclass(frozen=True)
 class _TrainState:

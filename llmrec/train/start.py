@@ -106,9 +106,7 @@ def quantized(items: Path, catalogue: Path) -> np.ndarray:
     return source.of(text, source.behaviour)
 
 
-def known(
-    items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase
-) -> Known:
+def known(items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Known:
     """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
 
     Args:

@@ -1,0 +1,107 @@
+"""The files of an evaluation: what each must hold, so that readers find it checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import numpy as np
+import pyarrow as pa
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from llmrec.checked import REMEDY, read_checked, read_table
+from llmrec.errors import RunError
+
+_OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Mean(TypedDict):
+    """A mean with its interval, and a p-value where it is of a paired difference."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    mean: _Number
+    low: _Number
+    high: _Number
+    p: NotRequired[_Number]
+
+
+class Protocol(TypedDict):
+    """How an evaluation was made, as far as readers need it."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    target: str
+    candidates: str
+    items: int
+    users: int
+    exclude_seen: bool
+    beams: int
+
+
+class Metrics(TypedDict):
+    """metrics.json of an evaluation: how it was made, means of each system, and paired differences to the model."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    protocol: Protocol
+    model: str
+    systems: dict[str, Annotated[dict[str, Mean], Field(min_length=1)]]
+    paired: NotRequired[dict[str, dict[str, Mean]]]
+
+
+class Example(TypedDict):
+    """One user of examples.json: titles of the history, of what was recommended, and of the held-out item."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    user_id: str
+    history: list[str | None]
+    recommended: list[str | None]
+    held_out: str | None
+    held_out_rank: NotRequired[int | None]
+
+
+class _Written(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    cases: int
+    systems: NotRequired[Annotated[dict[str, dict[str, _Number]], Field(min_length=1)]]
+
+
+class Writing(TypedDict):
+    """writing.json: figures of what the model wrote, by task and system."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    protocol: dict[str, Any]
+    tasks: dict[str, _Written]
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """metrics.json of a folder with an evaluation.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    value: dict[str, Any] = read_checked(folder / "metrics.json", Annotated[Metrics, AfterValidator(_with_its_model)])
+    return value
+
+
+def read_cases(path: Path) -> pa.Table:
+    """per_user.parquet of an evaluation: user_id, target, and a column of figures for each system and metric.
+
+    Raises:
+        RunError: it is missing or damaged, or of a version that did not write down what was held out.
+    """
+    table = read_table(path, {"user_id": pa.string()})
+    if "target" not in table.column_names:
+        raise RunError(f"{path} does not say what was held out: it is of an older version. Evaluate the run again.")
+    for name in set(table.column_names) - {"user_id", "target"}:
+        column = table[name]
+        numbers = pa.types.is_floating(column.type) and not column.null_count and np.isfinite(column.to_numpy()).all()
+        if not numbers or " " not in name:
+            raise RunError(f"{path}: the column '{name}' must be SYSTEM METRIC and hold numbers alone. {REMEDY}")
+    return table
+
+
+def _with_its_model(metrics: Metrics) -> Metrics:
+    if metrics["model"] not in metrics["systems"]:
+        raise ValueError(f"the model {metrics['model']!r} is not among the systems")
+    return metrics
