@@ -21,7 +21,8 @@ from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
-from llmrec.run.plan import Context, StageSpec, plan
+from llmrec.run.plan import Context, EngineName, StageSpec, evaluation, plan
+from llmrec.run.status import require_current
 from llmrec.run.status import stage as resolve
 from llmrec.train import together, trackers
 
@@ -59,7 +60,7 @@ def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _
     if _reaches(until, "train"):
         _check_training(recipe, recipe.launch.processes)
         launch.check(recipe.launch)
-    folder = _checked_folder(recipe, out)
+    folder = check_folder(recipe, out)
     if recipe.launch.rank:
         launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
         return folder.path
@@ -99,7 +100,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
         return run(recipe, out, "train", progress)
     extras.need("train")
     _check_training(recipe, together.world())
-    folder = RunFolder(out.absolute()) if held else _checked_folder(recipe, out)
+    folder = RunFolder(out.absolute()) if held else check_folder(recipe, out)
     together.begin()
     first = together.is_first() and not held
     with lock(folder) if first else contextlib.nullcontext():
@@ -107,6 +108,65 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
             write_text(folder.recipe, dump(recipe))
         _maker(folder, recipe, progress).make(plan(recipe), "train")
     return folder.path
+
+
+def judge(recipe: Recipe, out: Path, stage: StageSpec, progress: Progress = _silent) -> Path:
+    """Judge the trained model of a run by a stage that need not be its recipe's own, such as that of another split.
+
+    Nothing is trained; collaborative models that the evaluation reads are fitted where they are missing.
+
+    Args:
+        recipe: of the run.
+        out: the run folder.
+        stage: see `plan.evaluation`.
+        progress: called while stages are made.
+
+    Returns:
+        The folder of the evaluation.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: the run is in use, is not trained, or holds stages of two recipes.
+    """
+    run = RunFolder(out.absolute())
+    with lock(run):
+        _fit_models(run, recipe, progress).make_stage(stage, [stage])
+    return run.stage(stage.name)
+
+
+def judge_into(
+    target: Path, recipe: Recipe, out: Path, engine: EngineName = "transformers", progress: Progress = _silent
+) -> None:
+    """Judge the trained model of a run otherwise than its recipe says; the run keeps the figures that it has.
+
+    Args:
+        target: an empty folder, for the figures.
+        recipe: of the run, with another `evaluate`.
+        out: the run folder.
+        engine: what runs the language model.
+        progress: called while stages are made.
+
+    Raises:
+        LlmrecError: see the stages.
+        RunError: as of `judge`.
+    """
+    run, judged = RunFolder(out.absolute()), evaluation(recipe, recipe.evaluate.target)
+    with lock(run):
+        _fit_models(run, recipe, progress)
+    judged.make(Context(run, target, target, "", recipe.seed, partial(progress, judged.kind), engine=engine))
+
+
+def _fit_models(run: RunFolder, recipe: Recipe, progress: Progress) -> _Maker:
+    """Fit the collaborative models of a recipe that are missing, if the training of its run is finished."""
+    stages, maker = plan(recipe), _maker(run, recipe, progress)
+    read = {name for spec in stages if spec.kind == "train" for name in spec.reads}
+    needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
+    require_current(run, needed, recipe.seed)
+    maker.check_sizes()
+    for spec in stages:
+        if spec.kind == "collaborative":
+            maker.make_stage(spec, stages)
+    return maker
 
 
 @dataclass(frozen=True)
@@ -133,18 +193,22 @@ class _Maker:
         """Make the stages of a plan, up to the last one of a kind."""
         last = max(place for place, spec in enumerate(specs) if _reaches(until, spec.kind))
         for spec in specs[: last + 1]:
-            self.progress(spec.kind, _begun(spec, specs))
-            tell = partial(self._tell, spec, specs)
-            if spec.kind == "train":
-                self._train(spec, tell)
-            else:
-                with together.in_turn():  # the first process makes it, the others find it made
-                    self._make(spec, tell)
+            self.make_stage(spec, specs)
             if spec.kind == "data":
                 self.check_sizes()
-            self.progress(spec.kind, _begun(spec, specs, 1.0))
         if _reaches(until, "train") and together.is_first():
             self._remove_unplanned(specs)
+
+    def make_stage(self, spec: StageSpec, specs: Sequence[StageSpec]) -> None:
+        """Make one stage of several, if it is not made yet."""
+        self.progress(spec.kind, _begun(spec, specs))
+        tell = partial(self._tell, spec, specs)
+        if spec.kind == "train":
+            self._train(spec, tell)
+        else:
+            with together.in_turn():  # the first process makes it, the others find it made
+                self._make(spec, tell)
+        self.progress(spec.kind, _begun(spec, specs, 1.0))
 
     def _make(self, spec: StageSpec, tell: Callable[[float], None]) -> None:
         stage = resolve(self.run, spec, self.seed)
@@ -217,8 +281,12 @@ def _check_training(recipe: Recipe, processes: int) -> None:
             raise RunError(f"train.{number}.{error}.") from None
 
 
-def _checked_folder(recipe: Recipe, out: Path) -> RunFolder:
+def check_folder(recipe: Recipe, out: Path) -> RunFolder:
     """The run folder, if a run may be written there and nothing that the recipe reads lies in it.
+
+    Args:
+        recipe: of the run.
+        out: the folder, made or not.
 
     Raises:
         RunError: see `ownership`.

@@ -107,6 +107,7 @@ def evaluate(context: Context, settings: Evaluate, description: Description) -> 
         settings: how to judge; `target` is the split.
         description: of what is judged, as `plan.description_of` gives it.
     """
+    from llmrec.decode.generative import engines_of
     from llmrec.decode.opened import Options, RecommenderFolder, nodes
     from llmrec.evaluate.ranking import evaluate as rank
 
@@ -114,7 +115,8 @@ def evaluate(context: Context, settings: Evaluate, description: Description) -> 
     dataset, catalogue = Dataset.load(run.data, texts=False), Catalogue.load(run.catalogue)
     dataset.check_catalogue(catalogue.item_ids)
     baselines = {model.name: load_collaborative(run, model, dataset) for model in settings.baselines}
-    judged = RecommenderFolder(run.path, description, Options(held_out_prompt=settings.wording == "held-out"))
+    options = Options(partial(engines_of, context.engine), held_out_prompt=settings.wording == "held-out")
+    judged = RecommenderFolder(run.path, description, options)
     result = rank(
         judged.on(catalogue=catalogue).recommender,
         system(description["name"], settings),

@@ -42,6 +42,7 @@ from llmrec.run.layout import (
 if TYPE_CHECKING:
     from llmrec.decode.opened import Description
 
+EngineName = Literal["transformers", "vllm"]
 Split = Literal["valid", "test"]
 Kind = Literal["data", "items", "catalogue", "collaborative", "tasks", "train", "evaluate"]
 ITEM_TABLE = f"{DATA}/items.parquet"
@@ -59,6 +60,7 @@ class Context:
         seed: of the run.
         progress: called with the share done, 0 to 1.
         report_to: names of trackers of training; None for TensorBoard where it is installed.
+        engine: what runs a language model that is evaluated.
     """
 
     run: RunFolder
@@ -68,6 +70,7 @@ class Context:
     seed: int
     progress: Callable[[float], None]
     report_to: Sequence[str] | None = None
+    engine: EngineName = "transformers"
 
 
 @dataclass(frozen=True)
