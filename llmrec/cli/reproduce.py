@@ -15,7 +15,7 @@ from llmrec.cli.paths import named
 from llmrec.cli.screen import console, named_run, say, screen, stages
 
 if TYPE_CHECKING:
-    from llmrec.reproducing import Figure, Pinned
+    from llmrec.results.reproduce import Figure, Pinned
 
 MISSED = 1
 
@@ -29,22 +29,22 @@ def command(
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe that would be run, and stop"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
-    from llmrec import pipeline
     from llmrec.recipe import shrink
     from llmrec.recipe_file import dump
-    from llmrec.reproducing import pinned, reproduce
+    from llmrec.results.reproduce import pinned, reproduce
+    from llmrec.run import execute
 
-    told = pinned(result, seed)
-    recipe = shrink(told.recipe) if tiny else told.recipe
+    known = pinned(result, seed)
+    recipe = shrink(known.recipe) if tiny else known.recipe
     if dry_run:
         typer.echo(dump(recipe), nl=False)
         return
-    run = out or Path("runs") / f"{told.name}-{'tiny' if tiny else 'again'}-{recipe.seed}"
-    console.print(named_run(told.name, run, f", seed {recipe.seed}"))
-    with stages() as tell:
+    run = out or Path("runs") / f"{known.name}-{'tiny' if tiny else 'again'}-{recipe.seed}"
+    console.print(named_run(known.name, run, f", seed {recipe.seed}"))
+    with stages() as progress:
         if tiny:
-            pipeline.run(recipe, run, "evaluate", tell)
-        found = {} if tiny else reproduce(told, run, ledger, tell)
+            execute.run(recipe, run, "evaluate", progress)
+        found = {} if tiny else reproduce(known, run, ledger, progress)
     if tiny:
         say({"run": str(run), "tiny": True}) if as_json else screen.print(
             "The path works; tiny figures are no figures."
@@ -55,16 +55,16 @@ def command(
         figures = {metric: asdict(figure) | {"holds": figure.holds} for metric, figure in found.items()}
         say({"run": str(run), "holds": holds, "figures": figures})
     else:
-        _show(told, found)
+        _show(known, found)
     if not holds:
         raise typer.Exit(MISSED)
 
 
-def _show(told: Pinned, found: dict[str, Figure]) -> None:
+def _show(known: Pinned, found: dict[str, Figure]) -> None:
     from rich import box
     from rich.table import Table
 
-    from llmrec.stage import versions
+    from llmrec.provenance import versions
 
     table = Table(box=box.SIMPLE, caption="95 % intervals over users")
     for title in ("", "result", "interval", "now", ""):
@@ -74,6 +74,6 @@ def _show(told: Pinned, found: dict[str, Figure]) -> None:
         table.add_row(metric, f"{one.was:.4f}", f"{one.low:.4f} to {one.high:.4f}", f"{one.now:.4f}", words)
     screen.print(table)
     here = versions()
-    other = [f"{name} {was}, here {here.get(name)}" for name, was in told.versions.items() if here.get(name) != was]
+    other = [f"{name} {was}, here {here.get(name)}" for name, was in known.versions.items() if here.get(name) != was]
     if other:
         screen.print(f"Versions that differ: {'; '.join(other)}", highlight=False)

@@ -1,7 +1,8 @@
 """The ledger of looks at test parts: one JSON object a line, only ever added to, so that tuning on test shows.
 
-A line is written by one call on a file opened for appending: others may append at the same time, and a process that is
-killed has written a line or none. What somebody else's hand broke is named by its number, never passed over.
+A recipe that is judged on validation (`evaluate.target: valid`) keeps its test part shut; `look` opens it and adds a
+line. A line is written by one call on a file opened for appending: others may append at the same time, and a process
+that is killed has written a line or none. A line that was edited or cut is named by its number, never passed over.
 """
 
 from __future__ import annotations
@@ -10,20 +11,86 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmrec.git import who
-
+from llmrec import provenance
+from llmrec.data.content import content_hash
 from llmrec.errors import RunError
-from llmrec.files import explain_disk
+from llmrec.evaluate.files import read_metrics
+from llmrec.files import explain_disk, hash_file
+from llmrec.made import read_made
+from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import Context, evaluation
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")
 
 
+def look(path: Path, book: Path, why: str, progress: Callable[[str, float], None]) -> Path:
+    """Judge a run on its test part and write the look into a ledger; a look that is known is not taken again.
+
+    The line is written before the figures are in the run, so that a kill leaves no look out of the ledger.
+
+    Args:
+        path: the run folder, its model trained.
+        book: the ledger.
+        why: what the look is for, in words; may be empty.
+        progress: called with the kind of stage and the share done.
+
+    Returns:
+        The folder of the evaluation.
+
+    Raises:
+        RunError: the ledger has a line that cannot be read, the run is in use, or it holds stages of two recipes.
+    """
+    run, recipe = RunFolder(path.absolute()), recipe_of(path)
+    read(book)  # before anything is looked at
+    judged = evaluation(recipe, "test")
+
+    def note(folder: Path) -> None:
+        about = {
+            "run": run.path.resolve().name,
+            "why": why,
+            "recipe": shipped_name(recipe),
+            "recipe hash": fingerprint(recipe),
+            "trained at commit": read_made(run.last_trained).get("commit", "unknown"),
+            "data": {"source": recipe.data.source, "hash": content_hash(run.data)},
+        }
+        _note(book, folder, about)
+
+    def make(context: Context) -> dict[str, Any]:
+        facts = judged.make(context)
+        note(context.folder)
+        return facts
+
+    folder = execute.judge(recipe, run.path, replace(judged, make=make), progress)
+    note(folder)  # where it was judged before, and this ledger does not have it
+    return folder
+
+
+def _note(book: Path, folder: Path, about: dict[str, Any]) -> None:
+    """Write the figures of an evaluation into a ledger, unless it has them as this run's."""
+    figures = hash_file(folder / "metrics.json")[:16]
+    if any((line["run"], line["figures"]) == (about["run"], figures) for line in read(book)):
+        return
+    metrics = read_metrics(folder)
+    of_model, protocol = metrics["systems"][metrics["model"]], metrics["protocol"]
+    line = {
+        "commit": provenance.commit(),
+        **{name: protocol[name] for name in ("seed", "beams", "exclude_seen", "cases")},
+        "metrics": {name: [round(one[k], 6) for k in ("mean", "low", "high")] for name, one in of_model.items()},
+        "figures": figures,
+    }
+    append(book, about | line)
+
+
 def append(book: Path, line: dict[str, Any]) -> None:
-    """Add a line; date and name of who asked come by themselves.
+    """Add a line, with the date and the name of who adds it.
 
     Args:
         book: the ledger; made where it is missing.
@@ -32,7 +99,7 @@ def append(book: Path, line: dict[str, Any]) -> None:
     Raises:
         RunError: the disk takes no more.
     """
-    dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": who()} | line
+    dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": provenance.author()} | line
     text = json.dumps(dated, ensure_ascii=False) + "\n"
     with explain_disk(book):
         book.parent.mkdir(parents=True, exist_ok=True)
@@ -56,25 +123,20 @@ def read(book: Path) -> list[dict[str, Any]]:
         raise RunError(f"no ledger can be written to {book}. Name a file with --ledger, such as {BOOK}")
     if not book.is_file():
         return []
-    found = []
-    for number, text in enumerate(book.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        if text:
-            found.append(_parsed(book, number, text))
-    return found
+    lines = book.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [_parsed(book, number, text) for number, text in enumerate(lines, 1) if text]
 
 
 def _parsed(book: Path, number: int, text: str) -> dict[str, Any]:
+    remedy = "Put the line back as it was (git log -p shows it); a ledger is added to and not edited."
     try:
         line = json.loads(text)
     except ValueError as error:
-        raise RunError(f"{book}, line {number} is not JSON ({error}). {_MEND}") from None
+        raise RunError(f"{book}, line {number} is not JSON ({error}). {remedy}") from None
     missing = [name for name in NEEDED if name not in line] if isinstance(line, dict) else ["everything"]
     if missing:
-        raise RunError(f"{book}, line {number} tells no look at a test part: it lacks {', '.join(missing)}. {_MEND}")
+        raise RunError(f"{book}, line {number} is no look at a test part: it lacks {', '.join(missing)}. {remedy}")
     return dict(line)
-
-
-_MEND = "Put the line back as it was (git log -p tells); a ledger is added to and not edited."
 
 
 def _ends_well(file: Any) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrec import judging, ledger, pipeline
 from llmrec.data.content import content_hash
 from llmrec.errors import RecipeError, RunError
 from llmrec.evaluate.files import read_metrics
@@ -14,8 +12,9 @@ from llmrec.files import read_json
 from llmrec.made import read_made
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import read
-
-Tell = Callable[[str, float], None]
+from llmrec.results import ledger
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Pinned:
     Attributes:
         name: of the result.
         recipe: as it was, with this seed.
-        data: hash of what the data folder said.
+        data: hash of the content of its data.
         metrics: metric → mean, low, high of this seed.
         commit: at which it was trained.
         versions: of what it depended on.
@@ -73,36 +72,36 @@ def pinned(path: Path, seed: int | None = None) -> Pinned:
         raise RunError(
             f"there is no result {path}. Name a file that scripts/experiments/seeds.py wrote, such as results/NAME.json"
         )
-    told = read_json(path)
-    whole = isinstance(told.get("recipe"), dict) and "hash" in told.get("data", {})
+    result = read_json(path)
+    whole = isinstance(result.get("recipe"), dict) and "hash" in result.get("data", {})
     if not whole:
         raise RunError(
             f"{path} pins no recipe and data, so it cannot be run again. Write it with: scripts/experiments/seeds.py"
         )
-    of = {one["seed"]: one for one in told["figures"]["seeds"]}
-    chosen = seed if seed is not None else told["seeds"][0]
+    of = {one["seed"]: one for one in result["figures"]["seeds"]}
+    chosen = seed if seed is not None else result["seeds"][0]
     if chosen not in of:
         raise RunError(f"{path} has no seed {chosen}. It has: {', '.join(map(str, of))}")
     one = of[chosen]
     try:
-        recipe = read(told["recipe"]["yaml"], Path(f"{path.name}: recipe"), [f"seed={chosen}"])
+        recipe = read(result["recipe"]["yaml"], Path(f"{path.name}: recipe"), [f"seed={chosen}"])
     except RecipeError as error:
         raise RunError(
             f"the recipe of {path} loads no more:\n{error}\nIt was run at commit {one['commit']}: check that out."
         ) from None
-    return Pinned(path.stem, recipe, one["data hash"], one["metrics"], one["commit"], told["versions"])
+    return Pinned(path.stem, recipe, one["data hash"], one["metrics"], one["commit"], result["versions"])
 
 
 def reproduce(
-    result: Pinned, out: Path, book: Path = ledger.BOOK, tell: Tell = lambda *done: None
+    result: Pinned, out: Path, book: Path = ledger.BOOK, progress: execute.Progress = lambda *done: None
 ) -> dict[str, Figure]:
-    """Run it again into a folder, going on where an earlier try stopped, and judge it on the test part.
+    """Run it again into a folder, going on where an earlier run stopped, and judge it on the test part.
 
     Args:
         result: what to repeat.
         out: the run folder.
         book: the ledger, where the recipe keeps its test part shut.
-        tell: told how far each stage is.
+        progress: called with the kind of stage and the share done.
 
     Returns:
         Metric → figure.
@@ -111,23 +110,21 @@ def reproduce(
         LlmrecError: see the stages.
         RunError: the data are others than the result's.
     """
-    pipeline.run(result.recipe, out, "data", tell)
-    found = content_hash(out / "data")
+    run = RunFolder(out)
+    execute.run(result.recipe, out, "data", progress)
+    found = content_hash(run.data)
     if found != result.data:
-        facts = read_made(out / "data")["facts"]
+        facts = read_made(run.data)["facts"]
         raise RunError(
             f"the data here are others than those of {result.name}: {facts['users']} users, {facts['items']} items, "
             f"{facts['interactions']} interactions; hash {found[:16]} and not {result.data[:16]}. Point LLMREC_DATA to "
             "the data that it was measured on."
         )
-    if result.recipe.evaluate.target == "test":
-        pipeline.run(result.recipe, out, "evaluate", tell)
-        folder = pipeline.trained_folder(out) / "eval"
-    else:
-        pipeline.run(result.recipe, out, "train", tell)
-        why = f"llmrec reproduce {result.name}"
-        folder = judging.look(out, pipeline.trained_folder(out), book, why, lambda done: tell("evaluate", done))
-    metrics = read_metrics(folder)
+    shut = result.recipe.evaluate.target != "test"
+    execute.run(result.recipe, out, "train" if shut else "evaluate", progress)
+    if shut:
+        ledger.look(out, book, f"llmrec reproduce {result.name}", progress)
+    metrics = read_metrics(run.evaluation("test"))
     now = metrics["systems"][metrics["model"]]
     return {
         metric: Figure(was["mean"], was["low"], was["high"], now[metric]["mean"])

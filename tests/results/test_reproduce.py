@@ -1,4 +1,4 @@
-"""Results over seeds are the arithmetic of their runs; one is run again, and told from data, recipes and figures."""
+"""Results over seeds are the arithmetic of their runs; one is run again, and refused for other data or recipes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from llmrec import judging, ledger, pipeline
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json, write_json
-from llmrec.pinned import collect
 from llmrec.recipe_file import load
-from llmrec.results import write_result
+from llmrec.results import ledger
+from llmrec.results.record import collect, write_result
+from llmrec.run import execute
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
 Call = Callable[..., tuple[int, str, str]]
@@ -30,8 +30,8 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two seeds of one recipe, judged on test; the ledger lies beside them."""
     folder, found = tmp_path_factory.mktemp("seeds"), []
     for seed in (7, 8):
-        run = pipeline.run(load(world, [*SHUT, f"seed={seed}"]), folder / f"small-seed{seed}", "train")
-        judging.look(run, pipeline.trained_folder(run), folder / "ledger.jsonl", "", lambda done: None)
+        run = execute.run(load(world, [*SHUT, f"seed={seed}"]), folder / f"small-seed{seed}", "train")
+        ledger.look(run, folder / "ledger.jsonl", "", lambda *done: None)
         found.append(run)
     return found
 
@@ -73,7 +73,7 @@ def changed(result: Path, change: Callable[[dict], None]) -> None:
 
 def test_a_result_is_the_mean_over_seeds_and_differences_are_paired(runs: list[Path]) -> None:
     told = collect(runs, (), runs[0].parent / "ledger.jsonl")
-    tables = [pq.read_table(run / "train-1-sft" / "eval-test" / "per_user.parquet").to_pandas() for run in runs]
+    tables = [pq.read_table(run / "evaluate-test" / "per_user.parquet").to_pandas() for run in runs]
     of_user = [table.set_index("user_id") for table in tables]
     model = sum(table["nano hr@5"] for table in of_user) / 2  # aligned by user
     other = sum(table["markov hr@5"] for table in of_user) / 2
@@ -82,16 +82,17 @@ def test_a_result_is_the_mean_over_seeds_and_differences_are_paired(runs: list[P
     assert told["seeds"] == [7, 8] == [seed["seed"] for seed in told["figures"]["seeds"]]
     assert told["looks"] == {"of this recipe": 2, "at this data": 2}
     for seed, run in zip(told["figures"]["seeds"], runs, strict=True):
-        alone = read_json(run / "train-1-sft" / "eval-test" / "metrics.json")["systems"]["nano"]
+        alone = read_json(run / "evaluate-test" / "metrics.json")["systems"]["nano"]
         assert seed["metrics"] == alone
-        assert set(seed["seconds"]) == {"data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval-test"}
+        stages = {path.parent.relative_to(run).as_posix() for path in run.rglob("made.json")}
+        assert set(seed["seconds"]) == set(seed["hashes"]) == stages >= {"data", "train-1-sft", "evaluate-test"}
         assert all(peak["memory"] > 0 for peak in seed["peak MiB"].values())
 
 
 def test_another_system_stands_beside_in_pairs_whatever_the_order_of_its_users(
     runs: list[Path], tmp_path: Path
 ) -> None:
-    users = pq.read_table(runs[0] / "train-1-sft" / "eval-test" / "per_user.parquet")
+    users = pq.read_table(runs[0] / "evaluate-test" / "per_user.parquet")
     users = users.take(np.random.default_rng(0).permutation(users.num_rows))
     twin = users.select(["user_id", "target"]).append_column("twin hr@1", users["nano hr@1"])
     pq.write_table(twin, tmp_path / "twin.parquet")
@@ -103,10 +104,10 @@ def test_another_system_stands_beside_in_pairs_whatever_the_order_of_its_users(
 
 
 def test_runs_of_two_recipes_are_no_result(runs: list[Path], world: Path, tmp_path: Path) -> None:
-    other = pipeline.run(load(world, [*SHUT, "train.0.batch=4"]), tmp_path / "other", "train")
+    other = execute.run(load(world, [*SHUT, "train.0.batch=4"]), tmp_path / "other", "train")
     with pytest.raises(RunError, match="has not been judged on its test part"):
         collect([other])
-    judging.look(other, other / "train-1-sft", tmp_path / "ledger.jsonl", "", lambda done: None)
+    ledger.look(other, tmp_path / "ledger.jsonl", "", lambda *done: None)
     with pytest.raises(RunError, match="differ in more than their seed"):
         collect([runs[0], other])
 
@@ -158,7 +159,7 @@ def test_a_result_that_cannot_be_run_is_told(
 def test_dry_run_and_tiny_compare_nothing(llmrec: Call, tmp_path: Path) -> None:
     code, out, _ = llmrec("--seed", 8, "--dry-run")
     recipe = yaml.safe_load(out)
-    assert (code, recipe["seed"], recipe["data"]["interactions"]) == (0, 8, "log.csv")
+    assert (code, recipe["seed"], recipe["data"]["interactions"]) == (0, 8, str(Path.cwd() / "log.csv"))
     code, out, err = llmrec("--tiny", "--out", tmp_path / "tiny")
     assert code == 0, err
     assert not (tmp_path / "ledger.jsonl").exists(), "a test part that is shut is not looked at"

@@ -1,8 +1,9 @@
-"""Looks at test parts: each leaves a whole line, whoever writes at the same time or is killed, and none is untold."""
+"""Looks at test parts: each leaves a whole line, whoever writes at the same time or is killed, and none is left out."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,19 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import git, judging, ledger, pipeline, shipped
+from llmrec import provenance, shipped
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json
-from llmrec.recipe import Evaluate
-from llmrec.recipe_file import fingerprint, load, shipped_name
+from llmrec.recipe_file import dump, fingerprint, load, shipped_name
+from llmrec.results import ledger
+from llmrec.results.record import collect
+from llmrec.run import execute
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
 LINE = {"run": "r", "recipe hash": "0", "seed": 1, "data": {}, "metrics": {}, "figures": "f"}
 WRITER = f"""
 import sys
 from pathlib import Path
-from llmrec import ledger
+from llmrec.results import ledger
 for number in range(int(sys.argv[3])):
     ledger.append(Path(sys.argv[1]), {LINE!r} | {{"why": sys.argv[2] * 3000, "seed": number}})
 """
@@ -60,7 +63,7 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     ("broken", "words"),
     [
         ('{"run": "r", "se', "line 2 is not JSON"),
-        ("[1, 2]", "line 2 tells no look at a test part: it lacks everything"),
+        ("[1, 2]", "line 2 is no look at a test part: it lacks everything"),
         ('{"run": "r"}', "it lacks date, by, recipe hash"),
     ],
 )
@@ -80,7 +83,7 @@ def test_a_broken_line_is_named_and_does_not_break_the_next(broken: str, words: 
 @pytest.fixture(scope="module")
 def shut(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is judged on validation."""
-    return pipeline.run(load(world, SHUT), tmp_path_factory.mktemp("shut") / "run", "evaluate")
+    return execute.run(load(world, SHUT), tmp_path_factory.mktemp("shut") / "run", "evaluate")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -96,13 +99,13 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_a_run_judged_on_validation_opens_its_test_part_only_into_the_ledger(
     shut: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained, book = shut / "train-1-sft", tmp_path / "ledger.jsonl"
-    assert read_json(trained / "eval" / "metrics.json")["protocol"]["target"] == "valid"
+    book, looked = tmp_path / "ledger.jsonl", shut / "evaluate-test"
+    assert read_json(shut / "evaluate-valid" / "metrics.json")["protocol"]["target"] == "valid"
     assert call(monkeypatch, "evaluate", shut, "--target", "test") == 2
     assert "keeps its test part shut" in capsys.readouterr().err.replace("\n", " ")
     book.write_text("{}\n")
     assert call(monkeypatch, "evaluate", shut, "--test", "--ledger", book) == 2
-    assert not (trained / "eval-test").exists(), "nothing is looked at that could not be written down"
+    assert not looked.exists(), "nothing is looked at that could not be written down"
 
     book.unlink()
     assert call(monkeypatch, "evaluate", shut, "--test", "--ledger", book, "--why", "to see", "--json") == 0
@@ -112,41 +115,40 @@ def test_a_run_judged_on_validation_opens_its_test_part_only_into_the_ledger(
     assert (line["why"], line["seed"], line["beams"], line["exclude_seen"]) == ("to see", 7, 5, False)
     assert line["recipe hash"] == fingerprint(load(world, SHUT))
 
-    when = (trained / "eval-test" / "made.json").stat().st_mtime_ns
+    when = (looked / "made.json").stat().st_mtime_ns
     assert call(monkeypatch, "evaluate", shut, "--test", "--ledger", book) == 0
     assert len(ledger.read(book)) == 1, "a look that is known is not taken again"
-    assert (trained / "eval-test" / "made.json").stat().st_mtime_ns == when
+    assert (looked / "made.json").stat().st_mtime_ns == when
     other = tmp_path / "other.jsonl"
-    judging.look(shut, trained, other, "", lambda done: None)
-    assert len(ledger.read(other)) == 1, "a ledger that does not know the look is told"
+    ledger.look(shut, other, "", lambda *done: None)
+    assert len(ledger.read(other)) == 1, "a ledger that lacks the look gets it"
 
 
 def test_where_no_ledger_can_be_nothing_is_looked_at(shut: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for book in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
         with pytest.raises(RunError, match="no ledger can be written"):
-            judging.look(shut, shut / "train-1-sft", book, "", lambda done: None)
+            ledger.look(shut, book, "", lambda *done: None)
 
 
 def test_without_git_there_is_a_name_and_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert git.commit() != "unknown" or not (Path(__file__).parents[2] / ".git").exists()
+    assert provenance.commit() != "unknown" or not (Path(__file__).parents[2] / ".git").exists()
     monkeypatch.setenv("PATH", "")
-    git._described.cache_clear()
-    assert git.commit() == "unknown"
-    git._described.cache_clear()
-    assert git.who()
-    monkeypatch.setenv(git.COMMIT, "abc1234")
-    assert git.commit() == "abc1234"
+    provenance._described.cache_clear()
+    assert provenance.commit() == "unknown"
+    provenance._described.cache_clear()
+    assert provenance.author()
+    monkeypatch.setenv(provenance.COMMIT, "abc1234")
+    assert provenance.commit() == "abc1234"
 
 
 def test_the_test_part_gives_the_figures_of_a_recipe_that_is_judged_on_it(
     shut: Path, world: Path, tmp_path: Path
 ) -> None:
-    judging.look(shut, shut / "train-1-sft", tmp_path / "ledger.jsonl", "", lambda done: None)
-    open_run = pipeline.run(load(world, SHUT[:-1]), tmp_path / "open", "evaluate")
+    ledger.look(shut, tmp_path / "ledger.jsonl", "", lambda *done: None)
+    open_run = execute.run(load(world, SHUT[:-1]), tmp_path / "open", "evaluate")
     mine, theirs = (
-        read_json(folder / "metrics.json")
-        for folder in (shut / "train-1-sft" / "eval-test", open_run / "train-1-sft" / "eval")
+        read_json(folder / "metrics.json") for folder in (shut / "evaluate-test", open_run / "evaluate-test")
     )
     assert mine == theirs
 
@@ -159,6 +161,19 @@ def test_recipes_are_the_same_but_for_seed_launch_and_where_files_lie(world: Pat
     assert shipped_name(load(world)) is None
 
 
-def test_runs_from_before_there_was_a_choice_of_target_stay_made() -> None:
-    assert "target" not in Evaluate().model_dump(mode="json")
-    assert Evaluate(target="valid").model_dump(mode="json")["target"] == "valid"
+@pytest.mark.parametrize("change", ["train.0.smoothing=0.1", "evaluate.baselines=[markov]", "tasks.history=7"])
+def test_a_run_that_holds_stages_of_two_recipes_is_recorded_nowhere(
+    change: str, shut: Path, world: Path, tmp_path: Path
+) -> None:
+    """A run that was stopped on its way to another recipe names that one, and was made by the one before."""
+    run, book = tmp_path / "run", tmp_path / "ledger.jsonl"
+    shutil.copytree(shut, run)
+    ledger.look(run, book, "", lambda *done: None)
+    before = book.read_text()
+    (run / "recipe.yaml").write_text(dump(load(run / "recipe.yaml", [change])))
+    with pytest.raises(RunError, match="made from another"):
+        collect([run], (), book)
+    if not change.startswith("evaluate"):
+        with pytest.raises(RunError, match="made from another"):
+            ledger.look(run, book, "", lambda *done: None)
+    assert book.read_text() == before

@@ -8,9 +8,10 @@ import pytest
 
 import llmrec
 from llmrec import embedded, shipped
-from llmrec.files import read_json
-from llmrec.pipeline import run, trained_folder
+from llmrec.made import read_made
 from llmrec.recipe_file import load
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 
 
 @pytest.mark.parametrize("name", ["quickstart", "ml100k-smollm2"])
@@ -23,7 +24,7 @@ def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: st
     found = [item for item, _ in llmrec.load(out).recommend(history, k=10)]
     assert len(set(found)) == 10
     assert set(found).isdisjoint(history)
-    facts = read_json(trained_folder(out) / "made.json")["facts"]
+    facts = read_made(RunFolder(out).last_trained)["facts"]
     assert facts["new rows"]["input"]["mean distance"] > 0
     assert (facts["trained parameters"] < facts["parameters"]) == (recipe.model.adapt == "lora")
-    assert (out / "report.html").is_file()
+    assert RunFolder(out).report.is_file()
