@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -113,6 +114,11 @@ class Data(Part):
     held_out: Annotated[Float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share for validation, and as much for test; leave-one-out and column do not use it"
     )
+
+    def what(self) -> dict[str, Any]:
+        """See `Part.what`; of files their names alone, since what they hold is hashed."""
+        named = {"interactions": self.interactions, "items": self.items}
+        return super().what() | {key: Path(path).name for key, path in named.items() if path}
 
     @model_validator(mode="after")
     def _files_are_named(self) -> Data:

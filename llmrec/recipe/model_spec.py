@@ -29,6 +29,10 @@ class ModelSpec(Part):
         """All that decides what is learnt; not `device`, which only decides where."""
         return {key: getattr(self, key) for key in type(self).model_fields if key != "device"}
 
+    def what(self) -> dict[str, Any]:
+        """Its name and all parameters that decide what is learnt."""
+        return {self.kind: self.parameters}
+
     @property
     def name(self) -> str:
         """What tables call it: `sasrec`, or `sasrec (layers 3, dropout 0.3)` where parameters differ."""

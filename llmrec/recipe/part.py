@@ -27,11 +27,7 @@ class Part(BaseModel):
     def what(self) -> dict[str, Any]:
         """The values that decide a result, as JSON; without `HOW`, in parts of this part, too."""
         values = self.model_dump(mode="json", exclude=set(self.HOW))
-        for name in values:
-            value = getattr(self, name)
-            if isinstance(value, Part) and isinstance(values[name], dict):
-                values[name] = value.what()
-        return values
+        return {name: _what(getattr(self, name, None), plain) for name, plain in values.items()}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -42,6 +38,13 @@ class Part(BaseModel):
         if switch is not None and _is_number(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"{switch}: should be a number, not {str(members[switch]).lower()}".removeprefix(": "))
         return value
+
+
+def _what(value: Any, plain: Any) -> Any:
+    """What decides a result of a value of a part; `plain` is the value as JSON."""
+    if isinstance(value, list):
+        return [_what(one, other) for one, other in zip(value, plain, strict=True)]
+    return value.what() if isinstance(value, Part) else plain
 
 
 def _is_number(kind: Any) -> bool:

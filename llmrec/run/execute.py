@@ -194,7 +194,7 @@ class _Maker:
         last = max(place for place, spec in enumerate(specs) if _reaches(until, spec.kind))
         for spec in specs[: last + 1]:
             self.make_stage(spec, specs)
-            if spec.kind == "data":
+            if spec.kind == "data" and _reaches(until, "train"):
                 self.check_sizes()
         if _reaches(until, "train") and together.is_first():
             self._remove_unplanned(specs)

@@ -7,12 +7,14 @@ out (`Part.what`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmrec.collaborative.probabilities import TOP_K
+from llmrec.errors import DataError
 from llmrec.recipe import (
     Aligning,
     Data,
@@ -79,11 +81,11 @@ class Outside:
 
     Attributes:
         label: what made.json calls it; the same wherever the file lies.
-        path: where it is.
+        find: gives its path; called only when the stage is to be made, so a run is read where it is not.
     """
 
     label: str
-    path: Path
+    find: Callable[[], Path]
 
 
 @dataclass(frozen=True)
@@ -149,18 +151,24 @@ def _data(settings: Data) -> StageSpec:
 
         return dataset.make(settings, context.seed, context.folder)
 
-    files = [Outside(f"{name} {path.name}", path) for name, path in sources.given(settings) if path.is_file()]
+    files: list[tuple[str, Path]] = []
+    with contextlib.suppress(DataError):  # a run is read where its source is not; `make` says what is missing
+        files = [(f"{name} {path.name}", path) for name, path in sources.given(settings) if path.is_file()]
     return StageSpec(DATA, "data", 3, settings.what(), _numbered(files), make)
 
 
-def _numbered(files: Iterable[Outside]) -> tuple[Outside, ...]:
-    """Files of one label, told apart by a number."""
+def _numbered(files: Iterable[tuple[str, Path]]) -> tuple[Outside, ...]:
+    """Files with labels; those of one label are told apart by a number."""
     labels: dict[str, int] = {}
     numbered = []
-    for file in files:
-        labels[file.label] = count = labels.get(file.label, 0) + 1
-        numbered.append(file if count == 1 else Outside(f"{file.label} {count}", file.path))
+    for label, path in files:
+        labels[label] = count = labels.get(label, 0) + 1
+        numbered.append(_file(label if count == 1 else f"{label} {count}", path))
     return tuple(numbered)
+
+
+def _file(label: str, path: Path) -> Outside:
+    return Outside(label, lambda: path)
 
 
 def _items(settings: Items) -> StageSpec:
@@ -190,7 +198,7 @@ def _catalogue(settings: Indexing, model: Model) -> StageSpec:
         return build.make(settings, dataset.items, vectors, context.seed, context.folder, train)
 
     reads: list[str | Outside] = [ITEM_TABLE, ITEMS, *([DATA] if settings.behaves else [])]
-    reads += [Outside("the catalogue of model.from", earlier)] if earlier else []
+    reads += [_file("the catalogue of model.from", earlier)] if earlier else []
     return StageSpec(CATALOGUE, "catalogue", 2, settings.what(), tuple(reads), make)
 
 
@@ -211,29 +219,35 @@ def _tasks(settings: Tasks) -> StageSpec:
         return examples.make(settings, worded(source, catalogue.items, settings), context.seed, context.folder)
 
     reads: list[str | Outside] = [DATA, ITEMS, CATALOGUE]
-    reads += [Outside(f"prompt {file.name}", file) for file in templates.files_of(settings)]
+    reads += [_prompt(file) for file in templates.files_of(settings)]
     oracle = settings.oracle
-    if oracle and oracle.by == "replay" and oracle.cache and Path(oracle.cache).is_file():
-        reads.append(Outside("tasks.oracle.cache", Path(oracle.cache)))
+    if oracle and oracle.by == "replay" and oracle.cache:
+        reads.append(_file("tasks.oracle.cache", Path(oracle.cache)))
     return StageSpec(TASKS, "tasks", 3, settings.what(), tuple(reads), make)
+
+
+def _prompt(file: Path) -> Outside:
+    return _file(f"prompt {file.name}", file)
 
 
 def _training(
     number: int, stage: Training, model: Model, tasks: Tasks, evaluate: Evaluate, before: Sequence[Training]
 ) -> StageSpec:
     """A training stage; `before` holds the one that it starts from, where there is one."""
+    from llmrec.tasks import templates
+
     name = training_name(number, stage.method)
     previous = training_name(number - 1, before[0].method) if before else None
     warm = RunFolder(Path(model.start)) if model.start and not before else None
     aligns = isinstance(stage, Aligning)
     teacher = teacher_of(stage)
-    config: dict[str, Any] = {"model": model.what(), "train": stage.what(), "history": tasks.history}
-    reads: list[str | Outside] = [DATA, CATALOGUE] if aligns else [TASKS, CATALOGUE]
+    prompts = ["next_item", *([] if aligns or not tasks.item_search else ["item_search"])]  # kept beside the model
+    config: dict[str, Any] = {"model": model.what(), "train": stage.what()}
+    config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
+    reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE]
+    reads += [_prompt(templates.file_of(task)) for task in prompts]
     if aligns:
-        from llmrec.tasks import templates
-
-        config |= {"exclude_seen": evaluate.exclude_seen, "wordings": tasks.wordings}
-        reads.append(Outside("prompt next_item.yaml", templates.file_of("next_item")))
+        config["exclude_seen"] = evaluate.exclude_seen
     elif model.init_tokens in ("text", "centroids", "vectors"):
         reads.append(ITEMS)
     if teacher:
@@ -244,9 +258,9 @@ def _training(
         reads += [] if aligns else [DATA]
     reads += [previous] if previous else []
     if warm:
-        reads.append(Outside("the model of model.from", warm.last_trained))
-    elif not previous and Path(model.base).is_dir():
-        reads.append(Outside("model.base", Path(model.base)))
+        reads.append(Outside("the model of model.from", lambda: warm.last_trained))
+    elif not previous and (Path(model.base).is_absolute() or Path(model.base).is_dir()):
+        reads.append(_file("model.base", Path(model.base)))
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.run.makers import train

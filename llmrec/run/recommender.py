@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmrec.decode.opened import FILE, Description, nodes, read_description
 from llmrec.errors import RunError
+from llmrec.model.folder import NOTE
 from llmrec.recipe_file import recipe_of
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import description_of, plan
+from llmrec.run.plan import StageSpec, description_of, plan
 from llmrec.run.status import require_current
 
 
@@ -29,15 +31,33 @@ def describe(folder: Path) -> Description:
     if is_export(folder):
         return read_description(folder)
     run = RunFolder(folder)
+    if (folder / NOTE).is_file() and not run.is_run():
+        raise RunError(
+            f"{folder} holds a model but no {FILE}, so an older version of llmrec exported it, or it is not copied "
+            "whole. Copy it again, or export its run again with: llmrec export RUN DIR"
+        )
     run.require_run()
     recipe = recipe_of(folder)
     run.last_trained  # noqa: B018  # raises where nothing is trained
     description = description_of(recipe, run.path.resolve().name)
-    read = {node["folder"] for node in nodes(description["recommender"]) if "folder" in node}
-    needed = [spec for spec in plan(recipe) if spec.kind in ("data", "items", "catalogue", "tasks", "train")]
-    needed += [spec for spec in plan(recipe) if spec.kind == "collaborative" and spec.name in read]
-    require_current(run, needed, recipe.seed)
+    specs = plan(recipe)
+    needed = [spec for spec in specs if spec.kind in ("data", "items", "catalogue", "tasks", "train")]
+    require_current(run, needed + collaborative_stages(specs, description), recipe.seed)
     return description
+
+
+def collaborative_stages(specs: Sequence[StageSpec], description: Description) -> list[StageSpec]:
+    """Stages with the collaborative models of a recommender, and with the models that these are composed of.
+
+    Args:
+        specs: of the plan.
+        description: of the recommender.
+    """
+    named = {node["folder"] for node in nodes(description["recommender"]) if "folder" in node}
+    for spec in reversed(specs):  # what a model is composed of comes before it
+        if spec.kind == "collaborative" and spec.name in named:
+            named.update(read for read in spec.reads if isinstance(read, str))
+    return [spec for spec in specs if spec.kind == "collaborative" and spec.name in named]
 
 
 def language_model(folder: Path) -> Path:

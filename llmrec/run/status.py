@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from llmrec.checked import check_file
 from llmrec.errors import RunError
@@ -24,7 +26,7 @@ def stage(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
     inputs = {}
     for read in spec.reads:
         name = read.label if isinstance(read, Outside) else read
-        inputs[name] = _outside_hash(read.path) if isinstance(read, Outside) else _inside_hash(run, read)
+        inputs[name] = _outside_hash(read) if isinstance(read, Outside) else _inside_hash(run, read)
     return Stage(run.stage(spec.name), spec.version, spec.config, inputs, seed)
 
 
@@ -39,14 +41,15 @@ def _inside_hash(run: RunFolder, name: str) -> str:
     return made["files"][path.name]["sha256"]
 
 
-def _outside_hash(path: Path) -> str:
+def _outside_hash(read: Outside) -> str:
     """Hash of a file, of a stage of another run, or of a folder with a model."""
+    path = read.find()
     if (path / MADE).is_file():
         return read_made(path)["output"]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return hash_json([[file.relative_to(path).as_posix(), _brief_hash(file)] for file in files])
-    check_file(path)
+    check_file(path, f"The recipe names it ({read.label}): put it back, or name another.")
     return hash_file(path)
 
 
@@ -78,23 +81,38 @@ def require_current(run: RunFolder, specs: list[StageSpec], seed: int) -> dict[s
             raise RunError(f"{folder} is not made. Finish the run with: llmrec run RECIPE --out {run.path}")
         made = read_made(folder)
         inputs = {read: _inside_hash(run, read) for read in spec.reads if isinstance(read, str)}
-        outside = {name: value for name, value in made["inputs"].items() if name not in inputs}
-        if made["key"] != Stage(folder, spec.version, spec.config, outside | inputs, seed).key:
+        inputs |= {label: made["inputs"].get(label, "") for label in _outside_labels(spec, made)}
+        if made["key"] != Stage(folder, spec.version, spec.config, inputs, seed).key:
             raise RunError(
-                f"{folder} was made from {_difference(made, spec, inputs, seed)} than the run holds now, as when a run "
-                "with changes was stopped on its way. Finish it, or go back to the recipe before, with: "
-                "llmrec run RECIPE --out RUN"
+                f"{folder} was made {_difference(made, spec, inputs, seed)}, as when a run with changes was stopped on "
+                "its way. Finish it, or go back to the recipe before, with: llmrec run RECIPE --out RUN"
             )
         check_files(folder, made)
         hashes[spec.name] = made["output"]
     return hashes
 
 
+def _outside_labels(spec: StageSpec, made: Made) -> list[str]:
+    """What a stage of the recipe reads outside of the run; of data, whose files may be gone, what it did read."""
+    if spec.kind == "data":
+        return list(made["inputs"])
+    return [read.label for read in spec.reads if isinstance(read, Outside)]
+
+
 def _difference(made: Made, spec: StageSpec, inputs: dict[str, str], seed: int) -> str:
-    """In what a made stage differs from what it must be."""
-    others = [name for name, value in inputs.items() if made["inputs"].get(name) != value]
+    """How a made stage differs from what it must be."""
     if made["seed"] != seed:
-        return f"another seed ({made['seed']})"
+        return f"with seed {made['seed']}, and the recipe has seed {seed}"
     if made["config"] != spec.config:
-        return "another recipe"
-    return f"another {others[0]}" if others else "another version of llmrec"
+        return f"with {_first_difference(made['config'], spec.config)}"
+    names = sorted(made["inputs"].keys() | inputs.keys())
+    others = [name for name in names if made["inputs"].get(name) != inputs.get(name)]
+    return f"from another {others[0]} than the run holds now" if others else "by another version of llmrec"
+
+
+def _first_difference(made: Any, planned: Any, name: str = "") -> str:
+    """The first setting in which two configurations differ, and both values."""
+    if isinstance(made, dict) and isinstance(planned, dict):
+        key = next(key for key in sorted(made.keys() | planned.keys()) if made.get(key) != planned.get(key))
+        return _first_difference(made.get(key), planned.get(key), f"{name}.{key}" if name else key)
+    return f"{name}: {json.dumps(made)}, and the recipe has {json.dumps(planned)}"
