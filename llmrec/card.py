@@ -13,8 +13,12 @@ from typing import Any
 
 from llmrec import __version__, embedded
 from llmrec.evaluate.files import read_metrics
-from llmrec.made import MADE, read_made
+from llmrec.made import MADE, Made
+from llmrec.recipe import Model, Recipe
 from llmrec.report import words
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import Split, evaluation
+from llmrec.run.status import stage
 
 UNKNOWN = "unknown: check before sharing"
 PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
@@ -26,8 +30,12 @@ class Facts:
 
     Attributes:
         name: of the run.
-        data, trained: made.json of the data stage, and of every training stage in order.
-        metrics: metrics.json of this very model, or None.
+        source: where the data are from, as the recipe has it.
+        data: facts of the data stage: counts, and the source's name and licence where they are known.
+        model: of the recipe.
+        trained: settings and made.json of every training stage, in order.
+        metrics: metrics.json of just this recommender, or None.
+        members: weight and name of each member of an ensemble; [] where the language model recommends alone.
         example: item id, title and code of one item.
         levels: tokens of a code.
         chat: whether the tokenizer has a chat template.
@@ -37,9 +45,12 @@ class Facts:
     """
 
     name: str
+    source: str
     data: dict[str, Any]
-    trained: list[dict[str, Any]]
+    model: Model
+    trained: list[tuple[dict[str, Any], Made]]
     metrics: dict[str, Any] | None
+    members: list[tuple[float, str]]
     example: tuple[str, str, str]
     levels: int
     chat: bool
@@ -47,25 +58,19 @@ class Facts:
     rows: int
     adapter: bool
 
-    @property
-    def model(self) -> dict[str, Any]:
-        """The recipe's part `model`."""
-        return dict(self.trained[-1]["recipe"]["model"])
 
+def measured(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+    """Figures of a run's recommender: on the test part, or else on the validation part; None without current ones.
 
-def measured(trained: Path) -> dict[str, Any] | None:
-    """metrics.json of a training stage, where it was made from just this model; None otherwise.
-
-    With a teacher mixed in, the figures are not the model's alone, and an export holds no teacher.
+    Raises:
+        RunError: a file of them is missing or was changed.
     """
-    about = trained / "eval" / MADE
-    if not about.is_file():
-        return None
-    made = read_made(trained / "eval")
-    blended = isinstance(made["recipe"], dict) and made["recipe"].get("blend")
-    if made["inputs"].get("model") != read_made(trained)["output"] or blended:
-        return None
-    return read_metrics(trained / "eval")
+    splits: tuple[Split, ...] = ("test", "valid")
+    for split in splits:
+        folder = run.evaluation(split)
+        if (folder / MADE).is_file() and stage(run, evaluation(recipe, split), recipe.seed).is_made():
+            return read_metrics(folder)
+    return None
 
 
 def card(facts: Facts) -> str:
@@ -80,24 +85,23 @@ def code(value: Any) -> str:
     return f"`{text.replace('`', 'ˋ').replace('|', '¦') or '–'}`"
 
 
-def base_name(model: dict[str, Any]) -> str | None:
+def base_name(model: Model) -> str | None:
     """What a hub calls the base; None for nano, for random weights, and for a folder of somebody's own."""
-    base = model["base"]
-    if model.get("tiny") or base == "nano":
+    if model.tiny or model.base == "nano":
         return None
-    if base in PUBLIC:
-        return PUBLIC[base]
-    return base if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).is_dir() else None
+    if model.base in PUBLIC:
+        return PUBLIC[model.base]
+    is_name = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model.base) and not Path(model.base).is_dir()
+    return model.base if is_name else None
 
 
-def base_licence(model: dict[str, Any]) -> str:
+def base_licence(model: Model) -> str:
     """The licence of the base, as far as this machine knows it."""
-    base = model["base"]
-    if base == "nano" or model.get("tiny"):
+    if model.base == "nano" or model.tiny:
         return "none: trained from random weights"
-    if base.startswith("embedded:"):
-        return embedded.about(base.removeprefix("embedded:")).licence
-    return _licence_of_folder(Path(base)) or UNKNOWN
+    if model.base.startswith("embedded:"):
+        return embedded.about(model.base.removeprefix("embedded:")).licence
+    return _licence_of_folder(Path(model.base)) or UNKNOWN
 
 
 def _licence_of_folder(folder: Path) -> str | None:
@@ -118,10 +122,9 @@ def _header(facts: Facts) -> str:
     from huggingface_hub import ModelCardData
 
     known = UNKNOWN not in (base_licence(facts.model), _data_licence(facts))
-    source = facts.data["recipe"]["source"]
     about: dict[str, Any] = {"license": "other" if known else "unknown", "base_model": base_name(facts.model)}
     about |= {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
-    about |= {"datasets": None if source == "files" else [source]}
+    about |= {"datasets": None if facts.source == "files" else [facts.source]}
     if facts.metrics:
         about |= {"metrics": list(facts.metrics["systems"][facts.metrics["model"]])}
         about |= {"model_name": facts.name, "eval_results": _results(facts, facts.metrics)}
@@ -137,8 +140,8 @@ def _results(facts: Facts, metrics: dict[str, Any]) -> list[Any]:
         EvalResult(
             task_type="other",
             task_name="next-item recommendation",
-            dataset_type=facts.data["recipe"]["source"],
-            dataset_name=str(facts.data["facts"].get("source", "files")),
+            dataset_type=facts.source,
+            dataset_name=str(facts.data.get("source", "files")),
             dataset_split=metrics["protocol"]["target"],
             metric_type=metric,
             metric_name=words.metric_name(metric),
@@ -150,16 +153,23 @@ def _results(facts: Facts, metrics: dict[str, Any]) -> list[Any]:
 
 def _what(facts: Facts) -> str:
     item, title, text = facts.example
-    counts = {key: facts.data["facts"][key] for key in ("users", "items", "interactions") if key in facts.data["facts"]}
+    counts = {key: facts.data[key] for key in ("users", "items", "interactions") if key in facts.data}
     lines = [
         f"# {code(facts.name)}, a language model that recommends",
         f"It reads a history of items and answers with the next one. Every item is a code of {facts.levels} tokens: "
         f"{code(text)} is {code(title)} (item {code(item)}). Trained with llmrec on "
-        f"{code(facts.data['facts'].get('source', 'files'))} ({code(counts)}).",
+        f"{code(facts.data.get('source', 'files'))} ({code(counts)}).",
         "This folder is a plain Hugging Face folder; `catalogue/` holds the items, their codes and the trie that lets "
-        "only real items out, and `llmrec.json` the prompt that the model was trained with.",
+        "only real items out, `llmrec.json` the prompt that the model was trained with, and `recommender.json` how "
+        "lists are made.",
     ]
-    if facts.model.get("tiny"):
+    if facts.members:
+        mixed = words.listed([f"{code(name)} (weight {code(weight)})" for weight, name in facts.members])
+        lines.append(
+            f"Lists are a mixture of the probabilities of {mixed}. `collaborative/` holds all but the language model; "
+            "llmrec mixes them, and transformers alone does not."
+        )
+    if facts.model.tiny:
         lines.insert(1, "**Made with `--tiny`: it proves the path. Its recommendations mean nothing.**")
     return "\n\n".join(lines)
 
@@ -240,23 +250,23 @@ def _interval(value: dict[str, float] | None, digits: int) -> str:
 
 def _training(facts: Facts) -> str:
     rows = []
-    for number, made in enumerate(facts.trained, 1):
-        recipe = made["recipe"]
-        told = {**recipe["train"], **_named(recipe["model"]), "history": recipe.get("history"), "seed": made["seed"]}
+    for number, (config, made) in enumerate(facts.trained, 1):
+        rest = {key: value for key, value in config.items() if key not in ("train", "model")}
+        shown = {**config["train"], **_named(facts.model), **rest, "seed": made["seed"], **made["facts"]}
         rows += [f"**Stage {number}**, on {code(made['device'])} in {code(words.duration(made['seconds']))}:"]
-        rows += ["\n".join(f"- {key}: {code(v)}" for key, v in {**told, **made["facts"]}.items() if v is not None)]
-    versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1]["versions"].items())
+        rows += ["\n".join(f"- {key}: {code(value)}" for key, value in shown.items() if value is not None)]
+    versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1][1]["versions"].items())
     return "\n\n".join(["## Training", *rows, f"Versions: {code(versions)}."])
 
 
-def _named(model: dict[str, Any]) -> dict[str, Any]:
+def _named(model: Model) -> dict[str, Any]:
     """The recipe's part `model` without the machine's paths: folders keep their last name."""
-    paths = {key: model[key] for key in ("base", "start", "from") if model.get(key)}
-    return model | {key: base_name(model) or Path(path).name for key, path in paths.items() if "/" in str(path)}
+    start = {"from": Path(model.start).name} if model.start else {}
+    return model.what() | {"base": base_name(model) or Path(model.base).name} | start
 
 
 def _data_licence(facts: Facts) -> str:
-    return str(facts.data["facts"].get("licence") or UNKNOWN)
+    return str(facts.data.get("licence") or UNKNOWN)
 
 
 def _licences(facts: Facts) -> str:
@@ -264,7 +274,7 @@ def _licences(facts: Facts) -> str:
     return f"""## Licences
 
 - base {code(base)}: {code(base_licence(facts.model))}
-- data {code(facts.data["facts"].get("source", "files"))}: {code(_data_licence(facts))}
+- data {code(facts.data.get("source", "files"))}: {code(_data_licence(facts))}
 
 Both bind who shares this folder: the weights were made from both, and `catalogue/` holds the items' texts."""
 

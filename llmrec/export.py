@@ -1,8 +1,10 @@
-"""Export: a run's model as one folder to share, which transformers, vLLM and llmrec open with nothing else beside it.
+"""Export: a run's recommender as one folder to share, which transformers, vLLM and llmrec open with nothing beside it.
 
 DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
-      llmrec.json  README.md                                            our note, the model card
+      llmrec.json  README.md                                            prompts of the model, the model card
+      recommender.json                                                  what recommends: the model, or an ensemble
       catalogue/                                                        items, codes, trie
+      collaborative/NAME/                                               collaborative models of an ensemble
       adapter/                                                          as trained, where adapters were
 """
 
@@ -11,37 +13,30 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.checked import read_checked
-from llmrec.decode.recommender import as_judged
+from llmrec.decode.opened import Description, nodes, write_description
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.trie import ARRAYS
-from llmrec.made import MADE
-from llmrec.model import folder as model_folder
-from llmrec.model.folder import NOTE
+from llmrec.made import MADE, read_made
 from llmrec.model.loading import config_from
-from llmrec.pipeline import trained_folder
-from llmrec.run_files import MadeOfData, read_training, trained_folders
-from llmrec.run_folder import is_below
+from llmrec.recipe import Model, Recipe
+from llmrec.recipe_file import recipe_of
+from llmrec.run.layout import RunFolder
+from llmrec.run.ownership import is_below
+from llmrec.run.plan import plan
+from llmrec.run.recommender import collaborative_stages, describe
 
+ADAPTER = "adapter"
 _LEFT_OUT = {MADE, "README.md"}  # peft's card names the base by its path on this machine
-_MODEL = (  # what transformers writes, beside the files of the tokenizer's own kind
-    *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),
-    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", NOTE),
-)
-_ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "vocabulary.json"]
 
 
 def export(run: Path, target: Path) -> Path:
-    """Write a run's last model, its catalogue and a model card into a new folder, whole or not at all.
+    """Write all that a run recommends by, and a model card, into a new folder, whole or not at all.
 
     Args:
         run: a run folder.
@@ -51,28 +46,51 @@ def export(run: Path, target: Path) -> Path:
         The folder.
 
     Raises:
-        RunError: nothing was trained in the run, model and catalogue do not belong together, the target holds
-            something, or the disk takes no more.
+        RunError: nothing was trained in the run, it holds stages of two recipes or files that were changed, the target
+            holds something, or the disk takes no more.
         CodeError: the catalogue is not whole.
     """
-    trained, catalogue = trained_folder(run), Catalogue.load(run / "catalogue")
-    if model_folder.read_note(trained / "model").catalogue != catalogue.hash:
-        raise RunError(
-            f"{trained} was trained on another catalogue than {run / 'catalogue'} holds now: the run was begun again "
-            f"and not finished. Finish it first: llmrec run {run / 'recipe.yaml'} --out {run}"
-        )
+    source = RunFolder(run)
+    source.require_run()
+    described, recipe = describe(run), recipe_of(run)
+    catalogue, fitted = source.stage(described["catalogue"]), collaborative_stages(plan(recipe), described)
     target = _free(target, run)
-    tokenizer, note = model_folder.load_words(trained / "model")
     with atomic_folder(target) as folder:
-        _copy(trained / "model", folder, [*_MODEL, *tokenizer.vocab_files_names.values()])
-        write_json(folder / NOTE, asdict(as_judged(note, run)))
-        _usable(folder)
-        _copy(run / "catalogue", folder / "catalogue", catalogue_files())
-        if (trained / "adapter").is_dir():
-            _copy(trained / "adapter", folder / "adapter", _ADAPTER)
-            _name_base(folder / "adapter", trained)
-        (folder / "README.md").write_text(card(_facts(run, trained, catalogue, folder)), encoding="utf-8")
+        exported = _with_models(source, described, folder, recipe.model)
+        for stage in (catalogue, *(source.stage(spec.name) for spec in fitted)):
+            _copy(source, stage, stage, folder / stage.relative_to(run))
+        write_description(folder, exported)
+        facts = _facts(source, recipe, exported, Catalogue.load(catalogue), folder)
+        (folder / "README.md").write_text(card(facts), encoding="utf-8")
     return target
+
+
+def _with_models(run: RunFolder, described: Description, folder: Path, model: Model) -> Description:
+    """Copy the language models of a recommender: the first into the folder itself, others below it.
+
+    Returns:
+        The description with the new places of the models.
+    """
+    found = [node["folder"] for node in nodes(described["recommender"]) if node["kind"] == "generative"]
+    places: dict[str, str] = {}
+    for name in found:
+        places.setdefault(name, f"models/{len(places) + 1}" if places else ".")
+    for name, place in places.items():
+        trained = run.stage(name).parent
+        _copy(run, trained, run.stage(name), folder / place)
+        _use_cache(folder / place)
+        if (trained / ADAPTER).is_dir():
+            _copy(run, trained, trained / ADAPTER, folder / place / ADAPTER)
+            _name_base(folder / place / ADAPTER, model)
+    return described | {"recommender": _moved(described["recommender"], places)}  # type: ignore[return-value]
+
+
+def _moved(node: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
+    """A node of a description with other folders of language models."""
+    moved = node | ({"folder": places[node["folder"]]} if node.get("folder") in places else {})
+    if "members" in node:
+        moved["members"] = [one | {"recommender": _moved(one["recommender"], places)} for one in node["members"]]
+    return moved
 
 
 def _free(target: Path, run: Path) -> Path:
@@ -93,43 +111,33 @@ def _free(target: Path, run: Path) -> Path:
     return target
 
 
-def catalogue_files() -> list[str]:
-    """Names of the files that a catalogue folder may hold."""
-    from llmrec.indexing.frozen import KEPT  # it brings faiss along
-
-    known = ("catalogue.json", "codes.parquet", "items.parquet", "health.json", "trie.json")
-    return [*known, *(f"trie.{name}.npy" for name in ARRAYS), *KEPT]
-
-
-def _copy(source: Path, target: Path, names: list[str]) -> None:
-    """Copy the files that belong into a folder, and name those that do not.
+def _copy(run: RunFolder, stage: Path, source: Path, target: Path) -> None:
+    """Copy the files that a stage wrote into a folder of it, and name those that it did not write.
 
     Contents alone: weights are written for their owner's eyes only, and an export is to be shared.
-
-    Args:
-        names: of the files, as patterns, by their path in the folder.
 
     Raises:
         RunError: a link is among them, which could lead to any file of this machine.
     """
-    strays = []
+    known, strays = read_made(stage)["files"], []
     for file in sorted(source.rglob("*")):
-        inside = file.relative_to(source).as_posix()
-        if not any(fnmatchcase(inside, name) for name in names):
-            strays += [inside] if not file.is_dir() and inside not in _LEFT_OUT and not inside.startswith(".") else []
-            continue
-        if source.is_symlink() or file.is_symlink() or not file.is_file():
+        inside = file.relative_to(source)
+        if file.relative_to(stage).as_posix() not in known:
+            hidden = any(part.startswith(".") for part in inside.parts)
+            strays += [inside.as_posix()] if not file.is_dir() and file.name != MADE and not hidden else []
+        elif Path(os.path.realpath(file)) != Path(os.path.realpath(run.path)) / file.relative_to(run.path):
             raise RunError(
-                f"{file} is a link, or no file. Only a run's own files are shared: put the file itself there."
+                f"{file} is a link, or below one. Only a run's own files are shared: put the file itself there."
             )
-        (target / inside).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target / inside)
+        elif inside.as_posix() not in _LEFT_OUT:
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / inside)
     if strays:
         warnings.warn(f"left out of the export, as no file of a run: {', '.join(strays)} (in {source})", stacklevel=2)
 
 
-def _usable(folder: Path) -> None:
-    """Training turns the cache off in config.json, which would make somebody's `generate` slow."""
+def _use_cache(folder: Path) -> None:
+    """Turn the cache on in config.json, which training turned off: `generate` is slow without."""
     config = read_checked(folder / "config.json", dict[str, Any])
     for part in (config, config.get("text_config")):
         if isinstance(part, dict) and "use_cache" in part:
@@ -137,25 +145,29 @@ def _usable(folder: Path) -> None:
     write_json(folder / "config.json", config)
 
 
-def _name_base(adapter: Path, trained: Path) -> None:
+def _name_base(adapter: Path, model: Model) -> None:
     config = read_checked(adapter / "adapter_config.json", dict[str, Any])
-    config["base_model_name_or_path"] = base_name(read_training(trained)["recipe"]["model"])
+    config["base_model_name_or_path"] = base_name(model)
     write_json(adapter / "adapter_config.json", config)
 
 
-def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Facts:
+def _facts(run: RunFolder, recipe: Recipe, exported: Description, catalogue: Catalogue, folder: Path) -> Facts:
     tokenizer, config = (
         read_checked(folder / name, dict[str, Any]) for name in ("tokenizer_config.json", "config.json")
     )
+    members = exported["recommender"].get("members", [])
     return Facts(
-        name=run.resolve().name,
-        data=read_checked(run / "data" / MADE, MadeOfData),
-        trained=[read_training(stage) for stage in trained_folders(run)],
-        metrics=measured(trained),
+        name=exported["name"],
+        source=recipe.data.source,
+        data=read_made(run.data)["facts"],
+        model=recipe.model,
+        trained=[(spec.config, read_made(run.stage(spec.name))) for spec in plan(recipe) if spec.kind == "train"],
+        metrics=measured(run, recipe),
+        members=[(one["weight"], Path(one["recommender"]["folder"]).name or recipe.model.name) for one in members],
         example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
         levels=catalogue.codes.shape[1],
         chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
         dtype=str(config.get("dtype", "auto")),
         rows=config_from(folder).get_text_config().vocab_size,
-        adapter=(folder / "adapter").is_dir(),
+        adapter=(folder / ADAPTER).is_dir(),
     )

@@ -23,6 +23,7 @@ from llmrec.model.vocabulary import token_ids
 from llmrec.tasks.templates import Piece, fill, neutral
 
 EngineName = Literal["transformers", "vllm"]
+BEAMS = 50  # prefixes that a search keeps; narrow beams lose items
 
 
 class Generative:
@@ -46,7 +47,7 @@ class Generative:
         """Put a recommender together; `GenerativeModel` loads one from a model folder.
 
         Args:
-            beams: those of the note if None.
+            beams: as a recipe has them if it says nothing, if None.
 
         Raises:
             ModelError: the model was trained on another catalogue.
@@ -57,7 +58,7 @@ class Generative:
                 "Use the catalogue folder of its own run."
             )
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
-        self.beams = beams or note.beams
+        self.beams = beams or BEAMS
 
     @property
     def n_items(self) -> int:

@@ -54,8 +54,6 @@ class Note:
         held_out_prompt: a wording it never saw in training, for evaluation.
         search: the wording of its prompt for a wish in words, with the slot {intention}; "" where it learned none.
         search_history: the same after a history, with both slots.
-        beams: prefixes that a search keeps at each level where nobody says otherwise; narrow beams lose items.
-        exclude_seen: whether lists leave out items of the history where nobody says otherwise.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -65,8 +63,6 @@ class Note:
     held_out_prompt: _HistoryPrompt
     search: Annotated[_Text, _with_slots("intention", optional=True)] = ""
     search_history: Annotated[_Text, _with_slots("history", "intention", optional=True)] = ""
-    beams: _Count = 50
-    exclude_seen: bool = True
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note, folder: Path) -> None:
