@@ -7,6 +7,7 @@ from pathlib import Path
 from llmrec.files import write_text
 from llmrec.report import sections
 from llmrec.report.read import Run, read_run
+from llmrec.run.layout import RunFolder
 
 PARTS = (
     sections.top,
@@ -19,7 +20,7 @@ PARTS = (
 )
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: RunFolder) -> Path:
     """Write `report.html` into a run folder, from the files in it alone; an old one is replaced.
 
     A part that the run does not hold is named as missing. The same files give the same page, byte for byte.
@@ -28,11 +29,11 @@ def write_report(run: Path) -> Path:
         The path of the page.
 
     Raises:
-        RunError: the folder is no run, one of its files is damaged, matplotlib is missing, or the disk is full.
+        RunError: the folder is no run, holds stages of two recipes, or one of its files is damaged; matplotlib is
+            missing, or the disk is full.
     """
-    page = run / "report.html"
-    write_text(page, _html(read_run(run)))
-    return page
+    write_text(run.report, _html(read_run(run)))
+    return run.report
 
 
 def _html(run: Run) -> str:

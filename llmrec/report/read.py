@@ -1,20 +1,20 @@
-"""What a run folder says, read from its files alone. Every part may be missing; a damaged one is an error."""
+"""The content of a run folder, read from its files alone. A part may be missing; a damaged one is an error."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmrec.checked import read_checked, read_table
-from llmrec.errors import RunError
 from llmrec.evaluate.files import Example, Writing, read_metrics
-from llmrec.indexing.health import Health
-from llmrec.made import MADE, read_made
-from llmrec.train.log import read_log
-
-STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
+from llmrec.indexing.health import read_health
+from llmrec.made import MADE, Made, read_made
+from llmrec.recipe_file import recipe_of
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import StageSpec, plan
+from llmrec.run.status import require_current
+from llmrec.train.log import LOG, read_log
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,32 @@ class Stage:
     """One finished stage: its folder below the run, and its made.json."""
 
     name: str
-    made: dict[str, Any]
+    made: Made
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training stage: its folder, its log, and what its evaluation found, where there was one.
-
-    Attributes:
-        log: lines of log.jsonl, in order.
-        metrics: metrics.json, or None.
-        examples: examples.json, or empty.
-        writing: writing.json, or None.
-        coverage: distinct items among everybody's first ten recommendations, or None.
-    """
+    """One training stage: its folder, and the lines of its log in order."""
 
     name: str
     log: list[dict[str, Any]]
-    metrics: dict[str, Any] | None = None
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    coverage: int | None = None
-    writing: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of the last model.
+
+    Attributes:
+        metrics: metrics.json.
+        examples: examples.json.
+        coverage: distinct items among the first ten recommendations of all users.
+        writing: writing.json, or None.
+    """
+
+    metrics: dict[str, Any]
+    examples: list[dict[str, Any]]
+    coverage: int
+    writing: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,15 @@ class Run:
     """A run folder in memory.
 
     Attributes:
+        name: of the folder.
         facts: what the data stage counted, or empty.
         health: catalogue/health.json, or None.
         alike: groups of (title, code) whose codes start alike, or empty.
         codes: (title, tokens of the code) of every item, or empty.
-        trainings: every train-N-METHOD, in order.
-        stages: every finished stage, in the order they ran.
-        recipe: the text of recipe.yaml, or None.
+        trainings: every finished training stage, in order.
+        evaluation: on the split that the recipe names, or None.
+        stages: every finished stage of the recipe, in the order they ran.
+        recipe: the text of recipe.yaml.
     """
 
     name: str
@@ -65,70 +72,64 @@ class Run:
     alike: list[list[tuple[str, str]]]
     codes: list[tuple[str, tuple[str, ...]]]
     trainings: list[Training]
+    evaluation: Evaluation | None
     stages: list[Stage]
-    recipe: str | None
-
-    @property
-    def evaluated(self) -> Training | None:
-        """The last training stage with figures: the one that the page is about."""
-        return next((t for t in reversed(self.trainings) if t.metrics), None)
+    recipe: str
 
 
-def read_run(run: Path) -> Run:
-    """Read a run folder.
+def read_run(run: RunFolder) -> Run:
+    """Read what a run folder holds of its recipe's stages.
 
     Raises:
-        RunError: the folder is missing or empty of anything a run leaves, or one of its files is damaged.
+        RunError: it is no run folder, holds stages of two recipes, or one of its files is damaged.
     """
-    recipe = run / "recipe.yaml"
-    stages = _stages(run)
-    if not stages and not recipe.is_file():
-        raise RunError(f"{run} holds neither recipe.yaml nor a finished stage. Give a folder that `llmrec run` made.")
-    made, codes = {stage.name: stage.made for stage in stages}, _codes(run / "catalogue")
+    recipe = recipe_of(run.path)
+    finished = _finished(run, plan(recipe), recipe.seed)
+    stages = [Stage(spec.name, read_made(run.stage(spec.name))) for spec in finished]
+    trained = [spec.name for spec in finished if spec.kind == "train"]
+    evaluated = run.evaluation(recipe.evaluate.target)
+    indexed = (run.catalogue / MADE).is_file()
+    codes = _codes(run.catalogue) if indexed else []
     return Run(
-        name=run.resolve().name,
-        facts=made.get("data", {}).get("facts", {}),
-        health=_json(run / "catalogue" / "health.json", Health),
+        name=run.path.resolve().name,
+        facts=next((stage.made["facts"] for stage in stages if run.stage(stage.name) == run.data), {}),
+        health=dict(read_health(run.catalogue)) if indexed else None,
         alike=_alike(codes),
         codes=codes,
-        trainings=[_training(folder) for folder in sorted(run.glob("train-*-*"), key=_in_order) if folder.is_dir()],
+        trainings=[_training(run.stage(name)) for name in trained],
+        evaluation=_evaluation(evaluated) if (evaluated / MADE).is_file() else None,
         stages=stages,
-        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
+        recipe=run.recipe.read_text(encoding="utf-8", errors="replace"),
     )
 
 
-def _json(path: Path, shape: Any) -> Any:
-    return read_checked(path, shape) if path.exists() else None
+def _finished(run: RunFolder, specs: list[StageSpec], seed: int) -> list[StageSpec]:
+    """The stages of a plan that a run holds.
 
-
-def _in_order(folder: Path) -> tuple[int, int, str]:
-    """Known stages in the order they run; train-10 after train-9; evaluations after the training they belong to."""
-    first = folder.name.split("-")[0]
-    number = re.search(r"\d+", folder.name)
-    return (STAGES.index(first) if first in STAGES else len(STAGES), int(number[0]) if number else 0, folder.name)
-
-
-def _stages(run: Path) -> list[Stage]:
-    folders = sorted((f for f in run.glob("*") if f.is_dir() and not f.name.startswith(".")), key=_in_order)
-    stages = [inner for folder in folders for inner in (folder, folder / "eval") if (inner / MADE).exists()]
-    return [Stage(stage.relative_to(run).as_posix(), read_made(stage)) for stage in stages]
+    Raises:
+        RunError: one before the last of them is missing, or one was made from another recipe or was changed.
+    """
+    made = [place for place, spec in enumerate(specs) if (run.stage(spec.name) / MADE).is_file()]
+    finished = specs[: made[-1] + 1] if made else []
+    require_current(run, finished, seed)
+    return finished
 
 
 def _training(folder: Path) -> Training:
-    evaluation = folder / "eval"
-    return Training(
-        folder.name,
-        read_log(folder / "log.jsonl") if (folder / "log.jsonl").exists() else [],
-        read_metrics(evaluation) if (evaluation / "metrics.json").exists() else None,
-        _json(evaluation / "examples.json", list[Example]) or [],
-        _coverage(evaluation / "recommendations.parquet"),
-        _json(evaluation / "writing.json", Writing),
+    return Training(folder.name, read_log(folder / LOG) if (folder / LOG).exists() else [])
+
+
+def _evaluation(folder: Path) -> Evaluation:
+    written = folder / "writing.json"
+    return Evaluation(
+        read_metrics(folder),
+        read_checked(folder / "examples.json", list[Example]),
+        _coverage(folder / "recommendations.parquet"),
+        read_checked(written, Writing) if written.exists() else None,
     )
 
 
-def _coverage(path: Path, k: int = 10) -> int | None:
-    if not path.is_file():
-        return None
+def _coverage(path: Path, k: int = 10) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -137,8 +138,6 @@ def _coverage(path: Path, k: int = 10) -> int | None:
 
 
 def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
-    if not (catalogue / "codes.parquet").is_file() or not (catalogue / "items.parquet").is_file():
-        return []
     import pyarrow as pa
 
     from llmrec.items.text import titles as shown

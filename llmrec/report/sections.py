@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from llmrec.report import charts, words
-from llmrec.report.read import Run, Training
+from llmrec.report.read import Evaluation, Run
 from llmrec.report.tree import tree_map
 
 SHOWN = ("hr@10", "ndcg@10")
@@ -32,7 +32,7 @@ def missing(what: str) -> str:
 
 def top(run: Run) -> str:
     """The name, the verdict in words, and the counts of the data."""
-    metrics = run.evaluated.metrics if run.evaluated else None
+    metrics = run.evaluation.metrics if run.evaluation else None
     second = words.second_opinion(metrics) if metrics else None
     caveat = (
         "Better and worse mean that the interval of the difference on the same users leaves out zero. The intervals say"
@@ -49,10 +49,10 @@ def top(run: Run) -> str:
 
 def figures(run: Run) -> str:
     """The table of every system with intervals, the protocol beside it, and the paired differences."""
-    chosen = run.evaluated
-    if chosen is None or chosen.metrics is None:
+    evaluation = run.evaluation
+    if evaluation is None:
         return section("How good it is", missing("No evaluation was found in this run, so there are no figures."))
-    metrics = chosen.metrics
+    metrics = evaluation.metrics
     measured = list(dict.fromkeys(name for system in metrics["systems"].values() for name in system))
     shown = [name for name in SHOWN if name in measured] or measured[:2]
     explain = (
@@ -62,24 +62,18 @@ def figures(run: Run) -> str:
     return section(
         "How good it is",
         f'<div class="wide">{charts.systems(metrics, shown, "systems")}</div>' if shown else "",
-        _table_of_systems(run, chosen, measured),
+        _table_of_systems(metrics, measured),
         f'<p class="note">{esc(explain)}</p>',
-        _coverage(chosen, run),
+        _coverage(evaluation, run),
         "<h3>How it was measured</h3>",
         terms(metrics.get("protocol", {})),
         _table_of_differences(metrics, shown),
     )
 
 
-def _table_of_systems(run: Run, chosen: Training, measured: list[str]) -> str:
-    metrics = chosen.metrics or {}
+def _table_of_systems(metrics: dict[str, Any], measured: list[str]) -> str:
     digits = words.decimals(metrics.get("protocol", {}).get("users", 0))
     rows = [(words.system_name(name), name == metrics["model"], values) for name, values in metrics["systems"].items()]
-    for earlier in run.trainings:
-        # Only figures of the same protocol may stand in one table.
-        if earlier is not chosen and earlier.metrics and earlier.metrics.get("protocol") == metrics.get("protocol"):
-            model = earlier.metrics["model"]
-            rows.append((f"{model} after {earlier.name}", False, earlier.metrics["systems"][model]))
     body = ""
     for title, is_model, values in rows:
         cells = "".join(_cell(values.get(m), digits) for m in measured)
@@ -116,13 +110,11 @@ def _difference(value: dict[str, float] | None, digits: int) -> str:
     return f'<td><span class="{kind.split()[0]}">{kind}</span> {mean}<small>{low} to {high}, {p}</small></td>'
 
 
-def _coverage(chosen: Training, run: Run) -> str:
-    if chosen.coverage is None:
-        return ""
+def _coverage(evaluation: Evaluation, run: Run) -> str:
     items = run.facts.get("items") or (run.health or {}).get("items")
     whole = f" of {words.number(items)}" if items else ""
     sentence = (
-        f"The first ten recommendations of all users together name {words.number(chosen.coverage)} different items"
+        f"The first ten recommendations of all users together name {words.number(evaluation.coverage)} different items"
     )
     return f"<p>{esc(sentence + whole)}.</p>"
 
@@ -179,7 +171,7 @@ def _alike(group: Iterable[tuple[str, str]]) -> str:
 
 def examples(run: Run, most: int = 6, history: int = 8) -> str:
     """A few users: the end of the history, and the recommendations with the held-out item marked where it is hit."""
-    users = run.evaluated.examples if run.evaluated else []
+    users = run.evaluation.examples if run.evaluation else []
     if not users:
         return section("What it recommends", missing("The run holds no examples of recommendations."))
     note = "Examples as the evaluation wrote them; a marked line is the held-out item, which the model was never shown."
@@ -216,7 +208,7 @@ def _first(titles: list[str], wanted: str) -> int | None:
 
 def writing(run: Run) -> str:
     """What the model writes about held-out reviews, beside one answer for all; nothing where nothing was asked."""
-    wrote = run.evaluated.writing if run.evaluated else None
+    wrote = run.evaluation.writing if run.evaluation else None
     if not wrote:
         return ""
     tables = []
@@ -239,17 +231,17 @@ def making(run: Run) -> str:
     rows = ""
     for stage in run.stages:
         made = stage.made
-        seconds = words.duration(made["seconds"]) if "seconds" in made else "–"
-        cells = "".join(f"<td>{esc(value)}</td>" for value in (seconds, made.get("device"), made.get("seed")))
-        rows += f'<tr><th scope="row">{esc(stage.name)}</th>{cells}</tr>\n'
-    total = words.duration(sum(stage.made.get("seconds", 0) for stage in run.stages))
+        cells = (words.duration(made["seconds"]), made["device"], made["seed"])
+        row = "".join(f"<td>{esc(value)}</td>" for value in cells)
+        rows += f'<tr><th scope="row">{esc(stage.name)}</th>{row}</tr>\n'
+    total = words.duration(sum(stage.made["seconds"] for stage in run.stages))
     times = f"<p>{esc(total)} in all.</p>" + table(["", "time", "device", "seed"], rows)
     versions = _versions(run)
     return section(
         "How it was made",
         times if rows else missing("No stage of this run has finished."),
         "<h3>Versions</h3>" + terms(versions, str) if versions else missing("No versions were noted."),
-        f"<h3>Recipe</h3><pre>{esc(run.recipe)}</pre>" if run.recipe else missing("The run holds no recipe.yaml."),
+        f"<h3>Recipe</h3><pre>{esc(run.recipe)}</pre>",
     )
 
 
@@ -257,7 +249,7 @@ def _versions(run: Run) -> dict[str, str]:
     """Every package's version; several, where stages were made with different ones."""
     seen: dict[str, list[str]] = {}
     for stage in run.stages:
-        for package, version in stage.made.get("versions", {}).items():
+        for package, version in stage.made["versions"].items():
             if str(version) not in seen.setdefault(package, []):
                 seen[package].append(str(version))
     return {package: " and ".join(versions) for package, versions in seen.items()}

@@ -6,6 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmrec.made import output_hash, records
+from llmrec.recipe_file import recipe_of
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import plan
+from llmrec.run.status import stage
+
 HOSTILE = "<script>alert('x')</script> & \"friends\" (1999)"
 TITLES = [
     "Fargo (1996)",
@@ -17,6 +23,14 @@ TITLES = [
     "M (1931)",
     "Babe (1995)",
 ]
+IDS = [f"i{n}" for n in range(len(TITLES))]
+RECIPE = """\
+# <b>quick</b>
+seed: 42
+data: {source: world}
+indexing: {method: rq-kmeans, levels: 3}
+evaluate: {baselines: [popularity]}
+"""
 SYSTEMS = {"popularity": 0.06, "ease": 0.17, "ease-recent": 0.185, "markov": 0.163, "nano": 0.181}
 PAIRED = {"popularity": (0.09, 0.15), "ease": (-0.008, 0.03), "ease-recent": (-0.03, -0.001), "markov": (0.001, 0.04)}
 
@@ -43,42 +57,71 @@ def metrics() -> dict:
     return {"protocol": protocol, "systems": systems, "model": "nano", "paired": paired}
 
 
-def build(run: Path) -> Path:
-    """Write the whole folder; returns it."""
-    made = {"recipe": {}, "inputs": {}, "output": "0" * 64, "facts": {}}
-    made |= {"seconds": 61.5, "versions": {"numpy": "2.4.6", "torch": "2.13"}, "device": "cpu", "seed": 42}
-    for stage in ("items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval"):
-        dump(run / stage / "made.json", made)
-    facts = {"users": 943, "items": 1682, "interactions": 100000, "note": "ties broken by seed"}
-    dump(run / "data" / "made.json", made | {"facts": facts})
-    (run / "recipe.yaml").write_text("# <b>quick</b>\nseed: 42\nindexing: {method: rq-kmeans, levels: 3}\n")
-    ids = [f"i{n}" for n in range(len(TITLES))]
+def remade(stage: Path) -> None:
+    """Note the files of a stage as they are now, as if it had been made with them."""
+    made = json.loads((stage / "made.json").read_text())
+    files = records(stage)
+    dump(stage / "made.json", made | {"files": files, "output": output_hash(files)})
+
+
+def _data(folder: Path) -> dict:
+    pq.write_table(pa.table({"item_id": IDS}), folder / "items.parquet")
+    return {"users": 943, "items": 1682, "interactions": 100000, "note": "ties broken by seed"}
+
+
+def _catalogue(folder: Path) -> dict:
     codes = [[f"<a_{n // 4}>", f"<b_{n // 2}>", f"<c_{n}>", "<d_0>"] for n in range(len(TITLES))]
-    pq.write_table(pa.table({"item_id": ids, "title": TITLES}), run / "catalogue" / "items.parquet")
-    pq.write_table(pa.table({"item_id": ids, "code": codes}), run / "catalogue" / "codes.parquet")
+    pq.write_table(pa.table({"item_id": IDS, "title": TITLES}), folder / "items.parquet")
+    pq.write_table(pa.table({"item_id": IDS, "code": codes}), folder / "codes.parquet")
     levels = [
         {"level": n, "width": 64, "used": 61, "entropy_bits": 5.6, "counts": [max(0, 61 - i) for i in range(64)]}
         for n in (1, 2, 3, 4)
     ]
     health = {"items": 1682, "levels": levels, "collisions_before": 37, "moved": 37, "unique": True}
     health |= {"neighbours_kept": 0.31, "verdict": ["Every item has a code of its own.", "Tokens are used evenly."]}
-    dump(run / "catalogue" / "health.json", health)
+    dump(folder / "health.json", health)
+    return {}
+
+
+def _train(folder: Path) -> dict:
     log = [
         {"step": s, "epoch": s / 100, "loss": 3 + 400 / (s + 99), "learning_rate": 1e-3, "seconds": s / 9}
         for s in range(1, 1001, 10)
     ]
     log += [{"step": s, "valid_ndcg@10": 0.09 - (s - 700) ** 2 / 1e7} for s in range(100, 1001, 100)]
-    (run / "train-1-sft" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    evaluation = run / "train-1-sft" / "eval"
-    dump(evaluation / "metrics.json", metrics())
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return {}
+
+
+def _evaluate(folder: Path) -> dict:
+    dump(folder / "metrics.json", metrics())
     users = {
         "user_id": ["u1", "u1", "u2"],
         "item_id": ["i0", "i1", "i0"],
         "rank": pa.array([1, 2, 1], pa.int32()),
         "score": [-1.0, -2.0, -1.0],
     }
-    pq.write_table(pa.table(users), evaluation / "recommendations.parquet")
+    pq.write_table(pa.table(users), folder / "recommendations.parquet")
     hit = {"user_id": "u1", "history": TITLES * 2, "recommended": TITLES, "held_out": "Alien (1979)"}
     miss = {"user_id": "<u2>", "history": [None, HOSTILE], "recommended": TITLES[:3], "held_out": "Ran (1985)"}
-    dump(evaluation / "examples.json", [hit, miss])
-    return run
+    dump(folder / "examples.json", [hit, miss])
+    return {}
+
+
+FILL = {"data": _data, "catalogue": _catalogue, "train": _train, "evaluate": _evaluate}
+
+
+def build(folder: Path, trainings: int = 1, until: str = "evaluate") -> Path:
+    """Write the stages of a run, as its plan names them, up to one of a kind; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(RECIPE + "train:\n" + "- {method: sft}\n" * trainings)
+    run, recipe = RunFolder(folder), recipe_of(folder)
+    for spec in plan(recipe):
+        made = stage(run, spec, recipe.seed)
+        made.make(FILL.get(spec.kind, lambda folder: {}))
+        noted = json.loads((made.folder / "made.json").read_text())
+        noted |= {"seconds": 61.5, "versions": {"numpy": "2.4.6", "torch": "2.13"}, "device": "cpu"}
+        dump(made.folder / "made.json", noted)
+        if spec.kind == until:
+            break
+    return folder

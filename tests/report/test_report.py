@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_run import HOSTILE, build, dump, metrics
+from fake_run import HOSTILE, build, dump, metrics, remade
 
 from llmrec.errors import RunError
 from llmrec.report import write_report
+from llmrec.run.layout import RunFolder
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -56,8 +57,15 @@ def run(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "quickstart"))
 
 
+def changed(run: Path, file: str, value: object) -> Path:
+    """Write another JSON into a stage, as if the stage had been made so; returns the run."""
+    dump(run / file, value)
+    remade((run / file).parent)
+    return run
+
+
 def read(run: Path) -> tuple[str, Page]:
-    html = write_report(run).read_text(encoding="utf-8")
+    html = write_report(RunFolder(run)).read_text(encoding="utf-8")
     return html, Page(html)
 
 
@@ -100,7 +108,7 @@ def test_the_headline_and_the_figures_stand_on_the_page(whole):
     assert "together name 2 different items of 1\u202f682" in page.text
     assert "61 of 64 tokens used, 5.60 of 6.00 bits" in page.text and "Every item has a code of its own." in page.text
     assert "In 991 steps (9.91 epochs) the loss went from 7.00 to 3.37." in page.text
-    assert "6 min 09 s in all" in page.text and "numpy2.4.6" in page.text and "method: rq-kmeans" in page.text
+    assert "7 min 10 s in all" in page.text and "numpy2.4.6" in page.text and "method: rq-kmeans" in page.text
 
 
 def test_only_a_held_out_item_that_was_recommended_is_marked(whole):
@@ -119,64 +127,94 @@ def test_a_rank_by_item_id_is_believed_over_a_twin_title(run):
         "held_out": "Twin",
         "held_out_rank": 2,
     }
-    dump(run / "train-1-sft" / "eval" / "examples.json", [example, example | {"held_out_rank": None}])
-    html, page = read(run)
+    html, page = read(changed(run, "evaluate-test/examples.json", [example, example | {"held_out_rank": None}]))
     assert html.count('<li>Twin</li>\n<li class="hit">Twin <mark>') == 1
     assert page.text.count("not found: Twin") == 1
 
 
 def test_the_same_files_give_the_same_page(run, whole):
-    assert write_report(run).read_bytes() == write_report(whole).read_bytes()
+    assert write_report(RunFolder(run)).read_bytes() == write_report(RunFolder(whole)).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("until", "words"),
     [
-        ("train-1-sft/log.jsonl", "train-1-sft left no log"),
-        ("train-1-sft/eval/metrics.json", "has not been evaluated yet"),
-        ("train-1-sft/eval/metrics.json", "No evaluation was found"),
-        ("train-1-sft/eval/examples.json", "no examples of recommendations"),
-        ("train-1-sft", "No training was found"),
-        ("catalogue/health.json", "no health of its item codes"),
-        ("data", "no counts of its data"),
-        ("recipe.yaml", "holds no recipe.yaml"),
+        ("train", "has not been evaluated yet"),
+        ("train", "No evaluation was found"),
+        ("train", "no examples of recommendations"),
+        ("tasks", "No training was found"),
+        ("items", "no health of its item codes"),
     ],
 )
-def test_a_missing_part_is_named_and_the_rest_stands(run, gone, said):
-    path = run / gone
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _, page = read(run)
-    assert said in page.text
+def test_a_part_that_is_not_made_yet_is_named_and_the_rest_stands(until, words, tmp_path):
+    _, page = read(build(tmp_path, until=until))
+    assert words in page.text
+    assert "943" in page.text and "method: rq-kmeans" in page.text
+
+
+def test_a_training_without_a_log_has_no_curve(run):
+    (run / "train-1-sft" / "log.jsonl").unlink()
+    assert "train-1-sft left no log" in read(run)[1].text
+
+
+@pytest.mark.parametrize("gone", ["data", "catalogue", "train-1-sft", "collaborative/popularity"])
+def test_figures_without_a_stage_that_they_were_made_of_are_refused(gone, run):
+    shutil.rmtree(run / gone)
+    with pytest.raises(RunError, match=f"{gone} is not made"):
+        write_report(RunFolder(run))
 
 
 @pytest.mark.parametrize(
-    "gone", ["catalogue/codes.parquet", "catalogue/items.parquet", "train-1-sft/eval/recommendations.parquet"]
+    "change",
+    ["seed: 43", "indexing: {levels: 2}", "model: {layers: 1}", "train: [{epochs: 9}]", "evaluate: {beams: 99}"],
 )
-def test_tables_that_are_missing_only_leave_out_their_lines(run, gone):
-    (run / gone).unlink()
-    _, page = read(run)
-    assert "How good it is" in page.text and "61 of 64 tokens used" in page.text
+def test_a_run_of_another_recipe_is_refused(change, run):
+    (run / "report.html").unlink(missing_ok=True)
+    with (run / "recipe.yaml").open("a") as file:
+        file.write(change + "\n")
+    with pytest.raises(RunError, match="go back to the recipe before"):
+        write_report(RunFolder(run))
+    assert not (run / "report.html").exists()
+
+
+def test_what_the_recipe_does_not_name_is_not_shown(run):
+    for stage in ("train-2-s-dpo", "evaluate-valid"):
+        shutil.copytree(run / "train-1-sft", run / stage)
+    assert not {"train-2-s-dpo", "evaluate-valid"} & set(read(run)[1].text.split())
 
 
 def test_a_folder_with_only_a_recipe_is_a_page_of_what_is_missing(tmp_path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     _, page = read(tmp_path)
-    assert page.text.count("No stage of this run has finished.") == 1
+    for words in ("No stage of this run has finished.", "no counts of its data", "No versions were noted."):
+        assert page.text.count(words) == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"recipe\.yaml"):
-        write_report(tmp_path)
+        write_report(RunFolder(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["train-1-sft/eval/recommendations.parquet", "train-1-sft/eval/metrics.json"])
-def test_a_damaged_file_is_named_and_the_old_page_kept(run, file):
-    before = write_report(run).read_bytes()
+FILES = ("evaluate-test/recommendations.parquet", "evaluate-test/metrics.json", "catalogue/codes.parquet")
+
+
+@pytest.mark.parametrize(("file", "noted"), [*((file, False) for file in FILES), *((file, True) for file in FILES[:2])])
+def test_a_damaged_file_is_named_and_the_old_page_kept(run, file, noted):
+    before = write_report(RunFolder(run)).read_bytes()
     (run / file).write_bytes(b"{torn")
+    if noted:  # as if the stage itself had left it so
+        remade((run / file).parent)
     with pytest.raises(RunError, match=Path(file).name):
-        write_report(run)
+        write_report(RunFolder(run))
     assert (run / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", [*FILES, "evaluate-test/examples.json", "catalogue/health.json"])
+def test_a_file_that_is_missing_is_named(run, file):
+    (run / file).unlink()
+    with pytest.raises(RunError, match=f"{Path(file).name} is missing"):
+        write_report(RunFolder(run))
 
 
 def test_a_torn_last_log_line_is_passed_over_but_not_one_in_the_middle(run):
@@ -186,30 +224,22 @@ def test_a_torn_last_log_line_is_passed_over_but_not_one_in_the_middle(run):
     assert "In 991 steps" in read(run)[1].text
     log.write_text('{"step": 99\n' + whole)
     with pytest.raises(RunError, match="line 1"):
-        write_report(run)
+        write_report(RunFolder(run))
 
 
-def test_the_last_evaluated_stage_is_spoken_of_and_earlier_ones_stand_beside_it(run):
+def test_the_headline_is_of_the_figures_in_the_run(run):
     later = metrics()
     later["paired"] = {"ease": {"hr@10": {"mean": 0.1, "low": 0.05, "high": 0.15, "p": 0.0004}}}
-    dump(run / "train-2-s-dpo" / "eval" / "metrics.json", later)
-    _, page = read(run)
+    _, page = read(changed(run, "evaluate-test/metrics.json", later))
     assert "On HR@10, nano is better than EASE." in page.text
-    assert "nano after train-1-sft" in page.text
     assert "p below 0.001" in page.text
 
 
-def test_figures_of_another_protocol_never_stand_in_the_same_table(run):
-    other = metrics()["protocol"] | {"users": 500}
-    dump(run / "train-2-s-dpo" / "eval" / "metrics.json", metrics() | {"protocol": other})
-    assert "nano after train-1-sft" not in read(run)[1].text
-
-
-def test_ten_comes_after_nine_and_a_dollar_is_no_mathematics(run):
+def test_ten_comes_after_nine_and_a_dollar_is_no_mathematics(tmp_path):
     strange = json.loads(json.dumps(metrics()).replace('"nano"', '"$\\\\frac$ <b>"'))
-    for number in (9, 10):
-        dump(run / f"train-{number}-sft" / "eval" / "metrics.json", strange | {"paired": {}})
-    _, page = read(run)
+    run = build(tmp_path, trainings=10)
+    _, page = read(changed(run, "evaluate-test/metrics.json", strange | {"paired": {}}))
     assert "$\\frac$ <b> was measured, but compared with no baseline" in page.text
-    assert "after train-9-sft" in page.text and "after train-10-sft" not in page.text
+    curves = page.text[page.text.index("How it learned") :]
+    assert curves.index("train-9-sft") < curves.index("train-10-sft")
     assert "b" not in page.tags
