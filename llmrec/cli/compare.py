@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from llmrec.cli.paths import current_run
 from llmrec.cli.screen import say, screen
+
+if TYPE_CHECKING:
+    from llmrec.evaluate.compare import Judged
 
 
 def command(
@@ -17,9 +22,9 @@ def command(
     from rich import box
     from rich.table import Table
 
-    from llmrec.evaluate.compare import compare, read
+    from llmrec.evaluate.compare import compare
 
-    a, b = read(first), read(second)
+    a, b = _judged(first), _judged(second)
     found = compare(a, b)
     if as_json:
         say(found)
@@ -42,3 +47,11 @@ def command(
             metric, *sides, f"{delta['mean']:+.4f}", f"{delta['low']:+.4f} to {delta['high']:+.4f}", f"{delta['p']:.4f}"
         )
     screen.print(table)
+
+
+def _judged(path: Path) -> Judged:
+    """The figures of a run, if all of its stages are those of its recipe."""
+    from llmrec.evaluate.compare import read
+
+    run, recipe = current_run(path, "evaluate")
+    return read(run.evaluation(recipe.evaluate.target), path.resolve().name)

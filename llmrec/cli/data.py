@@ -1,4 +1,4 @@
-"""Data sets there are, somebody's own files checked, and what a run or recipe reads."""
+"""Data sets that there are, your own files checked, and what a run or recipe reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
+from llmrec.cli.paths import current_run
 from llmrec.cli.screen import console, plain, say, screen, stages
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_files(
     files: list[Path] = typer.Argument(help="the interactions and the items, or a recipe that names them"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
-    """Look for problems in files, told with file and line. Exit code 1 where there are any."""
+    """Look for problems in files, each with file and line. Exit code 1 where there are any."""
     checked = _check(files)
     if as_json:
         say({"problems": [problem.__dict__ for problem in checked.problems], "notes": checked.notes})
@@ -85,11 +86,12 @@ def show(
     from llmrec import shipped
     from llmrec.data import facts
     from llmrec.data.dataset import Dataset
-    from llmrec.recipe_file import load, recipe_of
+    from llmrec.recipe_file import load
+    from llmrec.run.layout import RunFolder
 
-    folder = Path(run)
-    if (folder / "recipe.yaml").is_file():
-        recipe, dataset = recipe_of(folder), Dataset.load(folder / "data")
+    if RunFolder(Path(run)).is_run():
+        folder, recipe = current_run(Path(run), "data")
+        dataset = Dataset.load(folder.data)
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(shipped.recipe(run))

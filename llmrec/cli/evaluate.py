@@ -1,17 +1,21 @@
-"""Evaluate a run on its held-out items, beside the baselines, and show the table.
+"""Evaluate a run on its held-out items, beside the baselines, and show the table; nothing is trained.
 
-`--test` opens the test part of a run that is judged on validation: the figures stay in the run, and a line about the
-look is added to the ledger (`results/ledger.jsonl`), which belongs into version control.
+The figures stay in the run, in a folder for each split; with `--beams` or `--engine vllm` they are shown only.
+`--test` opens the test part of a run that is judged on validation: a line about the look is added to the ledger
+(`results/ledger.jsonl`), which belongs into version control.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from llmrec.cli.screen import metrics_table, say, screen, stages
+
+if TYPE_CHECKING:
+    from llmrec.run.plan import Split
 
 
 def command(
@@ -20,7 +24,7 @@ def command(
     test: bool = typer.Option(False, "--test", help="judge on test as the recipe says, and write it into the ledger"),
     ledger: Path = typer.Option("results/ledger.jsonl", help="--test: the ledger of looks at test parts"),
     why: str = typer.Option("", help="--test: what the look is for"),
-    beams: int = typer.Option(None, help="another beam width than the recipe's"),
+    beams: int = typer.Option(None, help="another beam width than the recipe's; shown, not kept"),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
@@ -30,56 +34,45 @@ def command(
         raise RunError(f"--target is test or valid, not '{target}'.")
     if test and (target == "valid" or beams is not None or engine != "transformers"):
         raise RunError("--test judges as the recipe says: leave out --target, --beams and --engine.")
-    result = _look(run, ledger, why) if test else _evaluated(run, target, beams, engine)
+    split = cast("Split | None", target)
+    result = _opened(run, ledger, why) if test else _evaluated(run, split, beams, engine)
     if as_json:
         say(result)
     else:
         screen.print(metrics_table(result))
 
 
-def _look(run: Path, ledger: Path, why: str) -> Any:
-    from llmrec import judging, pipeline
+def _opened(run: Path, ledger: Path, why: str) -> dict[str, Any]:
+    """Figures on the test part, written into the ledger."""
     from llmrec.evaluate.files import read_metrics
-    from llmrec.recipe_file import check_run
+    from llmrec.results.ledger import look
 
-    check_run(run)
-    with stages() as tell:
-        folder = judging.look(run, pipeline.trained_folder(run), ledger, why, lambda done: tell("evaluate", done))
-    return read_metrics(folder)
+    with stages() as progress:
+        return read_metrics(look(run, ledger, why, progress))
 
 
-def _evaluated(run: Path, target: str | None, beams: int | None, engine: str) -> Any:
-    """Figures that are shown and not kept."""
+def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) -> dict[str, Any]:
+    """Figures on the recipe's split or on another one; kept where the recipe's own settings make them."""
     import tempfile
 
-    import llmrec
-    from llmrec import judging
-    from llmrec.data.dataset import Dataset
-    from llmrec.decode.recommender import engine_named
+    from llmrec.decode.generative import engine_named
     from llmrec.errors import RunError
-    from llmrec.evaluate.ranking import evaluate
-    from llmrec.items.folder import read_vectors
+    from llmrec.evaluate.files import read_metrics
     from llmrec.recipe_file import recipe_of
-    from llmrec.stale import refuse_stale
+    from llmrec.run import execute
+    from llmrec.run.plan import evaluation
 
-    recipe = recipe_of(run, [] if beams is None else [f"evaluate.beams={beams}"])
-    if target == "test" and recipe.evaluate.target == "valid":
+    own = recipe_of(run)
+    if target == "test" and own.evaluate.target == "valid":
         raise RunError(
             f"{run} is judged on validation (evaluate.target: valid) and keeps its test part shut. Open it with "
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
-    refuse_stale(recipe, run)
-    dataset = Dataset.load(run / "data")
-    recommender = llmrec.load(run, recipe.evaluate.wording == "held-out", engine_named(engine))
-    with stages() as tell, tempfile.TemporaryDirectory() as folder:
-        return evaluate(
-            recommender,
-            judging.system(recipe),
-            dataset,
-            recipe.evaluate,
-            "valid" if (target or recipe.evaluate.target) == "valid" else "test",
-            recipe.seed,
-            Path(folder),
-            lambda done: tell("evaluate", done),
-            read_vectors(run, recipe.items.encoder, dataset.n_items),
-        )
+    split = target or own.evaluate.target
+    if beams is None and engine_named(engine) == "transformers":
+        with stages() as progress:
+            return read_metrics(execute.judge(own, run, evaluation(own, split), progress))
+    changes = [f"evaluate.target={split}", *([] if beams is None else [f"evaluate.beams={beams}"])]
+    with stages() as progress, tempfile.TemporaryDirectory() as folder:
+        execute.judge_into(Path(folder), recipe_of(run, changes), run, engine_named(engine), progress)
+        return read_metrics(Path(folder))

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from llmrec.cli.paths import current_run
 from llmrec.cli.screen import console, plain, say, screen
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,9 +25,7 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     """Health of the codes: a verdict, use and entropy of each level, agreement with categories and behaviour."""
-    from llmrec.indexing.look import look
-
-    found = look(run, catalogue)
+    found = _health(run, catalogue)
     if as_json:
         say(found)
         return
@@ -49,9 +48,7 @@ def compare(
     from rich import box
     from rich.table import Table
 
-    from llmrec.indexing.look import look
-
-    sides = [look(run) for run in (first, second)]
+    sides = [_health(run) for run in (first, second)]
     if as_json:
         say({str(run): side for run, side in zip((first, second), sides, strict=True)})
         return
@@ -74,27 +71,39 @@ def add(
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     """Codes for new items, by the frozen quantizer; the run's model recommends them without training."""
-    from llmrec.indexing.add import add as add_items
+    from llmrec.indexing import add as adding
 
-    folder, facts = add_items(run, items, catalogue)
+    whole, recipe = current_run(run, "catalogue")
+    old = adding.chosen(whole.catalogue, whole.catalogues, catalogue)
+    folder, facts = adding.add(items, old, recipe.items, recipe.seed, whole.catalogues)
     if as_json:
         say({"folder": str(folder), **facts})
         return
     screen.print(str(folder), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{facts['new codes']} new items beside {facts['codes kept']} old ones, whose codes are as they were. "
-        "A server of this run takes it up on POST /v1/catalogue; in Python: Recommender.open(MODEL, FOLDER).",
+        "A server of this run takes it up on POST /v1/catalogue.",
         highlight=False,
         markup=False,
     )
-    if strangers := facts["placed by text"]:
-        shown = ", ".join(strangers[:5]) + ("…" if len(strangers) > 5 else "")
+    if cold := facts["placed by text"]:
+        shown = ", ".join(cold[:5]) + ("…" if len(cold) > 5 else "")
         console.print(
-            f"{len(strangers)} of them have words or categories that no token stands for, and went where the nearest "
+            f"{len(cold)} of them have words or categories that no token stands for, and went where the nearest "
             f"item by text is: {shown}",
             highlight=False,
             markup=False,
         )
+
+
+def _health(path: Path, beginning: str | None = None) -> dict[str, Any]:
+    """Health of the codes of a run, or of the one of its catalogues whose hash begins so."""
+    from llmrec.indexing.add import chosen
+    from llmrec.indexing.look import look
+
+    run, recipe = current_run(path, "catalogue")
+    folder = chosen(run.catalogue, run.catalogues, beginning) if beginning else run.catalogue
+    return look(folder, run.data, run.items, recipe.indexing, recipe.seed)
 
 
 def _levels(found: dict[str, Any]) -> None:

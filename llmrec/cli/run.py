@@ -12,6 +12,7 @@ from llmrec.cli.screen import console, metrics_table, named_run, say, screen, sh
 
 if TYPE_CHECKING:
     from llmrec.recipe import Recipe
+    from llmrec.run.layout import RunFolder
 
 
 def command(
@@ -23,62 +24,65 @@ def command(
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
     as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
 ) -> None:
-    from llmrec import pipeline, shipped
+    from llmrec import shipped
     from llmrec.errors import RecipeError
     from llmrec.evaluate.files import read_metrics
     from llmrec.recipe_file import dump, load
+    from llmrec.run import execute
+    from llmrec.run.layout import RunFolder
 
     path = shipped.recipe(recipe)
-    plan = load(path, overrides or [], tiny)
-    if until not in pipeline.STAGES:
-        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(pipeline.STAGES)}")
+    settings = load(path, overrides or [], tiny)
+    if until not in execute.UNTIL:
+        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(execute.UNTIL)}")
     if dry_run:
-        typer.echo(dump(plan), nl=False)
+        typer.echo(dump(settings), nl=False)
         return
-    run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
-    pipeline.check_folder(plan, run)
-    console.print(named_run(path.stem, run))
-    _warn(plan, run)
-    with stages() as tell:
-        pipeline.run(plan, run, until, tell)
-    if pipeline.STAGES.index(until) < pipeline.STAGES.index("evaluate"):
-        say({"run": str(run), "until": until}) if as_json else console.print(f"Done until {until}: {run}")
+    run = RunFolder(out or Path("runs") / (path.stem + ("-tiny" if tiny else "")))
+    execute.check_folder(settings, run.path)
+    console.print(named_run(path.stem, run.path))
+    _warn(settings, run)
+    with stages() as progress:
+        execute.run(settings, run.path, until, progress)
+    if execute.UNTIL.index(until) < execute.UNTIL.index("evaluate"):
+        say({"run": str(run.path), "until": until}) if as_json else console.print(f"Done until {until}: {run.path}")
         if until == "catalogue" and not as_json:
-            _codes(run)
+            _codes(run.catalogue)
         return
-    folder = pipeline.trained_folder(run) / "eval"
+    folder = run.evaluation(settings.evaluate.target)
     result = read_metrics(folder)
     if as_json:
-        say({"run": str(run), **result})
+        say({"run": str(run.path), **result})
         return
-    _codes(run)
+    _codes(run.catalogue)
     screen.print(metrics_table(result))
     show_example(folder)
     if until == "report":
-        screen.print(f"\nThe whole report: {run / 'report.html'}", highlight=False)
+        screen.print(f"\nThe whole report: {run.report}", highlight=False)
 
 
-def _warn(plan: Recipe, run: Path) -> None:
-    """Say that a trained model will go; that it is there only until then is nothing to find out afterwards."""
+def _warn(recipe: Recipe, run: RunFolder) -> None:
+    """Warn before training if the trained models in the run folder are of another recipe, and so will be replaced."""
     from llmrec.errors import RunError
-    from llmrec.run_files import trained_folders
-    from llmrec.stale import refuse_stale
+    from llmrec.run.plan import plan
+    from llmrec.run.status import require_current
 
     try:
-        if trained_folders(run):
-            refuse_stale(plan, run)
+        if run.trained:
+            specs = plan(recipe)
+            last = max(place for place, spec in enumerate(specs) if spec.kind == "train")
+            require_current(run, specs[: last + 1], recipe.seed)
     except RunError:
         console.print(
-            f"{run} holds a model of another recipe, seed or data. It stays until the one that is trained now takes "
-            "its place; to keep it, stop (Ctrl-C) and write elsewhere: --out DIR",
+            f"{run.path} holds a model of another recipe, seed or data. It stays until the one that is trained now "
+            "takes its place; to keep it, stop (Ctrl-C) and write elsewhere: --out DIR",
             style="yellow", highlight=False,
         )  # fmt: skip
 
 
-def _codes(run: Path) -> None:
-    """What the health of codes is, in words."""
-    from llmrec.checked import read_checked
-    from llmrec.indexing.health import Health
+def _codes(catalogue: Path) -> None:
+    """Print the verdict on the health of the codes."""
+    from llmrec.indexing.health import read_health
 
-    for line in read_checked(run / "catalogue" / "health.json", Health).get("verdict", []):
+    for line in read_health(catalogue).get("verdict", []):
         screen.print(f"Codes: {line}", highlight=False, markup=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llmrec.cli.paths import current_run
 from llmrec.cli.screen import plain, say, screen
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llmrec.indexing.catalogue import Catalogue
-    from llmrec.recipe import Recipe
+    from llmrec.recipe import Model, Recipe
+    from llmrec.run.layout import RunFolder
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 _COLOURS = {"history": "cyan", "title": "cyan", "item": "magenta", "candidate": "yellow"}
@@ -39,28 +41,32 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     """Exact examples. Green is what the model must predict, the history is cyan, and what the base adds is dim."""
-    recipe, folder = _prepared(run, overrides or [], tiny)
     from llmrec.indexing.catalogue import Catalogue
     from llmrec.tasks import examples
 
-    table, catalogue = examples.load(folder / "tasks"), Catalogue.load(folder / "catalogue")
+    recipe, folder = _prepared(run, overrides or [], tiny)
+    table, catalogue = examples.load(folder.tasks), Catalogue.load(folder.catalogue)
     chosen = _chosen(table, {"task": task, "user_id": user, "item_id": item}, count)
-    for example in _explained(chosen, _tokenizer(recipe, catalogue, folder)):
+    for example in _explained(chosen, _tokenizer(recipe.model, catalogue, folder)):
         say(example) if as_json else _print(example)
 
 
-def _prepared(run: str, overrides: list[str], tiny: bool) -> tuple[Recipe, Path]:
+def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunFolder]:
     """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
-    from llmrec import pipeline, shipped
-    from llmrec.recipe_file import load, recipe_of
+    from llmrec import shipped
+    from llmrec.made import is_stage
+    from llmrec.recipe_file import load
+    from llmrec.run import execute
+    from llmrec.run.layout import RunFolder
 
-    if (Path(run) / "tasks" / "made.json").is_file() and not overrides and not tiny:
-        return recipe_of(Path(run)), Path(run)
-    held = Path(run) / "recipe.yaml"
-    path = held if held.is_file() else shipped.recipe(run)
+    run = RunFolder(Path(name))
+    if is_stage(run.tasks) and not overrides and not tiny:
+        run, recipe = current_run(run.path, "tasks")
+        return recipe, run
+    path = run.recipe if run.is_run() else shipped.recipe(name)
     recipe = load(path, overrides, tiny)
-    name = (Path(run).name if held.is_file() else path.stem) + ("-tiny" if tiny else "")
-    return recipe, pipeline.run(recipe, Path("runs") / ".tasks" / name, until="tasks")
+    kept = (run.path.name if run.is_run() else path.stem) + ("-tiny" if tiny else "")
+    return recipe, RunFolder(execute.run(recipe, Path("runs") / ".tasks" / kept, until="tasks"))
 
 
 def _chosen(table: pa.Table, wanted: dict[str, str | None], count: int) -> pa.Table:
@@ -99,22 +105,29 @@ def _near(table: pa.Table, name: str, value: str) -> str:
     return f"There are {len(known)} others, such as {', '.join(near)}."
 
 
-def _tokenizer(recipe: Recipe, catalogue: Catalogue, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that training uses: the trained model's, nano's learnt anew, or the base's with the item tokens."""
+def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrainedTokenizerBase:
+    """The tokenizer that training uses: the trained model's, or the one that it begins with and the item tokens."""
     import tempfile
 
+    from llmrec.model.base import tiny_base
     from llmrec.model.loading import tokenizer_from
+    from llmrec.model.nano import train_tokenizer
     from llmrec.model.prompting import load_tokenizer
     from llmrec.model.vocabulary import add_tokens
-    from llmrec.train.start import start
+    from llmrec.run.layout import RunFolder, model_of
+    from llmrec.train.start import words
 
-    trained = sorted(folder.glob("train-*-*/model/tokenizer_config.json"))
-    if trained:
-        return tokenizer_from(trained[-1].parent)
-    if recipe.model.base == "nano" or recipe.model.tiny:
-        with tempfile.TemporaryDirectory() as work:
-            return start(recipe, folder / "tasks", catalogue, Path(work), folder)[1]
-    tokenizer = load_tokenizer(recipe.model.base)
+    before = run.trained or ([RunFolder(Path(model.start)).last_trained] if model.start else [])
+    if before:
+        return tokenizer_from(model_of(before[-1]))
+    with tempfile.TemporaryDirectory() as work:
+        if model.base == "nano":
+            train_tokenizer(words(run.tasks), model.vocabulary, Path(work))
+            tokenizer = tokenizer_from(Path(work))
+        elif model.tiny:
+            tokenizer = tiny_base(model.base, words(run.tasks), Path(work) / "tokenizer")[1]
+        else:
+            tokenizer = load_tokenizer(model.base)
     add_tokens(tokenizer, catalogue.tokens)
     return tokenizer
 

@@ -24,39 +24,40 @@ def command(
     tiny: bool = typer.Option(False, help="the same path at a very small size"),
     out: Path = typer.Option(None, parser=named, metavar="PATH", help="run folder; runs/RECIPE otherwise"),
     as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
-    lines: bool = typer.Option(False, "--lines", hidden=True, help="tell progress and errors as lines of JSON"),
+    lines: bool = typer.Option(False, "--lines", hidden=True, help="print progress and errors as lines of JSON"),
 ) -> None:
-    from llmrec import pipeline, shipped
+    from llmrec import shipped
     from llmrec.recipe_file import load
-    from llmrec.run_files import trained_folders
+    from llmrec.run import execute
+    from llmrec.run.layout import RunFolder
     from llmrec.train import together
 
-    with _told() if lines else contextlib.nullcontext():
+    with _errors_as_lines() if lines else contextlib.nullcontext():
         path = shipped.recipe(recipe)
-        plan = load(path, overrides or [], tiny)
+        settings = load(path, overrides or [], tiny)
         run = out or Path("runs") / (path.stem + ("-tiny" if tiny else ""))
         if not together.is_first():
             with _patient():
-                pipeline.train(plan, run)
+                execute.train(settings, run)
             return
         if lines:
-            pipeline.train(plan, run, _tell)
+            execute.train(settings, run, _progress_as_lines)
             return
         console.print(named_run(path.stem, run))
-        with stages() as tell:
-            pipeline.train(plan, run, tell)
-        trained = [str(folder) for folder in trained_folders(run)]
+        with stages() as progress:
+            execute.train(settings, run, progress)
+        trained = [str(folder) for folder in RunFolder(run).trained]
         say({"run": str(run), "trained": trained}) if as_json else console.print(f"Trained: {', '.join(trained)}")
 
 
-def _tell(stage: str, done: float) -> None:
-    if stage == "train":
+def _progress_as_lines(kind: str, done: float) -> None:
+    if kind == "train":
         print(json.dumps({"done": round(done, 4)}), flush=True)
 
 
 @contextlib.contextmanager
 def _patient() -> Iterator[None]:
-    """An error that all processes meet is told by the first: the launcher ends the others while they wait here."""
+    """Wait before an error: the first process prints what all meet, and the launcher ends the others meanwhile."""
     from llmrec.errors import LlmrecError
 
     try:
@@ -67,8 +68,8 @@ def _patient() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tell a known error to the process that reads this one's lines."""
+def _errors_as_lines() -> Iterator[None]:
+    """Print a known error as a line of JSON, for the process that started this one."""
     from llmrec.errors import LlmrecError
 
     try:

@@ -11,7 +11,6 @@ import numpy as np
 from llmrec.errors import RunError
 from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.run_files import training_folders
 
 ALIKE = {
     "split": "the split",
@@ -21,6 +20,7 @@ ALIKE = {
     "items": "the size of the catalogue",
     "ties": "how tied scores count",
     "beams": "the beam width",
+    "wording": "the wording of prompts",
     "exclude_seen": "whether items of the history may be recommended",
 }
 """What of a protocol must agree before two figures may stand side by side."""
@@ -43,25 +43,25 @@ class Judged:
     values: dict[str, np.ndarray]
 
 
-def read(run: Path) -> Judged:
-    """The last evaluation of a run.
+def read(folder: Path, name: str) -> Judged:
+    """Read an evaluation.
+
+    Args:
+        folder: of the evaluation.
+        name: what to call the run.
 
     Raises:
-        RunError: there is none, it is damaged, or it was made before cases were written down.
+        RunError: it is missing or damaged, or it was made before cases were written down.
     """
-    folders = [folder / "eval" for folder in training_folders(run)]
-    found = [folder for folder in folders if (folder / "metrics.json").is_file()]
-    if not found:
-        raise RunError(f"{run} has no evaluation. Make one with: llmrec run RECIPE --out {run}")
-    metrics, table = read_metrics(found[-1]), read_cases(found[-1] / "per_user.parquet")
+    metrics, table = read_metrics(folder), read_cases(folder / "per_user.parquet")
     cases = _numbered(table["user_id"].to_pylist(), table["target"].to_pylist())
     columns = {metric: f"{metrics['model']} {metric}" for metric in metrics["systems"][metrics["model"]]}
     missing = set(columns.values()) - set(table.column_names)
     if missing or not len(cases):
         what = f"column '{min(missing)}'" if missing else "cases"
-        raise RunError(f"{found[-1] / 'per_user.parquet'} has no {what}. Evaluate the run again.")
+        raise RunError(f"{folder / 'per_user.parquet'} has no {what}. Evaluate the run again.")
     values = {metric: table[name].to_numpy() for metric, name in columns.items()}
-    return Judged(run.resolve().name, metrics, cases, values)
+    return Judged(name, metrics, cases, values)
 
 
 def compare(first: Judged, second: Judged) -> dict[str, Any]:

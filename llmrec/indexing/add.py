@@ -15,35 +15,34 @@ from llmrec.indexing import build
 from llmrec.indexing.catalogue import About, Catalogue
 from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
-from llmrec.recipe_file import recipe_of
+from llmrec.recipe import Items
 
-FOLDER = "catalogues"
 _DIGITS = 16  # of the hash, that name a folder
 
 
-def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """Give new items codes and write `run/catalogues/HASH`, which holds the old items, too.
+def add(file: Path, old: Path, settings: Items, seed: int, into: Path) -> tuple[Path, dict[str, Any]]:
+    """Give new items codes and write a catalogue that holds the old items, too.
 
     Args:
-        run: a run folder with a catalogue.
-        file: Parquet or CSV with item_id and the columns of the run's items; items that have a code are passed over.
-        beside: the hash, or the beginning of it, of the catalogue to add to; the one with most items otherwise.
+        file: Parquet or CSV with item_id and the columns of the old items; items that have a code are passed over.
+        old: the catalogue to add to; see `chosen`.
+        settings: how text and vectors of the old items were made.
+        seed: of the run.
+        into: folder that the new catalogue is written into, under the beginning of its hash.
 
     Returns:
         The folder, and facts: its hash, how many codes were kept, how many are new, and which of them have words or
         categories that no token stands for, and so the codes of the nearest item by text.
 
     Raises:
-        RunError: no run folder.
-        CodeError: there is no such catalogue, all items have codes, or spare tokens run out.
+        CodeError: the old catalogue is damaged, all items have codes, or spare tokens run out.
         DataError: a column is missing, an item id stands twice, or items have no text.
     """
-    recipe, old = recipe_of(run), chosen(run, beside)
     before = Catalogue.load(old)
     late = _new(_read(file), before, file)
-    vectors = encode(item_texts(late, recipe.items.text, recipe.items.missing_text), recipe.items.encoder)
-    catalogue, report, frozen = build.added(old, late, vectors, recipe.seed)
-    folder = run / FOLDER / catalogue.hash[:_DIGITS]
+    vectors = encode(item_texts(late, settings.text, settings.missing_text), settings.encoder)
+    catalogue, report, frozen = build.added(old, late, vectors, seed)
+    folder = into / catalogue.hash[:_DIGITS]
     with atomic_folder(folder, lambda same: (same / "catalogue.json").is_file()) as partial:
         frozen.copy(partial)
         catalogue.save(partial, report)
@@ -51,26 +50,27 @@ def add(run: Path, file: Path, beside: str | None = None) -> tuple[Path, dict[st
     return folder, facts | {"placed by text": frozen.unknown(late), "verdict": report["verdict"]}
 
 
-def chosen(run: Path, beside: str | None = None) -> Path:
-    """The catalogue folder of a run that a hash begins; the one with most items where none is given.
+def chosen(trained: Path, added: Path, beginning: str | None = None) -> Path:
+    """The one of a run's catalogues whose hash begins so; the one with most items where no beginning is given.
+
+    Args:
+        trained: the catalogue that the model was trained on.
+        added: folder of catalogues with items that were added later.
+        beginning: of a hash.
 
     Raises:
         CodeError: there is none, or several begin so.
     """
-    about = {folder: About.load(folder) for folder in folders(run)}
-    found = [folder for folder, facts in about.items() if facts.hash.startswith(beside or "")]
-    if not found or (beside and len(found) > 1):
+    every = [trained, *sorted(added.glob("[!.]*"))]
+    about = {folder: About.load(folder) for folder in every if (folder / "catalogue.json").is_file()}
+    found = [folder for folder, facts in about.items() if facts.hash.startswith(beginning or "")]
+    if not found or (beginning and len(found) > 1):
         known = ", ".join(facts.hash[:_DIGITS] for facts in about.values()) or "none"
         raise CodeError(
-            f"{len(found)} catalogues of {run} begin with '{beside or ''}'. There are: {known}. `llmrec run` makes one."
+            f"{len(found)} catalogues of {trained} and {added} have a hash that begins with '{beginning or ''}'. "
+            f"There are: {known}. `llmrec run` makes one."
         )
     return max(found, key=lambda folder: (about[folder].items, folder.name))
-
-
-def folders(run: Path) -> list[Path]:
-    """Catalogue folders of a run, the one that its model was trained on first."""
-    every = [run / "catalogue", *sorted((run / FOLDER).glob("[!.]*"))]
-    return [folder for folder in every if (folder / "catalogue.json").is_file()]
 
 
 def _read(file: Path) -> pa.Table:

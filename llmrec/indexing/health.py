@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from llmrec.checked import read_checked
 from llmrec.contracts import Sequences
 from llmrec.indexing import agreement
 from llmrec.indexing.codes import Ends, groups
@@ -42,6 +44,16 @@ class Health(TypedDict, total=False):
     collisions_before: int
     moved: int
     largest_group: int
+
+
+def read_health(catalogue: Path) -> Health:
+    """health.json of a catalogue folder.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    found: Health = read_checked(catalogue / "health.json", Health)
+    return found
 
 
 def health(

@@ -1,4 +1,4 @@
-"""Health of a run's codes, measured anew with all that the run knows: categories, training events, vectors."""
+"""Health of a catalogue's codes, measured anew with categories, training events and vectors of its run."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from llmrec.checked import read_checked
 from llmrec.data.dataset import Dataset
-from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.health import Health, health
+from llmrec.indexing.health import health, read_health
 from llmrec.indexing.verdict import verdict
 from llmrec.items.folder import read_vectors
-from llmrec.recipe_file import recipe_of
+from llmrec.recipe import Indexing
 
 
-def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
+def look(folder: Path, data: Path, items: Path, settings: Indexing, seed: int) -> dict[str, Any]:
     """What `llmrec index show` prints.
 
     Args:
-        run: a run folder with a catalogue.
-        catalogue: the hash, or the beginning of it, of one of its catalogues; that of the model otherwise.
+        folder: of the catalogue.
+        data: folder of the run's data.
+        items: folder of the run's item vectors.
+        settings: how the codes were made.
+        seed: of the run.
 
     Returns:
         The health report; method, hash and a few codes with their titles.
 
     Raises:
-        RunError: no run folder.
-        CodeError: there is no such catalogue.
+        RunError: data, vectors or the report of the catalogue are damaged.
+        CodeError: it is no catalogue folder, or damaged.
     """
-    recipe, folder = recipe_of(run), chosen(run, catalogue) if catalogue else run / "catalogue"
-    held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
-    vectors = read_vectors(run, recipe.items.encoder, data.n_items)
-    same = held.item_ids == data.item_ids  # other catalogues hold more items than the run has vectors and events of
-    stored = read_checked(folder / "health.json", Health)
+    held, dataset = Catalogue.load(folder), Dataset.load(data, texts=False)
+    same = held.item_ids == dataset.item_ids  # a catalogue with added items: the run has no vectors and events of these
+    stored = read_health(folder)
     report = health(
         held.codes,
         held.widths,
-        vectors if same else None,
-        recipe.seed,
+        read_vectors(items, dataset.n_items) if same else None,
+        seed,
         items=held.items,
-        train=data.before("valid") if same else None,
-        settings=recipe.indexing,
+        train=dataset.before("valid") if same else None,
+        settings=settings,
         ends=held.ends,
     )
     for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
         report[name] = stored.get(name, report[name])
-    report["verdict"] = verdict(report, recipe.indexing)
+    report["verdict"] = verdict(report, settings)
     examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
-    return {"method": recipe.indexing.method, "hash": held.hash, "examples": examples, **report}
+    return {"method": settings.method, "hash": held.hash, "examples": examples, **report}
