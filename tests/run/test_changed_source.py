@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import pipeline
 from llmrec.files import read_json
 from llmrec.recipe import Recipe
+from llmrec.run import execute
 
 
 def test_a_set_found_by_its_name_is_read_again_when_its_files_change(
@@ -24,7 +24,7 @@ def test_a_set_found_by_its_name_is_read_again_when_its_files_change(
     made = tmp_path / "run" / "data" / "made.json"
 
     def counted() -> tuple[int, float]:
-        pipeline.run(recipe, tmp_path / "run", until="data")
+        execute.run(recipe, tmp_path / "run", until="data")
         return read_json(made)["facts"]["interactions"], made.stat().st_mtime_ns
 
     first = counted()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import pipeline
 from llmrec.recipe_file import load
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 
 LARGEST = [f"seed={2**63 - 1}", "evaluate.ranking=[hr@1]", "evaluate.beams=2", "items.encoder=hashing"]
 
@@ -15,7 +16,7 @@ LARGEST = [f"seed={2**63 - 1}", "evaluate.ranking=[hr@1]", "evaluate.beams=2", "
 @pytest.mark.parametrize("method", ["rq-kmeans", "balanced-rq-kmeans", "kmeans-tree", "pq", "opq", "rq-vae"])
 def test_every_quantizer_takes_the_largest_seed(method: str, world: Path, tmp_path: Path) -> None:
     changes = [*LARGEST, f"indexing={{method: {method}, levels: 2, width: 8, epochs: 2}}"]
-    assert (pipeline.run(load(world, changes), tmp_path / "run", "catalogue") / "catalogue" / "trie.json").is_file()
+    assert (execute.run(load(world, changes), tmp_path / "run", "catalogue") / "catalogue" / "trie.json").is_file()
 
 
 def test_a_world_and_a_training_take_the_largest_seed(world: Path, tmp_path: Path) -> None:
@@ -25,4 +26,4 @@ def test_a_world_and_a_training_take_the_largest_seed(world: Path, tmp_path: Pat
         "indexing={levels: 2, width: 4, vectors: ppmi}",
         "train=[{epochs: 1, batch: 8, learning_rate: 1.0e-2}]",
     ]
-    assert pipeline.trained_folder(pipeline.run(load(world, [*LARGEST, *changes]), tmp_path / "run", "train"))
+    assert RunFolder(execute.run(load(world, [*LARGEST, *changes]), tmp_path / "run", "train")).last_trained

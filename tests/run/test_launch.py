@@ -14,10 +14,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-from llmrec import launch, pipeline
 from llmrec.errors import DataError, RecipeError, RunError
 from llmrec.recipe import Launch
 from llmrec.recipe_file import dump, load
+from llmrec.run import execute, launch
 
 STRATEGIES = ["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"]
 SMALL = ["train.0.epochs=2", "train.0.validation.every=15", "train.0.validation.users=20"]
@@ -38,12 +38,12 @@ def test_a_run_in_two_processes_is_the_run_in_one_and_stays_made(world: Path, tm
     assert done.returncode == 0, done.stderr
     made = tmp_path / "two" / "train-1-sft" / "made.json"
     assert json.loads(made.read_text())["facts"]["processes"] == 2
-    pipeline.run(load(world, SMALL), tmp_path / "one", "train")
+    execute.run(load(world, SMALL), tmp_path / "one", "train")
     assert len(logged(tmp_path / "one")) > 5
     for one, two in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, abs=1e-4)
     before = made.stat().st_mtime_ns
-    pipeline.run(load(world, SMALL), tmp_path / "two", "train")
+    execute.run(load(world, SMALL), tmp_path / "two", "train")
     assert made.stat().st_mtime_ns == before
     assert not list((tmp_path / "two" / ".work").iterdir())
 
@@ -52,7 +52,7 @@ def test_a_known_error_of_a_child_is_the_same_error_here(world: Path, tmp_path: 
     gone = load(world, ["data.items=nowhere.csv"])
     (tmp_path / "recipe.yaml").write_text(dump(gone))
     with pytest.raises(DataError) as here:
-        pipeline.run(gone, tmp_path / "here")
+        execute.run(gone, tmp_path / "here")
     with pytest.raises(DataError) as there:
         launch.train(Launch(), tmp_path, lambda done: None)
     assert str(there.value) == str(here.value)
@@ -65,10 +65,10 @@ def test_several_processes_are_sent_to_the_verb_that_shares(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match=r"`llmrec train`.*launch: \{processes: N\}"):
-        pipeline.run(load(world), tmp_path / "run")
+        execute.run(load(world), tmp_path / "run")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RunError, match=r"train\.0\.batch: 8 packed rows do not divide over 3 processes .* 6 or 9"):
-        pipeline.train(load(world), tmp_path / "run")
+        execute.train(load(world), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -128,14 +128,14 @@ def test_a_launch_that_cannot_be_is_refused_with_its_recipe(given: list[str], to
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has GPUs")
 def test_sharding_without_gpus_is_refused_before_anything_is_made(world: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"launch\.strategy: fsdp needs GPUs, and this machine has none\. Use ddp\."):
-        pipeline.run(load(world, ["launch.strategy=fsdp", "launch.processes=2"]), tmp_path / "run")
+        execute.run(load(world, ["launch.strategy=fsdp", "launch.processes=2"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_other_machines_wait_for_the_first(world: Path, tmp_path: Path) -> None:
     given = ["launch.processes=2", "launch.machines=2", "launch.address=localhost", "launch.rank=1"]
     with pytest.raises(RunError, match=r"holds no recipe\.yaml\. Start machine 0 first"):
-        pipeline.run(load(world, given), tmp_path / "run")
+        execute.run(load(world, given), tmp_path / "run")
 
 
 def test_an_interrupt_ends_what_was_started(tmp_path: Path) -> None:

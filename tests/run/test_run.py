@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import pipeline
 from llmrec.errors import RunError
 from llmrec.files import hash_folder
 from llmrec.recipe_file import load
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 
-FOLDERS = ("data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval")
+FOLDERS = ("data", "items", "catalogue", "tasks", "train-1-sft", "evaluate-test")
 SMALL = ["train.0.epochs=0.2", "evaluate.ranking=[hr@1]", "evaluate.beams=2"]
 
 
@@ -45,7 +46,7 @@ def stopped_in_training(recipe: Path, run: Path, kind: signal.Signals) -> subpro
 @pytest.fixture(scope="module")
 def small(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps; tests copy it."""
-    return pipeline.run(load(world, SMALL), tmp_path_factory.mktemp("small") / "run")
+    return execute.run(load(world, SMALL), tmp_path_factory.mktemp("small") / "run")
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def copied(small: Path, tmp_path: Path) -> Path:
 
 def test_a_second_run_makes_nothing(copied: Path, world: Path) -> None:
     before = written(copied), hash_folder(copied, without=("report.html",))
-    pipeline.run(load(world, SMALL), copied)
+    execute.run(load(world, SMALL), copied)
     assert (written(copied), hash_folder(copied, without=("report.html",))) == before
 
 
@@ -72,7 +73,7 @@ def test_a_second_run_makes_nothing(copied: Path, world: Path) -> None:
 )
 def test_a_changed_part_redoes_just_what_depends_on_it(change: str, kept: list[str], copied: Path, world: Path) -> None:
     before = written(copied)
-    pipeline.run(load(world, [*SMALL, change]), copied)
+    execute.run(load(world, [*SMALL, change]), copied)
     assert [name for name, when in written(copied).items() if when == before[name]] == kept
 
 
@@ -82,7 +83,7 @@ def test_a_changed_log_redoes_the_data(small: Path, world: Path, tmp_path: Path)
     before = written(run)
     with (tmp_path / "world" / "log.csv").open("a") as log:
         log.write("u1,i1,99999999\n")
-    pipeline.run(load(tmp_path / "world" / "recipe.yaml", SMALL), run)
+    execute.run(load(tmp_path / "world" / "recipe.yaml", SMALL), run)
     assert written(run)["data"] != before["data"]
 
 
@@ -90,27 +91,27 @@ def test_a_moved_world_is_the_same_world(copied: Path, world: Path, tmp_path: Pa
     """Files are known by their content: the same recipe in another folder makes nothing anew."""
     before = written(copied)
     shutil.copytree(world.parent, tmp_path / "moved")
-    pipeline.run(load(tmp_path / "moved" / "recipe.yaml", SMALL), copied)
+    execute.run(load(tmp_path / "moved" / "recipe.yaml", SMALL), copied)
     assert written(copied) == before
 
 
 def test_until_stops_after_its_stage_and_the_next_run_goes_on(world: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    pipeline.run(load(world, SMALL), tmp_path / "run", "catalogue", lambda stage, done: told.append(stage))
+    execute.run(load(world, SMALL), tmp_path / "run", "catalogue", lambda stage, done: told.append(stage))
     assert list(dict.fromkeys(told)) == ["data", "items", "catalogue"]
     assert not (tmp_path / "run" / "tasks").exists()
     with pytest.raises(RunError, match="holds no trained model"):
-        pipeline.trained_folder(tmp_path / "run")
+        RunFolder(tmp_path / "run").last_trained  # noqa: B018
 
 
 def test_two_runs_of_one_recipe_are_the_same_to_the_bit(small: Path, world: Path, tmp_path: Path) -> None:
-    again = pipeline.run(load(world, SMALL), tmp_path / "again")
-    for name in (*FOLDERS[:4], "train-1-sft/model", "train-1-sft/eval"):
+    again = execute.run(load(world, SMALL), tmp_path / "again")
+    for name in (*FOLDERS[:4], "train-1-sft/model", "evaluate-test"):
         assert hash_folder(again / name) == hash_folder(small / name), name
 
 
 def test_another_seed_is_another_run(small: Path, world: Path, tmp_path: Path) -> None:
-    other = pipeline.run(load(world, [*SMALL, "seed=8"]), tmp_path / "other", "train")
+    other = execute.run(load(world, [*SMALL, "seed=8"]), tmp_path / "other", "train")
     assert hash_folder(other / "train-1-sft" / "model") != hash_folder(small / "train-1-sft" / "model")
 
 
@@ -153,4 +154,4 @@ def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_in_words(world: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match=r"permission is denied\. .*--out DIR"):
-        pipeline.run(load(world, SMALL), tmp_path / "run")
+        execute.run(load(world, SMALL), tmp_path / "run")

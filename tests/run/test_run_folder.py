@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import pipeline
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import hash_folder
 from llmrec.recipe_file import load
-from llmrec.stage import lock
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
+from llmrec.run.ownership import lock
 
 Call = Callable[..., tuple[int, str]]
 
@@ -47,7 +48,7 @@ def llmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture(scope="module")
 def made(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run up to its items; tests copy it."""
-    return pipeline.run(load(world), tmp_path_factory.mktemp("made") / "run", "items")
+    return execute.run(load(world), tmp_path_factory.mktemp("made") / "run", "items")
 
 
 def project(folder: Path, world: Path) -> Path:
@@ -79,7 +80,7 @@ def test_one_file_makes_a_folder_somebody_else_s(name: str, world: Path, tmp_pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("process 1 of mine")
     with pytest.raises(RunError, match=rf"holds other files \({name}\) and is no run"):
-        pipeline.run(load(world), tmp_path / "run", "data")
+        execute.run(load(world), tmp_path / "run", "data")
     assert everything(tmp_path) == {f"run/{name}": b"process 1 of mine"}
 
 
@@ -88,7 +89,7 @@ def test_an_empty_folder_and_a_run_that_was_stopped_at_once_are_taken(world: Pat
     (tmp_path / "stopped").mkdir()
     (tmp_path / "stopped" / ".lock").touch()
     for name in ("empty", "stopped"):
-        assert (pipeline.run(load(world), tmp_path / name, "data") / "data" / "made.json").is_file()
+        assert (execute.run(load(world), tmp_path / name, "data") / "data" / "made.json").is_file()
 
 
 @pytest.mark.parametrize("gone", [".lock", "data", "items", "data and items"])
@@ -97,7 +98,7 @@ def test_a_run_is_known_by_its_lock_or_by_a_stage(gone: str, made: Path, world: 
     run = Path(shutil.copytree(made, tmp_path / "run"))
     for name in gone.split(" and "):
         (run / name).unlink() if name == ".lock" else shutil.rmtree(run / name)
-    pipeline.run(load(world), run, "items")
+    execute.run(load(world), run, "items")
     assert hash_folder(run / "data") == hash_folder(made / "data")
 
 
@@ -113,7 +114,7 @@ def test_a_stage_without_our_mark_is_not_replaced(
         (run / "items" / "made.json").write_text(made_json)
     before = everything(run)
     with pytest.raises(RunError, match=r"run/items is no stage of a run .*Move it away"):
-        pipeline.run(load(world, ["items.text=[title]"]), run, "items")
+        execute.run(load(world, ["items.text=[title]"]), run, "items")
     assert everything(run) == before
 
 
@@ -126,7 +127,7 @@ def test_a_link_in_the_place_of_a_stage_is_not_followed_and_not_replaced(
     (run / "items").symlink_to(tmp_path / to)
     before = everything(tmp_path)
     with pytest.raises(RunError, match="run/items is no stage of a run"):
-        pipeline.run(load(world, ["items.text=[title]"]), run, "items")
+        execute.run(load(world, ["items.text=[title]"]), run, "items")
     assert everything(tmp_path) == before
 
 
@@ -138,7 +139,7 @@ def test_a_work_folder_that_is_a_link_is_refused(made: Path, world: Path, tmp_pa
     (run / ".work").symlink_to(other)
     before = everything(tmp_path)
     with pytest.raises(RunError, match=r"\.work is a link"):
-        pipeline.run(load(world), run, "train")
+        execute.run(load(world), run, "train")
     assert everything(tmp_path) == before
 
 
@@ -148,7 +149,7 @@ def test_what_a_person_put_into_a_run_outlives_it(made: Path, world: Path, tmp_p
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("kept")
     shutil.rmtree(run / "train-9-old")  # called like a stage, it would be refused: see above
-    pipeline.run(load(world, ["items.text=[title]", "train.0.epochs=0.1", "evaluate.baselines=[]"]), run, "train")
+    execute.run(load(world, ["items.text=[title]", "train.0.epochs=0.1", "evaluate.baselines=[]"]), run, "train")
     for name in ("notes.txt", "train-my-notes/one.txt", "trained/three.txt", "train-1-x.txt"):
         assert (run / name).read_text() == "kept"
 
@@ -156,7 +157,7 @@ def test_what_a_person_put_into_a_run_outlives_it(made: Path, world: Path, tmp_p
 def test_a_stage_of_another_plan_goes_and_a_link_to_one_stays(made: Path, world: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made, tmp_path / "run"))
     shutil.copytree(made / "items", run / "train-2-sft")
-    pipeline.run(load(world, ["train.0.epochs=0.1", "evaluate.baselines=[]"]), run, "train")
+    execute.run(load(world, ["train.0.epochs=0.1", "evaluate.baselines=[]"]), run, "train")
     assert not (run / "train-2-sft").exists()
 
 
@@ -181,19 +182,19 @@ def test_a_recipe_that_reads_what_lies_in_its_run_is_refused(
         place = tmp_path / "*" / "items" / f"{file.stem}*.csv"
     before = everything(run)
     with pytest.raises(RunError, match="lies in the run folder"):
-        pipeline.run(load(world, [f"data.{key}={place}", "items.text=[title]"]), run, "items")
+        execute.run(load(world, [f"data.{key}={place}", "items.text=[title]"]), run, "items")
     assert everything(run) == before
 
 
 def test_a_run_that_goes_on_from_itself_is_refused(made: Path, world: Path) -> None:
     with pytest.raises(RunError, match=r"model\.from .* lies in the run folder"):
-        pipeline.run(load(world, [f"model.from={made}"]), made, "data")
+        execute.run(load(world, [f"model.from={made}"]), made, "data")
 
 
 def test_a_run_inside_a_stage_is_refused(made: Path, world: Path) -> None:
     for out in (made / "data" / "run", made / "items" / "a" / "b"):
         with pytest.raises(RunError, match="a stage of a run that may be replaced"):
-            pipeline.run(load(world), out, "data")
+            execute.run(load(world), out, "data")
         assert not out.exists()
 
 
@@ -228,7 +229,7 @@ def test_a_run_is_written_where_it_is_said_whatever_the_name(
     """DuckDB and Arrow would take a name that begins with ~ for a home, and write there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    pipeline.run(load(world), Path(out), "data")
+    execute.run(load(world), Path(out), "data")
     assert (tmp_path / Path(out) / "data" / "interactions.parquet").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [Path(out).parts[0]]
 
@@ -248,7 +249,7 @@ def test_a_home_that_the_shell_left_is_put_in(
 
 def test_a_nul_in_a_name_is_one_message(world: Path) -> None:
     with pytest.raises(RunError, match="holds a NUL"):
-        pipeline.run(load(world), Path("a\0b"), "data")
+        execute.run(load(world), Path("a\0b"), "data")
 
 
 def test_the_lock_of_a_run_is_no_way_to_another_file(made: Path, world: Path, tmp_path: Path) -> None:
@@ -257,13 +258,13 @@ def test_the_lock_of_a_run_is_no_way_to_another_file(made: Path, world: Path, tm
     (tmp_path / "mine").write_text("kept")
     (run / ".lock").unlink()
     (run / ".lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(RunError, match="links"), lock(run):
+    with pytest.raises(RunError, match="links"), lock(RunFolder(run)):
         pass
     assert (tmp_path / "mine").read_text() == "kept"
 
 
 def test_made_json_of_every_version_marks_a_stage(tmp_path: Path) -> None:
-    from llmrec.run_folder import is_stage
+    from llmrec.made import is_stage
 
     known = {"recipe": {}, "inputs": {}, "output": "", "seed": 1, "facts": {}}
     for about, ours in ((known, True), (known | {"key": "", "peak": {}}, True), ({"recipe": {}}, False)):

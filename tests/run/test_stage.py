@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import pytest
 
 from llmrec.errors import RunError
 from llmrec.files import hash_bytes, hash_json
-from llmrec.stage import Stage, lock
+from llmrec.made import read_made
+from llmrec.run.layout import RunFolder
+from llmrec.run.ownership import lock
+from llmrec.run.stage import Stage
 
 
 def names(folder: Path) -> list[str]:
@@ -38,33 +42,39 @@ def stage(folder: Path) -> Stage:
     return Stage(folder / "stage", 1, {"width": 8, "also": [1, 2]}, {"data": "abc"}, 7)
 
 
+def run(stage: Stage, make: Callable[[Path], dict[str, int]]) -> str:
+    """Make a stage unless it is made; hash of its files."""
+    if not stage.is_made():
+        stage.make(make)
+    return read_made(stage.folder)["output"]
+
+
 def test_a_made_stage_is_skipped_and_gives_the_same_hash(tmp_path: Path) -> None:
     make = Maker()
-    first, second = (stage(tmp_path).run(make) for _ in range(2))
-    assert first == second == hash_json([["result", hash_bytes(b"made")]])
+    assert run(stage(tmp_path), make) == run(stage(tmp_path), make) == hash_json([["result", hash_bytes(b"made")]])
     assert make.times == 1
 
 
 def test_the_order_of_recipe_keys_is_nothing(tmp_path: Path) -> None:
-    stage(tmp_path).run(Maker())
-    assert replace(stage(tmp_path), recipe={"also": [1, 2], "width": 8}).is_made()
+    run(stage(tmp_path), Maker())
+    assert replace(stage(tmp_path), config={"also": [1, 2], "width": 8}).is_made()
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"recipe": {"width": 9}}, {"inputs": {"data": "abd"}}, {"inputs": {"date": "abc"}}, {"seed": 8}],
+    [{"version": 2}, {"config": {"width": 9}}, {"inputs": {"data": "abd"}}, {"inputs": {"date": "abc"}}, {"seed": 8}],
 )
 def test_whatever_a_stage_depends_on_makes_it_anew(change: dict[str, object], tmp_path: Path) -> None:
     make = Maker()
-    stage(tmp_path).run(make)
-    replace(stage(tmp_path), **change).run(make)
+    run(stage(tmp_path), make)
+    run(replace(stage(tmp_path), **change), make)
     assert make.times == 2
 
 
 def test_made_json_says_what_was_made_of_what(tmp_path: Path) -> None:
-    stage(tmp_path).run(Maker())
+    run(stage(tmp_path), Maker())
     made = json.loads((tmp_path / "stage" / "made.json").read_text())
-    assert (made["recipe"], made["inputs"], made["format"], made["seed"]) == (
+    assert (made["config"], made["inputs"], made["version"], made["seed"]) == (
         {"width": 8, "also": [1, 2]},
         {"data": "abc"},
         1,
@@ -82,7 +92,7 @@ def test_a_maker_that_fails_leaves_nothing(error: type[BaseException], tmp_path:
         raise error
 
     with pytest.raises(error):
-        stage(tmp_path).run(fail)
+        run(stage(tmp_path), fail)
     assert names(tmp_path) == []
 
 
@@ -90,9 +100,9 @@ def test_a_maker_that_fails_keeps_the_older_result(tmp_path: Path) -> None:
     def fail(folder: Path) -> dict[str, int]:
         raise ZeroDivisionError
 
-    stage(tmp_path).run(Maker())
+    run(stage(tmp_path), Maker())
     with pytest.raises(ZeroDivisionError):
-        replace(stage(tmp_path), seed=8).run(fail)
+        run(replace(stage(tmp_path), seed=8), fail)
     assert stage(tmp_path).is_made()
 
 
@@ -102,30 +112,33 @@ def test_a_full_disk_in_a_stage_is_told_in_words_and_leaves_nothing(tmp_path: Pa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RunError, match=r"the disk is full\. .*--out DIR"):
-        stage(tmp_path).run(fill_the_disk)
+        run(stage(tmp_path), fill_the_disk)
     assert names(tmp_path) == []
 
 
 def test_a_run_in_use_says_by_whom(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\nfrom llmrec.stage import lock\n"
-        "with lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+        "import sys, pathlib\nfrom llmrec.run.layout import RunFolder\nfrom llmrec.run.ownership import lock\n"
+        "with lock(RunFolder(pathlib.Path(sys.argv[1]))):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout and holder.stdout.readline() == "held\n"
     try:
-        with pytest.raises(RunError, match=rf"in use by process {holder.pid} on .* since "), lock(tmp_path / "run"):
+        with (
+            pytest.raises(RunError, match=rf"in use by process {holder.pid} on .* since "),
+            lock(RunFolder(tmp_path / "run")),
+        ):
             pass
     finally:
         holder.communicate("")
-    with lock(tmp_path / "run"):
+    with lock(RunFolder(tmp_path / "run")):
         pass  # whoever held it is gone
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock(RunFolder(tmp_path)):
         raise ZeroDivisionError
-    with lock(tmp_path):
+    with lock(RunFolder(tmp_path)):
         pass

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import judging, pipeline
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.pinned import judged
-from llmrec.recipe_file import load, recipe_of
-from llmrec.stage import made_hash
+from llmrec.made import read_made
+from llmrec.recipe_file import load
+from llmrec.results import record
+from llmrec.results.ledger import look
+from llmrec.run import execute
 
 FEW = ["train.0.epochs=0.2", "tasks.item_to_text=0", "tasks.text_to_item=0"]
 
@@ -35,22 +36,23 @@ def edit(recipe: Path, name: str, *change: str) -> None:
 
 def test_a_catalogue_has_the_columns_and_ids_of_today_though_no_text_changed(here: Path, tmp_path: Path) -> None:
     plan, run = load(here, ["items.text=[title]"]), tmp_path / "run"
-    pipeline.run(plan, run, "catalogue")
+    execute.run(plan, run, "catalogue")
     edit(here, "items.csv", ",western", ",thriller")
-    pipeline.run(plan, run, "catalogue")
+    execute.run(plan, run, "catalogue")
     assert set(Catalogue.load(run / "catalogue").items["kind"].to_pylist()) >= {"thriller", "drama"}
     edit(here, "items.csv", "i39,", "j39,")
     edit(here, "log.csv", ",i39,", ",j39,")
-    pipeline.run(plan, run, "catalogue")
+    execute.run(plan, run, "catalogue")
     assert "j39" in Catalogue.load(run / "catalogue").item_ids
 
 
 def test_a_taught_training_hangs_on_all_that_its_teacher_saw(here: Path, tmp_path: Path) -> None:
     """An event before the oldest window is in no example, and the teacher knows it all the same."""
     for more in ([], ["train.0.taught=0.4", "train.0.teacher=markov"]):
-        run = pipeline.run(load(here, [*FEW, *more]), tmp_path / f"run-{len(more)}", "train")
-        inputs = read_json(run / "train-1-sft" / "made.json")["inputs"]
-        assert inputs.get("data") == (made_hash(run / "data") if more else None)
+        run = execute.run(load(here, [*FEW, *more]), tmp_path / f"run-{len(more)}", "train")
+        read = read_made(run / "train-1-sft")["inputs"].get("collaborative/markov")
+        assert read == (read_made(run / "collaborative" / "markov")["output"] if more else None)
+    assert read_made(run / "collaborative" / "markov")["inputs"] == {"data": read_made(run / "data")["output"]}
 
 
 def test_files_of_one_name_are_all_looked_at(here: Path, tmp_path: Path) -> None:
@@ -59,33 +61,33 @@ def test_files_of_one_name_are_all_looked_at(here: Path, tmp_path: Path) -> None
         (here.parent / name).mkdir()
         (here.parent / name / "part.csv").write_text("\n".join([log[0], *lines]) + "\n")
     plan = load(here, [f"data.interactions={here.parent}/*/part.csv"])
-    pipeline.run(plan, tmp_path / "run", "data")
+    execute.run(plan, tmp_path / "run", "data")
     assert read_json(tmp_path / "run" / "data" / "made.json")["facts"]["interactions"] == 840
     (here.parent / "a" / "part.csv").write_text("\n".join([log[0], *log[1:211]]) + "\n")
-    pipeline.run(plan, tmp_path / "run", "data")
+    execute.run(plan, tmp_path / "run", "data")
     assert read_json(tmp_path / "run" / "data" / "made.json")["facts"]["interactions"] == 630
 
 
 @pytest.mark.parametrize(
     ("change", "until", "words"),
     [
-        ("train.0.epochs=0.4", "tasks", "train-1-sft was made by another recipe"),
-        ("seed=8", "data", "items was made from another items|items was made by another recipe or seed"),
-        ("data.max_users=30", "data", "was made from another (items|data)"),
-        ("tasks.history=4", "catalogue", "tasks was made by another recipe"),
+        ("train.0.epochs=0.4", "tasks", r"train-1-sft was made with train\.epochs: 0\.2, and the recipe has 0\.4"),
+        ("seed=8", "data", "items was made with seed 7, and the recipe has seed 8"),
+        ("data.max_users=30", "data", "was made from another (data/items.parquet|data)"),
+        ("tasks.history=4", "catalogue", r"tasks was made with history: 8, and the recipe has 4"),
     ],
 )
 def test_a_run_between_two_recipes_is_refused_by_all_that_tell_of_it(
     change: str, until: str, words: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    run = pipeline.run(load(here, FEW), tmp_path / "run", "evaluate")
-    assert judged(run, recipe_of(run)) == run / "train-1-sft" / "eval"
-    pipeline.run(load(here, [*FEW, change]), run, until)
+    run = execute.run(load(here, FEW), tmp_path / "run", "evaluate")
+    assert record.tested(run).figures == run / "evaluate-test"
+    execute.run(load(here, [*FEW, change]), run, until)
     with pytest.raises(RunError, match=words):
-        judged(run, recipe_of(run))
+        record.tested(run)
     with pytest.raises(RunError, match=words):
-        judging.look(run, run / "train-1-sft", tmp_path / "book.jsonl", "", lambda done: None)
+        look(run, tmp_path / "book.jsonl", "", lambda kind, done: None)
     assert not (tmp_path / "book.jsonl").exists()
     for verb in ("evaluate", "report"):
         monkeypatch.setattr(sys, "argv", ["llmrec", verb, str(run)])
@@ -93,5 +95,5 @@ def test_a_run_between_two_recipes_is_refused_by_all_that_tell_of_it(
             main()
         assert stop.value.code == 2
         assert "as when a run with changes was stopped on its way" in " ".join(capsys.readouterr().err.split())
-    pipeline.run(load(here, FEW), run, "evaluate")
-    assert judged(run, recipe_of(run)) == run / "train-1-sft" / "eval"
+    execute.run(load(here, FEW), run, "evaluate")
+    assert record.tested(run).figures == run / "evaluate-test"

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.pipeline import run, trained_folder
 from llmrec.recipe_file import load
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 
 HARDLY = ["train.0.epochs=0.1", "train.0.learning_rate=1.0e-6"]  # too little to learn anything from scratch
 
 
 def hit_at_1(folder: Path) -> float:
-    metrics = read_json(trained_folder(folder) / "eval" / "metrics.json")
+    metrics = read_json(RunFolder(folder).evaluation("test") / "metrics.json")
     return float(metrics["systems"][metrics["model"]]["hr@1"]["mean"])
 
 
