@@ -11,7 +11,7 @@ from llmrec.cli.paths import named
 from llmrec.cli.screen import plain, say, screen, stages
 
 if TYPE_CHECKING:
-    from llmrec.decode.recommender import EngineName
+    from llmrec.decode.generative import EngineName
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -38,7 +38,7 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
     import llmrec
-    from llmrec.decode.recommender import engine_named
+    from llmrec.decode.generative import engine_named
     from llmrec.errors import RequestError
 
     if [user is not None, history is not None, all_users].count(True) != 1:
@@ -92,10 +92,12 @@ def _history_of(run: Path, user: str) -> list[str]:
 
     from llmrec.data.dataset import Dataset
     from llmrec.errors import RequestError
+    from llmrec.run.layout import RunFolder
+    from llmrec.run.recommender import is_export
 
-    if not (run / "data").is_dir():
+    if is_export(run):
         raise RequestError(f"{run} holds no users, as an export does not: say --history ID,ID,… instead.")
-    dataset = Dataset.load(run / "data")
+    dataset = Dataset.load(RunFolder(run).data, texts=False)
     if user not in dataset.user_ids:
         near = difflib.get_close_matches(user, dataset.user_ids[:100_000], 1)
         raise RequestError(f"there is no user '{user}' in {run}." + (f" Did you mean '{near[0]}'?" if near else ""))

@@ -81,7 +81,7 @@ class TransformersEngine:
 
 
 EngineFactory = Callable[[Catalogue, Path, np.ndarray], Engine]
-"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine; the model is loaded once before."""
+"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine; its model is loaded before."""
 
 
 def transformers_engines(folder: Path) -> EngineFactory:

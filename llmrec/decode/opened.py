@@ -233,7 +233,7 @@ class OpenedRecommender:
             exclude_seen: leave out items of the history; as the model was judged if None.
 
         Returns:
-            (item id, log-probability), best first, distinct; fewer than k, with a warning, where the filters leave fewer.
+            (item id, log-probability), best first, distinct; fewer than k, with a warning, where filters leave fewer.
 
         Raises:
             RequestError: k is not between 1 and the catalogue's size, no item of the history is known, a filter names

@@ -17,8 +17,8 @@ from starlette.routing import Match
 
 from llmrec import __version__
 from llmrec.serve import docs, logs
-from llmrec.serve.batches import TransformersServing
 from llmrec.serve.connections import BoundedServer, room
+from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
 from llmrec.serve.hosts import TrustedHosts
@@ -27,7 +27,7 @@ from llmrec.serve.listen import listen
 from llmrec.serve.refused import Refused
 from llmrec.serve.routes import Routes
 from llmrec.serve.settings import Settings
-from llmrec.serve.shop import Shop
+from llmrec.serve.state import ServerState
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the pools of clients keep theirs
 
@@ -40,10 +40,9 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     """
     logs.redact_errors()
     logs.limit_repeats()
-    engine = TransformersServing.open(settings.model)
-    shop, figures = Shop(settings, engine), Figures(CollectorRegistry())
-    routes = Routes(figures, keys)
-    routes.open(shop)
+    engine, figures = DynamicBatching(), Figures(CollectorRegistry())
+    state, routes = ServerState(settings, engine), Routes(figures, keys)
+    routes.open(state)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +58,7 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     if settings.without_key:
         app.add_middleware(TrustedHosts)
     protecting = None if settings.without_key else keys
-    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=shop.door, figures=figures)
+    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=state.door, figures=figures)
     return app
 
 

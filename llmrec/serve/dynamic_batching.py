@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from llmrec.contracts import Ranked, Recommender, Request
-from llmrec.serve.ranker import RankedItems
+from llmrec.serve.ranker import RankedItems, Ranker
 
 BATCH = 32  # requests at a time; a larger batch makes all of them wait for the longest
 DELAY = 0.1  # of a batch's time, the longest that the next one waits to become as large (results/serve-linger.json)
@@ -46,7 +46,7 @@ class DynamicBatching:
         self._work: asyncio.Task[None] | None = None
         self._last = (0, 0.0)  # requests and seconds of the last batch
 
-    def ranker(self, recommender: Recommender) -> _Ranker:
+    def ranker(self, recommender: Recommender) -> Ranker:
         """See `Engine.ranker`."""
         return _Ranker(self, recommender)
 

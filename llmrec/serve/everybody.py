@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import EngineName, Recommender
+from llmrec.contracts import Request
+from llmrec.decode.generative import EngineName
+from llmrec.decode.opened import Description, OpenedRecommender, nodes
 from llmrec.errors import RequestError, RunError
 from llmrec.files import atomic_file, explain_disk, hash_json, read_json, write_json
-from llmrec.recipe_file import recipe_of
-from llmrec.serve.settings import Settings
+from llmrec.run.layout import RunFolder
+from llmrec.run.recommender import describe, is_export
 from llmrec.serve.users import Users
 
 Thing = TypeVar("Thing")
@@ -81,12 +82,12 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
         RunError: the file is there already, or half of another job, or a folder of other files; or a process died.
     """
     _refuse_occupied(job)
-    settings = Settings(run=job.run)
-    if settings.users() is None:
+    description = describe(job.run)
+    if is_export(job.run):
         raise RequestError(f"{job.run} holds no users, as an export does not: name the run that it was exported from.")
-    users = len(Users(settings.users()))
+    users = len(_users(job))
     shards = -(-users // job.shard)
-    _plan(job, settings, users)
+    _plan(job, description, users)
     if processes == 1:
         _work(job, 0, 1, tell)
     else:
@@ -95,13 +96,19 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
     return users
 
 
-def _plan(job: Job, settings: Settings, users: int) -> None:
-    """Note what is being made; shards made for anything else are refused."""
-    files = [*sorted(settings.model.iterdir()), *sorted((job.run / "data").iterdir())]
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+def _users(job: Job) -> Users:
+    return Users(RunFolder(job.run).data)
+
+
+def _plan(job: Job, description: Description, users: int) -> None:
+    """Write what is being made; shards made for anything else are refused."""
+    read = [node["folder"] for node in nodes(description["recommender"]) if "folder" in node]
+    folders = [RunFolder(job.run).data, *(job.run / name for name in (description["catalogue"], *read))]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    facts = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     named = {name: value for name, value in asdict(job).items() if name not in ("run", "out", "force")}
-    lists = recipe_of(job.run).evaluate.model_dump(mode="json", include={"beams", "blend", "exclude_seen"})
-    plan = {**named, "lists": lists, "users": users, "catalogue": settings.trained_on(), "files": hash_json(facts)}
+    lists = {"recommender": description["recommender"], "exclude_seen": description["exclude_seen"]}
+    plan = {**named, **lists, "users": users, "files": hash_json(facts)}
     if (job.parts / PLAN).is_file() and read_json(job.parts / PLAN) != plan:
         if not job.force:
             raise RunError(
@@ -148,7 +155,7 @@ def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = l
 
     if processes > 1:
         _take_place(rank, processes)
-    users = Users(Settings(run=job.run).users())
+    users = _users(job)
     ids = users.ids
     todo = [number for number in range(rank, -(-len(ids) // job.shard), processes) if not _part(job, number).is_file()]
     options: dict[str, Any] = {"dtype": job.dtype} if job.engine == "vllm" else {}
@@ -182,17 +189,17 @@ def part_of(things: list[Thing], rank: int, processes: int) -> list[Thing]:
     return things[first:last] or [things[rank % len(things)]]
 
 
-def _table(recommender: Recommender, users: Users, some: list[str], job: Job) -> pa.Table:
-    catalogue = recommender.catalogue
-    if not 1 <= job.k <= len(catalogue.item_ids):
-        raise RequestError(f"k must be between 1 and the catalogue's {len(catalogue.item_ids)} items, not {job.k}.")
-    known = catalogue.item_number
-    histories = [[known[item] for item in users.history(user) if item in known] for user in some]
-    again = not recommender.note.exclude_seen if job.seen is None else job.seen
-    filters = None if again else [Filter.of(catalogue.trie, history) for history in histories]
-    found = recommender.rank(histories, job.k, filters)
+def _table(opened: OpenedRecommender, users: Users, some: list[str], job: Job) -> pa.Table:
+    known = opened.catalogue.item_number
+    exclude = opened.exclude_seen if job.seen is None else not job.seen
+    requests = []
+    for user in some:
+        history = [known[item] for item in users.history(user) if item in known]
+        denied = np.array(sorted(set(history)) if exclude else [], np.int64)
+        requests.append(Request(history, user=user, denied=denied))
+    found = opened.recommender.rank(requests, job.k)
     row, place = np.nonzero(found.items >= 0)
-    names = pa.array(catalogue.item_ids, pa.string())
+    names = pa.array(opened.catalogue.item_ids, pa.string())
     columns: list[Any] = [
         pa.array(some, pa.string()).take(pa.array(row)),
         pa.array((place + 1).astype(np.int32)),

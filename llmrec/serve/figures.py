@@ -1,10 +1,10 @@
-"""What Prometheus is told."""
+"""Metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from llmrec.serve.desk import Desk
+from llmrec.serve.service import RecommendationService
 from llmrec.serve.shapes import Answer
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -28,7 +28,7 @@ class Figures:
         )
         self.items = Counter("llmrec_items", "Items given.", ["ranked_by"], registry=registry)
         self.invalid = Counter(
-            "llmrec_invalid_items", "Items that the search gave and that were no allowed ones.", registry=registry
+            "llmrec_invalid_items", "Items that a recommender gave and that were no allowed ones.", registry=registry
         )
         self.inside = Gauge(
             "llmrec_requests_inside",
@@ -44,15 +44,15 @@ class Figures:
             multiprocess_mode="livemostrecent",
         )
 
-    def answered(self, answers: list[Answer], desk: Desk) -> None:
-        """Note the answers that a desk gave."""
+    def answered(self, answers: list[Answer], service: RecommendationService) -> None:
+        """Count the answers that a service gave."""
         for answer in answers:
             for phase, milliseconds in answer.timing_ms:
                 self.seconds.labels(phase).observe(milliseconds / 1e3)
             self.items.labels(answer.ranked_by).inc(len(answer.items))
-        self.invalid.inc(desk.take_invalid())
+        self.invalid.inc(service.take_invalid())
 
     def serving(self, catalogue: str, items: int) -> None:
-        """Note the catalogue in use; the last one is forgotten."""
+        """Set the catalogue in use in place of the last one."""
         self.catalogue.clear()
         self.catalogue.labels(catalogue).set(items)

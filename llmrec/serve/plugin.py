@@ -23,10 +23,10 @@ from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
 from llmrec.serve.hosts import TrustedHosts
 from llmrec.serve.keys import Keys
-from llmrec.serve.on_vllm import VllmServing
+from llmrec.serve.on_vllm import VllmServerEngine, engines
 from llmrec.serve.routes import Routes
 from llmrec.serve.settings import Limits, Settings
-from llmrec.serve.shop import Shop
+from llmrec.serve.state import ServerState
 
 
 class Plugin:
@@ -59,13 +59,15 @@ class Plugin:
         auto.AutoHTTPProtocol = H11Protocol  # uvicorn takes httptools otherwise, which puts no bound on headers
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Open the shop on the engine of the server.
+        """Open the run on the engine of the server.
 
         Raises:
             LlmrecError: the run's model and catalogue do not belong together.
         """
-        shop = await asyncio.to_thread(Shop, self.settings, VllmServing(engine_client), self.door)
-        self.routes.open(shop)
+        opened = await asyncio.to_thread(
+            ServerState, self.settings, VllmServerEngine(), lambda folder: engines(engine_client), self.door
+        )
+        self.routes.open(opened)
         _finish_first(engine_client, self.door, self.settings)
         self._watch = asyncio.create_task(_watch_connections(state, self.settings.limits))
 

@@ -21,12 +21,12 @@ from llmrec.serve.figures import Figures
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused, from_errors
 from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Page, Refusal, Switch, Version
-from llmrec.serve.shop import Shop
+from llmrec.serve.state import ServerState
 
 PAGE = 1000  # items of a page at most
 log = logging.getLogger("vllm.llmrec.serve")  # below vLLM's own logger, which its server has set up
 
-_KEY = HTTPBearer(auto_error=False, description="a key of the server's; the gate has asked for it already")
+_KEY = HTTPBearer(auto_error=False, description="a key of the server's")
 _EXAMPLES = {
     "history": {"value": {"history": ["50", "181"], "k": 5}},
     "user": {"value": {"user": "196", "k": 5, "category": {"genres": "Comedy"}}},
@@ -48,23 +48,24 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 
 
 class Routes:
-    """Handlers; the shop comes when the engine is there."""
+    """Handlers; the server's state comes when the engine is there."""
 
     def __init__(self, figures: Figures, keys: Keys) -> None:
         """Serve nothing yet."""
         self.figures, self.keys = figures, keys
-        self.shop: Shop | None = None
+        self.state: ServerState | None = None
 
-    def open(self, shop: Shop) -> None:
-        """Serve a shop."""
-        self.shop = shop
-        self.figures.inside.set_function(lambda: shop.door.inside)
-        self.figures.serving(shop.desk.catalogue.hash, len(shop.desk.catalogue.item_ids))
+    def open(self, state: ServerState) -> None:
+        """Serve a run that is opened."""
+        self.state = state
+        self.figures.inside.set_function(lambda: state.door.inside)
+        catalogue = state.service.catalogue
+        self.figures.serving(catalogue.hash, len(catalogue.item_ids))
 
     @property
     def stopping(self) -> bool:
-        """Whether the server was told to stop."""
-        return self.shop is not None and self.shop.door.closed
+        """Whether the server is stopping."""
+        return self.state is not None and self.state.door.closed
 
     def attach(self, app: FastAPI) -> None:
         """Add the routes to an app, each on its own: vLLM looks at them one by one."""
@@ -92,17 +93,17 @@ class Routes:
         body: Annotated[AskBody, Body(openapi_examples=_EXAMPLES)],  # type: ignore[arg-type]
     ) -> Response:
         """The likeliest next items after a history, or for a user of the run's data; one request, or several."""
-        shop = self._open()
+        state = self._open()
         request_id: str = request.state.request_id
         asks = body.requests if isinstance(body, Asks) else [body]
-        if len(asks) > shop.settings.limits.batch:
+        if len(asks) > state.settings.limits.batch:
             raise Refused(
-                422, f"{len(asks)} requests in one body: send {shop.settings.limits.batch} at most.", "requests"
+                422, f"{len(asks)} requests in one body: send {state.settings.limits.batch} at most.", "requests"
             )
-        with shop.door.let_in(len(asks)):
-            desk = await shop.now()
-            answers = await _every([desk.answer(ask, request_id) for ask in asks], isinstance(body, Asks))
-        self.figures.answered(answers, desk)
+        with state.door.let_in(len(asks)):
+            service = await state.now()
+            answers = await _every([service.answer(ask, request_id) for ask in asks], isinstance(body, Asks))
+        self.figures.answered(answers, service)
         given = Answers(answers=answers) if isinstance(body, Asks) else answers[0]
         return Response(given.model_dump_json(), media_type="application/json")
 
@@ -112,9 +113,9 @@ class Routes:
         limit: Annotated[int, Query(ge=1, le=PAGE, description="items wanted")] = 100,
         q: Annotated[str, Query(max_length=200, description="only titles that have all these words in them")] = "",
     ) -> Response:
-        """The items of the catalogue, page by page, with all that it says of them."""
-        desk = await self._open().now()
-        found = await asyncio.to_thread(browse.page, desk.catalogue, start, limit, q)
+        """The items of the catalogue, page by page, with all their columns."""
+        service = await self._open().now()
+        found = await asyncio.to_thread(browse.page, service.catalogue, start, limit, q)
         return Response(found.model_dump_json(), media_type="application/json")
 
     async def catalogues(self, request: Request) -> Catalogues:
@@ -139,10 +140,10 @@ class Routes:
     def _admin(self, request: Request) -> bool:
         return self.keys.opens(request.headers.get("authorization"), admin=True)
 
-    def _open(self) -> Shop:
-        if self.shop is None:
+    def _open(self) -> ServerState:
+        if self.state is None:
             raise Refused(503, "the server is starting: ask again in a moment.", Retry_After="5")
-        return self.shop
+        return self.state
 
 
 async def _every(answers: list[Coroutine[Any, Any, Answer]], several: bool) -> list[Answer]:

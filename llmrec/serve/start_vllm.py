@@ -12,8 +12,10 @@ from typing import Any
 
 from llmrec import extras
 from llmrec.decode.vllm_engine import engine_arguments
-from llmrec.errors import RunError
+from llmrec.errors import ModelError, RunError
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.folder import load_words
+from llmrec.run.recommender import language_model
 from llmrec.serve.settings import Settings
 
 HEAD = 65_536  # bytes of the line and the headers of a request; vLLM's own 4 MiB fill its memory before any key
@@ -35,9 +37,15 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
     """
     extras.need("serve")
     _registered()
-    catalogue = settings.own_catalogue()
-    load_words(settings.model)  # what is damaged is refused now, not after half a minute of loading
-    arguments = engine_arguments(settings.model, settings.catalogue, max_logprobs=len(catalogue.tokens))
+    model, catalogue = language_model(settings.run), settings.catalogue
+    _, note = load_words(model)  # what is damaged is refused now, not after half a minute of loading
+    served = Catalogue.load(catalogue)
+    if note.catalogue != served.hash:
+        raise ModelError(
+            f"{model} was trained on the catalogue {note.catalogue[:12]}…, but {catalogue} holds "
+            f"{served.hash[:12]}…. Finish the run, or serve an export of it."
+        )
+    arguments = engine_arguments(model, catalogue, max_logprobs=len(served.tokens))
     arguments |= {
         "served_model_name": settings.name,
         "host": host,

@@ -1,4 +1,4 @@
-"""What a run's data know: the history of each user, and what most users have."""
+"""The history of each user of a run's data, and the items that most users have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Users:
         Raises:
             RunError: a file is missing.
         """
-        self._data = Dataset.load(folder) if folder else None
+        self._data = Dataset.load(folder, texts=False) if folder else None
         self._number = {user: at for at, user in enumerate(self._data.user_ids)} if self._data else {}
 
     def __len__(self) -> int:

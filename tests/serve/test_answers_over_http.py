@@ -166,7 +166,7 @@ def test_openapi_documents_every_route_and_field(client):
     scheme = spec["components"]["securitySchemes"][next(iter(route["security"][0]))]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     fields = spec["components"]["schemas"]["Ask"]["properties"]
-    assert set(fields) == {"history", "user", "k", "query", "allow", "deny", "category", "exclude_seen"}
+    assert set(fields) == {"history", "user", "k", "query", "allow", "deny", "category", "exclude_seen", "where"}
     for example in route["requestBody"]["content"]["application/json"]["examples"].values():
         sent = client.post("/v1/recommendations", json=example["value"])
         assert sent.status_code in (200, 422)  # of ML-100K's items, which this run has not
