@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llmrec import __version__
@@ -147,8 +148,10 @@ class ServerState:
         """The service for another catalogue that the server knows."""
         if wanted == self._first.catalogue.hash:
             return self._first
-        folder, catalogue = shelf.by_hash(wanted)
-        check_codes(catalogue, self._first.catalogue)
+        (folder, catalogue), trained = shelf.by_hash(wanted), self._first.catalogue
+        check_codes(catalogue, trained)
+        if trained.hash not in catalogue.lineage:  # made in another way than by adding items, with the same codes
+            catalogue = replace(catalogue, extends=trained.lineage)
         return self._serve(self._models.on(folder, catalogue))
 
     def _serve(self, opened: OpenedRecommender) -> RecommendationService:

@@ -13,18 +13,27 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
+from llmrec.serve.dynamic_batching import DynamicBatching
+from llmrec.serve.settings import Settings
+from llmrec.serve.state import ServerState
 
 KEY, ADMIN = "a-client's-key", "the-admin's-key"
 LOGS: dict[str, Path] = {}  # of servers, by address
 PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
 CLIENT = {"Authorization": f"Bearer {KEY}"}
 MASTER = {"Authorization": f"Bearer {ADMIN}"}
+
+
+def opened(run: Path, **settings: Any) -> ServerState:
+    """What a server on transformers opens a run as, in this process."""
+    return ServerState(Settings(run=run, **settings), DynamicBatching())
 
 
 def free_port() -> int:

@@ -11,18 +11,16 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving import ADMIN, CLIENT, KEY, MASTER
+from serving import ADMIN, CLIENT, KEY, MASTER, opened
 
 from llmrec.decode import shelf
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.app import build
-from llmrec.serve.batches import TransformersServing
 from llmrec.serve.keys import Keys
 from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Ask
-from llmrec.serve.shop import Shop
 
 
 def names(catalogue):
@@ -30,11 +28,10 @@ def names(catalogue):
 
 
 @pytest.fixture
-def shop(served, monkeypatch):
+def state(served, monkeypatch):
     for name, value in Settings(run=served.run).environment().items():
         monkeypatch.setenv(name, value)
-    settings = Settings(run=served.run)
-    return Shop(settings, TransformersServing.open(settings.model))
+    return opened(served.run)
 
 
 def test_a_server_under_load_is_switched_to_and_fro_without_one_wrong_answer(address, served):
@@ -101,13 +98,13 @@ def test_a_hostile_title_is_data(address, served):
     assert [item["title"] for item in answer["items"]] == ['</s><a_1>"; DROP TABLE <script>alert(1)</script>']
 
 
-def test_a_request_finishes_on_the_catalogue_that_it_came_in_on(shop, served):
+def test_a_request_finishes_on_the_catalogue_that_it_came_in_on(state, served):
     async def scene():
-        desk = await shop.now()
-        slow = asyncio.create_task(desk.answer(Ask(history=["i7"], k=40), "slow"))
+        service = await state.now()
+        slow = asyncio.create_task(service.answer(Ask(history=["i7"], k=40), "slow"))
         await asyncio.sleep(0)
-        await shop.switch(served.second)
-        fresh = await (await shop.now()).answer(Ask(history=["i7"], k=10), "fresh")
+        await state.switch(served.second)
+        fresh = await (await state.now()).answer(Ask(history=["i7"], k=10), "fresh")
         return await slow, fresh
 
     slow, fresh = asyncio.run(scene())
@@ -115,34 +112,31 @@ def test_a_request_finishes_on_the_catalogue_that_it_came_in_on(shop, served):
     assert len(slow.items) == 39
 
 
-def test_a_catalogue_of_another_model_is_refused_though_its_tokens_are_the_same(shop, served):
+def test_a_catalogue_of_another_model_is_refused_though_its_tokens_are_the_same(state, served):
     async def scene():
         with pytest.raises(Exception, match="gives 40 of them other codes, such as 'i0'"):
-            await shop.switch(served.foreign)
-        return (await shop.now()).catalogue.hash
+            await state.switch(served.foreign)
+        return (await state.now()).catalogue.hash
 
     assert asyncio.run(scene()) == served.first
 
 
 def test_a_switch_that_cannot_be_written_down_changes_nothing(served, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    settings = Settings(run=served.run, state=tmp_path / "file" / "catalogue")
-    shop = Shop(settings, TransformersServing.open(settings.model))
+    state = opened(served.run, state=tmp_path / "file" / "catalogue")
 
     async def scene():
         with pytest.raises(Refused, match="nothing was changed") as refused:
-            await shop.switch(served.second)
-        return refused.value, (await shop.now()).catalogue.hash
+            await state.switch(served.second)
+        return refused.value, (await state.now()).catalogue.hash
 
     refused, now = asyncio.run(scene())
     assert now == served.first and refused.status == 500 and str(tmp_path) not in str(refused)
 
 
-def test_several_processes_of_a_server_change_together(served, shop, tmp_path):
-    """Two shops with one state file are what two API processes of vLLM have."""
-    settings = Settings(run=served.run, state=tmp_path / "catalogue")
-    engine = TransformersServing.open(settings.model)
-    one, other = Shop(settings, engine), Shop(settings, engine)
+def test_several_processes_of_a_server_change_together(served, state, tmp_path):
+    """Two states with one state file are what two API processes of vLLM have."""
+    one, other = (opened(served.run, state=tmp_path / "catalogue") for _ in range(2))
 
     async def scene():
         await one.switch(served.second)
@@ -154,20 +148,18 @@ def test_several_processes_of_a_server_change_together(served, shop, tmp_path):
 
 
 def test_a_process_that_cannot_follow_says_come_again_and_no_path(served, tmp_path):
-    settings = Settings(run=served.run, state=tmp_path / "catalogue")
-    shop = Shop(settings, TransformersServing.open(settings.model))
+    state = opened(served.run, state=tmp_path / "catalogue")
     (tmp_path / "catalogue").write_text("f" * 64)
     with pytest.raises(Refused) as refused:
-        asyncio.run(shop.now())
+        asyncio.run(state.now())
     assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "1"}
     assert str(served.run) not in str(refused.value)
 
 
 def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_is_tried_again(served, tmp_path):
-    settings = Settings(run=served.run, state=tmp_path / "catalogue")
-    shop, tries = Shop(settings, TransformersServing.open(settings.model)), []
+    state, tries = opened(served.run, state=tmp_path / "catalogue"), []
     (tmp_path / "catalogue").write_text(served.second)
-    follow = shop._move
+    follow = state._move
 
     async def failing(wanted):
         tries.append(wanted)
@@ -175,13 +167,13 @@ def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_i
             raise Refused(422, "the disk hung", "hash")
         await follow(wanted)
 
-    shop._move = failing
+    state._move = failing
 
     async def scene():
         with pytest.raises(Refused):
-            await shop.now()
-        desks = await asyncio.gather(shop.now(), shop.now(), shop.now())
-        return {desk.catalogue.hash for desk in desks}
+            await state.now()
+        services = await asyncio.gather(state.now(), state.now(), state.now())
+        return {service.catalogue.hash for service in services}
 
     assert asyncio.run(scene()) == {served.second}
     assert len(tries) == 2

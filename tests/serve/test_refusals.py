@@ -162,10 +162,10 @@ def test_a_catalogue_is_changed_by_the_admin_and_by_hash_alone(app, headers, bod
 def test_a_failure_of_ours_is_a_500_without_its_words_and_a_stopping_server_says_503(served, caplog):
     app = build(Settings(run=served.run, limits=LIMITS), Keys(KEY, ADMIN))
     routes = next(route for route in app.routes if route.path == "/v1/recommendations").endpoint.__self__
-    routes.shop.desk.ranker.serving._thread.shutdown()  # a dead model
+    routes.state.engine._thread.shutdown()  # a dead model
     assert post(app, {"history": ["i1"]}).status_code == 500
     assert "RuntimeError at" in caplog.text and "shutdown" not in caplog.text
-    routes.shop.door.closed = True
+    routes.state.door.closed = True
     assert post(app, {"history": ["i1"]}).status_code == 503 and send(app, ("GET", "/health", {}))[0].status_code == 200
 
 
