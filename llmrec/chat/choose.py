@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from llmrec.chat.client import Client, Declined, Given
+from llmrec.chat.client import Declined, Given
 from llmrec.chat.meaning import Meanings
 from llmrec.chat.state import State
 from llmrec.chat.store import Store, Wish
@@ -33,12 +34,20 @@ class Chosen:
     ranked_by: str
 
 
+class Source(Protocol):
+    """Whatever recommends: a client of a server, or a recommender in this process."""
+
+    def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
+        """See `Client.recommend`."""
+        ...
+
+
 class Chooser:
-    """Asks the server."""
+    """Asks a recommender."""
 
     def __init__(
         self,
-        client: Client,
+        client: Source,
         store: Store,
         meanings: Meanings | None = None,
         queries: bool = False,
@@ -74,12 +83,28 @@ class Chooser:
             fits = fits & np.isin(np.arange(len(fits)), order)
         if not fits.any():
             return Chosen([], missed, "model")
-        given = self._ask(state, fits, k if near is None else max(k, POOL))
+        body = self._filter(fits, [wish for wish in state.wishes if wish not in missed], hidden)
+        given = self._ask(state, body, k if near is None else max(k, POOL))
         if given is None:
             return Chosen(np.flatnonzero(fits)[:k].tolist(), missed, "catalogue")
-        items = [(self.store.number[one], score) for one, score in given.items if one in self.store.number]
-        items = [(at, score) for at, score in items if fits[at]]
-        return Chosen(self._ranked(items, near)[:k], missed, given.ranked_by)
+        items = self._fitting(given, fits)
+        if "where" in body and len(items) < min(k, int(fits.sum())):  # it let others through, and they took the places
+            further = self._ask(state, {"allow": self._listed(fits, near)}, k)
+            items = self._fitting(further, fits) | items if further else items
+        ranked = sorted(items.items(), key=lambda one: -one[1])
+        return Chosen(self._ranked(ranked, near)[:k], missed, given.ranked_by)
+
+    def _fitting(self, given: Given, fits: np.ndarray) -> dict[int, float]:
+        """Item number → log-probability, of the recommended items that fit."""
+        numbers = ((self.store.number.get(one), score) for one, score in given.items)
+        return {at: score for at, score in numbers if at is not None and fits[at]}
+
+    def _listed(self, fits: np.ndarray, near: np.ndarray | None) -> list[str]:
+        """As many ids of the items that fit as a request may list: the nearest in meaning, or the first."""
+        numbers = np.flatnonzero(fits)
+        if near is not None:
+            numbers = numbers[np.argsort(-near[numbers], kind="stable")]
+        return [self.store.things[at].item_id for at in numbers[:LISTED]]
 
     def _fits(self, wishes: list[Wish], free: np.ndarray, k: int) -> tuple[np.ndarray, list[Wish]]:
         """(items,) bool of what fulfils all wishes; where nothing does, of the nearest, and which wishes they miss."""
@@ -104,12 +129,12 @@ class Chooser:
         rows = [self.meanings.near(seed) for seed in seeds] + ([self.meanings.like(state.about)] if state.about else [])
         return np.stack(rows).mean(axis=0).astype(np.float64)
 
-    def _ask(self, state: State, fits: np.ndarray, k: int) -> Given | None:
-        body: dict[str, Any] = self._filter(state, fits)
+    def _ask(self, state: State, body: dict[str, Any], k: int) -> Given | None:
+        """Recommendations of a request's filter; None where there is no history and no popularity to rank by."""
         if self.queries and state.about:
-            body["query"] = state.about[:512]
+            body = body | {"query": state.about[:512]}
         history = [one for one in state.liked if one in self.store.number][-LISTED:]
-        pool = min(max(k, POOL) if "category" in body else k, POOL, len(self.store))
+        pool = min(POOL if "where" in body else k, POOL, len(self.store))
         try:
             return self.client.recommend(history, pool, **body)
         except Declined as refused:
@@ -119,13 +144,18 @@ class Chooser:
                 raise
             return self.client.recommend(history, min(10, len(self.store)), **body)
 
-    def _filter(self, state: State, fits: np.ndarray) -> dict[str, Any]:
-        """The items that fit, as a request says it: those allowed or denied, whichever are fewer; or a value."""
+    def _filter(self, fits: np.ndarray, wishes: list[Wish], hidden: set[str]) -> dict[str, Any]:
+        """The items that fit, as a request says it: those allowed or denied, whichever are fewer; or the wishes.
+
+        Args:
+            fits: (items,) bool.
+            wishes: what all items that fit fulfil.
+            hidden: ids of items that do not fit, whatever they fulfil.
+        """
         field, listed = min(("allow", fits), ("deny", ~fits), key=lambda one: int(one[1].sum()))
         if listed.sum() <= LISTED:
             return {field: [self.store.things[at].item_id for at in np.flatnonzero(listed)]}
-        value = next((wish for wish in state.wishes if wish.wanted and len(wish.values) == 1), None)
-        return {"category": {value.column: value.values[0]}} if value else {"deny": state.disliked[-LISTED:]}
+        return {"where": constraints(wishes), "deny": [one for one in hidden if one in self.store.number][:LISTED]}
 
     def _ranked(self, items: list[tuple[int, float]], near: np.ndarray | None) -> list[int]:
         """Items by the model, or by the model and nearness together."""
@@ -135,6 +165,25 @@ class Chooser:
         model, meaning = np.array([score for _, score in items]), near[numbers]
         together = _standard(model) + self.weight * _standard(meaning)
         return [numbers[at] for at in np.argsort(-together, kind="stable")]
+
+
+def constraints(wishes: Iterable[Wish]) -> dict[str, dict[str, Any]]:
+    """Wishes as `where` of a request has them: column → what its cells must hold.
+
+    What cannot be written so is left out: denied years and prices, and a second value that is wanted of one column.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for wish in wishes:
+        column = found.setdefault(wish.column, {})
+        if wish.values and wish.wanted:
+            column.setdefault("any", list(wish.values))
+        elif wish.values:
+            column["none"] = [*column.get("none", []), *wish.values]
+        if wish.wanted and np.isfinite(wish.low):
+            column["min"] = max(wish.low, column.get("min", wish.low))
+        if wish.wanted and np.isfinite(wish.high):
+            column["max"] = min(wish.high, column.get("max", wish.high))
+    return {name: one for name, one in found.items() if one}
 
 
 def _standard(values: np.ndarray) -> np.ndarray:

@@ -6,11 +6,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from llmrec.chat.store import Store
-from llmrec.checked import read_array, read_table
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.encode import encode
+from llmrec.items.folder import read_vectors
+from llmrec.recipe_file import recipe_of
+from llmrec.run.layout import RunFolder
 
 _KEPT = 500  # sayings whose vectors are remembered
 
@@ -34,7 +36,7 @@ class Meanings:
         """The vectors of a run where it has them, else made from titles and attributes.
 
         Args:
-            run: a run folder whose `items/vectors` may be used.
+            run: a run folder whose vectors of items may be used; an export has none.
         """
         known = _saved(run, encoder) if run else {}
         missing = [at for at, thing in enumerate(store.things) if thing.item_id not in known]
@@ -66,12 +68,10 @@ def _text(store: Store, number: int) -> str:
     return "; ".join([store.things[number].title or store.things[number].item_id, *traits])
 
 
-def _saved(run: Path, encoder: str) -> dict[str, np.ndarray]:
-    """Vectors of a run by item id; none where the run has none of this encoder."""
-    vectors, items = run / "items" / "vectors" / f"{encoder}.npy", run / "data" / "items.parquet"
-    if not vectors.is_file() or not items.is_file():
+def _saved(folder: Path, encoder: str) -> dict[str, np.ndarray]:
+    """Vectors of a run by item id; none where it has none of this encoder, as an export."""
+    run = RunFolder(folder)
+    if not run.is_run() or recipe_of(folder).items.encoder != encoder:
         return {}
-    rows = read_array(vectors, 2)
-    ids = read_table(items, {"item_id": pa.string()}, columns=["item_id"])["item_id"].to_pylist()
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return dict(zip(ids, rows / np.maximum(norms, 1e-9), strict=True)) if len(ids) == len(rows) else {}
+    ids = Catalogue.load(run.catalogue).item_ids
+    return dict(zip(ids, read_vectors(run.items, len(ids)), strict=True))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmrec.chat.words import Key, key
+from llmrec.items.attributes import number_of, values_of
 
 FEW = 200  # a column with at most as many values is a vocabulary, whose words mean the value wherever they are said
 _LONG = 60  # characters of a value, on average, beyond which a column is text and no attribute
@@ -120,7 +121,7 @@ class Store:
         """Column and value of what an item has of the small vocabularies."""
         small = [column for column in self.columns.values() if column.kind == "values" and column.small]
         cells = ((column.name, self.things[number].columns.get(column.name)) for column in small)
-        return {(name, value) for name, cell in cells for value in _parts(cell)}
+        return {(name, value) for name, cell in cells for value in values_of(cell)}
 
     def short(self, wish: Wish) -> np.ndarray:
         """(items,) float64 how far each item is from a wish: 0 fulfilled, 1 or more not at all."""
@@ -142,7 +143,7 @@ class Store:
 def _column(name: str, cells: list[Any]) -> Column | None:
     """A column as an attribute; None where it is text, or says nothing."""
     given = [cell for cell in cells if cell not in (None, "", [])]
-    numbers = np.array([_number(cell) for cell in cells], np.float64)
+    numbers = np.array([number_of(cell) for cell in cells], np.float64)
     if not given:
         return None
     if _YEAR.search(name) or np.isfinite(numbers).sum() == len(given):
@@ -152,23 +153,9 @@ def _column(name: str, cells: list[Any]) -> Column | None:
         return None
     holders: dict[str, list[int]] = {}
     for at, cell in enumerate(cells):
-        for value in _parts(cell):
+        for value in values_of(cell):
             holders.setdefault(value, []).append(at)
     return Column(name, "values", numbers, holders, {key(value): value for value in holders if key(value)})
-
-
-def _number(cell: Any) -> float:
-    try:
-        return float(str(cell)[:4] if re.match(r"\d{4}-\d", str(cell)) else cell)
-    except (TypeError, ValueError):
-        return np.nan
-
-
-def _parts(cell: Any) -> list[str]:
-    """The values of a cell: of a list, of a text with commas or bars, of the steps of a path."""
-    if isinstance(cell, list):
-        return [part for one in cell for part in _parts(one)]
-    return [part.strip() for part in re.split(r"[,|]| > ", str(cell)) if part.strip()] if cell is not None else []
 
 
 def _plain(cell: Any) -> str:

@@ -74,12 +74,13 @@ def command(
 def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
     """Who finds the words, and the encoder: what the run's recipe says, and what was typed."""
     from llmrec.errors import RunError
-    from llmrec.recipe_file import load, read
+    from llmrec.recipe_file import read, recipe_of
+    from llmrec.run.layout import RunFolder
 
-    path = Path(run) / "recipe.yaml"
     if not address and not Path(run).is_dir():
         raise RunError(f"there is no folder {run}. Make a run with: llmrec run quickstart --out {run}")
-    recipe = load(path, overrides) if not address and path.is_file() else read("", Path("the command line"), overrides)
+    is_run = not address and RunFolder(Path(run)).is_run()
+    recipe = recipe_of(Path(run), overrides) if is_run else read("", Path("the command line"), overrides)
     return recipe.chat, recipe.items.encoder
 
 

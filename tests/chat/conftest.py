@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from renewed import renew
 
 from llmrec.chat.client import Client
 from llmrec.chat.counter import Counter
@@ -50,6 +51,7 @@ def hostile_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     years = [1970 + number for number in range(len(titles))]
     items = items.set_column(at, "title", [titles]).append_column("year", [years])
     pq.write_table(items, run / "catalogue" / "items.parquet")
+    renew(run)
     return run
 
 

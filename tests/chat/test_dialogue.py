@@ -11,10 +11,13 @@ import pytest
 from llmrec.chat.choose import Chooser
 from llmrec.chat.client import Client, Declined, ServerDown
 from llmrec.chat.counter import Counter
+from llmrec.chat.meaning import Meanings
 from llmrec.chat.replies import say
 from llmrec.chat.server import OwnServer
 from llmrec.chat.state import State
 from llmrec.chat.store import Wish
+from llmrec.items.folder import read_vectors
+from llmrec.run.layout import RunFolder
 
 
 @pytest.fixture
@@ -120,6 +123,13 @@ def test_free_words_move_what_means_the_same_up(counter):
         State(liked=["i7"], about="ddd"), 40
     )
     assert rank.items == plain
+
+
+def test_the_vectors_of_a_run_are_used_and_an_export_has_its_own_made(counter, hostile_run, tmp_path):
+    store = counter.parts[1].store
+    saved = read_vectors(RunFolder(hostile_run).items, len(store))
+    assert np.array_equal(counter.parts[1].meanings.vectors, saved)
+    assert not np.array_equal(Meanings.of(store, "hashing", tmp_path).vectors, saved)
 
 
 def test_a_server_that_dies_is_said_to_be_down_what_was_said_is_kept_and_a_new_one_is_met(hostile_run):

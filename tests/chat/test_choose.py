@@ -1,0 +1,180 @@
+"""Choosing items for a dialogue by any recommender: here a dot product of vectors, without codes, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llmrec.chat.choose import LISTED, Chooser
+from llmrec.chat.client import Declined, Given
+from llmrec.chat.state import State
+from llmrec.chat.store import Store, Thing, Wish
+from llmrec.contracts import Ranked, Request
+from llmrec.decode.opened import OpenedRecommender
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.serve.dynamic_batching import DynamicBatching
+from llmrec.serve.refused import Refused
+from llmrec.serve.service import RecommendationService
+from llmrec.serve.settings import Limits
+from llmrec.serve.shapes import Ask
+from llmrec.serve.users import Users
+
+COLUMNS = ("year", "price", "kind")
+
+
+class DotProduct:
+    """Ranks items by the product of their vectors with the mean vector of a history; see `contracts.Recommender`."""
+
+    reads = frozenset({"history"})
+    reads_items = None
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors, self.n_items = vectors, len(vectors)
+
+    def check(self, request: Request) -> None:
+        """Every request can be answered."""
+
+    def notes(self, request: Request) -> list[str]:
+        """Nothing of a request is left out."""
+        return []
+
+    def logs(self, history: Sequence[int]) -> np.ndarray:
+        """(items,) log-probabilities after a history."""
+        logits = self.vectors @ self.vectors[list(history)].mean(axis=0)
+        return logits - np.logaddexp.reduce(logits)
+
+    def rank(self, requests: Sequence[Request], k: int) -> Ranked:
+        """The k best items for each request."""
+        items, scores = np.full((len(requests), k), -1, np.int32), np.full((len(requests), k), -np.inf, np.float32)
+        for row, request in enumerate(requests):
+            logs = self.logs(request.history)
+            best = np.flatnonzero(request.permits(np.arange(self.n_items)))
+            best = best[np.argsort(-logs[best], kind="stable")[:k]]
+            items[row, : len(best)], scores[row, : len(best)] = best, logs[best]
+        return Ranked(items, scores)
+
+
+class InProcess:
+    """The service of a server, asked without one."""
+
+    def __init__(self, service: RecommendationService) -> None:
+        self.service = service
+        self.asked: list[dict[str, Any]] = []
+
+    def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
+        """As `Client.recommend`."""
+        self.asked.append(more)
+        try:
+            answer = asyncio.run(self.service.answer(Ask(history=list(history), k=k, exclude_seen=True, **more), "one"))
+        except Refused as refused:
+            raise Declined(str(refused), refused.param) from None
+        items = [(item.item_id, item.score) for item in answer.items]
+        return Given(items, answer.ranked_by, answer.catalogue, answer.notes)
+
+
+def chooser_of(count: int) -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
+    """Items of which the likeliest are the dearest, the oldest and all of the kind `loud`; some have no price."""
+    draw = np.random.default_rng(0)
+    numbers = np.arange(count)
+    columns = {
+        "year": np.where(numbers < count // 2, 1950 + numbers % 40, 1990 + numbers % 30),
+        "price": np.where(numbers % 10 == 9, np.nan, (count - numbers) / 100),
+        "kind": np.where(numbers % 2 == 0, "loud|new", np.where(numbers % 21 == 1, "quiet", "quiet|new")),
+    }
+    vectors = np.concatenate([draw.normal(0, 0.1, (count, 4)), np.ones((count, 1))], axis=1)
+    vectors[:, 4] += 4 * (numbers < count // 2) + 4 * (numbers % 2 == 0)  # in every product with a history
+    ids = [f"i{number}" for number in numbers]
+    rows = {name: [None if one != one else one for one in values.tolist()] for name, values in columns.items()}
+    items = pa.table({"item_id": ids, "title": ids} | rows)
+    side = math.isqrt(count) + 1
+    catalogue = Catalogue.of(items, np.stack([numbers // side, numbers % side], axis=1).astype(np.int32), [side, side])
+    recommender = DotProduct(vectors)
+    opened = OpenedRecommender("dots", recommender, catalogue, exclude_seen=True)
+    service = RecommendationService("dots", opened, DynamicBatching().ranker(recommender), Users(None), Limits())
+    things = [Thing(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
+    return Chooser(InProcess(service), Store(catalogue.hash, things)), recommender, columns
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
+    """More items than a request may list, twice over."""
+    return chooser_of(2 * LISTED + 5000)
+
+
+FITTING = {
+    "years": ([Wish("year", low=1990, high=2018)], lambda year, price, kind: (year >= 1990) & (year <= 2018)),
+    "a price": ([Wish("price", high=120.0)], lambda year, price, kind: price <= 120),
+    "a denial": ([Wish("kind", False, ("loud",))], lambda year, price, kind: ~np.char.startswith(kind, "loud")),
+    "either of two values": (
+        [Wish("kind", values=("loud", "quiet")), Wish("year", low=1990)],
+        lambda year, price, kind: year >= 1990,
+    ),
+    "a value, a denial and years": (
+        [Wish("kind", values=("new",)), Wish("kind", False, ("loud",)), Wish("year", low=1951)],
+        lambda year, price, kind: (kind == "quiet|new") & (year >= 1951),
+    ),
+    "two values at once": (
+        [Wish("kind", values=("new",)), Wish("kind", values=("quiet",))],
+        lambda year, price, kind: kind == "quiet|new",
+    ),
+    "denied years": (
+        [Wish("year", False, low=1900, high=1989)],
+        lambda year, price, kind: year >= 1990,
+    ),
+    "a denied price": ([Wish("price", False, low=120.0)], lambda year, price, kind: ~(price >= 120)),
+}
+
+
+@pytest.mark.parametrize("wished", FITTING)
+def test_of_more_items_than_can_be_listed_those_that_fit_the_wishes_are_found(many, wished: str) -> None:
+    chooser, _, columns = many
+    wishes, fit = FITTING[wished]
+    fitting = fit(*(columns[name] for name in COLUMNS))
+    chosen = chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10)
+    assert len(chosen.items) == 10 and not chosen.missed and chosen.ranked_by == "model"
+    assert fitting[chosen.items].all() and LISTED < fitting.sum() < len(fitting) - LISTED
+
+
+@pytest.mark.parametrize(
+    "wished", ["years", "a price", "a denial", "either of two values", "a value, a denial and years"]
+)
+def test_of_more_items_than_can_be_listed_the_likeliest_that_fit_are_found(many, wished: str) -> None:
+    chooser, recommender, columns = many
+    wishes, fit = FITTING[wished]
+    fitting = np.flatnonzero(fit(*(columns[name] for name in COLUMNS)))
+    fitting = fitting[~np.isin(fitting, [0, 1])]
+    best = fitting[np.argsort(-recommender.logs([0]).astype(np.float32)[fitting], kind="stable")]
+    assert chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10).items == best[:10].tolist()
+
+
+def test_of_more_items_than_can_be_listed_none_that_was_shown_comes_again(many) -> None:
+    chooser, _, _ = many
+    state, shown = State(liked=["i0"], wishes=[Wish("kind", False, ("quiet",))]), set()
+    for _ in range(13):  # 130 items, more than are asked for at a time
+        found = {f"i{at}" for at in chooser.choose(state, 10, shown).items}
+        assert len(found) == 10 and not found & shown
+        shown |= found
+
+
+def test_wishes_that_nothing_of_very_many_items_fulfils_give_the_nearest(many) -> None:
+    chooser, _, columns = many
+    chosen = chooser.choose(State(liked=["i0"], wishes=[Wish("kind", False, ("loud",)), Wish("year", low=3000)]), 10)
+    assert len(chosen.items) == 10 and [wish.column for wish in chosen.missed] == ["year"]
+    assert (columns["year"][chosen.items] == columns["year"].max()).all()
+    odd = [Wish("kind", values=("quiet",)), Wish("kind", values=("loud",))]
+    chosen = chooser.choose(State(liked=["i0"], wishes=odd), 10)
+    assert len(chosen.items) == 10 and chosen.missed
+
+
+def test_a_recommender_without_language_model_and_codes_gives_its_best_that_fit() -> None:
+    chooser, recommender, columns = chooser_of(300)
+    state = State(liked=["i0", "i5"], wishes=[Wish("year", low=1990), Wish("kind", False, ("loud",))])
+    fitting = np.flatnonzero((columns["year"] >= 1990) & ~np.char.startswith(columns["kind"], "loud"))
+    best = fitting[np.argsort(-recommender.logs([0, 5]).astype(np.float32)[fitting], kind="stable")]
+    assert chooser.choose(state, 10).items == best[:10].tolist()
