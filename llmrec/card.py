@@ -17,7 +17,8 @@ from llmrec.made import MADE, Made
 from llmrec.recipe import Model, Recipe
 from llmrec.report import words
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import Split, evaluation
+from llmrec.run.plan import evaluation
+from llmrec.run.specs import Split
 from llmrec.run.status import stage
 
 UNKNOWN = "unknown: check before sharing"

@@ -89,6 +89,7 @@ def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: 
     """
     with explain_disk(path):
         path = path.absolute()  # as in `atomic_file`
+        put_back(path, replaces)
         _refuse_occupied(path, replaces)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, before = (_free_name(path, ending, replaces) for ending in ("partial", "replaced"))
@@ -106,6 +107,18 @@ def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: 
                 before.replace(path)
             for folder in (temporary, before):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_back(path: Path, replaces: Callable[[Path], bool]) -> None:
+    """Put a folder back that a process took away for a new one, if it was killed before that one stood there.
+
+    Args:
+        path: where the folder was.
+        replaces: as of `atomic_folder`.
+    """
+    before = path.with_name(f".{path.name}.replaced")
+    if not os.path.lexists(path) and before.is_dir() and not before.is_symlink() and replaces(before):
+        before.replace(path)
 
 
 _OURS = ".llmrec-partial"  # in a folder that is being filled: whatever stopped the process, it may be deleted

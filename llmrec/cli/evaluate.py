@@ -15,7 +15,7 @@ import typer
 from llmrec.cli.screen import metrics_table, say, screen, stages
 
 if TYPE_CHECKING:
-    from llmrec.run.plan import Split
+    from llmrec.run.specs import Split
 
 
 def command(

@@ -12,7 +12,8 @@ from llmrec.indexing.health import read_health
 from llmrec.made import MADE, Made, read_made
 from llmrec.recipe_file import recipe_of
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import StageSpec, plan
+from llmrec.run.plan import plan
+from llmrec.run.specs import StageSpec
 from llmrec.run.status import require_current
 from llmrec.train.log import LOG, read_log
 

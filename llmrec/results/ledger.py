@@ -25,7 +25,8 @@ from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import Context, evaluation
+from llmrec.run.plan import evaluation
+from llmrec.run.specs import Context
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")

@@ -14,28 +14,29 @@ from typing import Any
 from llmrec import extras
 from llmrec.data import sources
 from llmrec.errors import DataError, RunError
-from llmrec.files import write_text
+from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
 from llmrec.recipe import Launch, Recipe
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
-from llmrec.run.plan import Context, EngineName, StageSpec, evaluation, plan
+from llmrec.run.plan import evaluation, plan
+from llmrec.run.specs import Context, EngineName, StageSpec
 from llmrec.run.status import require_current
 from llmrec.run.status import stage as resolve
 from llmrec.train import together, trackers
 
 Progress = Callable[[str, float], None]
 """(kind of stage, share done from 0 to 1), called while stages are made."""
-UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
+UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 
 
 def _silent(kind: str, done: float) -> None:
     """No progress is shown."""
 
 
-def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _silent) -> Path:
+def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress = _silent) -> Path:
     """Run a recipe into a folder, going on where an earlier run of it stopped.
 
     Args:
@@ -51,7 +52,7 @@ def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _
         LlmrecError: see the stages.
         RunError: the folder is in use, cannot be written, or is no run's.
     """
-    extras.need(*(name for name, kind in (("train", "train"), ("report", "report")) if _reaches(until, kind)))
+    extras.need(*(["train"] if _reaches(until, "train") else []))
     if together.world() > 1:
         raise RunError(
             "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
@@ -65,15 +66,9 @@ def run(recipe: Recipe, out: Path, until: str = "report", progress: Progress = _
         launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
         return folder.path
     with lock(folder) as held:
-        write_text(folder.recipe, dump(recipe))
+        _begin(folder, recipe)
         elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
         _maker(folder, recipe, progress, elsewhere).make(plan(recipe), until)
-        if until == "report":
-            from llmrec.report import write_report
-
-            progress("report", 0.0)
-            write_report(folder)
-            progress("report", 1.0)
     return folder.path
 
 
@@ -105,9 +100,16 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     first = together.is_first() and not held
     with lock(folder) if first else contextlib.nullcontext():
         if first:
-            write_text(folder.recipe, dump(recipe))
+            _begin(folder, recipe)
         _maker(folder, recipe, progress).make(plan(recipe), "train")
     return folder.path
+
+
+def _begin(folder: RunFolder, recipe: Recipe) -> None:
+    """Write the recipe of a run, and put back what a killed process was about to replace."""
+    write_text(folder.recipe, dump(recipe))
+    for spec in plan(recipe):
+        put_back(folder.stage(spec.name), is_stage)
 
 
 def judge(recipe: Recipe, out: Path, stage: StageSpec, progress: Progress = _silent) -> Path:

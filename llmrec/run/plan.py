@@ -8,10 +8,9 @@ out (`Part.what`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llmrec.collaborative.probabilities import TOP_K
 from llmrec.errors import DataError
@@ -40,73 +39,12 @@ from llmrec.run.layout import (
     model_of,
     training_name,
 )
+from llmrec.run.specs import Context, Outside, Split, StageSpec
 
 if TYPE_CHECKING:
     from llmrec.decode.opened import Description
 
-EngineName = Literal["transformers", "vllm"]
-Split = Literal["valid", "test"]
-Kind = Literal["data", "items", "catalogue", "collaborative", "tasks", "train", "evaluate"]
 ITEM_TABLE = f"{DATA}/items.parquet"
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the maker of a stage is given.
-
-    Attributes:
-        run: the run folder; stages that the maker reads are whole.
-        folder: to write into.
-        work: for files that survive a kill.
-        key: of the stage.
-        seed: of the run.
-        progress: called with the share done, 0 to 1.
-        report_to: names of trackers of training; None for TensorBoard where it is installed.
-        engine: what runs a language model that is evaluated.
-    """
-
-    run: RunFolder
-    folder: Path
-    work: Path
-    key: str
-    seed: int
-    progress: Callable[[float], None]
-    report_to: Sequence[str] | None = None
-    engine: EngineName = "transformers"
-
-
-@dataclass(frozen=True)
-class Outside:
-    """A file or folder outside of the run that a stage reads.
-
-    Attributes:
-        label: what made.json calls it; the same wherever the file lies.
-        find: gives its path; called only when the stage is to be made, so a run is read where it is not.
-    """
-
-    label: str
-    find: Callable[[], Path]
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage of a plan.
-
-    Attributes:
-        name: of its folder, below the run.
-        kind: what kind of stage it is; `until` names these.
-        version: of the code that makes it; raise it to make old results anew.
-        config: what decides its result, as JSON.
-        reads: stages, files of stages (`data/items.parquet`), and what lies outside of the run.
-        make: fills a folder; returns facts for people.
-    """
-
-    name: str
-    kind: Kind
-    version: int
-    config: Any
-    reads: tuple[str | Outside, ...]
-    make: Callable[[Context], dict[str, Any]]
 
 
 def plan(recipe: Recipe) -> list[StageSpec]:
@@ -306,6 +244,8 @@ def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
 
 def evaluation(recipe: Recipe, split: Split) -> StageSpec:
     """The stage that judges a recipe's last model on a held-out split, whichever its own `evaluate.target` is."""
+    from llmrec.tasks import templates
+
     settings = recipe.evaluate.model_copy(update={"target": split})
     trained = training_name(len(recipe.train), recipe.train[-1].method)
     models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
@@ -315,7 +255,9 @@ def evaluation(recipe: Recipe, split: Split) -> StageSpec:
 
         return evaluate(context, settings, description_of(recipe, recipe.model.name))
 
-    reads = (DATA, ITEMS, CATALOGUE, trained, *dict.fromkeys(collaborative_name(model.slug) for model in models))
+    fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
+    prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys(settings.writing)]
+    reads = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
     return StageSpec(evaluation_name(split), "evaluate", 4, settings.what(), reads, make)
 
 

@@ -10,7 +10,8 @@ from llmrec.errors import RunError
 from llmrec.model.folder import NOTE
 from llmrec.recipe_file import recipe_of
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import StageSpec, description_of, plan
+from llmrec.run.plan import description_of, plan
+from llmrec.run.specs import StageSpec
 from llmrec.run.status import require_current
 
 

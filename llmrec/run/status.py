@@ -11,7 +11,7 @@ from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_json
 from llmrec.made import MADE, Made, check_files, read_made
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import Outside, StageSpec
+from llmrec.run.specs import Outside, StageSpec
 from llmrec.run.stage import Stage
 
 _SMALL = 2**20  # bytes of a file of a base that is read whole; of larger ones the size counts

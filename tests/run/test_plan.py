@@ -17,7 +17,8 @@ from llmrec.recipe.collaborative import SPECS
 from llmrec.recipe.model_spec import ModelSpec
 from llmrec.recipe.stages import STAGES
 from llmrec.run.layout import DATA, RunFolder
-from llmrec.run.plan import Outside, plan
+from llmrec.run.plan import plan
+from llmrec.run.specs import Outside
 from llmrec.run.status import require_current
 from llmrec.run.status import stage as resolve
 
