@@ -11,85 +11,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    "errors": -1,  # the ground that everything stands on
-    **dict.fromkeys(
-        (
-            "files",
-            "checked",
-            "run_files",
-            "recipe",
-            "recipe_file",
-            "run_folder",
-            "seed",
-            "contracts",
-            "embedded",
-            "shipped",
-            "extras",
-            "peak",
-            "git",
-            "addresses",
-            "supervise",
-        ),
-        0,
-    ),
-    **dict.fromkeys(("data", "metrics", "text"), 1),
-    **dict.fromkeys(("items", "collaborative"), 2),
-    "indexing": 3,
-    "model": 4,
-    "tasks": 5,
-    "decode": 6,
-    **dict.fromkeys(("train", "align", "evaluate"), 7),
-    **dict.fromkeys(
-        (
-            *(
-                "stage",
-                "stale",
-                "results",
-                "ledger",
-                "judging",
-                "pinned",
-                "reproducing",
-                "pipeline",
-                "launch",
-                "report",
-                "card",
-            ),
-            *("export", "serve", "chat", "rate"),
-        ),
-        8,
-    ),
-    "cli": 9,
-    "__main__": 10,
-}
-# Rooms on one floor that may know each other: the pipeline puts the stages together.
-NEIGHBOURS = {
-    ("embedded", "files"),
-    ("run_files", "checked"),
-    ("run_folder", "files"),
-    ("recipe_file", "shipped"),
-    ("recipe_file", "addresses"),
-    ("recipe_file", "files"),
-    ("recipe_file", "recipe"),
-    ("align", "train"),
-    ("pipeline", "stage"),
-    ("pipeline", "launch"),
-    ("pipeline", "judging"),
-    ("judging", "stage"),
-    ("judging", "ledger"),
-    *((other, "stale") for other in ("judging", "pinned")),
-    ("stale", "stage"),
-    *(("pinned", other) for other in ("judging", "ledger", "pipeline", "stage")),
-    *(("reproducing", other) for other in ("judging", "ledger", "pipeline")),
-    ("chat", "serve"),  # the page listens as the server does
-    ("serve", "pipeline"),
-    ("results", "stage"),
-    ("pipeline", "report"),
-    ("card", "report"),
-    ("export", "card"),
-    ("export", "pipeline"),
-    ("export", "stage"),
-}
+# A room imports only rooms of lower floors, wherever in a module the import stands.
+FLOORS = (
+    ("errors",),
+    ("addresses", "contracts", "extras", "files", "provenance", "recipe", "seed", "shipped", "supervise"),
+    ("checked", "embedded", "metrics", "recipe_file", "text"),
+    ("collaborative", "items", "made", "model"),
+    ("data",),
+    ("indexing",),
+    ("tasks",),
+    ("decode",),
+    ("evaluate", "train"),
+    ("align", "rate"),
+    ("run",),
+    ("report", "results", "serve"),
+    ("card", "chat"),
+    ("export",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LINES = 300  # of a module
 DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/"),
@@ -102,14 +44,18 @@ DOORS = {
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, wherever in it."""
+def imports(path: Path, types: bool = True) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it; `types`: for type checkers alone, too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    nodes = [ast.parse(path.read_text())]
+    while nodes:
+        node: ast.AST = nodes.pop()
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        if types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            nodes += ast.iter_child_nodes(node)
     return found
 
 
@@ -121,14 +67,33 @@ def test_imports_point_down(path: Path) -> None:
     inside = path.relative_to(ROOT / "llmrec")
     room = inside.parts[0].removesuffix(".py")
     if room == "__init__":
-        return  # the front door: `llmrec.load` reaches the pipeline, lazily
-    assert room in FLOORS, f"{room} has no floor: give it one in docs/architecture.md and here"
+        return  # the front door: `llmrec.load` opens a run, lazily
+    assert room in FLOOR, f"{room} has no floor: give it one in docs/architecture.md and here"
     for name in imports(path):
-        if not name.startswith("llmrec.") or name.split(".")[1] not in FLOORS:
-            continue
-        other = name.split(".")[1]
-        allowed = other == room or FLOORS[other] < FLOORS[room] or (room, other) in NEIGHBOURS
-        assert allowed, f"{inside} (floor {FLOORS[room]}) imports llmrec.{other} (floor {FLOORS[other]})"
+        other = name.split(".")[1] if name.startswith("llmrec.") else None
+        if other in FLOOR:
+            assert other == room or FLOOR[other] < FLOOR[room], f"{inside} imports llmrec.{other}, no lower floor"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports for type checkers alone are not counted."""
+    names = {_module(path): path for path in FILES}
+    left = {name: imports(path, types=False) & names.keys() - {name, "llmrec"} for name, path in names.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"these import one another: {', '.join(sorted(left))}"
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_room_stands_on_a_floor_and_every_module_can_be_read_at_one_sitting() -> None:
+    rooms = {path.relative_to(ROOT / "llmrec").parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert rooms == FLOOR.keys()
+    long = {path.name: lines for path in FILES if (lines := len(path.read_text().splitlines())) > LINES}
+    assert not long, f"longer than {LINES} lines: {long}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from llmrec.align.moments import Moments, prompts
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.folder import read_texts
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.vocabulary import code_tokens, token_ids
@@ -33,6 +35,7 @@ class Ground:
         moments: of training histories.
         prompts: (length,) tokens of each moment's.
         users: id of each history.
+        read_texts: reads the text of every item, for rewards of one's own.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -42,6 +45,7 @@ class Ground:
     moments: Moments
     prompts: list[np.ndarray]
     users: list[str]
+    read_texts: Callable[[], Sequence[str]] = tuple
 
     @classmethod
     def of(cls, job: TrainJob, catalogue: Catalogue) -> Ground:
@@ -70,7 +74,8 @@ class Ground:
         window = model_folder.window(previous)
         asked = prompts(moments, tokenizer, catalogue, note.history, job.tasks.wordings, window, job.seed)
         tokens = token_ids(tokenizer, catalogue.tokens)
-        return cls(tokenizer, note, catalogue, tokens, moments, asked, dataset.user_ids)
+        texts = cache(partial(read_texts, job.items, dataset.n_items))
+        return cls(tokenizer, note, catalogue, tokens, moments, asked, dataset.user_ids, texts)
 
     @property
     def codes(self) -> np.ndarray:

@@ -72,8 +72,8 @@ class Player:
         ground: Ground,
         seed: int,
         reference: Any = None,
-        teacher: Callable[[], CollaborativeModel] | None = None,
         rewards: Mapping[str, tuple[Reward, float]] | None = None,
+        teacher: Callable[[], CollaborativeModel] | None = None,
     ) -> None:
         """Get ready.
 
@@ -83,8 +83,8 @@ class Player:
             seed: of the draws.
             reference: the model before training, which stays as it is; None where the trained model becomes it with
                 its adapters switched off.
-            teacher: loads the collaborative model that a reward asks for.
             rewards: functions of one's own; those that the recipe names otherwise.
+            teacher: loads the collaborative model that a reward asks for.
         """
         self.settings, self.ground, self.seed, self.reference = settings, ground, seed, reference
         self.rewards = rewards or {name: (REWARDS[name], weight) for name, weight in settings.rewards.items()}
@@ -121,7 +121,18 @@ class Player:
         model.train(training)
         taught = None if self.teacher is None else self.teacher.score(ground.moments.histories(moments))
         taken = ground.moments.taken[moments]
-        answers = Answers(group.items, group.log_probs, taken, ground.catalogue.codes, self.counts, taught)
+        answers = Answers(
+            group.items,
+            group.log_probs,
+            taken,
+            ground.catalogue.codes,
+            self.counts,
+            taught,
+            [ground.users[user] for user in ground.moments.users[moments]],
+            ground.catalogue.item_ids,
+            ground.catalogue.titles,
+            ground.read_texts,
+        )
         return group, answers, *judged(self.rewards, answers)
 
     def prepare(self, model: Any, inputs: dict[str, Tensor], step: int, turn: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,11 @@ class Answers:
         taken: (rows,) int32 the item that the user took.
         codes: (items, levels) int32 symbols of every item, padded at the end by -1.
         counts: (items,) int64 events of each item in the training part.
-        taught: (rows, items) float32 a teacher's scores after each history; None where no reward asks for it.
+        taught: (rows, items) float32 a teacher's scores after each history; None where no reward needs it.
+        users: (rows,) id of each row's user.
+        item_ids: id of every item, by item number.
+        titles: title of every item.
+        read_texts: reads the text of every item; `texts` calls it.
     """
 
     items: np.ndarray
@@ -29,6 +33,15 @@ class Answers:
     codes: np.ndarray
     counts: np.ndarray
     taught: np.ndarray | None = None
+    users: Sequence[str] = ()
+    item_ids: Sequence[str] = ()
+    titles: Sequence[str] = ()
+    read_texts: Callable[[], Sequence[str]] = tuple
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """Text of every item, by item number (`items.text` of the recipe)."""
+        return self.read_texts()
 
 
 Reward = Callable[[Answers], np.ndarray]

@@ -45,7 +45,7 @@ from llmrec.train.watch import Progress
 
 @dataclass(frozen=True)
 class _TrainState:
-    """What training starts from: the model, its tokenizer, ids of the new tokens, their rows before training, packed rows.
+    """What training starts from: model, tokenizer, ids of the new tokens, their rows before training, packed rows.
 
     `trained` counts the parameters that training changes.
     """
@@ -133,7 +133,7 @@ def _siblings(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> Siblin
 def _changes(
     job: TrainJob, stage: Sft, catalogue: Catalogue, examples: Sequence[Encoded], new: np.ndarray
 ) -> list[Change]:
-    """What the recipe changes in examples in every epoch; what a teacher expects is written into the work folder once."""
+    """What the recipe changes in examples in every epoch; a teacher's expectations are kept in the work folder."""
     coded, changes = Coded.of(catalogue, new), list[Change]()
     if stage.taught:
         codes, kept = code_tokens(catalogue.codes, new), job.work / "taught"

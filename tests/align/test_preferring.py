@@ -25,9 +25,9 @@ from llmrec.files import hash_folder, read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt
-from llmrec.pipeline import run
 from llmrec.recipe import Model, Prefer, Recipe
 from llmrec.recipe_file import load
+from llmrec.run.execute import run
 from llmrec.train import loop
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,22 @@ def test_a_reward_of_the_wrong_shape_or_without_a_number_is_named() -> None:
         judged({"hit": (worth.hit, 1.0), "odd": (lambda a: np.where(a.items >= 5, np.nan, 1.0), 1.0)}, given)
     total, means = judged({"hit": (worth.hit, 2.0), "novelty": (worth.novelty, 0.0)}, given)
     assert total.tolist() == [[0, 0, 2, 0], [2, 0, 0, 0]] and means["hit"] == pytest.approx(2 / 7)
+
+
+def test_rewards_see_ids_titles_texts_and_users() -> None:
+    model, where = family("llama"), ground()
+    where = replace(where, read_texts=lambda: [f"text of {item}" for item in where.catalogue.item_ids])
+    seen: list[Answers] = []
+
+    def mine(answers: Answers) -> np.ndarray:
+        seen.append(answers)
+        return np.array([[len(answers.texts[item]) for item in row] for row in answers.items], float)
+
+    Player(settings(), where, 0, model, {"mine": (mine, 1.0)}).play(model, np.array([2, 0]))
+    (answers,) = seen
+    assert list(answers.users) == [where.users[user] for user in where.moments.users[[2, 0]]]
+    assert answers.item_ids == where.catalogue.item_ids and answers.titles == where.catalogue.titles
+    assert answers.texts[3] == f"text of {where.catalogue.item_ids[3]}"
 
 
 def test_preflight_explains_why_nothing_could_be_learnt() -> None:

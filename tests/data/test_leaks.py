@@ -11,7 +11,7 @@ import pytest
 
 from llmrec.data.dataset import Dataset
 from llmrec.files import hash_folder
-from llmrec.pipeline import run
+from llmrec.run.execute import run
 from llmrec.recipe_file import load
 
 FITTED = {  # what is made from data, and what in it may differ: nothing

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from llmrec import embedded, load
 from llmrec.files import read_json
 from llmrec.model.base import tiny_base
-from llmrec.pipeline import run
 from llmrec.recipe_file import load as read
+from llmrec.run.execute import run
 from llmrec.seed import seed_everything
 
 

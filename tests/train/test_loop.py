@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from jobs import job_of
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.errors import ModelError
 from llmrec.files import hash_folder
-from llmrec.recipe import Sft
+from llmrec.recipe import Recipe, Sft
 from llmrec.train import loop, sft, stage, trackers
 from llmrec.train.early import Measure
 from llmrec.train.encode import Encoded
@@ -292,11 +294,12 @@ def test_a_part_of_an_epoch_that_was_done_gets_no_further_step(epochs: float, tm
 
 
 def test_checkpoints_of_another_recipe_are_thrown_away(tmp_path: Path) -> None:
-    stage.claim(tmp_path / "work", "one")
+    job = job_of(Recipe(), tmp_path, tmp_path / "work", key="one")
+    job.claim_work()
     (tmp_path / "work" / "checkpoint-20").mkdir()
-    stage.claim(tmp_path / "work", "one")
+    job.claim_work()
     assert (tmp_path / "work" / "checkpoint-20").is_dir()
-    stage.claim(tmp_path / "work", "other")
+    replace(job, key="other").claim_work()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["key"]
 
 

@@ -127,11 +127,11 @@ def test_a_head_that_is_not_the_embedding_is_refused(tied: bool, bias: bool) -> 
     table, head = torch.nn.Embedding(80, 8), torch.nn.Linear(8, 80, bias=bias)
     head.weight = table.weight if tied else head.weight
     model = SimpleNamespace(get_output_embeddings=lambda: head, get_input_embeddings=lambda: table)
-    job = SimpleNamespace(name="train.0", recipe=SimpleNamespace(model=SimpleNamespace(base="mine")))
+    job = SimpleNamespace(name="train.0", model=SimpleNamespace(base="mine"))
     with pytest.raises(
         ModelError, match=r"train.0.softmax: catalogue needs a base whose output layer is its embedding"
     ):
-        stage._siblings(job, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
+        stage._siblings(job, None, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
 
 
 def test_codes_that_share_tokens_between_places_are_refused() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jobs import job_of
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.rows import principal
 from llmrec.model.vocabulary import new_token_ids
-from llmrec.pipeline import run
 from llmrec.recipe import Recipe
-from llmrec.train.start import quantized, start
+from llmrec.run.execute import run
+from llmrec.train.start import build_model, quantized
 
 
 def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: Path) -> None:
@@ -27,12 +28,13 @@ def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: P
     )
     run(recipe, tmp_path, "tasks")
     catalogue = Catalogue.load(tmp_path / "catalogue")
-    model, tokenizer = start(recipe, tmp_path / "tasks", catalogue, tmp_path / "work", tmp_path)
-    again, _ = start(recipe, tmp_path / "tasks", catalogue, tmp_path / "work", tmp_path)
+    job = job_of(recipe, tmp_path, tmp_path / "work")
+    model, tokenizer = build_model(job, catalogue)
+    again, _ = build_model(job, catalogue)
     rows = model.get_input_embeddings().weight.detach()
     assert torch.equal(rows, again.get_input_embeddings().weight)
     mine = rows[torch.from_numpy(new_token_ids(tokenizer, catalogue.tokens)[catalogue.codes[:, 0]])]
-    vectors = torch.from_numpy(quantized(tmp_path))
+    vectors = torch.from_numpy(quantized(tmp_path / "items", tmp_path / "catalogue"))
     assert vectors.shape[0] == 40 and vectors.shape[1] > 64, "text and behaviour side by side"
     truth = principal(vectors, 64)
     alike = torch.corrcoef(torch.stack([torch.pdist(mine), torch.pdist(truth)]))[0, 1]
