@@ -25,12 +25,13 @@ from typing import IO
 
 from packaging.requirements import Requirement
 
-from llmrec import embedded, pipeline, shipped
+from llmrec import embedded, provenance, shipped
 from llmrec.data import sources
 from llmrec.files import hash_file, write_text
-from llmrec.git import commit
 from llmrec.recipe import Recipe
-from llmrec.recipe_file import dump, load, without_places
+from llmrec.recipe_file import dump, load, portable
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
@@ -102,8 +103,9 @@ def contents(recipe: Recipe, run: Path, wheels: Path) -> Iterator[tuple[Path, st
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     yield from ((ROOT / name, f"checkout/{name}") for name in listed)
     yield from ((file, f"wheels/{file.name}") for file in sorted(wheels.glob("*.whl")))
-    for stage in ("data", "items", "catalogue", "tasks"):
-        yield run / stage, f"runs/{run.name}/{stage}"
+    made = RunFolder(run)
+    for stage in (made.data, made.items, made.catalogue, made.tasks):
+        yield stage, f"runs/{run.name}/{stage.name}"
     kept = {recipe.data.source, recipe.model.base.removeprefix("embedded:")} & set(embedded.ARCHIVES)
     yield from ((embedded.path(name), f"cache/{name}") for name in sorted(kept))
     if recipe.data.source not in kept:
@@ -113,7 +115,7 @@ def contents(recipe: Recipe, run: Path, wheels: Path) -> Iterator[tuple[Path, st
 
 def there(recipe: Recipe) -> Recipe:
     """The recipe as that machine reads it: somebody's own files lie in `data/`."""
-    bare = without_places(recipe)
+    bare = portable(recipe)
     files = {name: f"data/{value}" for name in ("interactions", "items") if (value := getattr(bare.data, name))}
     return bare.model_copy(update={"data": bare.data.model_copy(update=files)})
 
@@ -158,7 +160,7 @@ def pack(options: argparse.Namespace) -> None:
     path = shipped.recipe(options.recipe)
     recipe = load(path, options.set, options.tiny)
     run = options.runs / (options.name or path.stem)
-    pipeline.run(recipe, run, "tasks")
+    execute.run(recipe, run, "tasks")
     options.to.mkdir(parents=True, exist_ok=True)
     for file in options.to.iterdir():
         file.unlink()
@@ -176,7 +178,7 @@ def pack(options: argparse.Namespace) -> None:
     sums = "".join(f"{hash_file(file)}  {file.name}\n" for file in sorted(options.to.glob("piece-*")))
     write_text(options.to / "SHA256SUMS", sums)
     script = (ROOT / "scripts" / "bundle" / "run.sh").read_text()
-    write_text(options.to / "run.sh", script.replace("@RUN@", run.name).replace("@COMMIT@", commit()))
+    write_text(options.to / "run.sh", script.replace("@RUN@", run.name).replace("@COMMIT@", provenance.commit()))
     sizes = [file.stat().st_size for file in options.to.glob("piece-*")]
     print(f"{len(sizes)} pieces, {sum(sizes) / MIB:.1f} MiB together, in {options.to}. There: sh run.sh")
 

@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from commands import call_llmrec
+from commands import call_llmrec, finished
 from llmrec import shipped
 from llmrec.errors import LlmrecError
 from llmrec.evaluate.compare import Judged, read
-from llmrec.files import read_json
+from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.pipeline import trained_folder
 from llmrec.recipe_file import fingerprint, load, recipe_of
 from llmrec.report.curves import dots
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.layout import RunFolder
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
@@ -112,9 +112,17 @@ def begin(base: Path, run: Path) -> None:
         return
     half = run.with_name(f".{run.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    left = shutil.ignore_patterns(".lock", ".work", "logs", "report.html", "recipe.yaml", "eval*")
-    shutil.copytree(base, half, copy_function=os.link, ignore=left)
-    half.rename(run)
+    evaluations = [RunFolder(base).evaluation(split) for split in ("valid", "test")]
+    for stage in RunFolder(base).stages:
+        if stage not in evaluations:
+            shutil.copytree(stage, half / stage.relative_to(base), copy_function=os.link)
+    if half.is_dir():
+        half.rename(run)
+
+
+def judged(run: Path) -> Judged:
+    """A run's evaluation on the split that its recipe names."""
+    return read(RunFolder(run).evaluation(recipe_of(run).evaluate.target), run.name)
 
 
 def against(factor: Judged, base: Judged) -> dict[str, Any]:
@@ -133,34 +141,34 @@ def against(factor: Judged, base: Judged) -> dict[str, Any]:
 
 
 def collect(folder: Path, factors: Mapping[str, tuple[str, list[str]]]) -> dict[str, Any]:
-    """Figures of all factors that are judged; `same` names those that change nothing in the recipe."""
-    base, own = read(folder / "base"), fingerprint(recipe_of(folder / "base"))
+    """Figures of all factors that are finished; `same` names those that change nothing in the recipe."""
+    base, own = judged(folder / "base"), fingerprint(recipe_of(folder / "base"))
     found: dict[str, Any] = {"base": against(base, base)["metrics"], "factors": {}, "same": []}
     found["seconds"] = _trained_for(folder / "base")
     for name, (says, changes) in factors.items():
         run = folder / name
-        if not any(run.glob("train-*/eval/metrics.json")):
+        if not finished(run):
             continue
         if fingerprint(recipe_of(run)) == own:
             found["same"].append(name)
             continue
         told = {"says": says, "changes": changes, "recipe hash": fingerprint(recipe_of(run))}
-        found["factors"][name] = told | against(read(run), base) | {"seconds": _trained_for(run)}
+        found["factors"][name] = told | against(judged(run), base) | {"seconds": _trained_for(run)}
     return found
 
 
 def _trained_for(run: Path) -> float:
-    return float(sum(read_json(made)["seconds"] for made in run.glob("train-*/made.json")))
+    return float(sum(read_made(stage)["seconds"] for stage in RunFolder(run).trained))
 
 
 def write(recipe: str, folder: Path, out: Path, changed: Sequence[str]) -> None:
-    """The JSON and its figure, named as the folder is; the command is told without where files lie."""
+    """The JSON and its figure, named as the folder is; the command leaves out where files lie."""
     figures, base = collect(folder, FACTORS), recipe_of(folder / "base")
     path, name = out / f"{folder.name}.json", folder.name.removesuffix("-ablations")
     only = [factor for factor in FACTORS if factor in figures["factors"]]
     others = [*(["--set", *changed] if changed else []), *(["--name", name] if name != recipe else [])]
     command = " ".join(["python scripts/experiments/ablations.py", recipe, "--only", *only, *others])
-    protocol = read_json(trained_folder(folder / "base") / "eval" / "metrics.json")["protocol"]
+    protocol = judged(folder / "base").metrics["protocol"]
     about = {"recipe hash": fingerprint(base), "seed": base.seed, "source": base.data.source, "protocol": protocol}
     write_result(path, command, figures, **about)
     drawn = {told["says"]: told["difference"] for told in figures["factors"].values()}

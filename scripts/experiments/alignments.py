@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from llmrec.data.dataset import Dataset
 from llmrec.data.worlds import Truth
-from llmrec.files import read_json
+from llmrec.evaluate.files import read_cases, read_metrics
+from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.pipeline import run, trained_folder
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
 
@@ -137,14 +138,14 @@ def follow(first: Path, recipe: Recipe, name: str, stage: dict[str, Any]) -> Pat
 
 def measured(run_folder: Path) -> dict[str, np.ndarray]:
     """Metric → (cases,) of the model."""
-    table = pq.read_table(trained_folder(run_folder) / "eval" / "per_user.parquet").sort_by("user_id")
+    table = read_cases(RunFolder(run_folder).evaluation("test") / "per_user.parquet").sort_by("user_id")
     return {metric: table[f"nano {metric}"].to_numpy() for metric in METRICS}
 
 
 def facts(run_folder: Path) -> dict[str, Any]:
     """How a run was trained, what its lists cover, and its hash."""
-    made = read_json(trained_folder(run_folder) / "made.json")
-    wide = read_json(trained_folder(run_folder) / "eval" / "metrics.json")["beyond"]["nano"]
+    made = read_made(RunFolder(run_folder).last_trained)
+    wide = read_metrics(RunFolder(run_folder).evaluation("test"))["beyond"]["nano"]
     return {"steps": made["facts"]["steps"], "seconds": made["seconds"], "output": made["output"][:16], "beyond": wide}
 
 
@@ -179,9 +180,9 @@ def main() -> None:
     for seed in options.seeds:
         recipe = start(options.name, seed)
         first = run(recipe, options.runs / f"align-{options.name}-{seed}", "evaluate")
-        dataset = Dataset.load(first / "data")
+        dataset = Dataset.load(RunFolder(first).data)
         lengths = np.maximum(dataset.before("valid").lengths - 1, 0)
-        rows = read_json(first / "train-1-sft" / "made.json")["facts"]["rows"]
+        rows = read_made(RunFolder(first).last_trained)["facts"]["rows"]
         runs = {"sft": first}
         for name, stage in arms(study, lengths, rows).items():
             if options.arms is None or name in options.arms:

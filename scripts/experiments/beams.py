@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from commands import typed
-from llmrec import pipeline
+from commands import language_model, typed
+from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import Recommender
+from llmrec.decode.generative import Generative
 from llmrec.evaluate.beyond import top
 from llmrec.metrics.ranking import hit, ndcg, place_in_list
 from llmrec.recipe_file import fingerprint, recipe_of
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.layout import RunFolder
 from llmrec.seed import stream
 
 K = 10
@@ -38,40 +38,40 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
-    recipe, dataset = recipe_of(given.run), Dataset.load(given.run / "data")
-    model = pipeline.trained_folder(given.run) / "model"
-    recommender = Recommender.open(model, given.run / "catalogue", recipe.evaluate.wording == "held-out")
+    recipe, dataset = recipe_of(given.run), Dataset.load(RunFolder(given.run).data)
+    recommender = language_model(given.run)
     cases = dataset.cases(given.target)
     drawn = stream(recipe.seed, "beams").permutation(len(cases.users))[: given.users]
     chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
-    lists, seconds = ranked(recommender, [cases.histories[row].tolist() for row in chosen], recipe, given)
+    shut = recipe.evaluate.exclude_seen
+    histories = [cases.histories[row] for row in chosen]
+    requests = [Request(history, denied=history if shut else history[:0]) for history in histories]
+    lists, seconds = ranked(recommender, requests, given)
     figures = told(lists, cases.targets[chosen], seconds)
     about = {"recipe hash": fingerprint(recipe), "seed": recipe.seed, "users": len(chosen), "target": given.target}
     about |= {"source": recipe.data.source}
     path = given.out / f"{given.run.name}-beams.json"
-    write_result(path, typed(), figures, exclude_seen=recipe.evaluate.exclude_seen, **about)
+    write_result(path, typed(), figures, exclude_seen=shut, **about)
     for name, one in figures.items():
         print(name, one)
     print(f"written: {path}")
 
 
 def ranked(
-    recommender: Recommender, histories: list[list[int]], recipe: Any, given: argparse.Namespace
+    recommender: Generative, requests: list[Request], given: argparse.Namespace
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Way → (users, K) items, and way → seconds."""
     lists: dict[str, list[np.ndarray]] = {name: [] for name in [*map(str, given.beams), "exact"]}
     seconds = dict.fromkeys(lists, 0.0)
-    for start in range(0, len(histories), given.batch):
-        batch = histories[start : start + given.batch]
-        filters = [
-            Filter.of(recommender.catalogue.trie, seen if recipe.evaluate.exclude_seen else ()) for seen in batch
-        ]
+    for start in range(0, len(requests), given.batch):
+        batch = requests[start : start + given.batch]
         for name, found in lists.items():
             begin = time.perf_counter()
             if name == "exact":
-                found.append(top(recommender.score(batch, filters), None, K))
+                found.append(top(recommender.score(batch), None, K))
             else:
-                found.append(recommender.rank(batch, K, filters, int(name)).items)
+                recommender.beams = int(name)
+                found.append(recommender.rank(batch, K).items)
             seconds[name] += time.perf_counter() - begin
     return {name: np.concatenate(found) for name, found in lists.items()}, seconds
 

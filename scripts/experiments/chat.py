@@ -29,7 +29,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.metrics import bootstrap, paired
 from llmrec.report.curves import draw
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.layout import RunFolder
 
 Way = Literal["filter", "rerank", "nearest"]
 K, TURNS, KNOWN, LIKED = 10, 5, 3, 4.0  # items shown; turns; titles named at first; stars that are a like
@@ -66,7 +67,7 @@ def measure(part: str, run: Path, encoder: str, users: int, seed: int, out: Path
     Raises:
         RunError: the catalogue has no column of values.
     """
-    dataset = Dataset.load(run / "data")
+    dataset = Dataset.load(RunFolder(run).data)
     with own_server(run, "transformers") as server:
         counter = Counter(Client(server.url, server.key), encoder, run, server)
         figures = PARTS[part](counter, dataset, users, seed)

@@ -14,11 +14,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from llmrec import pipeline, shipped
+from llmrec import shipped
 from llmrec.data.dataset import Dataset
 from llmrec.indexing import agreement, rq_kmeans, vectors
+from llmrec.items.folder import read_vectors
 from llmrec.recipe_file import load
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 
 LEVELS, WIDTH = 3, 256  # of codes whose error is measured
 
@@ -37,8 +40,7 @@ def main() -> None:
 
 def error(work: Path) -> dict[str, Any]:
     """What codes leave unexplained: ours beside faiss's ResidualQuantizer with five beams, of as many bits."""
-    run = pipeline.run(load(shipped.recipe("beauty-nano-text")), work / "beauty-text", until="items")
-    text = np.load(run / "items" / "vectors" / "minilm-l6.npy")
+    text = read_vectors(RunFolder(run(load(shipped.recipe("beauty-nano-text")), work / "beauty-text", "items")).items)
     begin = perf_counter()
     left = float(np.square(rq_kmeans.fit(text, LEVELS, WIDTH, 0).encode(text)[1]).sum())
     ours = perf_counter() - begin
@@ -54,9 +56,9 @@ def error(work: Path) -> dict[str, Any]:
 def dominance(work: Path) -> dict[str, Any]:
     """Dominance of text in codes of ML-100K's items, by what was quantized: text, co-occurrence, or both together."""
     recipe = load(shipped.recipe("quickstart-text"))
-    run, found = pipeline.run(recipe, work / "ml-100k", until="items"), {}
-    data = Dataset.load(run / "data", texts=False)
-    text, train = np.load(run / "items" / "vectors" / "minilm-l6.npy"), data.before("valid")
+    made, found = RunFolder(run(recipe, work / "ml-100k", until="items")), {}
+    data = Dataset.load(made.data, texts=False)
+    text, train = read_vectors(made.items), data.before("valid")
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
         settings = recipe.indexing.model_copy(update={"vectors": way, "teacher": "ppmi"})
         where = vectors.source(settings, text, train, recipe.seed)

@@ -16,12 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec import pipeline, shipped
+from commands import language_model
+from llmrec import shipped
+from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.recommender import Recommender
+from llmrec.decode.generative import Generative
 from llmrec.indexing.add import add
+from llmrec.items.folder import read_vectors
 from llmrec.recipe_file import load
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 from llmrec.seed import stream
 
 CASES, K, RECENT = 300, 10, 10  # judged; length of lists; items of a history that text is compared with
@@ -49,14 +54,15 @@ def cold(work: Path) -> dict[str, Any]:
         and of baselines; with half of an interval of 95 %.
     """
     every = load(shipped.recipe("quickstart-text"), ["data.split=cold-items"])
-    data = Dataset.load(pipeline.run(every, work / "cold", until="items") / "data", texts=False)
+    whole = RunFolder(run(every, work / "cold", until="items"))
+    data = Dataset.load(whole.data, texts=False)
     new, old = _parts(data, work)
     files = f"data={{source: files, interactions: {work / 'log.parquet'}, items: {work / 'old.parquet'}}}"
     warm = load(shipped.recipe("quickstart-text"), [files, "train.0.epochs=6"])
-    run = pipeline.run(warm, work / "warm", until="train")
-    folder, facts = add(run, work / "new.parquet")
-    asked = Recommender.open(pipeline.trained_folder(run) / "model", folder)
-    vectors = np.load(work / "cold" / "items" / "vectors" / f"{every.items.encoder}.npy")
+    known = RunFolder(run(warm, work / "warm", until="train"))
+    folder, facts = add(work / "new.parquet", known.catalogue, warm.items, warm.seed, known.catalogues)
+    asked = language_model(known.path, folder)
+    vectors = read_vectors(whole.items, data.n_items)
     histories, targets = _cases(data, old)
     scores = _model(asked, data, histories) | _baselines(data, histories, vectors, old, new)
     return {
@@ -102,13 +108,13 @@ def _cases(data: Dataset, old: np.ndarray) -> tuple[list[np.ndarray], np.ndarray
     return histories, np.array(targets)
 
 
-def _model(asked: Recommender, data: Dataset, histories: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _model(asked: Generative, data: Dataset, histories: list[np.ndarray]) -> dict[str, np.ndarray]:
     """(cases, items) scores of the model, in the numbers of `data`; items that it does not know are last."""
     known = asked.catalogue.item_number
     theirs = np.array([known.get(item_id, -1) for item_id in data.item_ids])
     rows = []
     for start in range(0, len(histories), 16):
-        scores = asked.score([theirs[history].tolist() for history in histories[start : start + 16]])
+        scores = asked.score([Request(theirs[history]) for history in histories[start : start + 16]])
         rows.append(np.where(theirs >= 0, scores[:, theirs], -np.inf))
     return {"llmrec": np.concatenate(rows)}
 

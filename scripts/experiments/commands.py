@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: `llmrec` as its users type it, and the command that a script was called by."""
+"""What the scripts of this folder share: calls of `llmrec`, the command line of a script, finished runs, models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrec.errors import RunError
+from llmrec.made import Made, read_made
+from llmrec.recipe_file import recipe_of
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import plan
+from llmrec.run.status import require_current
+
+if TYPE_CHECKING:
+    from llmrec.decode.generative import Generative
 
 
 def call_llmrec(*arguments: object) -> None:
@@ -21,3 +32,28 @@ def call_llmrec(*arguments: object) -> None:
 def typed() -> str:
     """The command line of this script, as it is typed in a checkout."""
     return " ".join(["python scripts/experiments/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def finished(run: Path) -> dict[str, Made]:
+    """Stage → made.json of a run that is made to its evaluation, all of its recipe; empty for any other folder."""
+    try:
+        recipe = recipe_of(run)
+        return {name: read_made(run / name) for name in require_current(RunFolder(run), plan(recipe), recipe.seed)}
+    except RunError:
+        return {}
+
+
+def language_model(run: Path, catalogue: Path | None = None) -> Generative:
+    """The language model of a run as a recommender, without what the recipe mixes in.
+
+    Args:
+        run: the run folder.
+        catalogue: a catalogue that extends the run's own, which is taken otherwise.
+    """
+    from llmrec.decode.generative import GenerativeModel, engines_of
+    from llmrec.indexing.catalogue import Catalogue
+    from llmrec.run import recommender
+
+    folder, given = recommender.language_model(run), catalogue or RunFolder(run).catalogue
+    held_out = recipe_of(run).evaluate.wording == "held-out"
+    return GenerativeModel(folder, engines_of("transformers", folder), held_out).on(Catalogue.load(given), given)

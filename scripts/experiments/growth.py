@@ -14,14 +14,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from commands import call_llmrec, typed
-from llmrec import pipeline, shipped
-from llmrec.files import read_json
+from commands import call_llmrec, finished, typed
+from llmrec import shipped
+from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, recipe_of
 from llmrec.report.curves import draw
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import UNTIL
+from llmrec.run.layout import RunFolder
 
-SHOWN = ("catalogue", "tasks", "train-1-sft", "train-1-sft/eval")
+SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 
 
 def run_share(recipe: Path, common: list[str], folder: Path, share: float) -> None:
@@ -29,9 +31,9 @@ def run_share(recipe: Path, common: list[str], folder: Path, share: float) -> No
     given = list(common)
     if share < 1:
         call_llmrec("run", recipe, *given, "--until", "data", "--out", folder / "1")
-        users = read_json(folder / "1" / "data" / "made.json")["facts"]["users"]
+        users = read_made(RunFolder(folder / "1").data)["facts"]["users"]
         given.append(f"data.max_users={max(1, round(share * users))}")
-    for stage in pipeline.STAGES[:-1]:
+    for stage in UNTIL[:-1]:
         call_llmrec("run", recipe, *given, "--until", stage, "--out", folder / f"{share:g}")
 
 
@@ -39,8 +41,8 @@ def collect(folder: Path) -> dict[str, Any]:
     """Share → users, items, events and, stage by stage, seconds and peak MiB; of finished runs."""
     found = {}
     for run in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: float(path.name)):
-        stages = {made.parent.relative_to(run).as_posix(): read_json(made) for made in run.rglob("made.json")}
-        if not any(name.endswith("/eval") for name in stages):
+        stages = finished(run)
+        if not stages:
             continue
         facts = stages["data"]["facts"]
         found[run.name] = {name: facts[name] for name in ("users", "items", "interactions")} | {

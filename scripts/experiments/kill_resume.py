@@ -19,10 +19,15 @@ from pathlib import Path
 
 from commands import typed
 from llmrec.files import hash_file
-from llmrec.results import write_result
-from llmrec.stage import MADE
+from llmrec.made import MADE
+from llmrec.results.record import write_result
 
-KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 6, "evaluate": 3, "report": 2}
+KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 5, "collaborative": 2, "evaluate": 2, "report": 2}
+PLACES = {
+    "train": "train-*",
+    "collaborative": "collaborative/*",
+    "evaluate": "evaluate-*",
+}  # folders; others bear the name
 LONGEST = {"train": 4.0, "evaluate": 1.5, "report": 3.0}  # seconds into a stage; .3 for the short ones
 
 
@@ -48,8 +53,8 @@ def start(recipe: str, out: Path, overrides: list[str]) -> subprocess.Popen[byte
 
 def working(out: Path, stage: str, since: float) -> bool:
     """Whether a run started at `since` has begun to fill the folder of a stage; folders left by a kill are older."""
-    partial = {"evaluate": "train-*/.eval.partial", "report": "recipe.yaml", "train": ".train-*.partial"}
-    found = next(out.glob(partial.get(stage, f".{stage}.partial")), None)
+    name = Path(PLACES.get(stage, stage))
+    found = next(out.glob("recipe.yaml" if stage == "report" else f"{name.parent}/.{name.name}.partial"), None)
     try:
         return found is not None and found.stat().st_ctime >= since
     except FileNotFoundError:  # it became the stage's folder just now
@@ -58,7 +63,7 @@ def working(out: Path, stage: str, since: float) -> bool:
 
 def reopen(out: Path, stage: str) -> None:
     """Take away a stage that an earlier kill came too late for, so that it is made, and killed, once more."""
-    for folder in out.glob({"train": "train-*", "evaluate": "train-*/eval"}.get(stage, stage)):
+    for folder in out.glob(PLACES.get(stage, stage)):
         shutil.rmtree(folder)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from llmrec.files import read_json
 from llmrec.rate.baselines import BASELINES
 from llmrec.report.curves import dots
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 
 
 def main() -> None:

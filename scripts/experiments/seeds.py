@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 from commands import call_llmrec, typed
-from llmrec import ledger, shipped
+from llmrec import shipped
 from llmrec.errors import RunError
-from llmrec.pinned import collect, judged
 from llmrec.recipe_file import recipe_of
-from llmrec.results import write_result
+from llmrec.results import ledger
+from llmrec.results.record import collect, tested, write_result
 
 
 def one_run(options: argparse.Namespace, seed: int) -> Path:
@@ -33,12 +33,12 @@ def one_run(options: argparse.Namespace, seed: int) -> Path:
 
 
 def there(options: argparse.Namespace) -> list[Path]:
-    """Runs of the result that are judged on test; the others are told."""
+    """Runs of the result that are judged on test; the others are named on standard error."""
     found = sorted(options.runs.glob(f"{options.name}-seed*"), key=lambda run: int(run.name.rsplit("seed", 1)[1]))
     whole = []
     for run in found:
         try:
-            judged(run, recipe_of(run))
+            tested(run)
             whole.append(run)
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)

@@ -32,7 +32,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.metrics import Places, hit, ndcg, place
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from llmrec.files import read_json
 
-STAGES = ("data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval")
+STAGES = ("data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval", "evaluate-valid")
+# An evaluation was in the folder of the training until runs had the layout 2.
 
 
 def digits(value: float | None, sign: str = "") -> str:

@@ -24,7 +24,7 @@ from llmrec.align.tree import answer_logprobs, plant
 from llmrec.decode.sample import sample, sample_without_replacement
 from llmrec.decode.scorer import Scorer
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from llmrec.train.loss import target_logprobs
 from shared import RESULTS, command_line, ratio, take_turns
 

@@ -29,7 +29,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.metrics import CORRECTED, RANKING, Exposure, place_in_list
 from llmrec.metrics import beyond as measures
 from llmrec.recipe import Data
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 

@@ -29,7 +29,7 @@ from decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare, trie_of
 from llmrec import extras
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.report.curves import draw
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 
 Part = Literal["engines", "http", "curves", "step"]

@@ -20,7 +20,7 @@ import torch
 
 from decode_peers import Static
 from decode_subject import skewed_codes, trie_of
-from llmrec import peak
+from llmrec import provenance
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.scorer import Logits
 from llmrec.decode.search import Beams, best_of, expand, finish, join, open_rows
@@ -68,7 +68,7 @@ def _built(codes: np.ndarray) -> tuple[Trie, dict[str, float]]:
 def _build_alone(items: int) -> tuple[float, float]:
     """Seconds of a build, and GiB that it adds to a process that holds the codes."""
     codes = skewed_codes(np.random.default_rng(0), items) + np.arange(4, dtype=np.int32) * WIDTH
-    peak.reset()
+    provenance.reset_peak_memory()
     before = peak_gib()
     begin = time.perf_counter()
     Trie.build(codes, 4 * WIDTH)

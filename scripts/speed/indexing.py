@@ -24,15 +24,17 @@ import pyarrow as pa
 import typer
 
 from indexing_peer import peer_codes
-from llmrec import pipeline
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.indexing import build, rq_kmeans, rq_vae, separate
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codes import groups
 from llmrec.indexing.frozen import Frozen
+from llmrec.items.folder import read_vectors
 from llmrec.recipe import Indexing, Recipe
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 from llmrec.seed import stream
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
@@ -159,8 +161,8 @@ def _sharing(codes: np.ndarray) -> int:
 
 def beauty(work: Path) -> tuple[pa.Table, np.ndarray]:
     """Items of Amazon Beauty, and the vectors of their texts."""
-    run = pipeline.run(Recipe.model_validate(BEAUTY), work / "beauty", until="items")
-    return Dataset.load(run / "data", texts=False).items, np.load(run / "items" / "vectors" / "minilm-l6.npy")
+    made = RunFolder(run(Recipe.model_validate(BEAUTY), work / "beauty", until="items"))
+    return Dataset.load(made.data, texts=False).items, read_vectors(made.items)
 
 
 if __name__ == "__main__":

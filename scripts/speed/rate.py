@@ -26,7 +26,7 @@ from llmrec.rate.on_vllm import OnVllm
 from llmrec.rate.parse import parse
 from llmrec.rate.prompts import render, text_of
 from llmrec.recipe import Data
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell
 
 BATCH = 32

@@ -22,9 +22,11 @@ import typer
 
 import llmrec
 from llmrec import extras
-from llmrec.decode.filters import Filter
-from llmrec.decode.recommender import EngineName, Recommender
-from llmrec.results import write_result
+from llmrec.contracts import Request
+from llmrec.decode.ensemble import Ensemble
+from llmrec.decode.generative import EngineName, Generative
+from llmrec.decode.opened import OpenedRecommender
+from llmrec.results.record import write_result
 from llmrec.serve.settings import Settings
 from llmrec.serve.users import Users
 from serve_load import Client, Load, press
@@ -122,7 +124,7 @@ def measure(run: Path, engine: EngineName, out: Path, size: Size, dtype: str) ->
 class Subject:
     """A server, and what it is compared with."""
 
-    def __init__(self, server: Server, recommender: Recommender, histories: Histories, bare: bool) -> None:
+    def __init__(self, server: Server, recommender: OpenedRecommender, histories: Histories, bare: bool) -> None:
         """Take a server and the same engine without one.
 
         Args:
@@ -155,7 +157,8 @@ class Subject:
 
     def _complete(self, clients: int, seconds: float) -> Load:
         more = {"model": self.name, "max_tokens": 1, "temperature": 0}
-        bodies = ({"prompt": self._prompts(1)[1][0], **more} for _ in itertools.count())
+        model = generative(self.recommender)
+        bodies = ({"prompt": model.prompt(self._request()), **more} for _ in itertools.count())
         return asyncio.run(_pressed(self.server.clients(clients), "/v1/completions", bodies, seconds))
 
     @property
@@ -167,20 +170,25 @@ class Subject:
         """Batches of the engine in this process; a request's latency is its batch's."""
         load, begin = Load(), time.perf_counter()
         while time.perf_counter() - begin < seconds:
-            rows, _ = self._prompts(BATCH)
-            filters = [Filter.of(self.recommender.catalogue.trie, row) for row in rows]
+            requests = [self._request() for _ in range(BATCH)]
             start = time.perf_counter()
-            self.recommender.rank(rows, K, filters)
+            self.recommender.recommender.rank(requests, K)
             load.seconds += [time.perf_counter() - start] * BATCH
         load.span = time.perf_counter() - begin
         load.statuses["200"] = len(load.seconds)
         return load
 
-    def _prompts(self, count: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Histories of item numbers, and the tokens of their prompts."""
-        known = self.recommender.catalogue.item_number
-        rows = [[known[item] for item in self.histories.draw()] for _ in range(count)]
-        return rows, self.recommender.prompts(rows)
+    def _request(self) -> Request:
+        """A history, none of whose items is wanted again."""
+        history = np.array(self.recommender.known(self.histories.draw()))
+        return Request(history, denied=history)
+
+
+def generative(recommender: OpenedRecommender) -> Generative:
+    """The language model of a recommender, alone or in an ensemble."""
+    whole = recommender.recommender
+    several = [member.recommender for member in whole.members] if isinstance(whole, Ensemble) else [whole]
+    return next(one for one in several if isinstance(one, Generative))
 
 
 async def _pressed(clients: list[Client], path: str, bodies: Iterator[Any], seconds: float) -> Load:
@@ -202,13 +210,13 @@ def _together(loads: list[Load]) -> Load:
 
 
 @contextlib.contextmanager
-def _offline(run: Path, engine: EngineName, options: dict[str, Any]) -> Iterator[Recommender]:
+def _offline(run: Path, engine: EngineName, options: dict[str, Any]) -> Iterator[OpenedRecommender]:
     """The engine without a server."""
     recommender = llmrec.load(run, engine=engine, **options)
     try:
         yield recommender
     finally:
-        llm = getattr(recommender.engine, "llm", None)
+        llm = getattr(generative(recommender).engine, "llm", None)
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import typer
 
-from llmrec import peak
+from llmrec import provenance
 from llmrec.errors import LlmrecError
 
 RESULTS = Path("results")
@@ -54,8 +54,8 @@ def alone(work: Callable[..., _T], *arguments: Any) -> _T:
 
 
 def peak_gib() -> float:
-    """GiB that this process held at most since it began, or since `llmrec.peak.reset`."""
-    return peak.peaks()["memory"] / 1024
+    """GiB that this process held at most since it began, or since `provenance.reset_peak_memory`."""
+    return provenance.peak_memory()["memory"] / 1024
 
 
 def tell(line: str) -> None:

@@ -25,7 +25,8 @@ import typer
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.layout import RunFolder
 from serve import ROUTE, VLLM, Histories, flags
 from serve_load import Load, press
 from serve_server import Server, serving
@@ -74,7 +75,7 @@ class Watch:
 
 def smaller(run: Path, folder: Path) -> Catalogue:
     """The run's catalogue without its last items, as a folder."""
-    whole = Catalogue.load(run / "catalogue")
+    whole = Catalogue.load(RunFolder(run).catalogue)
     count = len(whole.item_ids) - LEFT_OUT
     codes = whole.codes[:count]
     rest = Catalogue(whole.items.slice(0, count), codes, whole.tokens, Trie.build(codes, len(whole.tokens)))
@@ -137,7 +138,7 @@ def main(
     """Soak a server, kill it, write what was seen."""
     histories = Histories(run)
     with tempfile.TemporaryDirectory() as work:
-        whole, rest = Catalogue.load(run / "catalogue"), smaller(run, Path(work) / "smaller")
+        whole, rest = Catalogue.load(RunFolder(run).catalogue), smaller(run, Path(work) / "smaller")
         COMMON.append(rest.item_ids[0])
         watch = Watch({one.hash: set(one.item_ids) for one in (whole, rest)})
         more = ["--catalogue", str(Path(work) / "smaller"), *flags(OPTIONS[engine])]

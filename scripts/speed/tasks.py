@@ -17,15 +17,17 @@ import pyarrow as pa
 import typer
 from transformers import PreTrainedTokenizerBase
 
-from llmrec import pipeline
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset
-from llmrec.files import hash_json, read_json
+from llmrec.files import hash_json
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.folder import read_texts
 from llmrec.model.prompting import load_tokenizer
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Oracle, Recipe, Tasks
-from llmrec.results import write_result
+from llmrec.results.record import write_result
+from llmrec.run.execute import run
+from llmrec.run.layout import RunFolder
 from llmrec.tasks import examples
 from llmrec.tasks.source import Source
 from llmrec.tasks.wishes import worded
@@ -50,12 +52,12 @@ def main(
     work: Path = typer.Option(Path("runs/.bench-tasks"), help="folder for the prepared run, kept for the next time"),
 ) -> None:
     """Seconds an example, rendered and tokenized: ours and LC-Rec's take turns over the same users and items."""
-    run = pipeline.run(Recipe.model_validate(BEAUTY), work / "beauty", until="catalogue")
-    source, held_out, tasks = _subject(run, users)
+    made = RunFolder(run(Recipe.model_validate(BEAUTY), work / "beauty", until="catalogue"))
+    source, held_out, tasks = _subject(made, users)
     tokenizer = load_tokenizer(BASE)
     tokenizer.chat_template = None  # LC-Rec has a plain frame of its own
     tokenizer.model_max_length = 2048  # its default
-    add_tokens(tokenizer, Catalogue.load(run / "catalogue").tokens)
+    add_tokens(tokenizer, Catalogue.load(made.catalogue).tokens)
     sizes: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         other = peer_of(peer, source, held_out, Path(folder), HISTORY, tasks.caps["fused"])
@@ -101,10 +103,10 @@ def construct(tasks: Tasks, source: Source, tokenizer: PreTrainedTokenizerBase) 
     return sum(count for count, _ in sizes), sum(tokens for _, tokens in sizes)
 
 
-def _subject(run: Path, users: int) -> tuple[Source, np.ndarray, Tasks]:
+def _subject(run: RunFolder, users: int) -> tuple[Source, np.ndarray, Tasks]:
     """Source of the first users, their last two items, and the mixture as LC-Rec counts it."""
-    dataset, catalogue = Dataset.load(run / "data"), Catalogue.load(run / "catalogue")
-    whole = Source.load(dataset, catalogue, read_json(run / "items" / "texts.json"))
+    dataset, catalogue = Dataset.load(run.data), Catalogue.load(run.catalogue)
+    whole = Source.load(dataset, catalogue, read_texts(run.items, dataset.n_items))
     kept = [row for row, length in enumerate(whole.train.lengths[: 2 * users].tolist()) if length >= 2][:users]
     train = Sequences.of([whole.train[row] for row in kept])
     source = replace(whole, train=train, users=whole.users.take(pa.array(kept)))

@@ -23,7 +23,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import nano
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Model, Oracle, Tasks
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from llmrec.seed import stream
 from llmrec.tasks.examples import make, paths, stream_batches
 from llmrec.tasks.source import Source

@@ -19,7 +19,7 @@ import train_memory
 import train_speed
 from llmrec import extras
 from llmrec.report.curves import draw
-from llmrec.results import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 
 Part = Literal["memory", "speed", "feeding"]

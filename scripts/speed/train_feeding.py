@@ -206,7 +206,7 @@ class Judge:
     """NDCG@10 on validation, over the whole catalogue, for a fixed sample of users; items of the history excluded."""
 
     def __init__(self, ready: setting.Setting, users: int) -> None:
-        cases = Dataset.load(ready.run / "data").cases("valid")
+        cases = Dataset.load(ready.run.data).cases("valid")
         chosen = np.sort(stream(0, "judge").permutation(len(cases.users))[:users])
         self.histories = [cases.histories[int(row)].tolist() for row in chosen]
         self.targets, self.ready, self.prompts = cases.targets[chosen], ready, Prompts(ready)
@@ -225,7 +225,7 @@ class Judge:
 
 def _ways(ready: setting.Setting) -> dict[str, Way]:
     stage, device = ready.recipe.train[0], "cuda" if torch.cuda.is_available() else "cpu"
-    histories = list(Dataset.load(ready.run / "data").before("valid"))
+    histories = list(Dataset.load(ready.run.data).before("valid"))
     feeds: dict[str, Feed] = {"packed": Packed(ready), "prefixes": Prefixes(ready, histories, Prompts(ready))}
     ways = {}
     for name, feed in feeds.items():

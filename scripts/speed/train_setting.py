@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from llmrec import pipeline
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.adapt import adapt
 from llmrec.model.vocabulary import token_ids
 from llmrec.recipe import Recipe, Sft
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 from llmrec.tasks import examples
 from llmrec.train.encode import Encoded, encode_examples
-from llmrec.train.start import start
+from llmrec.train.job import TrainJob
+from llmrec.train.start import build_model
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Setting:
     """
 
     recipe: Recipe
-    run: Path
+    run: RunFolder
     catalogue: Catalogue
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -49,11 +51,26 @@ class Setting:
         return first
 
 
-def prepare(recipe: Recipe, run: Path) -> Setting:
+def prepare(recipe: Recipe, out: Path) -> Setting:
     """Make a run's folder up to its examples, where it is not made yet, and its model before the first step."""
-    pipeline.run(recipe, run, until="tasks")
-    catalogue, table = Catalogue.load(run / "catalogue"), examples.load(run / "tasks")
-    model, tokenizer = start(recipe, run / "tasks", catalogue, run / ".bench", run)
+    run = RunFolder(execute.run(recipe, out, until="tasks"))
+    catalogue, table = Catalogue.load(run.catalogue), examples.load(run.tasks)
+    job = TrainJob(
+        stage=recipe.train[0],
+        number=1,
+        model=recipe.model,
+        tasks=recipe.tasks,
+        seed=recipe.seed,
+        exclude_seen=recipe.evaluate.exclude_seen,
+        data=run.data,
+        items=run.items,
+        catalogue=run.catalogue,
+        tasks_folder=run.tasks,
+        previous=None,
+        key="",
+        work=run.path / ".bench",
+    )
+    model, tokenizer = build_model(job, catalogue)
     new = token_ids(tokenizer, catalogue.tokens)
     model = adapt(model, recipe.model, None, new)
     encoded = encode_examples(table, tokenizer, model.config.get_text_config().max_position_embeddings)
