@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from llmrec.data import origins
 from llmrec.data.own import files
-from llmrec.data.raw import Raw, Scan
+from llmrec.data.raw import BadRow, Raw, Scan
 from llmrec.data.store import database
 from llmrec.data.tables import glob_free, refuse_many
 from llmrec.errors import DataError
@@ -148,37 +148,37 @@ def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[str]]:
     return Scan("SELECT * FROM raw", list(chosen), db), told
 
 
-def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[str]:
+def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
     for number, text in _lines(path):
         try:
             row = json.loads(text)
         except ValueError:
-            yield f"{path.name}, line {number}: not JSON"
+            yield BadRow("malformed", f"{path.name}, line {number}", "not JSON")
             continue
         missing = [name for name in needed if not isinstance(row, dict) or row.get(name) in (None, "")]
         if missing:
-            yield f"{path.name}, line {number}: {missing[0]} is missing"
+            yield BadRow("missing", f"{path.name}, line {number}", f"{missing[0]} is missing")
 
 
-def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[str], list[str]]:
+def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[BadRow], list[BadRow]]:
     """One row an item, the first that its files have; lines that do not parse, and rows against an earlier one."""
     rows: dict[str, dict[str, Any]] = {}
-    firsts: dict[str, tuple[str, int]] = {}
+    firsts: dict[str, str] = {}
     broken, against = [], []
     for path in catalogues:
-        file = path.name
         for number, text in _lines(path):
+            place = f"{path.name}, line {number}"
             try:
                 row = _item(_parse(text), edition)
             except (ValueError, SyntaxError, KeyError, AttributeError, MemoryError, RecursionError):
-                broken.append(f"{file}, line {number}: neither JSON nor a Python literal with '{edition.key}'")
+                broken.append(BadRow("malformed", place, f"neither JSON nor a Python literal with '{edition.key}'"))
                 continue
             key = row["item_id"]
             if key not in rows:
-                rows[key], firsts[key] = row, (file, number)
+                rows[key], firsts[key] = row, place
             elif rows[key] != row:
-                first = "{}, line {}".format(*firsts[key])
-                against.append(f"{file}, line {number}: item '{key}' has other values than in its first row ({first})")
+                why = f"item '{key}' has other values than in its first row ({firsts[key]})"
+                against.append(BadRow("contradiction", place, why))
     kinds = [(name, pa.string()) for name in ("item_id", "title", "brand", "category", "description")]
     return pa.Table.from_pylist(list(rows.values()), pa.schema([*kinds, ("price", pa.float64())])), broken, against
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.data import splits
-from llmrec.data.raw import Raw, Scan
+from llmrec.data.raw import BadRow, Raw, Scan
 from llmrec.data.store import database
 from llmrec.errors import DataError
 from llmrec.recipe import Data
@@ -129,11 +129,11 @@ class _Rules:
         told = [f"'{reason}' took {count}" for reason, count in self.counts.items() if count]
         return ", ".join(told) or "the source has none"
 
-    def malformed(self, lines: list[str]) -> None:
-        """Rows that were never read; each tells its file and line."""
-        self.counts["malformed rows"] = len(lines)
-        if lines:
-            self.db.register("lines", pa.table({"line": lines}))
+    def malformed(self, rows: list[BadRow]) -> None:
+        """Rows that were left out when the files were read."""
+        self.counts["malformed rows"] = len(rows)
+        if rows:
+            self.db.register("lines", pa.table({"line": [str(row) for row in rows]}))
             self.db.execute("INSERT INTO dropped SELECT NULL, NULL, NULL, 'malformed: ' || line, 0 FROM lines")
 
     def repeated(self) -> None:

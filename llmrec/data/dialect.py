@@ -9,7 +9,7 @@ import gzip
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +38,7 @@ class Dialect:
         encoding, errors: as Python's `open` wants them.
         marked: the file begins with a byte order mark.
         notes: what was found that is not ordinary, in words.
+        not_utf8: the note, if there is one, about bytes that are not UTF-8 and were read otherwise.
     """
 
     delimiter: str | None = None
@@ -45,6 +46,7 @@ class Dialect:
     errors: str = "strict"
     marked: bool = False
     notes: list[str] = field(default_factory=list)
+    not_utf8: list[str] = field(default_factory=list)
 
     def open(self, path: Path) -> IO[str]:
         """The file as text, unzipped, its line ends as they are."""
@@ -85,7 +87,7 @@ def detect(path: Path, kind: str, delimiter: str | None = None, encoding: str | 
         mark = delimiter or _delimiter(file, _DELIMITERS[kind])
     usual = delimiter is not None or mark == _DELIMITERS[kind]
     notes = [] if usual else [f"{path.name}: {_name(mark)} stand between its columns"]
-    return Dialect(mark, found.encoding, found.errors, found.marked, found.notes + notes)
+    return replace(found, delimiter=mark, notes=found.notes + notes)
 
 
 def _name(delimiter: str) -> str:
@@ -112,7 +114,7 @@ def _encoding(path: Path, given: str | None) -> Dialect:
     if given:
         return _given(path, given)
     note = f"{path.name}, line {line}: not UTF-8 ({why}); such bytes are read as Windows-1252 (else set data.encoding)"
-    return Dialect(errors="windows-1252", marked=marked, notes=[note])
+    return Dialect(errors="windows-1252", marked=marked, notes=[note], not_utf8=[note])
 
 
 def _first_line_that_is_not_utf8(file: IO[bytes] | gzip.GzipFile) -> tuple[int, str]:

@@ -53,7 +53,7 @@ def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
         "interactions of a user": _spread(lengths),
         "interactions of an item": _spread(seen),
         "items never seen": int((seen == 0).sum()),
-        "users tested": int((dataset.splits == 2).sum()),
+        "users tested": len(np.unique(dataset.cases("test").users)),
         "time": _time_range(dataset) if unit == "seconds" else "the order of the file or source",
         "items with text": f"{with_text} of {dataset.n_items} ({', '.join(text)})",
         "columns of items": ", ".join(items.column_names),

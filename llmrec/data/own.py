@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmrec.data.raw import Raw, Scan
+from llmrec.data.raw import BadKind, BadRow, Raw, Scan
 from llmrec.data.tables import Rows, glob_free, kind_of, read_table, refuse_many
 from llmrec.data.times import read_times, try_cast
 from llmrec.errors import DataError
@@ -62,10 +62,10 @@ def read_files(data: Data, quiet: bool = False) -> Raw:
         warnings.warn(note, stacklevel=2)
     interactions, unit, bad = streamed or _together(events, data)
     read = [_catalogue(rows, data.columns) for rows in items]
-    told = bad + [line for _, lines in read for line in lines]
-    refuse_many(told, data.max_bad_rows)
+    dropped = bad + [row for _, rows in read for row in rows]
+    refuse_many(dropped, data.max_bad_rows)
     named = {"source": "files", "files": f"{_names(logs)}; {_names(catalogues)}"}
-    return Raw(interactions, _one([table for table, _ in read]), unit, named, told)
+    return Raw(interactions, _one([table for table, _ in read]), unit, named, dropped)
 
 
 def _names(paths: list[Path]) -> str:
@@ -76,19 +76,19 @@ def _one(tables: list[pa.Table]) -> pa.Table:
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
 
 
-def _together(events: list[Rows], data: Data) -> tuple[pa.Table, str, list[str]]:
+def _together(events: list[Rows], data: Data) -> tuple[pa.Table, str, list[BadRow]]:
     """Several files as one log; without times, the files follow one another in order of their names."""
     parts: list[pa.Table] = []
-    told: list[str] = []
+    dropped: list[BadRow] = []
     before, unit = 0, "position"
     for rows in events:
         _require(rows, _needed(data))
         table, unit, bad = _typed(rows, data, before)
-        parts, told, before = [*parts, table], told + bad, before + rows.table.num_rows
-    return _one(parts), unit, told
+        parts, dropped, before = [*parts, table], dropped + bad, before + rows.table.num_rows
+    return _one(parts), unit, dropped
 
 
-def _streamed(logs: list[Path], data: Data) -> tuple[Scan, str, list[str]] | None:
+def _streamed(logs: list[Path], data: Data) -> tuple[Scan, str, list[BadRow]] | None:
     """A large Parquet log of plain columns as a query; None where it is better read into memory.
 
     Raises:
@@ -116,7 +116,7 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _scan(logs: list[Path], data: Data) -> tuple[Scan, str, list[str]]:
+def _scan(logs: list[Path], data: Data) -> tuple[Scan, str, list[BadRow]]:
     paths = "[" + ", ".join("'" + glob_free(path).replace("'", "''") + "'" for path in logs) + "]"
     source = f"read_parquet({paths}, filename=true, file_row_number=true)"
     columns = data.columns
@@ -134,29 +134,32 @@ def _scan(logs: list[Path], data: Data) -> tuple[Scan, str, list[str]]:
     needed = [chosen[name] for name in ("user_id", "item_id", "timestamp", "rating") if name in chosen]
     whole = " AND ".join(f"{expression} IS NOT NULL" for expression in needed)
     bad = db.execute(f"SELECT filename, file_row_number FROM {source} WHERE NOT ({whole}) ORDER BY 1, 2").fetchall()
-    told = [f"{Path(name).name}, row {row + 1}: an id, the time or the rating is missing" for name, row in bad]
+    why = "an id, the time or the rating is missing"
+    dropped = [BadRow("missing", f"{Path(name).name}, row {row + 1}", why) for name, row in bad]
     selected = ", ".join(f"{expression} AS {name}" for name, expression in chosen.items())
-    return Scan(f"SELECT {selected} FROM {source} WHERE {whole}", list(chosen)), "seconds", told
+    return Scan(f"SELECT {selected} FROM {source} WHERE {whole}", list(chosen)), "seconds", dropped
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _catalogue(rows: Rows, columns: Columns) -> tuple[pa.Table, list[str]]:
-    """The items by our names; rows without an id, or against an earlier row of the same item, are left out and told."""
+def _catalogue(rows: Rows, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
+    """The items by our names, and the rows left out: those without an id, or against an earlier row of their item."""
     key = columns.item_key or columns.item_id
     _require(rows, {"columns.item_key": key} | ({"columns.title": columns.title} if columns.title else {}))
     ids = as_text(rows.table[key])
     chosen = {"title": rows.table[columns.title]} if columns.title else {}
     rest = [name for name in rows.table.column_names if name not in (key, "item_id", columns.title)]
     items = pa.table({"item_id": ids, **{name: rows.table[name] for name in rest}, **chosen})
-    why = dict.fromkeys(pc.indices_nonzero(pc.is_null(ids)).to_pylist(), f"{key} is missing")
+    missing: tuple[BadKind, str] = ("missing", f"{key} is missing")
+    why = dict.fromkeys(pc.indices_nonzero(pc.is_null(ids)).to_pylist(), missing)
     against = _contradictions(items)
     firsts = sorted(set(against.values()))
     places = dict(zip(firsts, rows.places(firsts), strict=True))
     for record, first in against.items():
-        why[record] = f"item '{ids[record]}' has other values than in its first row ({places[first]})"
+        against_first = f"item '{ids[record]}' has other values than in its first row ({places[first]})"
+        why[record] = ("contradiction", against_first)
     return _without(items, rows, why)
 
 
@@ -201,8 +204,8 @@ def _require_names(file: str, there: Iterable[str], needed: dict[str, str]) -> N
             )
 
 
-def _typed(rows: Rows, data: Data, before: int = 0) -> tuple[pa.Table, str, list[str]]:
-    """Cast to our columns; rows that cannot be cast are left out and told. `before` rows of other files come first."""
+def _typed(rows: Rows, data: Data, before: int = 0) -> tuple[pa.Table, str, list[BadRow]]:
+    """Cast to our columns; rows that cannot be cast are left out. `before` rows of other files come first."""
     events, columns = rows.table, data.columns
     table = {"user_id": as_text(events[columns.user_id]), "item_id": as_text(events[columns.item_id])}
     unit = "position"
@@ -213,15 +216,17 @@ def _typed(rows: Rows, data: Data, before: int = 0) -> tuple[pa.Table, str, list
         table["timestamp"] = pa.chunked_array([pa.array(range(before, before + events.num_rows), pa.int64())])
     if columns.rating:
         table["rating"] = try_cast(events[columns.rating], "FLOAT")
-    why: dict[int, str] = {}
+    why: dict[int, tuple[BadKind, str]] = {}
     for name, column in table.items():
         for record in pc.indices_nonzero(pc.is_null(column)).to_pylist():
-            given = events[getattr(columns, name)][record].as_py()
-            words = "is missing" if given is None or not str(given).strip() else f"'{given}' does not parse"
-            why.setdefault(record, f"{getattr(columns, name)} {words}")
+            theirs = getattr(columns, name)
+            given = events[theirs][record].as_py()
+            empty = given is None or not str(given).strip()
+            unparsed: tuple[BadKind, str] = ("unparsed", f"{theirs} '{given}' does not parse")
+            why.setdefault(record, ("missing", f"{theirs} is missing") if empty else unparsed)
     table |= {name: as_text(events[theirs]) for name, theirs in _words(columns).items()}
-    whole, told = _without(pa.table(table), rows, why)
-    return whole, unit, told
+    whole, dropped = _without(pa.table(table), rows, why)
+    return whole, unit, dropped
 
 
 def _words(columns: Columns) -> dict[str, str]:
@@ -230,13 +235,15 @@ def _words(columns: Columns) -> dict[str, str]:
     return {ours: theirs for ours, theirs in named.items() if theirs}
 
 
-def _without(table: pa.Table, rows: Rows, why: dict[int, str]) -> tuple[pa.Table, list[str]]:
-    """A table without some rows, and what to tell: those and the rows that were never read."""
+def _without(table: pa.Table, rows: Rows, why: dict[int, tuple[BadKind, str]]) -> tuple[pa.Table, list[BadRow]]:
+    """A table without some rows, and all that are left out: those and the rows that could not be read."""
     bad = sorted(why)
     whole = np.ones(table.num_rows, bool)
     whole[bad] = False
-    told = [f"{place}: {why[record]}" for record, place in zip(bad, rows.places(bad), strict=True)]
-    return table.filter(pa.array(whole)), rows.complaints + told
+    dropped = [
+        BadRow(why[record][0], place, why[record][1]) for record, place in zip(bad, rows.places(bad), strict=True)
+    ]
+    return table.filter(pa.array(whole)), rows.malformed + dropped
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""What is wrong with somebody's files, in words, with the file and line of each row."""
+"""What is wrong with a user's files, in words, with the file and line of each row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from llmrec.data.columns import LOOSELY, loosely
 from llmrec.data.own import as_text, files, read_files
+from llmrec.data.raw import BadKind, BadRow
 from llmrec.data.starter import as_plain
 from llmrec.data.tables import Rows, read_table
 from llmrec.data.times import read_times, try_cast
@@ -79,7 +80,7 @@ def check(data: Data, text: list[str]) -> Checked:
         _unknown(log, item, keys),
         *_texts(items, keys, [_theirs(name, data) for name in text]),
     ]
-    notes = [note for rows in (log, items) for note in rows.dialect.notes if "not UTF-8" not in note]
+    notes = [note for rows in (log, items) for note in rows.dialect.notes if note not in rows.dialect.not_utf8]
     if columns.timestamp:
         times = read_times(log.table[columns.timestamp], log.path.name, columns.timestamp, data.day_first)
         notes.append(f"{log.path.name}: '{columns.timestamp}' holds {times.words}{_range(times.seconds)}")
@@ -94,21 +95,18 @@ def _theirs(name: str, data: Data) -> str:
     return {"item_id": key, "title": columns.title or "title"}.get(name, name)
 
 
-def _dropped(dropped: list[str]) -> Iterable[Problem]:
+_LEFT_OUT: dict[BadKind, str] = {
+    "missing": "row(s) lack an id, a time or a rating",
+    "contradiction": "row(s) contradict the first row of their item",
+    "unparsed": "row(s) have a value that is not of its column's kind",
+    "malformed": "row(s) cannot be read (fields too many or too few, a quote without its end, no JSON)",
+}
+
+
+def _dropped(dropped: list[BadRow]) -> Iterable[Problem]:
     """Rows that a run leaves out, by what is wrong with them."""
-    kinds = {
-        "missing": (" is missing", "row(s) lack an id, a time or a rating"),
-        "contradiction": (
-            "other values than in its first row",
-            "row(s) contradict the first row of their item",
-        ),
-        "unparsed": ("does not parse", "row(s) have a value that is not of its column's kind"),
-        "malformed": ("", "row(s) cannot be read (fields too many or too few, a quote without its end, no JSON)"),
-    }
-    left = list(dropped)
-    for kind, (mark, words) in kinds.items():
-        rows = [line for line in left if mark in line]
-        left = [line for line in left if mark not in line]
+    for kind, words in _LEFT_OUT.items():
+        rows = [str(row) for row in dropped if row.kind == kind]
         if rows:
             yield Problem(kind, f"{words}; a run leaves them out if data.max_bad_rows allows", len(rows), rows[:SHOWN])
 
@@ -129,8 +127,7 @@ def _where(mask: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def _not_utf8(rows: Rows) -> Problem | None:
     words = "file is not UTF-8; save it as UTF-8 to be sure of every letter"
-    found = [note for note in rows.dialect.notes if "not UTF-8" in note]
-    return Problem("encoding", words, 1, found) if found else None
+    return Problem("encoding", words, 1, rows.dialect.not_utf8) if rows.dialect.not_utf8 else None
 
 
 def _mixed(rows: Rows, text: list[str]) -> Problem | None:

@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
+
+BadKind = Literal["missing", "unparsed", "malformed", "contradiction"]
+"""What is wrong with a row: it lacks an id, a time or a rating; a value is not of its column's kind; it cannot be read
+at all; or it says something else of an item than the first row of that item."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of a file that is left out.
+
+    Attributes:
+        kind: what is wrong.
+        place: where it stands, such as `log.csv, line 7`.
+        why: what is wrong, in words.
+    """
+
+    kind: BadKind
+    place: str
+    why: str
+
+    def __str__(self) -> str:
+        """Place and reason on one line."""
+        return f"{self.place}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -34,14 +57,14 @@ class Raw:
         items: item_id: string, title and other columns.
         unit: of `timestamp`: "seconds", or "position" in the user's history.
         origin: name, licence, files.
-        dropped: one line of words for each row that did not parse.
+        dropped: rows that are left out.
     """
 
     interactions: pa.Table | Scan
     items: pa.Table
     unit: str
     origin: dict[str, Any] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
+    dropped: list[BadRow] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 from llmrec.data.clean import Cleaned, clean
 from llmrec.data.look import Look
 from llmrec.data.own import as_text, read_files
+from llmrec.data.raw import BadRow
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
@@ -35,7 +36,7 @@ class Size:
         lengths: (users,) events of each.
         repeats: share of events whose item the user had before.
         textless: items without any text.
-        bad: rows that do not parse, in words.
+        bad: rows that are left out.
     """
 
     users: int
@@ -45,7 +46,7 @@ class Size:
     lengths: np.ndarray
     repeats: float
     textless: int
-    bad: list[str]
+    bad: list[BadRow]
 
 
 def derive_items(look: Look, target: Path, force: bool = False) -> None:
@@ -141,7 +142,7 @@ def _kept(found: Cleaned, whole: Cleaned, column: str) -> bool:
     return left >= 0.8 * had
 
 
-def _size(cleaned: Cleaned, core: int, text: list[str], bad: list[str]) -> Size:
+def _size(cleaned: Cleaned, core: int, text: list[str], bad: list[BadRow]) -> Size:
     events = cleaned.interactions
     counted = events.group_by(["user_id"]).aggregate([([], "count_all")])["count_all"].to_numpy()
     pairs = events.group_by(["user_id", "item_id"]).aggregate([([], "count_all")]).num_rows

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.data.dialect import Dialect, detect
+from llmrec.data.raw import BadRow
 from llmrec.errors import DataError
 
 # Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
@@ -70,9 +71,11 @@ class Rows:
         return (line for line, _ in _records(self.path, self.dialect))
 
     @property
-    def complaints(self) -> list[str]:
-        """A line of words for each rejected row."""
-        return [f"{self.path.name}, line {line}: {why}" for line, why in sorted(self.rejected.items())]
+    def malformed(self) -> list[BadRow]:
+        """The rejected rows."""
+        return [
+            BadRow("malformed", f"{self.path.name}, line {line}", why) for line, why in sorted(self.rejected.items())
+        ]
 
 
 def read_table(path: Path, delimiter: str | None = None, encoding: str | None = None) -> Rows:
@@ -130,7 +133,7 @@ def glob_free(path: Path) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in str(path.absolute()))
 
 
-def refuse_many(bad: list[str], max_bad_rows: int) -> None:
+def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
     """Stop when more rows are malformed than the recipe allows.
 
     Raises:
@@ -140,7 +143,7 @@ def refuse_many(bad: list[str], max_bad_rows: int) -> None:
         more = f"\n… and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
             f"{len(bad)} row(s) do not parse (data.max_bad_rows allows {max_bad_rows}):\n"
-            + "\n".join(bad[:5])
+            + "\n".join(map(str, bad[:5]))
             + more
             + f"\nMend them, or drop them with data.max_bad_rows={len(bad)}"
         )

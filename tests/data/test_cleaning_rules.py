@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data.clean import clean
-from llmrec.data.raw import Raw, Scan
+from llmrec.data.raw import BadRow, Raw, Scan
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -48,7 +48,7 @@ def test_a_rule_keeps_the_rows_that_it_says(options: dict[str, object], kept: Ca
 
 def test_every_row_is_kept_or_told_why_not(tmp_path: Path) -> None:
     copied = raw([*ROWS, *ROWS[:3], *ROWS[:3]])
-    copied.dropped = ["log.csv, line 9: item_id is missing"]
+    copied.dropped = [BadRow("missing", "log.csv, line 9", "item_id is missing")]
     options = Data(since="2001-09-20", min_rating=2, min_text=3, core=4, max_users=5)
     cleaned = clean(copied, options, 1)
     cleaned.save(tmp_path)

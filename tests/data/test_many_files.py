@@ -13,7 +13,7 @@ import pytest
 from llmrec.data import own
 from llmrec.data.clean import clean
 from llmrec.data.problems import check
-from llmrec.data.raw import Scan
+from llmrec.data.raw import BadRow, Scan
 from llmrec.data.sources import read
 from llmrec.errors import DataError
 from llmrec.recipe import Data
@@ -42,8 +42,8 @@ def test_bad_rows_of_several_files_are_told_with_their_file(tmp_path: Path) -> N
     (tmp_path / "log-b.csv").write_text("user_id,item_id,timestamp\nu,1,soon\nu,2,3\n")
     raw = read(recipe(tmp_path, "log-?.csv", max_bad_rows=2))
     assert raw.dropped == [
-        "log-a.csv, line 3: item_id is missing",
-        "log-b.csv, line 2: timestamp 'soon' does not parse",
+        BadRow("missing", "log-a.csv, line 3", "item_id is missing"),
+        BadRow("unparsed", "log-b.csv, line 2", "timestamp 'soon' does not parse"),
     ]
 
 
@@ -78,7 +78,7 @@ def test_a_streamed_log_is_cleaned_as_one_in_memory(
     monkeypatch.setattr(own, "STREAMED", 1)
     streamed = read(given)
     assert isinstance(whole.interactions, pa.Table) and isinstance(streamed.interactions, Scan)
-    assert [line.split(":")[0] for line in whole.dropped] == [line.split(":")[0] for line in streamed.dropped]
+    assert [row.place for row in whole.dropped] == [row.place for row in streamed.dropped]
     assert duckdb.sql(streamed.interactions.query).to_arrow_table().num_rows == whole.interactions.num_rows
     assert clean(whole, given, 1).interactions == clean(streamed, given, 1).interactions
 

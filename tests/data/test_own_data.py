@@ -153,6 +153,18 @@ def test_every_other_kind_of_problem_is_found(tmp_path: Path) -> None:
     assert found["times"].places == ["log.csv, line 32: timestamp '12' is read as 1970-01-01"]
 
 
+@pytest.mark.parametrize("words", ["is missing", "does not parse", "other values than in its first row", "not UTF-8"])
+def test_words_in_a_file_do_not_decide_the_kind_of_a_problem(words: str, tmp_path: Path) -> None:
+    log, items = tmp_path / f"log {words}.csv", tmp_path / "items.csv"
+    rows = [f"u{n % 3};i {words};{1_500_000_000 + n}" for n in range(9)]
+    rows += [f"u1;i {words};soon {words}", f";i {words};1500000000", "u1;a;1;too many"]
+    log.write_text("user_id;item_id;timestamp\n" + "\n".join(rows) + "\n")
+    items.write_text(f"item_id,title\ni {words},One\ni {words},Two\n")
+    data = Data(source="files", interactions=str(log), items=str(items))
+    found = {problem.kind: problem.count for problem in check(data, ["title"]).problems}
+    assert found == {"missing": 1, "unparsed": 1, "malformed": 1, "contradiction": 1, "mixed": 1}
+
+
 def column(*values: object) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values)])
 

@@ -188,11 +188,11 @@ def test_bad_rows_are_dropped_as_many_as_the_recipe_allows_and_each_is_told(tmp_
     found = read(of(source, max_bad_rows=4))
     assert rows(found) == [("u", "i1", 1), ("u", "i2", 5)]
     assert found.items["item_id"].to_pylist() == ["i1", "i2"]
-    assert [words.split(":")[0] for words in found.dropped] == [
-        "log.csv, line 3",
-        "log.csv, line 4",
-        "log.csv, line 5",
-        "items.csv, line 3",
+    assert [(row.kind, row.place) for row in found.dropped] == [
+        ("malformed", "log.csv, line 3"),
+        ("unparsed", "log.csv, line 4"),
+        ("missing", "log.csv, line 5"),
+        ("missing", "items.csv, line 3"),
     ]
 
 

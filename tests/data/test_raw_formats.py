@@ -12,7 +12,7 @@ import pytest
 
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.data.raw import Scan
+from llmrec.data.raw import BadRow, Scan
 from llmrec.data.sources import Raw, read
 from llmrec.errors import DataError
 from llmrec.recipe import Data
@@ -167,7 +167,7 @@ def test_a_metadata_row_against_an_earlier_one_is_left_out_and_told(at_home: Cal
     raw = read(Data.model_validate({"source": edition, "category": "Home"}))
     assert raw.items.to_pylist() == [LAMP]
     expected = "item 'b' has other values than in its first row (meta_Home.json.gz, line 1)"
-    assert raw.dropped == [f"meta_Home.json.gz, line 2: {expected}"]
+    assert raw.dropped == [BadRow("contradiction", "meta_Home.json.gz, line 2", expected)]
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def test_broken_lines_are_told_with_their_line_and_counted_against_the_limit(at_
         read(Data.model_validate(wanted | {"max_bad_rows": 3}))
     raw = read(Data.model_validate(wanted | {"max_bad_rows": 4}))
     assert len(rows(raw)) == 2
-    assert [line.split(":")[0] for line in raw.dropped] == [
-        "reviews_Home_5.json.gz, line 2",
-        "reviews_Home_5.json.gz, line 3",
-        "meta_Home.json.gz, line 2",
-        "meta_Home.json.gz, line 3",
+    assert [(row.kind, row.place) for row in raw.dropped] == [
+        ("malformed", "reviews_Home_5.json.gz, line 2"),
+        ("missing", "reviews_Home_5.json.gz, line 3"),
+        ("malformed", "meta_Home.json.gz, line 2"),
+        ("malformed", "meta_Home.json.gz, line 3"),
     ]
 
 

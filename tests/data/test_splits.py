@@ -13,6 +13,7 @@ import pytest
 from llmrec.data import dataset as data
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
+from llmrec.data.facts import facts
 from llmrec.data.raw import Raw
 from llmrec.errors import DataError
 from llmrec.recipe import Data
@@ -122,3 +123,20 @@ def test_a_column_with_other_words_is_refused(tmp_path: Path) -> None:
 def test_a_split_that_holds_out_nothing_is_refused_with_what_to_change(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names no event `test`"):
         data.make(write(tmp_path, ["train"] * 6), 0, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["leave-one-out", "temporal", "cold-items", "cold-users", "column"])
+def test_as_many_users_are_tested_as_have_a_held_out_event_that_something_came_before(how: str) -> None:
+    source = raw()
+    assert isinstance(source.interactions, pa.Table)
+    parts = ["test" if row % 3 == 0 else "train" for row in range(source.interactions.num_rows)]
+    source.interactions = source.interactions.append_column("part", [parts])
+    named = {"source": "files", "interactions": "a.csv", "items": "b.csv", "columns": {"split": "part"}}
+    cleaned = clean(source, Data.model_validate({"split": how} | named), 3)
+    dataset = Dataset(cleaned.interactions, cleaned.items)
+    tested, before = set(), set()
+    for row in dataset.interactions.to_pylist():
+        if row["split"] == "test" and row["user_id"] in before:
+            tested.add(row["user_id"])
+        before.add(row["user_id"])
+    assert facts(dataset, ["item_id"], "seconds")["users tested"] == len(tested) > 0
