@@ -13,6 +13,7 @@ import pytest
 import llmrec
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RequestError, RunError
+from llmrec.export import export
 from llmrec.recipe_file import dump, recipe_of
 from llmrec.serve.everybody import Job, part_of, recommend_all
 
@@ -120,7 +121,7 @@ def test_half_of_a_job_with_other_lists_is_not_mixed_in(served, tmp_path):
     shutil.copytree(served.run, run)
     with pytest.raises(KeyboardInterrupt):
         recommend_all(Job(run, out, k=3, shard=16), tell=_stop)
-    (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.blend={share: 0.5}"])))
+    (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.beams=49"])))
     with pytest.raises(RunError, match="holds half of another job"):
         recommend_all(Job(run, out, k=3, shard=16))
 
@@ -132,7 +133,5 @@ def _stop(done):
 def test_what_cannot_be_done_is_refused(served, tmp_path):
     with pytest.raises(RequestError, match="k must be between 1 and the catalogue's 40 items"):
         recommend_all(Job(served.run, tmp_path / "a.parquet", k=41))
-    export = tmp_path / "export"
-    shutil.copytree(served.run / "train-1-sft" / "model", export)
     with pytest.raises(RequestError, match="holds no users"):
-        recommend_all(Job(export, tmp_path / "b.parquet"))
+        recommend_all(Job(export(served.run, tmp_path / "export"), tmp_path / "b.parquet"))
