@@ -72,10 +72,11 @@ class Ground:
         train = dataset.before("valid")
         moments = Moments.newest(train, stage.events, not job.exclude_seen, dataset.n_items)
         window = model_folder.window(previous)
-        asked = prompts(moments, tokenizer, catalogue, note.history, job.tasks.wordings, window, job.seed)
+        users, task = dataset.user_ids, job.tasks.recommending or "next_item"
+        asked = prompts(moments, tokenizer, catalogue, users, task, note.history, job.tasks.wordings, window, job.seed)
         tokens = token_ids(tokenizer, catalogue.tokens)
         texts = cache(partial(read_texts, job.items, dataset.n_items))
-        return cls(tokenizer, note, catalogue, tokens, moments, asked, dataset.user_ids, texts)
+        return cls(tokenizer, note, catalogue, tokens, moments, asked, users, texts)
 
     @property
     def codes(self) -> np.ndarray:

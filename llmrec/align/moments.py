@@ -118,17 +118,21 @@ def prompts(
     moments: Moments,
     tokenizer: PreTrainedTokenizerBase,
     catalogue: Catalogue,
+    users: Sequence[str],
+    task: str,
     history: int,
     wordings: Wordings,
     window: int,
     seed: int,
 ) -> list[np.ndarray]:
-    """Tokens of the next-item prompt of every moment, each in one of the wordings that supervised training has.
+    """Tokens of the prompt of every moment, each in one of the wordings that supervised training has.
 
     Args:
         moments: whom, and when.
         tokenizer: with the item tokens.
         catalogue: for the codes.
+        users: id of each history's user.
+        task: that goes from a history to an item, and that supervised training had.
         history: items that a prompt holds at most, the newest.
         wordings: those of training (tasks.wordings).
         window: tokens that the model holds; a longer prompt loses the oldest items.
@@ -137,13 +141,16 @@ def prompts(
     Raises:
         ModelError: a prompt does not fit even with one item.
     """
-    known = [wording for wording in templates.load("next_item").chosen(wordings).train if not wording.needs]
+    known = [wording for wording in templates.load(task).chosen(wordings).train if not wording.needs]
     chosen = stream(seed, "align", "wordings").integers(len(known), size=len(moments))
     tokenize, room = CodedTexts(tokenizer, special=not tokenizer.chat_template), window - catalogue.codes.shape[1]
 
     def texts(numbers: Sequence[int], held: int) -> list[np.ndarray]:
         asked = [
-            next_item_prompt(known[chosen[moment]], moments.history(moment)[-held:], catalogue)[0] for moment in numbers
+            next_item_prompt(
+                known[chosen[moment]], moments.history(moment)[-held:], catalogue, users[moments.users[moment]]
+            )[0]
+            for moment in numbers
         ]
         cut = tokenize(pa.array([wrap(tokenizer, prompt)[0] for prompt in asked], pa.string()))
         return [cut.text(number)[0] for number in range(len(asked))]

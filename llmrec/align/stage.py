@@ -113,7 +113,7 @@ def _reinforce(stage: Grpo, ground: Ground, model: Any, adapted: Callable[[Any],
     # adapters switched off are the model before, so only full training needs a copy of it
     reference = reinforcing.frozen(model) if job.adapt == "full" else None
     model = adapted(model)
-    player = reinforcing.Player(stage, ground, job.seed, reference, job.teacher)
+    player = reinforcing.Player(stage, ground, job.seed, reference, teacher=job.teacher)
     found = preflight(player, model, job.name)
     rows = reinforcing.MomentRows(len(ground.moments))
     return Ready(

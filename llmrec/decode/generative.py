@@ -16,6 +16,7 @@ from llmrec.decode.engine import Engine, EngineFactory, transformers_engines
 from llmrec.decode.filters import Filter, Subset
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.text import plain
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.prompting import encode
@@ -68,7 +69,9 @@ class Generative:
     @property
     def reads(self) -> frozenset[str]:
         """See `contracts.Recommender`."""
-        return frozenset({"history", *(["words"] if self.note.search or self.note.search_history else [])})
+        read = {"history": True, "user": "{user}" in self.note.prompt}
+        read["words"] = bool(self.note.search or self.note.search_history)
+        return frozenset(name for name, wanted in read.items() if wanted)
 
     @property
     def reads_items(self) -> int:
@@ -82,7 +85,11 @@ class Generative:
     def notes(self, request: Request) -> list[str]:
         """See `contracts.Recommender`."""
         alone = request.words and len(request.history) and not self.note.search_history
-        return ["the model read the query alone: it was not trained to read one after a history"] if alone else []
+        unknown = "user" in self.reads and not request.user
+        return [
+            *(["the model read the query alone: it was not trained to read one after a history"] if alone else []),
+            *(["the model was trained with ids of users, and none is given"] if unknown else []),
+        ]
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
         """See `contracts.Recommender`; items that the beams miss are missed."""
@@ -108,6 +115,7 @@ class Generative:
         codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self.note
         recent = [int(item) for item in request.history[-note.history :]]
         pieces: dict[str, list[Piece]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
+        pieces["user"] = [(neutral(plain(request.user)), "user", "")]
         prompts = [note.prompt]
         if request.words and "words" in self.reads:
             pieces["intention"] = [(neutral(request.words), "intention", "")]

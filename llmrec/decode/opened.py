@@ -217,6 +217,7 @@ class OpenedRecommender:
         history: Sequence[str] = (),
         k: int = 10,
         words: str = "",
+        user: str = "",
         allow: Iterable[str] | None = None,
         deny: Iterable[str] = (),
         exclude_seen: bool | None = None,
@@ -228,6 +229,7 @@ class OpenedRecommender:
                 they are written as.
             k: items wanted.
             words: what the user wants, for a model that reads words.
+            user: id of the user, for a model that was trained with ids of users.
             allow: item ids, the only ones given; None for the whole catalogue.
             deny: item ids never given.
             exclude_seen: leave out items of the history; as the model was judged if None.
@@ -247,7 +249,7 @@ class OpenedRecommender:
         excluded = numbers if (self.exclude_seen if exclude_seen is None else exclude_seen) else []
         denied = np.array([*self._numbers(deny, "deny"), *excluded], np.int64)
         allowed = None if allow is None else np.array(self._numbers(allow, "allow"), np.int64)
-        request = Request(numbers, words=words, allowed=allowed, denied=denied)
+        request = Request(numbers, words=words, user=user, allowed=allowed, denied=denied)
         self.recommender.check(request)
         ranked = self.recommender.rank([request], int(k))
         pairs = zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)

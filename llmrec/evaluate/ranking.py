@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def evaluate(
         raise DataError(
             f"the split holds out nothing for {settings.target}. Evaluate on another part, or split otherwise."
         )
-    ranked, alone = _recommend(recommender, cases, settings, progress)
+    ranked, alone = _recommend(recommender, cases, dataset.user_ids, settings, progress)
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
     places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
     for baseline, model in baselines.items():
@@ -148,7 +148,7 @@ def _worth(
 
 
 def _recommend(
-    recommender: Recommender, cases: Cases, settings: Evaluate, progress: Progress
+    recommender: Recommender, cases: Cases, users: Sequence[str], settings: Evaluate, progress: Progress
 ) -> tuple[Ranked, np.ndarray | None]:
     """(cases, k) items and scores, and the items of an ensemble's first member alone.
 
@@ -163,7 +163,9 @@ def _recommend(
     order = np.argsort(cases.histories.lengths, kind="stable")
     for start in range(0, len(order), settings.batch):
         rows = order[start : start + settings.batch]
-        requests = [_request(cases.histories[int(row)], settings.exclude_seen) for row in rows]
+        requests = [
+            _request(cases.histories[row], str(users[cases.users[row]]), settings.exclude_seen) for row in rows.tolist()
+        ]
         if mixed:
             members = [mixed.rank_member(place, requests, k) for place in range(len(mixed.members))]
             alone[rows] = members[0].items[:, :k]
@@ -175,8 +177,9 @@ def _recommend(
     return Ranked(items, scores), alone if mixed else None
 
 
-def _request(history: np.ndarray, exclude_seen: bool) -> Request:
-    return Request(history, denied=np.unique(history).astype(np.int64)) if exclude_seen else Request(history)
+def _request(history: np.ndarray, user: str, exclude_seen: bool) -> Request:
+    denied = np.unique(history).astype(np.int64) if exclude_seen else np.zeros(0, np.int64)
+    return Request(history, user=user, denied=denied)
 
 
 def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:

@@ -53,6 +53,7 @@ def validator(
     drawn = stream(seed, "validation").permutation(len(cases.users))[: settings.users]
     chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
     histories, targets = [cases.histories[case].tolist() for case in chosen], cases.targets[chosen]
+    users = [str(dataset.user_ids[user]) for user in cases.users[chosen]]
     metrics = [settings.metric, *([LOST] if wide and settings.metric != LOST else [])]
     k = min(max(int(metric.split("@")[1]) for metric in metrics), dataset.n_items)
 
@@ -62,10 +63,11 @@ def validator(
         live = Generative(tokenizer, asked, catalogue, engine, evaluation.beams)
         found = []
         for start in range(0, len(histories), evaluation.batch):
-            batch = histories[start : start + evaluation.batch]
+            batch, names = (rows[start : start + evaluation.batch] for rows in (histories, users))
             denied = batch if evaluation.exclude_seen else [()] * len(batch)
             requests = [
-                Request(history, denied=np.asarray(seen, np.int64)) for history, seen in zip(batch, denied, strict=True)
+                Request(history, user=user, denied=np.asarray(seen, np.int64))
+                for history, user, seen in zip(batch, names, denied, strict=True)
             ]
             found.append(live.rank(requests, k).items)
         lists = np.concatenate(found)

@@ -24,14 +24,18 @@ _REMEDY = "Copy the folder again, or make it again with `llmrec run` or `llmrec 
 _LONGEST = 100_000  # characters of a prompt
 
 
-def _with_slots(*slots: str, optional: bool = False) -> AfterValidator:
-    """A validator of prompts: each of some slots once, in braces, and no other; or no prompt, "", where optional."""
+def _with_slots(*slots: str, further: str = "", optional: bool = False) -> AfterValidator:
+    """A validator of prompts: each of some slots once, in braces, and no other but perhaps one further slot.
+
+    `optional`: or no prompt, "".
+    """
     words = " and ".join(f"{{{slot}}}" for slot in slots)
 
     def check(prompt: str) -> str:
         parts = list(string.Formatter().parse(prompt))
         found = sorted(name for _, name, _, _ in parts if name is not None)
-        if (prompt or not optional) and (found != sorted(slots) or any(part[2] or part[3] for part in parts)):
+        fitting = [sorted(slots), *([sorted([*slots, further])] if further else [])]
+        if (prompt or not optional) and (found not in fitting or any(part[2] or part[3] for part in parts)):
             raise ValueError(f"it must have {words} once, and no other slot")
         return prompt
 
@@ -40,7 +44,7 @@ def _with_slots(*slots: str, optional: bool = False) -> AfterValidator:
 
 _Text = Annotated[str, Field(max_length=_LONGEST)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
-_HistoryPrompt = Annotated[_Text, _with_slots("history")]
+_HistoryPrompt = Annotated[_Text, _with_slots("history", further="user")]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Note:
     Attributes:
         catalogue: hash of the catalogue it was trained on.
         history: items of a history that its prompts hold, newest kept.
-        prompt: the wording of its next-item prompt, with the slot {history}.
+        prompt: the first wording that it was trained with of a task that goes from a history to an item; with the slot
+            {history}, and {user} where it was trained with ids of users.
         held_out_prompt: a wording it never saw in training, for evaluation.
         search: the wording of its prompt for a wish in words, with the slot {intention}; "" where it learned none.
         search_history: the same after a history, with both slots.

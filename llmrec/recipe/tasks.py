@@ -105,9 +105,16 @@ class Tasks(Part):
         return self
 
     @property
+    def recommending(self) -> str | None:
+        """The trained task whose prompt a model is judged and served with; None where no task goes history → item."""
+        return next((task for task in RECOMMENDING if getattr(self, task)), None)
+
+    @property
     def weights(self) -> dict[str, float]:
         """Task → weight, of the tasks that have one."""
         return {name: getattr(self, name) for name in TASKS if getattr(self, name)}
 
 
+RECOMMENDING = ("next_item", "sequential")
+"""Tasks that answer a history with an item of the whole catalogue."""
 TASKS = tuple(name for name, field in Tasks.model_fields.items() if field.annotation is float)

@@ -17,6 +17,7 @@ from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
 from llmrec.recipe import Launch, Recipe
+from llmrec.recipe.tasks import RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
@@ -276,6 +277,12 @@ def _begun(spec: StageSpec, specs: Sequence[StageSpec], done: float = 0.0) -> fl
 def _check_training(recipe: Recipe, processes: int) -> None:
     """Refuse now what training would refuse after everything before it is made."""
     trackers.chosen(recipe.launch.report_to)
+    if not recipe.tasks.recommending:
+        raise RunError(
+            f"none of the tasks ({', '.join(recipe.tasks.weights) or 'all have weight 0'}) goes from a history to an "
+            f"item, so the model would be judged and served with a prompt that it never saw. Give one of these a "
+            f"weight: {', '.join(f'tasks.{task}=1' for task in RECOMMENDING)}"
+        )
     for number, stage in enumerate(recipe.train):
         try:
             stage.pass_rows(processes)

@@ -179,7 +179,8 @@ def _training(
     warm = RunFolder(Path(model.start)) if model.start and not before else None
     aligns = isinstance(stage, Aligning)
     teacher = teacher_of(stage)
-    prompts = ["next_item", *([] if aligns or not tasks.item_search else ["item_search"])]  # kept beside the model
+    prompts = [tasks.recommending or "next_item"]  # kept beside the model
+    prompts += [] if aligns or not tasks.item_search else ["item_search"]
     config: dict[str, Any] = {"model": model.what(), "train": stage.what()}
     config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
     reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE]
@@ -257,7 +258,7 @@ def evaluation(recipe: Recipe, split: Split) -> StageSpec:
 
     fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
     prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys(settings.writing)]
-    reads = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
+    reads: tuple[str | Outside, ...] = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
     return StageSpec(evaluation_name(split), "evaluate", 4, settings.what(), reads, make)
 
 

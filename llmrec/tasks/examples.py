@@ -19,10 +19,11 @@ import pyarrow.dataset as ds
 from llmrec.checked import REMEDY, check_file
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.items.text import plain
 from llmrec.recipe import Tasks
 from llmrec.tasks.maker import SCHEMA, Maker, Shard
 from llmrec.tasks.source import Source
-from llmrec.tasks.templates import Piece, Slot, Wording, fill
+from llmrec.tasks.templates import Piece, Slot, Wording, fill, neutral
 
 _BATCH = 4096  # rows that a reader of a shard holds at once
 
@@ -127,9 +128,11 @@ def paths(folder: Path) -> list[Path]:
     return found
 
 
-def next_item_prompt(wording: Wording, history: np.ndarray | list[int], catalogue: Catalogue) -> tuple[str, list[Slot]]:
-    """The prompt for what comes after a history of item numbers, oldest first."""
+def next_item_prompt(
+    wording: Wording, history: np.ndarray | list[int], catalogue: Catalogue, user: str = ""
+) -> tuple[str, list[Slot]]:
+    """The prompt for what comes after a history of item numbers, oldest first, of a user with an id."""
     pieces: list[Piece] = [
         (catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history
     ]
-    return fill(wording.prompt, {"history": pieces})
+    return fill(wording.prompt, {"history": pieces, "user": [(neutral(plain(user)), "user", "")]})

@@ -214,7 +214,8 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded]) -> dict[s
 
 
 def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
-    template = templates.load("next_item").chosen(settings.wordings)
+    assert settings.recommending, "a run whose tasks recommend nothing is refused before"
+    template = templates.load(settings.recommending).chosen(settings.wordings)
     held_out = (template.held_out or template.train)[0].prompt
     held = items_held(settings, catalogue.codes.shape[1])
     return model_folder.Note(catalogue.hash, held, template.train[0].prompt, held_out, *_searches(settings, folder))
