@@ -2,7 +2,7 @@
 
 DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
       llmrec.json  README.md                                            our note, the model card
-      catalogue/                                                        items, codes, trie
+      catalogue/                                                        items, codes
       adapter/                                                          as trained, where adapters were
 """
 
@@ -21,8 +21,7 @@ from llmrec.checked import read_checked
 from llmrec.decode.recommender import as_judged
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.trie import ARRAYS
+from llmrec.indexing.catalogue import FILES, Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
 from llmrec.model.loading import config_from
@@ -96,8 +95,7 @@ def catalogue_files() -> list[str]:
     """Names of the files that a catalogue folder may hold."""
     from llmrec.indexing.frozen import KEPT  # it brings faiss along
 
-    known = ("catalogue.json", "codes.parquet", "items.parquet", "health.json", "trie.json")
-    return [*known, *(f"trie.{name}.npy" for name in ARRAYS), *KEPT]
+    return [*FILES, *KEPT]
 
 
 def _copy(source: Path, target: Path, names: list[str]) -> None:
@@ -151,7 +149,7 @@ def _facts(run: Path, trained: Path, catalogue: Catalogue, folder: Path) -> Fact
         data=read_checked(run / "data" / MADE, MadeOfData),
         trained=[read_training(stage) for stage in trained_folders(run)],
         metrics=measured(trained),
-        example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
+        example=(catalogue.ids_of([0])[0], catalogue.titles_of([0])[0], catalogue.codes_as_text([0])[0].as_py()),
         levels=catalogue.codes.shape[1],
         chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
         dtype=str(config.get("dtype", "auto")),

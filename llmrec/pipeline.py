@@ -33,7 +33,7 @@ from llmrec.train import together, trackers
 Tell = Callable[[str, float], None]  # stage, share done (0 to 1)
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate", "report")
 
-_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN = 2, 1, 1, 2, 2  # format numbers: raise one to redo its stage
+_DATA, _ITEMS, _CATALOGUE, _TASKS, _TRAIN = 2, 1, 2, 2, 2  # format numbers: raise one to redo its stage
 
 
 def run(recipe: Recipe, out: Path, until: str = "report", tell: Tell = lambda stage, done: None) -> Path:

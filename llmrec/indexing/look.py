@@ -12,6 +12,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.indexing.add import chosen
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import health
+from llmrec.indexing.ids import flat
 from llmrec.indexing.verdict import verdict
 from llmrec.recipe_file import recipe_of
 from llmrec.run_files import Health, read_vectors
@@ -34,7 +35,9 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
     recipe, folder = recipe_of(run), chosen(run, catalogue) if catalogue else run / "catalogue"
     held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
     vectors = read_vectors(run, recipe.items.encoder, data.n_items)
-    same = held.item_ids == data.item_ids  # other catalogues hold more items than the run has vectors and events of
+    same = held.ids.equals(
+        flat(data.items["item_id"])
+    )  # other catalogues hold more items than the run has vectors and events of
     stored = read_checked(folder / "health.json", Health)
     report = health(
         held.codes,
@@ -49,5 +52,6 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
     for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
         report[name] = stored.get(name, report[name])
     report["verdict"] = verdict(report, recipe.indexing)
-    examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
+    few = np.argsort(held.codes[:, 0], kind="stable")[:5]
+    examples = [list(pair) for pair in zip(held.titles_of(few), held.codes_as_text(few).to_pylist(), strict=True)]
     return {"method": recipe.indexing.method, "hash": held.hash, "examples": examples, **report}

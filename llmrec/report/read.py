@@ -9,6 +9,7 @@ from typing import Any
 
 from llmrec.checked import read_checked, read_table
 from llmrec.errors import RunError
+from llmrec.indexing.catalogue import ABOUT, CODES, ITEMS, Catalogue
 from llmrec.run_files import MADE, Example, Health, Writing, read_log, read_made, read_metrics
 
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
@@ -134,17 +135,11 @@ def _coverage(path: Path, k: int = 10) -> int | None:
 
 
 def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
-    if not (catalogue / "codes.parquet").is_file() or not (catalogue / "items.parquet").is_file():
+    if not all((catalogue / name).is_file() for name in (ABOUT, ITEMS, CODES)):
         return []
-    import pyarrow as pa
-
-    from llmrec.items.text import titles as shown
-
-    items = read_table(catalogue / "items.parquet", {"item_id": pa.string()})
-    titles = dict(zip(items["item_id"].to_pylist(), shown(items), strict=True))
-    codes = read_table(catalogue / "codes.parquet", {"item_id": pa.string(), "code": pa.list_(pa.string())})
-    pairs = zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True)
-    return [(titles.get(item) or item, tuple(code)) for item, code in pairs]
+    held = Catalogue.load(catalogue)
+    codes = (tuple(held.tokens[symbol] for symbol in code if symbol >= 0) for code in held.codes.tolist())
+    return list(zip(held.titles, codes, strict=True))
 
 
 def _alike(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:

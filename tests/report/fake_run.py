@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from llmrec.indexing.catalogue import Catalogue
 
 HOSTILE = "<script>alert('x')</script> & \"friends\" (1999)"
 TITLES = [
@@ -53,9 +56,8 @@ def build(run: Path) -> Path:
     dump(run / "data" / "made.json", made | {"facts": facts})
     (run / "recipe.yaml").write_text("# <b>quick</b>\nseed: 42\nindexing: {method: rq-kmeans, levels: 3}\n")
     ids = [f"i{n}" for n in range(len(TITLES))]
-    codes = [[f"<a_{n // 4}>", f"<b_{n // 2}>", f"<c_{n}>", "<d_0>"] for n in range(len(TITLES))]
-    pq.write_table(pa.table({"item_id": ids, "title": TITLES}), run / "catalogue" / "items.parquet")
-    pq.write_table(pa.table({"item_id": ids, "code": codes}), run / "catalogue" / "codes.parquet")
+    codes = np.array([[n // 4, n // 2, n, 0] for n in range(len(TITLES))], np.int32)
+    Catalogue.of(pa.table({"item_id": ids, "title": TITLES}), codes, [2, 4, 8, 1]).save(run / "catalogue")
     levels = [
         {"level": n, "width": 64, "used": 61, "entropy_bits": 5.6, "counts": [max(0, 61 - i) for i in range(64)]}
         for n in (1, 2, 3, 4)

@@ -150,7 +150,7 @@ def test_a_missing_part_is_named_and_the_rest_stands(run, gone, said):
 
 
 @pytest.mark.parametrize(
-    "gone", ["catalogue/codes.parquet", "catalogue/items.parquet", "train-1-sft/eval/recommendations.parquet"]
+    "gone", ["catalogue/codes.npy", "catalogue/items.parquet", "train-1-sft/eval/recommendations.parquet"]
 )
 def test_tables_that_are_missing_only_leave_out_their_lines(run, gone):
     (run / gone).unlink()
