@@ -51,7 +51,7 @@ def make(
         CodeError: vectors that no distance can be measured from, fewer items than codes of a level, and what methods
             refuse.
     """
-    check_finite(text, items["item_id"].to_pylist())
+    check_finite(text, items["item_id"])
     train = NOBODY if train is None else train
     where = vectors.source(settings, text, train, seed)
     material = Material(items, text, where.of(text, where.behaviour), train, seed)

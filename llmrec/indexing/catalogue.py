@@ -44,9 +44,14 @@ class _Format(TypedDict):
 def _level_by_level(tokens: list[str]) -> list[str]:
     """Tokens as `Catalogue.of_symbols` names them: the numbers of each level from 0 on, level after level."""
     widths = Counter(token.split("_")[0] for token in tokens)
-    if tokens != [f"{level}_{number}>" for level, width in widths.items() for number in range(width)]:
-        raise ValueError("tokens must be <a_0>, <a_1>, … of each level in turn")
+    if tokens != _names(widths.values()):
+        raise ValueError("tokens must be <a_0>, <a_1>, … of each level in turn, <b_0> after the last of them")
     return tokens
+
+
+def _names(widths: Iterable[int]) -> list[str]:
+    """Tokens of levels of these widths: <a_0>, <a_1>, …, <b_0>, …"""
+    return [f"<{chr(97 + level)}_{number}>" for level, width in enumerate(widths) for number in range(width)]
 
 
 class About(BaseModel):
@@ -236,8 +241,7 @@ class Catalogue(ItemCatalogue):
         Raises:
             CodeError: codes repeat, begin one another, or name symbols that there are not.
         """
-        tokens = [f"<{chr(97 + level)}_{number}>" for level, width in enumerate(widths) for number in range(width)]
-        return cls(items, codes, tokens, ends, extends)
+        return cls(items, codes, _names(widths), ends, extends)
 
     @cached_property
     def widths(self) -> list[int]:

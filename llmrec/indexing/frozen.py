@@ -87,7 +87,7 @@ class Frozen:
         Raises:
             CodeError: vectors of another encoder, or not enough spare tokens.
         """
-        check_finite(text, items["item_id"].to_pylist())
+        check_finite(text, items["item_id"])
         if len(self.text) and text.shape[1] != self.text.shape[1]:
             raise CodeError(
                 f"vectors have {text.shape[1]} numbers but those of the catalogue {self.text.shape[1]}: they come from "

@@ -35,9 +35,8 @@ def look(run: Path, catalogue: str | None = None) -> dict[str, Any]:
     recipe, folder = recipe_of(run), chosen(run, catalogue) if catalogue else run / "catalogue"
     held, data = Catalogue.load(folder), Dataset.load(run / "data", texts=False)
     vectors = read_vectors(run, recipe.items.encoder, data.n_items)
-    same = held.ids.equals(
-        flat(data.items["item_id"])
-    )  # other catalogues hold more items than the run has vectors and events of
+    # other catalogues hold more items than the run has vectors and events of
+    same = held.ids.equals(flat(data.items["item_id"]))
     stored = read_checked(folder / "health.json", Health)
     report = health(
         held.codes,

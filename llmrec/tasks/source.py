@@ -68,7 +68,7 @@ class Source:
         return cls(
             train,
             users if isinstance(users, pa.Array) else pa.array(users, pa.string()),
-            pa.array(catalogue.item_ids, pa.string()),
+            catalogue.ids.cast(pa.string()),
             catalogue.codes_as_text(),
             pa.array([neutral(plain(title)) for title in catalogue.titles], pa.string()),
             pa.array([neutral(text) for text in texts], pa.string()),

@@ -109,7 +109,7 @@ def signed(change: Damage) -> Damage:
     def damage(folder: Path) -> None:
         change(folder)
         about, codes = json.loads((folder / "catalogue.json").read_text()), np.load(folder / "codes.npy")
-        ids = flat(pq.read_table(folder / "items.parquet")["item_id"].fill_null(""))
+        ids = flat(pq.read_table(folder / "items.parquet")["item_id"]).fill_null("")
         changed("catalogue.json", hash=hash_codes(ids, codes, about["tokens"]), items=len(ids))(folder)
 
     return in_catalogue(damage)
