@@ -1,7 +1,7 @@
 """The catalogue folder: the one authority on item ↔ code ↔ tokens, named by its hash.
 
 items.parquet holds the items, codes.npy their codes, row by row. Both stay arrays when they are loaded, so a catalogue
-of ten million items opens in seconds; lists of Python texts are made where a caller reads them.
+may have ten million items; lists of Python texts are made where a caller reads them.
 """
 
 from __future__ import annotations
