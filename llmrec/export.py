@@ -21,7 +21,8 @@ from llmrec.checked import read_checked
 from llmrec.decode.recommender import as_judged
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
-from llmrec.indexing.catalogue import FILES, Catalogue
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue_file import FILES
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import NOTE
 from llmrec.model.loading import config_from

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from llmrec.errors import CodeError, DataError
 from llmrec.files import atomic_folder
 from llmrec.indexing import build
-from llmrec.indexing.catalogue import About, Catalogue
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue_file import About
 from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
 from llmrec.recipe_file import recipe_of

@@ -9,7 +9,8 @@ from typing import Any
 
 from llmrec.checked import read_checked, read_table
 from llmrec.errors import RunError
-from llmrec.indexing.catalogue import ABOUT, CODES, ITEMS, Catalogue
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue_file import ABOUT, CODES, ITEMS
 from llmrec.run_files import MADE, Example, Health, Writing, read_log, read_made, read_metrics
 
 STAGES = ("data", "items", "catalogue", "tasks", "train", "evaluate")
