@@ -210,11 +210,12 @@ With transformers alone; then nothing keeps an answer from being no item:
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
-codes = ["".join(code) for code in pq.read_table("catalogue/codes.parquet")["code"].to_pylist()]
+names = json.loads(Path("catalogue/catalogue.json").read_text())["tokens"]
+codes = ["".join(names[n] for n in code if n >= 0) for code in np.load("catalogue/codes.npy").tolist()]
 prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]))
 tokens = {words_to_tokens}
 answer = model.generate(**tokens, max_new_tokens={facts.levels}, do_sample=False)[0, tokens["input_ids"].shape[1] :]

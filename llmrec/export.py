@@ -3,7 +3,7 @@
 DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
       llmrec.json  README.md                                            prompts of the model, the model card
       recommender.json                                                  what recommends: the model, or an ensemble
-      catalogue/                                                        items, codes, trie
+      catalogue/                                                        items, codes
       collaborative/NAME/                                               collaborative models of an ensemble
       adapter/                                                          as trained, where adapters were
 """
@@ -164,7 +164,7 @@ def _facts(run: RunFolder, recipe: Recipe, exported: Description, catalogue: Cat
         trained=[(spec.config, read_made(run.stage(spec.name))) for spec in plan(recipe) if spec.kind == "train"],
         metrics=measured(run, recipe),
         members=[(one["weight"], Path(one["recommender"]["folder"]).name or recipe.model.name) for one in members],
-        example=(catalogue.item_ids[0], catalogue.titles[0], catalogue.code_texts[0]),
+        example=(catalogue.ids_of([0])[0], catalogue.titles_of([0])[0], catalogue.codes_as_text([0])[0].as_py()),
         levels=catalogue.codes.shape[1],
         chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
         dtype=str(config.get("dtype", "auto")),

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from llmrec.errors import CodeError, DataError
 from llmrec.files import atomic_folder
 from llmrec.indexing import build
-from llmrec.indexing.catalogue import About, Catalogue
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue_file import About
 from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
 from llmrec.recipe import Items
@@ -46,7 +47,7 @@ def add(file: Path, old: Path, settings: Items, seed: int, into: Path) -> tuple[
     with atomic_folder(folder, lambda same: (same / "catalogue.json").is_file()) as partial:
         frozen.copy(partial)
         catalogue.save(partial, report)
-    facts = {"hash": catalogue.hash, "codes kept": len(before.item_ids), "new codes": late.num_rows}
+    facts = {"hash": catalogue.hash, "codes kept": len(before), "new codes": late.num_rows}
     return folder, facts | {"placed by text": frozen.unknown(late), "verdict": report["verdict"]}
 
 
@@ -103,7 +104,7 @@ def _new(table: pa.Table, before: Catalogue, file: Path) -> pa.Table:
     if None in ids or len(set(ids)) < len(ids):
         twice = next(one for one, times in Counter(ids).most_common() if one is None or times > 1)
         raise DataError(f"{file} has the item_id '{twice}' empty or twice. Every row needs an id of its own.")
-    table = table.filter(pa.array([one not in before.item_number for one in ids]))
+    table = table.filter(pa.array(before.numbers(ids) < 0))
     if not table.num_rows:
         raise CodeError(f"every item of {file} has a code already, so there is nothing to add.")
     columns = {}

@@ -51,7 +51,7 @@ def make(
         CodeError: vectors that no distance can be measured from, fewer items than codes of a level, and what methods
             refuse.
     """
-    check_finite(text, items["item_id"].to_pylist())
+    check_finite(text, items["item_id"])
     train = NOBODY if train is None else train
     where = vectors.source(settings, text, train, seed)
     material = Material(items, text, where.of(text, where.behaviour), train, seed)
@@ -85,7 +85,7 @@ def extend(old: Path, items: pa.Table, text: np.ndarray, seed: int, folder: Path
         CodeError: vectors of another encoder, or no spare token left for a new item.
     """
     before, frozen = Catalogue.load(old), Frozen.load(old)
-    known = np.array([before.item_number.get(item_id, -1) for item_id in items["item_id"].to_pylist()], np.int64)
+    known = before.numbers(items["item_id"])
     catalogue = _extended(before, frozen, items, known, text[known < 0])
     report = health(catalogue.codes, before.widths, text, seed, items=items, settings=frozen.settings, ends=before.ends)
     frozen.copy(folder)
@@ -111,7 +111,7 @@ def added(old: Path, items: pa.Table, text: np.ndarray, seed: int) -> tuple[Cata
     """
     before, frozen = Catalogue.load(old), Frozen.load(old)
     every = pa.concat_tables([before.items, items])
-    known = np.append(np.arange(len(before.item_ids)), np.full(items.num_rows, -1))
+    known = np.append(np.arange(len(before)), np.full(items.num_rows, -1))
     catalogue = _extended(before, frozen, every, known, text)
     report = health(catalogue.codes, before.widths, None, seed, items=every, settings=frozen.settings, ends=before.ends)
     return catalogue, report, frozen
@@ -125,7 +125,7 @@ def _extended(before: Catalogue, frozen: Frozen, items: pa.Table, known: np.ndar
     codes[known >= 0, : before.codes.shape[1]] = before.codes[known[known >= 0]]
     codes[fresh, : found.shape[1]] = found
     codes = codes[:, : int((codes >= 0).sum(axis=1).max())]
-    return replace(Catalogue.of_symbols(items, codes, before.widths, before.ends), extends=before.lineage)
+    return Catalogue.of_symbols(items, codes, before.widths, before.ends, before.lineage)
 
 
 def _before(catalogue: Catalogue) -> np.ndarray:

@@ -1,83 +1,121 @@
-"""The catalogue folder: the one authority on item ↔ code ↔ tokens, named by its hash."""
+"""The catalogue folder: the one authority on item ↔ code ↔ tokens, named by its hash.
+
+items.parquet holds the items, codes.npy their codes, row by row. Both stay arrays when they are loaded, so a catalogue
+may have ten million items; lists of Python texts are made where a caller reads them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from typing_extensions import TypedDict
 
-from llmrec.checked import read_checked, read_table
+from llmrec.checked import read_array, read_table
 from llmrec.errors import CodeError
-from llmrec.files import hash_json, write_json
+from llmrec.files import write_json
+from llmrec.indexing.catalogue_file import ABOUT, CODES, FORMAT, HEALTH, ITEMS, REMEDY, About, level_tokens
 from llmrec.indexing.codes import Ends, symbols
+from llmrec.indexing.ids import IdIndex, flat, hash_ids
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import titles
 
-FORMAT = 1
-REMEDY = "Copy the folder again, or make it again: `llmrec run` its recipe, and `llmrec export` the run."
 
-
-class _Format(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    format: int
-
-
-def _kind_by_kind(tokens: list[str]) -> list[str]:
-    """Tokens as `Catalogue.of_symbols` names them: the numbers of each kind from 0 on, kind after kind."""
-    widths = Counter(token.split("_")[0] for token in tokens)
-    if tokens != [f"{kind}_{number}>" for kind, width in widths.items() for number in range(width)]:
-        raise ValueError("tokens must be <a_0>, <a_1>, … of each kind in turn")
-    return tokens
-
-
-class About(BaseModel):
-    """catalogue.json; see `Catalogue`.
+@dataclass(frozen=True)
+class ItemCatalogue:
+    """Items and their numbers. `indexing: none` makes folders of these alone; `Catalogue` adds codes.
 
     Attributes:
-        format: of the folder's files.
-        hash: of the catalogue.
-        trie: hash of its trie.
-        items: how many there are.
+        items: item_id, title, …; row numbers are item numbers.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    format: int
-    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    trie: str
-    items: Annotated[int, Field(ge=1)]
-    ends: Ends = "separating"
-    extends: tuple[str, ...] = ()
-    tokens: Annotated[list[str], Field(min_length=1), AfterValidator(_kind_by_kind)]
+    items: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.items.num_rows)
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """(items,) large_string item ids."""
+        return flat(self.items["item_id"])
+
+    @cached_property
+    def index(self) -> IdIndex:
+        """Finds item numbers by item id."""
+        return IdIndex.build(self.ids)
+
+    def number(self, item_id: str) -> int:
+        """The item number of an id, in a few microseconds; -1 where no item has it."""
+        return self.index.number(item_id)
+
+    def numbers(self, item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """(n,) int64 item numbers of n ids; -1 where no item has the id."""
+        return self.index.numbers(item_ids)
+
+    def ids_of(self, numbers: np.ndarray | list[int]) -> list[str]:
+        """(n,) item ids by item number."""
+        return self.ids.take(pa.array(numbers, pa.int64())).to_pylist()
+
+    def titles_of(self, numbers: np.ndarray | list[int]) -> list[str]:
+        """(n,) titles to show, by item number."""
+        names = [name for name in ("item_id", "title") if name in self.items.column_names]
+        return titles(self.items.select(names).take(pa.array(numbers, pa.int64())))
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Item id by item number; a Python list of all."""
+        return self.ids.to_pylist()
+
+    @cached_property
+    def item_number(self) -> dict[str, int]:
+        """Item number by item id; a Python dictionary of all."""
+        return {item_id: number for number, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """A title to show, by item number; a Python list of all."""
+        return titles(self.items)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the item ids."""
+        return hash_ids(self.ids)
+
+    def save(self, folder: Path, health: dict[str, Any] | None = None) -> None:
+        """Write items.parquet and, last, catalogue.json; a health report, too, where there is one."""
+        pq.write_table(self.items, folder / ITEMS)
+        if health is not None:
+            write_json(folder / HEALTH, health)
+        write_json(folder / ABOUT, {"format": FORMAT, "hash": self.hash, "items": len(self)} | self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {}
 
     @classmethod
-    def load(cls, folder: Path) -> About:
-        """Read catalogue.json of a catalogue folder.
+    def load(cls, folder: Path) -> Self:
+        """Open a catalogue folder and see that it is whole; codes stay in their file, memory-mapped.
 
         Raises:
-            CodeError: not a catalogue folder, of another format, or damaged.
+            CodeError: not a catalogue folder, of another format, changed since it was written, or without codes where
+                those are asked for.
         """
-        file = folder / "catalogue.json"
-        if not file.is_file():
-            raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
-        version = read_checked(file, _Format, REMEDY, CodeError)["format"]
-        if version != FORMAT:
-            raise CodeError(
-                f"{folder} has catalogue format {version}, this llmrec reads {FORMAT}. Run the recipe again."
-            )
-        about: About = read_checked(file, cls, REMEDY, CodeError)
-        return about
+        catalogue = load_catalogue(folder)
+        if not isinstance(catalogue, cls):
+            raise CodeError(f"{folder} holds items without codes (`indexing: none`), and codes are needed here.")
+        return catalogue
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalogue(ItemCatalogue):
     """Items and their codes.
 
     Attributes:
@@ -85,20 +123,25 @@ class Catalogue:
         codes: (items, levels) int32 symbols; symbol s is the token `tokens[s]`. A shorter code is padded at its end
             by -1.
         tokens: every item token, spares included, level by level.
-        trie: over the codes.
-        ends: how codes end. separating: with a token that tells twins apart, spares among them; own: with a token of
-            the item's own, spares among them; moved: as the quantizer has it, twins moved to free codes; numbers: with
-            the last digit of a number.
+        ends: how codes end. separating: with a token that tells colliding items apart, spares among them; own: with a
+            token of the item's own, spares among them; moved: as the quantizer has it, collisions moved to free codes;
+            numbers: with the last digit of a number.
         extends: hashes of the catalogues that this one has added items to, oldest first; a model that was trained on
             one of them can be used with this one.
+        trie: over the codes.
+
+    Raises:
+        CodeError: codes repeat, begin one another, or name symbols that there are not.
     """
 
-    items: pa.Table
     codes: np.ndarray
     tokens: list[str]
-    trie: Trie
     ends: Ends = "separating"
     extends: tuple[str, ...] = ()
+    trie: Trie = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trie", Trie.build(self.codes, len(self.tokens)))
 
     @classmethod
     def of(cls, items: pa.Table, codes: np.ndarray, widths: list[int]) -> Catalogue:
@@ -117,30 +160,26 @@ class Catalogue:
         return cls.of_symbols(items, symbols(codes, range(codes.shape[1]), widths), widths)
 
     @classmethod
-    def of_symbols(cls, items: pa.Table, codes: np.ndarray, widths: list[int], ends: Ends = "separating") -> Catalogue:
+    def of_symbols(
+        cls,
+        items: pa.Table,
+        codes: np.ndarray,
+        widths: list[int],
+        ends: Ends = "separating",
+        extends: tuple[str, ...] = (),
+    ) -> Catalogue:
         """Name the tokens of codes given in symbols.
 
         Args:
             items: the items table.
             codes: (items, longest) int32 symbols, padded at the end by -1; rows unique, none the beginning of another.
-            widths: tokens of each kind; the symbols of a kind follow those of the kind before.
-            ends: see `Catalogue`.
+            widths: tokens of each level; the symbols of a level follow those of the level before.
+            ends, extends: see `Catalogue`.
 
         Raises:
             CodeError: codes repeat, begin one another, or name symbols that there are not.
         """
-        tokens = [f"<{chr(97 + kind)}_{number}>" for kind, width in enumerate(widths) for number in range(width)]
-        return cls(items, codes, tokens, Trie.build(codes, len(tokens)), ends)
-
-    @cached_property
-    def item_ids(self) -> list[str]:
-        """Item id by item number."""
-        return self.items["item_id"].to_pylist()
-
-    @cached_property
-    def item_number(self) -> dict[str, int]:
-        """Item number by item id."""
-        return {item_id: number for number, item_id in enumerate(self.item_ids)}
+        return cls(items, codes, level_tokens(widths), ends, extends)
 
     @cached_property
     def widths(self) -> list[int]:
@@ -149,7 +188,7 @@ class Catalogue:
 
     @property
     def first_of_last(self) -> int:
-        """The first symbol of the last kind of tokens."""
+        """The first symbol of the last level of tokens."""
         return len(self.tokens) - self.widths[-1]
 
     @cached_property
@@ -165,88 +204,68 @@ class Catalogue:
         """Hashes of the catalogues that a model may have been trained on to be used with this one, its own last."""
         return (*self.extends, self.hash)
 
-    @cached_property
-    def titles(self) -> list[str]:
-        """A title to show, by item number."""
-        return titles(self.items)
+    def codes_as_text(self, numbers: np.ndarray | list[int] | slice = slice(None)) -> pa.Array:
+        """(n,) string codes as they stand in a prompt, such as `<a_3><b_17><c_0><d_1>`; of all items, or by number."""
+        tokens = pa.array(self.tokens, pa.string())
+        columns = [tokens.take(pa.array(column, mask=column < 0)) for column in self.codes[numbers].T]
+        return pc.binary_join_element_wise(*columns, "", null_handling="skip")
 
     @cached_property
     def code_texts(self) -> list[str]:
-        """The code of each item as it stands in a prompt, such as `<a_3><b_17><c_0><d_1>`."""
-        return ["".join(self.tokens[symbol] for symbol in row if symbol >= 0) for row in self.codes.tolist()]
+        """The code of each item as it stands in a prompt; a Python list of all."""
+        return self.codes_as_text().to_pylist()
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 over item ids, codes and tokens: what a model must have been trained on to be used with it."""
-        return hash_json([self.item_ids, self.codes.tolist(), self.tokens])
+        return hash_codes(self.ids, self.codes, self.tokens)
 
-    def save(self, folder: Path, health: dict[str, Any]) -> None:
-        """Write the folder: items.parquet, codes.parquet, trie.*, health.json, catalogue.json."""
-        pq.write_table(self.items, folder / "items.parquet")
-        named = [[self.tokens[symbol] for symbol in row if symbol >= 0] for row in self.codes.tolist()]
-        pq.write_table(
-            pa.table({"item_id": self.item_ids, "code": pa.array(named, pa.list_(pa.string()))}),
-            folder / "codes.parquet",
-        )
-        self.trie.save(folder)
-        write_json(folder / "health.json", health)
-        about = {"format": FORMAT, "hash": self.hash, "trie": self.trie.hash, "items": len(self.item_ids)}
-        about |= {"ends": self.ends} | ({"extends": self.extends} if self.extends else {})
-        write_json(folder / "catalogue.json", about | {"tokens": self.tokens})
+    def save(self, folder: Path, health: dict[str, Any] | None = None) -> None:
+        """Write items.parquet, codes.npy, a health report where there is one, and, last, catalogue.json."""
+        np.save(folder / CODES, np.ascontiguousarray(self.codes, "<i4"))
+        super().save(folder, health)
 
-    @classmethod
-    def load(cls, folder: Path) -> Catalogue:
-        """Open a catalogue folder and check codes and trie against their hashes.
-
-        Raises:
-            CodeError: not a catalogue folder, of another format, or changed since it was written.
-        """
-        about = About.load(folder)
-        items = read_table(folder / "items.parquet", {"item_id": pa.string()}, REMEDY, CodeError)
-        types = {"item_id": pa.string(), "code": pa.list_(pa.string())}
-        codes = read_table(folder / "codes.parquet", types, REMEDY, CodeError)
-        table = _codes(codes["code"].to_pylist(), about, folder)
-        catalogue = cls(items, table, about.tokens, Trie.load(folder), about.ends, about.extends)
-        _check_whole(catalogue, codes["item_id"].to_pylist(), about, folder)
-        return catalogue
+    def _about(self) -> dict[str, Any]:
+        return {"ends": self.ends} | ({"extends": self.extends} if self.extends else {}) | {"tokens": self.tokens}
 
 
-def _check_whole(catalogue: Catalogue, coded: list[str], about: About, folder: Path) -> None:
-    """See that the files of a catalogue folder belong together.
+def hash_codes(ids: pa.Array, codes: np.ndarray, tokens: list[str]) -> str:
+    """SHA-256 of a catalogue.
+
+    Args:
+        ids: (items,) large_string.
+        codes: (items, longest) int32 symbols.
+        tokens: by symbol.
+    """
+    digest = hashlib.sha256(json.dumps([hash_ids(ids), codes.shape, tokens]).encode())
+    digest.update(np.ascontiguousarray(codes, "<i4").data)
+    return digest.hexdigest()
+
+
+def load_catalogue(folder: Path) -> ItemCatalogue | Catalogue:
+    """Open a catalogue folder, with codes or without, and see that its files belong together.
 
     Raises:
-        CodeError: they do not, or an item stands twice.
+        CodeError: not a catalogue folder, of another format, or changed since it was written; an item stands twice, or
+            codes are none.
     """
-    if len(catalogue.item_number) < len(catalogue.item_ids):
-        raise CodeError(f"{folder / 'items.parquet'} has an item_id twice. {REMEDY}")
-    if coded != catalogue.item_ids or len(coded) != about.items or catalogue.hash != about.hash:
+    about = About.load(folder)
+    items = read_table(folder / ITEMS, {"item_id": pa.string()}, REMEDY, CodeError)
+    catalogue = ItemCatalogue(items) if about.tokens is None else _coded(folder, items, about, about.tokens)
+    if catalogue.index.repeats:
+        raise CodeError(f"{folder / ITEMS} has an item_id twice. {REMEDY}")
+    if len(catalogue) != about.items or catalogue.hash != about.hash:
         raise CodeError(f"{folder} was changed since it was written (its hash differs). {REMEDY}")
-    try:  # arrays with a right hash of their own could still name items that there are not, or go in circles
-        trie = Trie.build(catalogue.codes, len(catalogue.tokens))
-    except CodeError as error:
-        raise CodeError(f"{folder / 'codes.parquet'}: {error}") from error
-    if not trie.hash == catalogue.trie.hash == about.trie:
-        raise CodeError(f"the trie in {folder} is not that of its codes. {REMEDY}")
+    return catalogue
 
 
-def _codes(codes: list[list[str | None]], about: About, folder: Path) -> np.ndarray:
-    """Symbols of codes given as tokens, padded.
-
-    Raises:
-        CodeError: a token that there is not, or an empty code.
-    """
-    symbol: dict[str | None, int] = {token: number for number, token in enumerate(about.tokens)}
-    try:
-        return _padded([[symbol[token] for token in code] for code in codes])
-    except KeyError as error:
+def _coded(folder: Path, items: pa.Table, about: About, tokens: list[str]) -> Catalogue:
+    codes = read_array(folder / CODES, 2, REMEDY, CodeError, mapped=True)
+    if codes.dtype != np.int32 or len(codes) != len(items):
         raise CodeError(
-            f"{folder / 'codes.parquet'} names the token {error}, which catalogue.json does not have. {REMEDY}"
-        ) from None
-
-
-def _padded(rows: list[list[int]]) -> np.ndarray:
-    """(rows, longest) int32, padded at the end by -1."""
-    table = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int32)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return table
+            f"{folder / CODES} must hold {len(items)} rows of int32, not {codes.dtype} of {codes.shape}. {REMEDY}"
+        )
+    try:  # codes with a right hash could still repeat, or name tokens that there are not
+        return Catalogue(items, codes, tokens, about.ends, about.extends)
+    except CodeError as error:
+        raise CodeError(f"{folder / CODES}: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from llmrec.errors import CodeError
 
@@ -77,7 +78,7 @@ def check_dim(vectors: np.ndarray, dim: int) -> None:
         )
 
 
-def check_finite(vectors: np.ndarray, item_ids: list[str]) -> None:
+def check_finite(vectors: np.ndarray, item_ids: pa.Array | pa.ChunkedArray) -> None:
     """Refuse vectors that no distance can be measured from.
 
     Raises:
@@ -87,7 +88,7 @@ def check_finite(vectors: np.ndarray, item_ids: list[str]) -> None:
     for broken, what in ((~np.isfinite(norms), "not finite"), (norms == 0, "all zeros")):
         rows = np.flatnonzero(broken)
         if len(rows):
-            shown = ", ".join(item_ids[row] for row in rows[:5]) + ("…" if len(rows) > 5 else "")
+            shown = ", ".join(item_ids.take(pa.array(rows[:5])).to_pylist()) + ("…" if len(rows) > 5 else "")
             raise CodeError(f"{len(rows)} item(s) have a vector that is {what}: {shown}. Give them text, or leave out.")
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 from llmrec.checked import read_arrays, read_checked
 from llmrec.errors import CodeError
 from llmrec.indexing import pieces, quantizers, separate, vectors, wording
-from llmrec.indexing.catalogue import REMEDY, Catalogue
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.catalogue_file import REMEDY
 from llmrec.indexing.codes import Drawn, Quantizer, symbols
 from llmrec.indexing.distances import check_dim, check_finite
 from llmrec.recipe import Indexing
@@ -87,7 +88,7 @@ class Frozen:
         Raises:
             CodeError: vectors of another encoder, or not enough spare tokens.
         """
-        check_finite(text, items["item_id"].to_pylist())
+        check_finite(text, items["item_id"])
         if len(self.text) and text.shape[1] != self.text.shape[1]:
             raise CodeError(
                 f"vectors have {text.shape[1]} numbers but those of the catalogue {self.text.shape[1]}: they come from "

@@ -10,6 +10,7 @@ import numpy as np
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import health, read_health
+from llmrec.indexing.ids import flat
 from llmrec.indexing.verdict import verdict
 from llmrec.items.folder import read_vectors
 from llmrec.recipe import Indexing
@@ -33,7 +34,8 @@ def look(folder: Path, data: Path, items: Path, settings: Indexing, seed: int) -
         CodeError: it is no catalogue folder, or damaged.
     """
     held, dataset = Catalogue.load(folder), Dataset.load(data, texts=False)
-    same = held.item_ids == dataset.item_ids  # a catalogue with added items: the run has no vectors and events of these
+    # a catalogue with added items: the run has no vectors and events of these
+    same = held.ids.equals(flat(dataset.items["item_id"]))
     stored = read_health(folder)
     report = health(
         held.codes,
@@ -48,5 +50,6 @@ def look(folder: Path, data: Path, items: Path, settings: Indexing, seed: int) -
     for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
         report[name] = stored.get(name, report[name])
     report["verdict"] = verdict(report, settings)
-    examples = [[held.titles[n], held.code_texts[n]] for n in np.argsort(held.codes[:, 0], kind="stable")[:5].tolist()]
+    few = np.argsort(held.codes[:, 0], kind="stable")[:5]
+    examples = [list(pair) for pair in zip(held.titles_of(few), held.codes_as_text(few).to_pylist(), strict=True)]
     return {"method": settings.method, "hash": held.hash, "examples": examples, **report}

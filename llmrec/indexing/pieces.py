@@ -8,6 +8,7 @@ next. We merge pairs (BPE), since the unigram trainer passes over strings that o
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import sentencepiece
@@ -17,6 +18,7 @@ from llmrec.indexing.codes import squeeze
 
 FILE = "pieces.model"
 _FIRST = 0xF0000  # a plane of characters that no text has
+_BLOCK = 1 << 14  # codes that are Python strings at once
 
 
 def fit(codes: np.ndarray, seen: np.ndarray, n_symbols: int, vocabulary: int) -> bytes:
@@ -38,10 +40,10 @@ def fit(codes: np.ndarray, seen: np.ndarray, n_symbols: int, vocabulary: int) ->
         raise CodeError(
             f"indexing.pieces: {vocabulary} leaves no room beside {n_symbols} tokens that must be pieces. Raise it."
         )
-    lines = [text for text, times in zip(_texts(codes), seen, strict=True) for _ in range(1 + int(times))]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
+        sentence_iterator=_counted(codes, seen),
+        input_format="tsv",  # a code and how often it counts, instead of a line for every event
         model_writer=model,
         model_type="bpe",
         vocab_size=vocabulary + 1,
@@ -76,12 +78,26 @@ def cut(model: bytes, codes: np.ndarray) -> tuple[np.ndarray, int]:
         (items, longest) int32 numbers of pieces, padded at the end by -1, and how many pieces there are.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-    rows = pieces.encode(_texts(codes), out_type=int)
-    table = np.full((len(rows), codes.shape[1]), -1, np.int32)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = np.array(row) - 1  # piece 0 is the unknown one, which no code has
+    table = np.full(codes.shape, -1, np.int32)
+    for first, texts in _texts(codes):
+        rows = pieces.encode(texts, out_type=int)
+        lengths = np.array([len(row) for row in rows])
+        inside = np.arange(codes.shape[1]) < lengths[:, None]
+        # piece 0 is the unknown one, which no code has
+        table[first : first + len(texts)][inside] = np.concatenate(rows) - 1
     return squeeze(table), pieces.get_piece_size() - 1
 
 
-def _texts(codes: np.ndarray) -> list[str]:
-    return ["".join(chr(_FIRST + symbol) for symbol in row if symbol >= 0) for row in codes.tolist()]
+def _counted(codes: np.ndarray, seen: np.ndarray) -> Iterator[str]:
+    """A line for each item: its code, and how often it counts."""
+    for first, texts in _texts(codes):
+        for text, times in zip(texts, seen[first : first + len(texts)].tolist(), strict=True):
+            yield f"{text}\t{1 + times}"
+
+
+def _texts(codes: np.ndarray) -> Iterator[tuple[int, list[str]]]:
+    """Blocks of codes as texts of one character a symbol, and the number of the first code of each."""
+    for first in range(0, len(codes), _BLOCK):
+        block = codes[first : first + _BLOCK]
+        characters = np.where(block >= 0, block + _FIRST, 0).astype(np.uint32)  # numpy ends a text at its zeros
+        yield first, characters.view(f"U{codes.shape[1]}")[:, 0].tolist()

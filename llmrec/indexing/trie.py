@@ -8,36 +8,20 @@ of the symbols since the answer began, so beams may be reordered and serving slo
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from llmrec.checked import read_array, read_checked
 from llmrec.errors import CodeError
 
-FORMAT = 1
-ARRAYS = ("order", "start", "stop", "first_child", "symbol")
 ROOT = 0
-
-
-class _About(TypedDict):
-    """trie.json."""
-
-    format: int
-    n_symbols: int
-    depth: int
-    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """A prefix-free catalogue of codes. Build it with `Trie.build` or `Trie.load`, not by hand.
+    """A prefix-free catalogue of codes. Build it with `Trie.build`, not by hand.
 
     Attributes:
         n_symbols: symbols are 0..n_symbols-1.
@@ -75,52 +59,9 @@ class Trie:
         columns = [_gather(table[:, level], order, n_symbols) for level in range(depth)]
         return _number(columns, lengths[order], order, n_symbols)
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Trie:
-        """Open a saved trie, memory-mapped, and check its contents against the hash it was saved with.
-
-        Whether the arrays are those of a trie is not checked here: `Catalogue.load` compares them with its codes.
-
-        Raises:
-            CodeError: a file is missing, of another format, or not what was saved.
-        """
-        folder = Path(folder)
-        about = read_checked(folder / "trie.json", _About, _REBUILD, CodeError)
-        if about["format"] != FORMAT:
-            raise CodeError(f"{folder}/trie.json has format {about['format']}, not {FORMAT}. {_REBUILD}")
-        arrays = {name: read_array(folder / f"trie.{name}.npy", 1, _REBUILD, CodeError, mapped=True) for name in ARRAYS}
-        trie = cls(about["n_symbols"], about["depth"], **arrays)
-        if trie.hash != about["sha256"]:
-            raise CodeError(f"The trie in {folder} is not what was saved there (its sha256 differs). {_REBUILD}")
-        return trie
-
-    def save(self, folder: str | Path) -> None:
-        """Write trie.*.npy and, last, trie.json (format, sizes, hash) into a folder, each file atomically."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ARRAYS:
-            partial = folder / f"trie.{name}.npy.partial"
-            with partial.open("wb") as file:
-                np.save(file, getattr(self, name))
-            partial.replace(folder / f"trie.{name}.npy")
-        about = {"format": FORMAT, "n_symbols": self.n_symbols, "depth": self.depth, "sha256": self.hash}
-        partial = folder / "trie.json.partial"
-        partial.write_text(json.dumps(about, indent=1) + "\n")
-        partial.replace(folder / "trie.json")
-
     def __len__(self) -> int:
         """Items in the catalogue."""
         return len(self.order)
-
-    @cached_property
-    def hash(self) -> str:
-        """sha256 over sizes and arrays: two tries with the same hash allow the same items under the same numbers."""
-        digest = hashlib.sha256(json.dumps([FORMAT, self.n_symbols, self.depth]).encode())
-        for name in ARRAYS:
-            array = np.ascontiguousarray(getattr(self, name))
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(array.data)
-        return digest.hexdigest()
 
     @cached_property
     def position(self) -> np.ndarray:
@@ -201,9 +142,6 @@ class Trie:
         found = (nodes >= 0) & (low < end)
         found &= self.symbol[np.where(found, low, 0)] == symbols
         return np.where(found, low, -1)
-
-
-_REBUILD = "Copy the folder again, or delete it and repeat the command that made it."
 
 
 def _table(codes: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:

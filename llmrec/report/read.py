@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrec.checked import read_checked, read_table
 from llmrec.evaluate.files import Example, Writing, read_metrics
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
 from llmrec.made import MADE, Made, read_made
 from llmrec.recipe_file import recipe_of
@@ -139,15 +140,9 @@ def _coverage(path: Path, k: int = 10) -> int:
 
 
 def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
-    import pyarrow as pa
-
-    from llmrec.items.text import titles as shown
-
-    items = read_table(catalogue / "items.parquet", {"item_id": pa.string()})
-    titles = dict(zip(items["item_id"].to_pylist(), shown(items), strict=True))
-    codes = read_table(catalogue / "codes.parquet", {"item_id": pa.string(), "code": pa.list_(pa.string())})
-    pairs = zip(codes["item_id"].to_pylist(), codes["code"].to_pylist(), strict=True)
-    return [(titles.get(item) or item, tuple(code)) for item, code in pairs]
+    held = Catalogue.load(catalogue)
+    codes = (tuple(held.tokens[symbol] for symbol in code if symbol >= 0) for code in held.codes.tolist())
+    return list(zip(held.titles, codes, strict=True))
 
 
 def _alike(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:

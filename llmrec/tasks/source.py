@@ -68,8 +68,8 @@ class Source:
         return cls(
             train,
             users if isinstance(users, pa.Array) else pa.array(users, pa.string()),
-            pa.array(catalogue.item_ids, pa.string()),
-            pa.array(catalogue.code_texts, pa.string()),
+            catalogue.ids.cast(pa.string()),
+            catalogue.codes_as_text(),
             pa.array([neutral(plain(title)) for title in catalogue.titles], pa.string()),
             pa.array([neutral(text) for text in texts], pa.string()),
             catalogue.codes.shape[1],

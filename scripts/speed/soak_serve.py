@@ -24,7 +24,6 @@ import numpy as np
 import typer
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.trie import Trie
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder
 from serve import ROUTE, VLLM, Histories, flags
@@ -78,7 +77,7 @@ def smaller(run: Path, folder: Path) -> Catalogue:
     whole = Catalogue.load(RunFolder(run).catalogue)
     count = len(whole.item_ids) - LEFT_OUT
     codes = whole.codes[:count]
-    rest = Catalogue(whole.items.slice(0, count), codes, whole.tokens, Trie.build(codes, len(whole.tokens)))
+    rest = Catalogue(whole.items.slice(0, count), codes, whole.tokens)
     folder.mkdir()
     rest.save(folder, {})
     return rest

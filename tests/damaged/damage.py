@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmrec.files import hash_json
-from llmrec.indexing.trie import ARRAYS, Trie
+from llmrec.indexing.catalogue import ItemCatalogue, hash_codes
+from llmrec.indexing.ids import flat
 
 Damage = Callable[[Path], object]
 CODE = "from pathlib import Path\nPath(__file__).with_name('ran').write_text('x')\n"
@@ -93,20 +93,6 @@ def array(name: str, change: Callable[[np.ndarray], Any]) -> Damage:
     return damage
 
 
-def trie(**arrays: Callable[[np.ndarray], np.ndarray]) -> Damage:
-    """Other arrays of the trie, with every hash made to fit them."""
-
-    def damage(folder: Path) -> None:
-        old = {name: np.load(folder / f"trie.{name}.npy") for name in ARRAYS}
-        new = {name: arrays.get(name, lambda same: same)(values) for name, values in old.items()}
-        about = json.loads((folder / "trie.json").read_text())
-        made = Trie(about["n_symbols"], about["depth"], **new)
-        made.save(folder)
-        changed("catalogue.json", trie=made.hash)(folder)
-
-    return in_catalogue(damage)
-
-
 def table(name: str, change: Callable[[pa.Table], pa.Table]) -> Damage:
     """Another table in a Parquet file."""
     return lambda folder: pq.write_table(change(pq.read_table(folder / name)), folder / name)
@@ -122,13 +108,9 @@ def signed(change: Damage) -> Damage:
 
     def damage(folder: Path) -> None:
         change(folder)
-        codes = pq.read_table(folder / "codes.parquet")["code"].to_pylist()
-        about = json.loads((folder / "catalogue.json").read_text())
-        number = {token: at for at, token in enumerate(about["tokens"])}
-        longest = max(map(len, codes))
-        rows = [[number.get(token, 0) for token in code] + [-1] * (longest - len(code)) for code in codes]
-        items = pq.read_table(folder / "items.parquet")["item_id"].to_pylist()
-        changed("catalogue.json", hash=hash_json([items, rows, about["tokens"]]), items=len(items))(folder)
+        about, codes = json.loads((folder / "catalogue.json").read_text()), np.load(folder / "codes.npy")
+        ids = flat(pq.read_table(folder / "items.parquet")["item_id"]).fill_null("")
+        changed("catalogue.json", hash=hash_codes(ids, codes, about["tokens"]), items=len(ids))(folder)
 
     return in_catalogue(damage)
 
@@ -147,8 +129,12 @@ def in_catalogue(change: Damage) -> Damage:
 
 def renamed(folder: Path) -> None:
     """The items of a catalogue folder, under other ids."""
-    for name in ("items", "codes"):
-        table(f"{name}.parquet", column("item_id", lambda old: [f"x{at}" for at in range(len(old))]))(folder)
+    table("items.parquet", column("item_id", lambda old: [f"x{at}" for at in range(len(old))]))(folder)
+
+
+def uncoded(folder: Path) -> None:
+    """A catalogue folder of items without codes."""
+    ItemCatalogue(pq.read_table(folder / "items.parquet")).save(folder)
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:

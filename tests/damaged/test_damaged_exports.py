@@ -21,6 +21,7 @@ from damage import (
     content,
     copied,
     fifo,
+    in_catalogue,
     link,
     moved_out,
     nested,
@@ -29,7 +30,7 @@ from damage import (
     signed,
     special,
     table,
-    trie,
+    uncoded,
     weights,
     without,
 )
@@ -59,7 +60,8 @@ NUMBERS = TABLES | {
     "words": lambda name: array(name, lambda old: np.array(["a", "b"])),
     "two axes more": lambda name: array(name, lambda old: old[None, None]),
 }
-CATALOGUE, NOTE = "catalogue/catalogue.json", "llmrec.json"
+CATALOGUE, CODES, NOTE = "catalogue/catalogue.json", "catalogue/codes.npy", "llmrec.json"
+FIRST = np.arange(40)[:, None] == 0  # the row of the first of forty items
 
 
 def every(names: list[str], kinds: dict[str, Callable[[str], Damage]]) -> dict[str, Damage]:
@@ -68,9 +70,9 @@ def every(names: list[str], kinds: dict[str, Callable[[str], Damage]]) -> dict[s
 
 
 REFUSED: dict[str, Damage] = {
-    **every([NOTE, CATALOGUE, "catalogue/trie.json", "config.json", "tokenizer.json"], TEXTS),
-    **every(["catalogue/items.parquet", "catalogue/codes.parquet", "model.safetensors"], TABLES),
-    **every([f"catalogue/trie.{name}.npy" for name in ("order", "first_child", "symbol")], NUMBERS),
+    **every([NOTE, CATALOGUE, "config.json", "tokenizer.json"], TEXTS),
+    **every(["catalogue/items.parquet", "model.safetensors"], TABLES),
+    **every([CODES], NUMBERS),
     # the note
     "note without a prompt": changed(NOTE, prompt=...),
     "note with a further key": changed(NOTE, beam=3),
@@ -93,6 +95,7 @@ REFUSED: dict[str, Damage] = {
     "catalogue without tokens": changed(CATALOGUE, tokens=...),
     "catalogue with a further key": changed(CATALOGUE, more=1),
     "catalogue of fewer items than it says": changed(CATALOGUE, items=41),
+    "catalogue without codes": in_catalogue(uncoded),
     "catalogue of no kind": changed(CATALOGUE, ends="somehow"),
     "catalogue of another format": changed(CATALOGUE, format="1"),
     "catalogue that extends words": changed(CATALOGUE, extends="0" * 64),
@@ -102,39 +105,21 @@ REFUSED: dict[str, Damage] = {
     "items without ids": table("catalogue/items.parquet", lambda old: old.drop_columns(["item_id"])),
     "items with numbers for ids": signed(table("items.parquet", column("item_id", lambda old: list(range(len(old)))))),
     "items with an empty id": signed(table("items.parquet", column("item_id", lambda old: [None, *old[1:]]))),
-    "items twice": signed(
-        both(
-            *(
-                table(f"{name}.parquet", column("item_id", lambda old: [old[1], *old[1:]]))
-                for name in ("items", "codes")
-            )
-        )
-    ),
+    "items twice": signed(table("items.parquet", column("item_id", lambda old: [old[1], *old[1:]]))),
     "items of half the catalogue": table("catalogue/items.parquet", lambda old: old.slice(0, 20)),
     "items in another order": table("catalogue/items.parquet", lambda old: old.take(pa.array(range(39, -1, -1)))),
-    "codes without codes": table("catalogue/codes.parquet", lambda old: old.drop_columns(["code"])),
-    "codes of texts": table("catalogue/codes.parquet", column("code", lambda old: ["".join(code) for code in old])),
-    "codes with null": table("catalogue/codes.parquet", column("code", lambda old: [None, *old[1:]])),
-    "codes with an empty token": table("catalogue/codes.parquet", column("code", lambda old: [[None], *old[1:]])),
-    "codes with a strange token": table("catalogue/codes.parquet", column("code", lambda old: [["<z_9>"], *old[1:]])),
-    "codes that repeat": signed(table("codes.parquet", column("code", lambda old: [old[1], *old[1:]]))),
-    "codes that begin others": signed(table("codes.parquet", column("code", lambda old: [old[1][:2], *old[1:]]))),
-    "a code of nothing": signed(table("codes.parquet", column("code", lambda old: [[], *old[1:]]))),
-    # the trie, with hashes that fit
-    "trie in circles": trie(first_child=lambda old: np.where(np.arange(len(old)) < 3, 0, old)),
-    "trie whose root is its child": trie(first_child=lambda old: np.zeros_like(old)),
-    "trie of children that there are not": trie(first_child=lambda old: old + 1000),
-    "trie of negative children": trie(first_child=lambda old: -old),
-    "trie of items that there are not": trie(order=lambda old: old + 1000),
-    "trie with an item twice": trie(order=lambda old: np.zeros_like(old)),
-    "trie of items of others": trie(order=lambda old: old[::-1].copy()),
-    "trie of ranges that there are not": trie(stop=lambda old: old + 1000),
-    "trie of turned ranges": trie(start=lambda old: old[::-1].copy()),
-    "trie of symbols that there are not": trie(symbol=lambda old: old + 200),
-    "trie of fractions": trie(start=lambda old: old.astype(np.float64)),
-    "trie of few nodes": trie(symbol=lambda old: old[:3]),
-    "trie of no items": trie(order=lambda old: old[:0]),
-    "trie of two axes": trie(start=lambda old: old[:, None]),
+    "codes of fewer items": array(CODES, lambda old: old[:-1]),
+    "codes of more items": array(CODES, lambda old: np.append(old, old[:1], axis=0)),
+    "codes of fractions": array(CODES, lambda old: old.astype(np.float32)),
+    "codes of longer numbers": array(CODES, lambda old: old.astype(np.int64)),
+    "codes of others": array(CODES, lambda old: old[::-1].copy()),
+    "codes that repeat": signed(array("codes.npy", lambda old: np.append(old[1:2], old[1:], axis=0))),
+    "codes that begin others": signed(array("codes.npy", lambda old: np.where(FIRST, np.append(old[1, :2], -1), old))),
+    "codes of tokens that there are not": signed(array("codes.npy", lambda old: old + 1000)),
+    "codes of negative tokens": signed(array("codes.npy", lambda old: old - 3)),
+    "a code of nothing": signed(array("codes.npy", lambda old: np.where(FIRST, -1, old))),
+    "a code with a gap": signed(array("codes.npy", lambda old: np.where(FIRST & (np.arange(3) == 1), -1, old))),
+    "codes of no level": signed(array("codes.npy", lambda old: old[:, :0])),
     # configuration and weights
     "config of no layers": changed("config.json", num_hidden_layers=0),
     "config of fewer layers": changed("config.json", num_hidden_layers=1),

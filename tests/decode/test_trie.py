@@ -1,7 +1,5 @@
 """The item trie against a dictionary of prefixes, and what it refuses."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,7 +51,8 @@ def test_every_code_leads_to_its_item_and_back(codes):
         padded[item, : len(code)] = code
     assert trie.item_at(walk(trie, padded)).tolist() == list(range(len(codes)))
     assert (trie.code(np.arange(len(codes))) == padded[:, : trie.depth]).all()
-    assert Trie.build(padded, 5).hash == trie.hash
+    again = Trie.build(padded, 5)
+    assert all((getattr(again, name) == getattr(trie, name)).all() for name in ("order", "start", "stop", "symbol"))
     assert [codes[item] for item in trie.order] == sorted(codes)
     assert (trie.stop[ROOT] - trie.start[ROOT]) == len(codes) == len(trie)
 
@@ -109,34 +108,6 @@ def test_codes_longer_than_one_sorting_word_are_sorted_all_the_same():
 def test_codes_that_cannot_be_told_apart_or_read_are_refused(codes, says):
     with pytest.raises(CodeError, match=says):
         Trie.build(codes, 5)
-
-
-def test_a_saved_trie_comes_back_the_same(tmp_path):
-    trie = Trie.build([(0, 1), (0, 2), (3,)], 4)
-    trie.save(tmp_path)
-    again = Trie.load(tmp_path)
-    assert again.hash == trie.hash and isinstance(again.order.base, np.memmap)
-    assert again.children(np.array([ROOT]))[1].tolist() == [0, 3]
-
-
-def test_a_corrupted_or_foreign_folder_is_refused(tmp_path):
-    Trie.build([(0, 1), (0, 2), (3,)], 4).save(tmp_path)
-    kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    for name, bytes_ in kept.items():
-        if name.endswith(".npy"):
-            (tmp_path / name).write_bytes(bytes_[:-1] + bytes([bytes_[-1] ^ 1]))
-            with pytest.raises(CodeError, match="sha256 differs"):
-                Trie.load(tmp_path)
-        (tmp_path / name).write_bytes(bytes_[: len(bytes_) // 2])
-        with pytest.raises(CodeError, match=f"{name} (cannot be read|is not valid JSON)"):
-            Trie.load(tmp_path)
-        (tmp_path / name).unlink()
-        with pytest.raises(CodeError, match=f"{name} is missing"):
-            Trie.load(tmp_path)
-        (tmp_path / name).write_bytes(bytes_)
-    (tmp_path / "trie.json").write_text(json.dumps({**json.loads(kept["trie.json"]), "format": 99}))
-    with pytest.raises(CodeError, match="format 99"):
-        Trie.load(tmp_path)
 
 
 def test_a_filter_that_names_unknown_items_is_refused():

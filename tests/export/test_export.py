@@ -50,7 +50,7 @@ def test_the_snippets_of_the_card_run_and_the_plain_one_needs_nothing_of_ours(
 def test_the_folder_holds_what_is_to_be_shared_and_nothing_of_this_machine(adapted: Path, base: Path) -> None:
     names = {path.relative_to(adapted).as_posix() for path in adapted.rglob("*") if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "llmrec.json", "README.md"} <= names
-    assert {"catalogue/codes.parquet", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
+    assert {"catalogue/codes.npy", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
     assert not {name for name in names if name.endswith("made.json") or name.startswith(".")}
     for name in names:
         content = (adapted / name).read_bytes()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +135,46 @@ def test_pieces_put_together_are_the_code_and_popular_codes_are_short() -> None:
     assert lengths[:5].max() <= 2 and lengths[:5].mean() < lengths[5:].mean()
     every = np.arange(18, dtype=np.int32)[:, None]  # a code that no item has can be spelled, too
     assert spelled(model, pieces.cut(model, every)[0]) == every.tolist()
+
+
+def merged(lines: list[str], count: int, longest: int) -> list[str]:
+    """The first pieces that byte-pair encoding makes of lines, one for every event, by counting all pairs each time."""
+    words, found = [list(line) for line in lines], []
+    while len(found) < count:
+        pairs = Counter(pair for word in words for pair in pairwise(word) if len("".join(pair)) <= longest)
+        best = min(pairs, key=lambda pair: (-pairs[pair], len("".join(pair)), "".join(pair)))
+        found += ["".join(best)] if "".join(best) not in found else []
+        for word in words:
+            for at in range(len(word) - 2, -1, -1):
+                if (word[at], word[at + 1]) == best:
+                    word[at : at + 2] = ["".join(best)]
+    return found
+
+
+@pytest.mark.parametrize("block", [7, 1 << 14])
+def test_pieces_are_those_of_a_text_with_a_line_for_every_event(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_BLOCK", block)
+    draw = np.random.default_rng(0)
+    codes = np.unique(draw.integers(0, 6, (80, 3)), axis=0).astype(np.int32) + np.array([0, 6, 12], np.int32)
+    codes[::4, -1] = -1
+    seen = draw.zipf(1.5, len(codes)).clip(max=300) - 1
+    model = pieces.fit(codes, seen, 18, 60)
+    texts = ["".join(chr(pieces._FIRST + symbol) for symbol in row if symbol >= 0) for row in codes.tolist()]
+    lines = [text for text, times in zip(texts, seen.tolist(), strict=True) for _ in range(1 + times)]
+    read = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert [read.id_to_piece(number) for number in range(1, 31)] == merged(lines, 30, 3)
+    cut = [[piece - 1 for piece in read.encode(text)] for text in texts]
+    assert [[piece for piece in row if piece >= 0] for row in pieces.cut(model, codes)[0].tolist()] == cut
+
+
+def test_memory_of_pieces_does_not_grow_with_events() -> None:
+    codes = np.arange(12, dtype=np.int32).reshape(4, 3)
+    tracemalloc.start()
+    try:
+        pieces.fit(codes, np.full(4, 250_000), 12, 14)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.made import output_hash, records
 from llmrec.recipe_file import recipe_of
 from llmrec.run.layout import RunFolder
@@ -70,9 +72,8 @@ def _data(folder: Path) -> dict:
 
 
 def _catalogue(folder: Path) -> dict:
-    codes = [[f"<a_{n // 4}>", f"<b_{n // 2}>", f"<c_{n}>", "<d_0>"] for n in range(len(TITLES))]
-    pq.write_table(pa.table({"item_id": IDS, "title": TITLES}), folder / "items.parquet")
-    pq.write_table(pa.table({"item_id": IDS, "code": codes}), folder / "codes.parquet")
+    codes = np.array([[n // 4, n // 2, n, 0] for n in range(len(TITLES))], np.int32)
+    Catalogue.of(pa.table({"item_id": IDS, "title": TITLES}), codes, [2, 4, 8, 1]).save(folder)
     levels = [
         {"level": n, "width": 64, "used": 61, "entropy_bits": 5.6, "counts": [max(0, 61 - i) for i in range(64)]}
         for n in (1, 2, 3, 4)

@@ -196,7 +196,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-FILES = ("evaluate-test/recommendations.parquet", "evaluate-test/metrics.json", "catalogue/codes.parquet")
+FILES = ("evaluate-test/recommendations.parquet", "evaluate-test/metrics.json", "catalogue/codes.npy")
 
 
 @pytest.mark.parametrize(("file", "noted"), [*((file, False) for file in FILES), *((file, True) for file in FILES[:2])])

@@ -16,7 +16,7 @@ LARGEST = [f"seed={2**63 - 1}", "evaluate.ranking=[hr@1]", "evaluate.beams=2", "
 @pytest.mark.parametrize("method", ["rq-kmeans", "balanced-rq-kmeans", "kmeans-tree", "pq", "opq", "rq-vae"])
 def test_every_quantizer_takes_the_largest_seed(method: str, world: Path, tmp_path: Path) -> None:
     changes = [*LARGEST, f"indexing={{method: {method}, levels: 2, width: 8, epochs: 2}}"]
-    assert (execute.run(load(world, changes), tmp_path / "run", "catalogue") / "catalogue" / "trie.json").is_file()
+    assert (execute.run(load(world, changes), tmp_path / "run", "catalogue") / "catalogue" / "codes.npy").is_file()
 
 
 def test_a_world_and_a_training_take_the_largest_seed(world: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.trie import Trie
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.settings import Settings
 from llmrec.serve.state import ServerState
@@ -91,13 +90,13 @@ def changed(catalogue: Catalogue, folder: Path, without: int = 5) -> Catalogue:
     rows = {name: [*column, new.get(name)] for name, column in columns.items()}
     items = pa.table(rows, schema=catalogue.items.schema)
     codes = np.concatenate([catalogue.codes[without:], last[None]]).astype(np.int32)
-    return saved(Catalogue(items, codes, catalogue.tokens, Trie.build(codes, len(catalogue.tokens))), folder)
+    return saved(Catalogue(items, codes, catalogue.tokens), folder)
 
 
 def foreign(catalogue: Catalogue, folder: Path) -> Catalogue:
     """A catalogue of the same tokens in which items have each other's codes."""
     codes = np.roll(catalogue.codes, 1, axis=0)
-    return saved(Catalogue(catalogue.items, codes, catalogue.tokens, Trie.build(codes, len(catalogue.tokens))), folder)
+    return saved(Catalogue(catalogue.items, codes, catalogue.tokens), folder)
 
 
 def saved(catalogue: Catalogue, folder: Path) -> Catalogue:

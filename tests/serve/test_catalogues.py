@@ -212,7 +212,7 @@ def with_broken(served, tmp_path, monkeypatch):
         shutil.copytree(served.run / "catalogues" / "spring", tmp_path / name)
         about = json.loads((tmp_path / name / "catalogue.json").read_text())
         (tmp_path / name / "catalogue.json").write_text(json.dumps(about | value))
-    (tmp_path / "cut" / "codes.parquet").write_bytes(b"PAR1")
+    (tmp_path / "cut" / "codes.npy").write_bytes(b"\x93NUMPY")
     settings = Settings(run=served.run, catalogues=[tmp_path])
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
