@@ -128,7 +128,10 @@ class Generative:
         if allowed is None and not len(request.denied):
             return None
         if isinstance(allowed, ItemSet):
-            allowed = allowed.derived.setdefault(trie.hash, Subset(trie, allowed.mask))
+            derived, key = allowed.derived, self.catalogue.hash
+            if key not in derived:
+                derived[key] = Subset(trie, allowed.mask)
+            allowed = derived[key]
         return Filter.of(trie, request.denied, allowed)
 
 
