@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from llmrec.decode.attention import Attention
 from llmrec.errors import ModelError, RequestError
+from llmrec.model.logits import OutputHead, plain
 
 
 @dataclass
@@ -84,12 +85,10 @@ class Scorer:
             ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
                 kernel that takes no mask.
         """
-        inner: Any = getattr(model, "get_base_model", lambda: model)()  # peft: the adapters stay in place
+        inner: Any = plain(model)
         config = inner.config.get_text_config()
         self.attention = Attention(inner)
-        self.decoder, self.head = inner.get_decoder(), inner.get_output_embeddings()
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self.decoder, self.head = inner.get_decoder(), OutputHead(inner)
         self.limit: int = getattr(config, "max_position_embeddings", None) or 2**31
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
         self.device: torch.device = inner.device
@@ -190,7 +189,7 @@ class Scorer:
         if not torch.allclose(ours, truth, rtol=0.05, atol=0.05 * float(truth.abs().max())):
             raise ModelError(
                 f"The output head of {type(self.model).__name__} does more than a linear map, scale and soft "
-                "cap, so items cannot be scored token by token: use another model, or teach llmrec/decode/scorer.py it."
+                "cap, so items cannot be scored token by token: use another model, or teach llmrec/model/logits.py it."
             )
         self.head_checked = True
 
@@ -205,20 +204,11 @@ class Scorer:
 
     def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
         """Logits of the symbols only; the whole vocabulary is summed piece by piece and never kept."""
-        if type(self.head) is not nn.Linear:  # wrapped or quantised: its rows cannot be taken apart
-            every = self._shaped(self.head(hidden).float())
-            return Logits(every[..., tokens], every.logsumexp(-1) if whole else None)
-        bias = None if self.head.bias is None else self.head.bias[tokens].float()
-        symbols = self._shaped(nn.functional.linear(hidden.float(), self.head.weight[tokens].float(), bias))
+        symbols = self.head.of_tokens(hidden, tokens)
         if not whole:
             return Logits(symbols, None)
         pieces = hidden.flatten(0, 1).split(max(1, 2**24 // self.vocabulary))
-        totals = [self._shaped(self.head(piece).float()).logsumexp(-1) for piece in pieces]
-        return Logits(symbols, torch.cat(totals).view(hidden.shape[:2]))
-
-    def _shaped(self, logits: Tensor) -> Tensor:
-        logits = logits * self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return Logits(symbols, torch.cat([self.head(piece).logsumexp(-1) for piece in pieces]).view(hidden.shape[:2]))
 
     def _padded(self, prompts: Sequence[Sequence[int]], depth: int) -> tuple[Tensor, Tensor]:
         """(rows, longest) token ids padded on the right, and (rows, 1) lengths."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
+from llmrec.model.logits import OutputHead
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.expected import Words, shares
 from llmrec.rate.prompts import text_of, written
@@ -37,6 +38,7 @@ class OnTransformers:
     ) -> None:
         self.model, self.tokenizer, self.scale, self.longest = model.eval(), tokenizer, scale, longest
         self.name = f"{name} | transformers {model.dtype} | {scale.said} | {longest}"
+        self.head = OutputHead(model)
         self.stop = {tokenizer.eos_token_id, *_listed(getattr(model.generation_config, "eos_token_id", None))} - {None}
 
     @torch.inference_mode()
@@ -106,7 +108,7 @@ class OnTransformers:
         states = self.model.get_decoder()(
             input_ids=ids, attention_mask=there, position_ids=places, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
-        return torch.log_softmax(_logits(self.model, states), dim=-1)
+        return torch.log_softmax(self.head(states), dim=-1)
 
     def _nodes(self, words: Words, there: Tensor, cache: DynamicCache) -> list[Tensor]:
         """(rows, vocabulary) log-probabilities after each inner path but the empty one; the cache stays as it was.
@@ -130,7 +132,7 @@ class OnTransformers:
             use_cache=True,
         ).last_hidden_state
         cache.crop(past)
-        return [torch.log_softmax(_logits(self.model, states[:, place]), dim=-1) for place in range(len(paths))]
+        return [torch.log_softmax(self.head(states[:, place]), dim=-1) for place in range(len(paths))]
 
     def _say(self, logits: Tensor, there: Tensor, cache: DynamicCache) -> list[list[int]]:
         """Greedy tokens of each row up to where it stops."""
@@ -146,14 +148,6 @@ class OnTransformers:
             there = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
             logits = self._step(tokens[:, None], there, cache)
         return said
-
-
-def _logits(model: Any, states: Tensor) -> Tensor:
-    from llmrec.train.loss import shape_of
-
-    scale, softcap = shape_of(model.config.get_text_config())
-    logits = model.get_output_embeddings()(states).float() * scale
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 def _listed(value: Any) -> list[int]:
