@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -16,10 +20,12 @@ class Sequences:
     Attributes:
         offsets: (rows + 1,) int64; row r is items[offsets[r]:offsets[r + 1]].
         items: (events,) int32, row numbers of the dataset's `items` table.
+        times: (events,) int64 seconds, of each event; None where nothing reads them.
     """
 
     offsets: np.ndarray
     items: np.ndarray
+    times: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> Sequences:
@@ -48,13 +54,149 @@ class Sequences:
         return np.repeat(np.arange(len(self)), self.lengths)
 
 
-class Teacher(Protocol):
-    """A collaborative model: a baseline, a source of negatives, or of codes."""
+@dataclass(frozen=True)
+class Items:
+    """The items that a model scores, by number.
 
-    def fit(self, train: Sequences, n_items: int) -> Teacher:
-        """Learn from the training part of every history; returns itself."""
+    Attributes:
+        ids: item id by item number.
+    """
+
+    ids: Sequence[str]
+
+    @classmethod
+    def numbered(cls, count: int) -> Items:
+        """Items whose ids are their numbers, where a data set has no others."""
+        return cls([str(number) for number in range(count)])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the ids in their order."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.ids), 65536):
+            digest.update(json.dumps(list(self.ids[start : start + 65536])).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a collaborative model may read beside histories; None where the data, or the recipe, have no such thing.
+
+    Times are no field: they belong to events, and so to `Sequences`.
+
+    Attributes:
+        text: (items, dim) float32 unit vectors of the items' texts.
+        attributes: column → a value for each item, such as brand and category.
+        relations: name → (pairs, 2) int32 item numbers, such as also_bought.
+        user_texts: a text for each row of the training part.
+    """
+
+    text: np.ndarray | None = None
+    attributes: Mapping[str, Sequence[Any]] | None = None
+    relations: Mapping[str, np.ndarray] | None = None
+    user_texts: Sequence[str] | None = None
+
+
+class Sizes(NamedTuple):
+    """How much data a model is fitted on."""
+
+    users: int
+    items: int
+    events: int
+
+
+class Memory(NamedTuple):
+    """Bytes that a model holds at its peak: in `fit`, and while a fitted one scores some histories."""
+
+    fit: int
+    score: int
+
+
+ScoreKind = Literal["shares", "logits"]
+"""What scores are: shares (below 0 counts as 0), whose powers are probabilities; or logits, for a softmax."""
+
+
+class CollaborativeModel(Protocol):
+    """Scores items after a history by what users did: a baseline, a teacher, a source of negatives or of vectors.
+
+    Attributes:
+        score_kind: what its scores are.
+        needs: features that `fit` must be given: fields of `Features`, or `times`.
+        items: the items that it was fitted on.
+    """
+
+    @property
+    def score_kind(self) -> ScoreKind: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def items(self) -> Items: ...
+
+    def fit(
+        self,
+        train: Sequences,
+        items: Items,
+        features: Features = Features(),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Self:
+        """Learn from the training part of every history; the order of users changes nothing.
+
+        Args:
+            train: the training part of every history.
+            items: of the catalogue.
+            features: what else there is to learn from.
+            progress: called with the share done, 0 to 1.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            DataError: a feature that the model needs is missing; says which, and what would give it.
+            ModelError: training ended with numbers that are not finite.
+        """
         ...
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """(rows, n_items) float32, larger is better. Nothing is excluded; callers exclude seen items."""
+        """Score every item as the next one of some histories, of whatever users.
+
+        Returns:
+            (rows, n_items) float32, finite, larger is better; the caller may write into it. Nothing is excluded;
+            callers exclude items of the history.
+        """
+        ...
+
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """An upper bound of what it needs, known before it is fitted.
+
+        Args:
+            sizes: of the training part.
+            rows: histories that are scored at once.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write arrays, parameters and a hash of the items into a folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, items: Items) -> Self:
+        """Read what `save` wrote; scores are the same to the bit.
+
+        Raises:
+            ModelError: damaged, of another class, or fitted on other items.
+        """
+        ...
+
+
+@runtime_checkable
+class ItemVectors(Protocol):
+    """A collaborative model that learns a vector of each item, which codes may be made from."""
+
+    def item_vectors(self) -> np.ndarray:
+        """(n_items, width) float32."""
         ...

@@ -74,7 +74,7 @@ def judge(
 def system(recipe: Recipe) -> str:
     """What tables call a run's model: its base, and the teacher that is mixed in."""
     blend = recipe.evaluate.blend
-    return f"{recipe.model.name}+{blend.teacher}" if blend else recipe.model.name
+    return f"{recipe.model.name}+{blend.teacher.name}" if blend else recipe.model.name
 
 
 def _writing(

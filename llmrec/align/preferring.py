@@ -19,7 +19,8 @@ from llmrec.align.ground import Ground
 from llmrec.align.losses import margin, preference
 from llmrec.align.pairs import Candidates, Pairs, build
 from llmrec.align.tree import answer_logprobs, plant
-from llmrec.collaborative import fit_teachers
+from llmrec.collaborative import fit_one
+from llmrec.contracts import Items
 from llmrec.decode.scorer import Scorer
 from llmrec.files import atomic_file
 from llmrec.recipe import Prefer
@@ -114,7 +115,7 @@ def _sources(settings: Prefer, ground: Ground, model: Any, seed: int) -> dict[st
         "popular": rejected.popular(moments, stream(seed, "align", "popular")),
     }
     if "teacher" in settings.rejected:
-        teacher = fit_teachers([settings.teacher], moments.train, moments.n_items)[settings.teacher]
+        teacher = fit_one(settings.teacher, moments.train, Items(ground.catalogue.item_ids))
         found["teacher"] = rejected.taught(moments, teacher)
     if "beams" in settings.rejected:
         trie = ground.catalogue.trie

@@ -24,8 +24,8 @@ from llmrec.align.figures import Figures
 from llmrec.align.ground import Ground
 from llmrec.align.rewards import REWARDS, Answers, Reward, judged
 from llmrec.align.tree import policy_logprobs
-from llmrec.collaborative import fit_teachers
-from llmrec.contracts import Teacher
+from llmrec.collaborative import fit_one
+from llmrec.contracts import CollaborativeModel, Items
 from llmrec.decode.scorer import Scorer
 from llmrec.recipe import Grpo
 from llmrec.seed import stream
@@ -90,10 +90,9 @@ class Player:
         self.figures, self.seen = Figures(), np.zeros(ground.moments.n_items, bool)
         self.scorer: Scorer | None = None
         self.counts = np.bincount(ground.moments.train.items, minlength=ground.moments.n_items)
-        self.teacher: Teacher | None = None
+        self.teacher: CollaborativeModel | None = None
         if "teacher" in self.rewards:
-            train, n_items = ground.moments.train, ground.moments.n_items
-            self.teacher = fit_teachers([settings.teacher], train, n_items)[settings.teacher]
+            self.teacher = fit_one(settings.teacher, ground.moments.train, Items(ground.catalogue.item_ids))
 
     def play(self, model: Any, moments: np.ndarray, *names: int) -> tuple[Group, Answers, np.ndarray, dict[str, float]]:
         """Draw groups at some moments and judge them.

@@ -8,7 +8,7 @@ import numpy as np
 
 from llmrec.align.moments import Moments
 from llmrec.align.pairs import Candidates
-from llmrec.contracts import Teacher
+from llmrec.contracts import CollaborativeModel
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.indexing.trie import Trie
@@ -33,7 +33,7 @@ def popular(moments: Moments, draw: np.random.Generator) -> Candidates:
     return candidates
 
 
-def taught(moments: Moments, teacher: Teacher) -> Candidates:
+def taught(moments: Moments, teacher: CollaborativeModel) -> Candidates:
     """The likeliest items of a teacher that was fitted on the training part, after the history of each moment."""
 
     def candidates(rows: np.ndarray, count: int) -> np.ndarray:

@@ -6,72 +6,75 @@ is ours: the weights are the same, only the vector they are applied to changes.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
-from llmrec.collaborative.linear import cooccurrence, score_by
-from llmrec.contracts import Sequences
+from llmrec.collaborative.array_model import ArrayModel, Shape
+from llmrec.collaborative.linear import STRIP, cooccurrence, score_by, score_memory
+from llmrec.contracts import Features, Memory, Sequences, Sizes
+from llmrec.recipe.collaborative import EaseRecentSpec, EaseSpec
+
+LEAF = 256  # a matrix of fewer rows is inverted whole
 
 
-class Ease:
-    """EASE on whole histories. Fitting holds 6 bytes for each pair of items: .9 GB at 12,000 items.
-
-    Args:
-        l2: the ridge λ added to the diagonal of the co-occurrence counts.
+class Ease(ArrayModel):
+    """Scores an item by the learnt weights between it and the distinct items of a history, summed.
 
     Attributes:
         weights: (n_items, n_items) float32, set by `fit`; row = item of the history, column = item scored.
     """
 
+    Spec = EaseSpec
+    ARRAYS: ClassVar[Mapping[str, Shape]] = {"weights": ("float32", "items", "items")}
+    spec: EaseSpec
     weights: np.ndarray
 
-    def __init__(self, l2: float = 200.0) -> None:
-        self.l2 = l2
-
-    def fit(self, train: Sequences, n_items: int) -> Self:
-        """Solve for the weights in closed form; returns itself."""
-        gram = cooccurrence(train, n_items)
-        gram[np.diag_indices(n_items)] += self.l2
+    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+        diagonal = np.diag_indices(len(self.items))
+        gram = cooccurrence(train, len(self.items))
+        gram[diagonal] += self.spec.l2
         _invert_in_place(gram)
         gram /= -np.diag(gram).copy()
-        gram[np.diag_indices(n_items)] = 0
+        gram[diagonal] = 0
         self.weights = gram
-        return self
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """(rows, n_items) float32: the sum of the weights of the distinct items of each history."""
+        """(rows, n_items) float32: 0 for an empty history."""
         return self.score_weighted(histories, np.ones(len(histories.items), dtype=np.float32))
 
-    def score_weighted(self, histories: Sequences, worth: np.ndarray) -> np.ndarray:
-        """As `score`, with events that count `worth` (events,) float32 >= 0; of a repeated item, the largest."""
-        return score_by(self.weights, histories, worth)
+    def score_weighted(self, histories: Sequences, event_weights: np.ndarray) -> np.ndarray:
+        """As `score`, with what each event counts: (events,) float32 >= 0; of a repeated item, the largest."""
+        return score_by(self.weights, histories, event_weights)
+
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """6 bytes for each pair of items in `fit`, 4 afterwards: .9 and .6 GB at 12,000 items."""
+        n = sizes.items
+        temporary = max(2 * n * n + 40 * LEAF * LEAF, 8 * n * min(STRIP, n))
+        return Memory(4 * n * n + temporary + 24 * sizes.events + 64 * n, 4 * n * n + score_memory(n, rows))
 
 
-class EaseRecent:
-    """EASE applied to the most recent items only, each step back counting less; the weights are those of `Ease`.
+class EaseRecent(ArrayModel):
+    """EASE on the last items of a history, each step back counting less; its part `ease` has the weights."""
 
-    Args:
-        decay: how much of its worth an item keeps for each item that came after it, 0 to 1.
-        window: how many of the last items count.
-        ease: a fitted `Ease` to share the weights of; then no `fit` is needed, and `fit` fits it anew.
-    """
+    Spec = EaseRecentSpec
+    spec: EaseRecentSpec
 
-    def __init__(self, decay: float = 0.85, window: int = 20, ease: Ease | None = None) -> None:
-        self.decay = decay
-        self.window = window
-        self.ease = ease or Ease()
-
-    def fit(self, train: Sequences, n_items: int) -> Self:
-        """Fit the shared weights; returns itself."""
-        self.ease.fit(train, n_items)
-        return self
+    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+        """Nothing is learnt beside the part."""
 
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32: weights times decay ** steps back; 0 for histories without items."""
+        ease, window = self.parts["ease"], self.spec.window
+        assert isinstance(ease, Ease)
         steps_back = histories.offsets[1:][histories.rows] - 1 - np.arange(len(histories.items))
-        worth = np.where(steps_back < self.window, self.decay ** np.minimum(steps_back, self.window), 0)
-        return self.ease.score_weighted(histories, worth.astype(np.float32))
+        event_weights = np.where(steps_back < window, self.spec.decay ** np.minimum(steps_back, window), 0)
+        return ease.score_weighted(histories, event_weights.astype(np.float32))
+
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """Nothing beside the part."""
+        return Memory(0, 0)
 
 
 def _invert_in_place(a: np.ndarray) -> None:
@@ -81,15 +84,15 @@ def _invert_in_place(a: np.ndarray) -> None:
     times as fast and in a fifth of the memory. The leaves are small enough to be left to float64.
     """
     half = len(a) // 2
-    if half < 256:
+    if half < LEAF:
         a[:] = np.linalg.inv(a)
         return
     first, beside, last = a[:half, :half], a[:half, half:], a[half:, half:]
     _invert_in_place(first)
-    reach = first @ beside
-    last -= beside.T @ reach
+    product = first @ beside
+    last -= beside.T @ product
     _invert_in_place(last)
-    beside[:] = reach @ last
-    first += beside @ reach.T
+    beside[:] = product @ last
+    first += beside @ product.T
     beside *= -1
     a[half:, :half] = beside.T

@@ -1,103 +1,114 @@
 """LightGCN: vectors of users and items averaged over the graph of who had what, nothing else.
 
-Source: He et al. 2020, arXiv 2002.02126, eqs. 7 and 11. A history may be of somebody new, who has no vector before the
-first layer: for everybody alike the user is the mean of the layers above it, which the history alone gives.
+Source: He et al. 2020, arXiv 2002.02126, eqs. 7 and 11. A history may be a new user's, who has no vector before the
+first layer: for every user alike the vector is the mean of the layers above it, which the history alone gives.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from llmrec.collaborative.array_model import ArrayModel, Shape
+from llmrec.collaborative.devices import torch_device
 from llmrec.collaborative.linear import canonical
 from llmrec.collaborative.pairs import batches
-from llmrec.contracts import Sequences
+from llmrec.contracts import Features, Memory, ScoreKind, Sequences, Sizes
+from llmrec.recipe.collaborative import LightGcnSpec
 from llmrec.seed import stream
 
 
-class LightGcn:
-    """Scores an item by the inner product of its averaged vector and the user's.
-
-    Args:
-        width: numbers of a vector.
-        layers: steps along the graph.
-        epochs, batch, learning_rate, decay, seed: as for `Bpr`; the loss is the same.
+class LightGcn(ArrayModel):
+    """Scores an item by the inner product of its averaged vector and the user's; the loss is that of `Bpr`.
 
     Attributes:
-        steps: `layers` + 1 arrays (n_items, width) float32, the items after each step; set by `fit`.
+        steps: (layers + 1, n_items, width) float32, the items before the first layer and after each; set by `fit`.
         degrees: (n_items,) float32, training users of each item.
     """
 
-    steps: list[np.ndarray]
+    Spec = LightGcnSpec
+    ARRAYS: ClassVar[Mapping[str, Shape]] = {
+        "steps": ("float32", "layers + 1", "items", "width"),
+        "degrees": ("float32", "items"),
+    }
+    score_kind: ScoreKind = "logits"
+    spec: LightGcnSpec
+    steps: np.ndarray
     degrees: np.ndarray
 
-    def __init__(
-        self,
-        width: int = 64,
-        layers: int = 3,
-        epochs: int = 40,
-        batch: int = 4096,
-        learning_rate: float = 5e-3,
-        decay: float = 1e-4,
-        seed: int = 0,
-    ) -> None:
-        self.width, self.layers, self.epochs, self.batch = width, layers, epochs, batch
-        self.learning_rate, self.decay, self.seed = learning_rate, decay, seed
-
-    def fit(self, train: Sequences, n_items: int) -> Self:
-        """Learn the first vectors; returns itself."""
-        train, rng = canonical(train), stream(self.seed, "lightgcn")
-        start = rng.normal(0, 0.1, (len(train) + n_items, self.width)).astype(np.float32)
-        vectors = torch.nn.Parameter(torch.from_numpy(start))
-        there, back, degrees = _graph(train, n_items)
-        optimiser = torch.optim.Adam([vectors], lr=self.learning_rate)
-        for _ in range(self.epochs if len(train) else 0):
-            for rows, liked, other in batches(train, n_items, self.batch, rng):
-                layers = self._walk(vectors, there, back)
+    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+        """Learn the vectors before the first layer."""
+        train, spec, rng = canonical(train), self.spec, stream(self.spec.seed, "lightgcn")
+        device, n_users, n_items = torch_device(spec.device, spec.kind), len(train), len(self.items)
+        start = rng.normal(0, 0.1, (n_users + n_items, spec.width)).astype(np.float32)
+        vectors = torch.nn.Parameter(torch.from_numpy(start).to(device))
+        to_users, self.degrees = _graph(train, n_items)
+        graph = to_users.to(device), to_users.t().coalesce().to(device)
+        optimizer = torch.optim.Adam([vectors], lr=spec.learning_rate)
+        for epoch in range(spec.epochs if n_users else 0):
+            for rows, positives, negatives in batches(train, n_items, spec.batch, rng, device):
+                layers = _propagate(vectors, graph, spec.layers)
                 users, items = (torch.stack(side).mean(0) for side in zip(*layers, strict=True))
-                user, good, bad = users[rows], items[liked], items[other]
-                first = torch.cat([vectors[rows], vectors[len(train) + liked], vectors[len(train) + other]])
-                loss = functional.softplus((user * (bad - good)).sum(1)).mean()
-                loss = loss + self.decay * first.square().sum() / len(rows)
-                optimiser.zero_grad()
+                user = functional.embedding(rows, users)  # as in `Bpr`
+                positive, negative = (functional.embedding(numbers, items) for numbers in (positives, negatives))
+                first = functional.embedding(torch.cat([rows, n_users + positives, n_users + negatives]), vectors)
+                loss = functional.softplus((user * (negative - positive)).sum(1)).mean()
+                loss = loss + spec.l2 * first.square().sum() / len(rows)
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
+            progress((epoch + 1) / spec.epochs)
         with torch.no_grad():
-            self.steps = [items.numpy() for _, items in self._walk(vectors, there, back)]
-        self.degrees = degrees
-        return self
+            self.steps = np.stack([items.cpu().numpy() for _, items in _propagate(vectors, graph, spec.layers)])
 
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32; 0 for a history without an item that was trained on."""
-        users = np.zeros((len(histories), self.width), dtype=np.float32)
+        users = np.zeros((len(histories), self.spec.width), dtype=np.float32)
         for row, history in enumerate(histories):
-            own = np.unique(history)
-            own = own[self.degrees[own] > 0]
-            if len(own):
-                weights = 1 / np.sqrt(len(own) * self.degrees[own])
-                users[row] = sum(weights @ step[own] for step in self.steps[:-1])
-        return users @ np.mean(self.steps, axis=0).T
+            items = np.unique(history)
+            items = items[self.degrees[items] > 0]
+            if len(items):
+                weights = 1 / np.sqrt(len(items) * self.degrees[items])
+                users[row] = sum(weights @ step[items] for step in self.steps[:-1])
+        return users @ self.item_vectors().T
 
-    def _walk(self, vectors: Tensor, there: Tensor, back: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Users and items before the first step and after each."""
-        found = [(vectors[: there.shape[0]], vectors[there.shape[0] :])]
-        for _ in range(self.layers):
-            users, items = found[-1]
-            found.append((torch.sparse.mm(there, items), torch.sparse.mm(back, users)))
-        return found
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """Every layer's vectors and their gradients, Adam's two moments, and the graph twice."""
+        vectors, layers = (sizes.users + sizes.items) * self.spec.width, self.spec.layers + 1
+        batch = (40 * self.spec.width + 320) * min(self.spec.batch, sizes.events)
+        fit = (16 * layers + 48) * vectors + batch + 500 * sizes.users + 200 * sizes.events
+        held = 4 * (layers + 1) * sizes.items * self.spec.width
+        return Memory(fit, held + 4 * rows * (self.spec.width + sizes.items))
+
+    def item_vectors(self) -> np.ndarray:
+        """(n_items, width) float32, the mean over layers."""
+        return np.mean(self.steps, axis=0)
+
+    def _is_consistent(self) -> bool:
+        return len(self.steps) == self.spec.layers + 1
 
 
-def _graph(train: Sequences, n_items: int) -> tuple[Tensor, Tensor, np.ndarray]:
-    """1 / sqrt(degree of user · degree of item) at each pair, users x items and items x users; and degrees of items."""
+def _propagate(vectors: Tensor, graph: tuple[Tensor, Tensor], layers: int) -> list[tuple[Tensor, Tensor]]:
+    """(users, width) and (items, width) before the first layer and after each."""
+    to_users, to_items = graph
+    steps = [(vectors[: to_users.shape[0]], vectors[to_users.shape[0] :])]
+    for _ in range(layers):
+        users, items = steps[-1]
+        steps.append((torch.sparse.mm(to_users, items), torch.sparse.mm(to_items, users)))
+    return steps
+
+
+def _graph(train: Sequences, n_items: int) -> tuple[Tensor, np.ndarray]:
+    """(users, n_items) sparse, 1 / sqrt(degree of user · degree of item) at each pair; and (n_items,) degrees."""
     pairs = np.unique(train.rows * n_items + train.items)
     users, items = pairs // n_items, pairs % n_items
     degrees = np.bincount(items, minlength=n_items).astype(np.float32)
-    own = np.bincount(users, minlength=len(train)).astype(np.float32)
-    values = torch.from_numpy((1 / np.sqrt(own[users] * degrees[items])).astype(np.float32))
-    shape = (len(train), n_items)
-    there = torch.sparse_coo_tensor(torch.from_numpy(np.stack([users, items])), values, shape, check_invariants=True)
-    return there.coalesce(), there.t().coalesce(), degrees
+    user_degrees = np.bincount(users, minlength=len(train)).astype(np.float32)
+    values = torch.from_numpy((1 / np.sqrt(user_degrees[users] * degrees[items])).astype(np.float32))
+    indices, shape = torch.from_numpy(np.stack([users, items])), (len(train), n_items)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True).coalesce(), degrees

@@ -6,36 +6,32 @@ the teacher to learn from, and a baseline to be held against.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
 
 import numpy as np
 
-from llmrec.collaborative.ease import EaseRecent
-from llmrec.collaborative.markov import Markov
-from llmrec.contracts import Sequences
+from llmrec.collaborative.array_model import ArrayModel
+from llmrec.contracts import Features, Memory, Sequences, Sizes
+from llmrec.recipe.collaborative import MarkovEaseSpec
 
 
-class MarkovEase:
-    """The sum of both shares, 0 to 2; below 0 counts as 0.
+class MarkovEase(ArrayModel):
+    """The sum of the shares of its parts `markov` and `recent`, 0 to 2; scores below 0 count as 0."""
 
-    Args:
-        markov, recent: fitted models to add; with both given no `fit` is needed, and `fit` fits them anew.
-    """
+    Spec = MarkovEaseSpec
 
-    def __init__(self, markov: Markov | None = None, recent: EaseRecent | None = None) -> None:
-        self.parts = (markov or Markov(), recent or EaseRecent())
-
-    def fit(self, train: Sequences, n_items: int) -> Self:
-        """Fit both; returns itself."""
-        for part in self.parts:
-            part.fit(train, n_items)
-        return self
+    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+        """Nothing is learnt beside the parts."""
 
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32; 0 for histories without items."""
-        first, other = (_shares(part.score(histories)) for part in self.parts)
-        first += other
-        return first
+        scores = _shares(self.parts["markov"].score(histories))
+        scores += _shares(self.parts["recent"].score(histories))
+        return scores
+
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """Nothing beside the parts, each of which has scores of its own."""
+        return Memory(0, 0)
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:

@@ -2,166 +2,126 @@
 
 Source: Kang and McAuley 2018, arXiv 1808.09781. As published it learns from one sampled negative by binary
 cross-entropy; with the softmax over all items it is far stronger (Klenitskiy and Vasilev 2023, arXiv 2309.07602), so
-that is the bar. We differ in norms before blocks, a mark that opens each history (so that an empty one has an answer),
-and a cosine schedule.
+that is the bar. We differ in norms before blocks, a start token that opens each history (so that an empty one has a
+prediction), and a cosine schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from llmrec.collaborative.array_model import ArrayModel, Shape
+from llmrec.collaborative.devices import torch_device
 from llmrec.collaborative.linear import canonical
-from llmrec.collaborative.softmax_loss import softmax_loss
-from llmrec.contracts import Sequences
+from llmrec.collaborative.softmax_loss import ROWS
+from llmrec.collaborative.transformer import IGNORED, Network
+from llmrec.contracts import Features, Memory, ScoreKind, Sequences, Sizes
+from llmrec.recipe.collaborative import SasRecSpec
 from llmrec.seed import stream
 
-IGNORED = -100
 
-
-class SasRec:
-    """Scores every item as the next one of a history.
-
-    Args:
-        width: numbers of a vector.
-        layers, heads: of the transformer.
-        window: last items of a history that are read.
-        epochs: passes over the training rows.
-        batch: rows of a step.
-        learning_rate: the highest, of AdamW; it climbs for a twentieth of the steps, then falls along a cosine.
-        dropout: of vectors, attention and blocks.
-        decay: of weights.
-        seed: of the start, the order and the dropout.
+class SasRec(ArrayModel):
+    """Scores every item as the next one of a history, from the last `window` items of it.
 
     Attributes:
         network: set by `fit`.
     """
 
+    Spec = SasRecSpec
+    score_kind: ScoreKind = "logits"
+    spec: SasRecSpec
     network: Network
 
-    def __init__(
-        self,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 2,
-        window: int = 50,
-        epochs: int = 60,
-        batch: int = 256,
-        learning_rate: float = 2e-3,
-        dropout: float = 0.5,
-        decay: float = 0.05,
-        seed: int = 0,
-    ) -> None:
-        self.width, self.layers, self.heads, self.window = width, layers, heads, window
-        self.epochs, self.batch, self.learning_rate = epochs, batch, learning_rate
-        self.dropout, self.decay, self.seed = dropout, decay, seed
-
-    def fit(self, train: Sequences, n_items: int) -> Self:
-        """Learn from every item of every row; returns itself. torch's global generator is left as it was."""
-        train, rng = canonical(train), stream(self.seed, "sasrec")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.network = Network(n_items, self.width, self.layers, self.heads, self.window, self.dropout)
-            optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.decay)
-            total = max(1, self.epochs * -(-len(train) // self.batch))
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, self.learning_rate, total_steps=total + 1, pct_start=0.05, cycle_momentum=False
+    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+        """Learn from every item of every row. torch's global generators are left as they were."""
+        train, spec, rng = canonical(train), self.spec, stream(self.spec.seed, "sasrec")
+        device = torch_device(spec.device, spec.kind)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(spec.seed)
+            self.network = self._new_network().to(device).train()
+            optimizer = torch.optim.AdamW(
+                self.network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
             )
-            self.network.train()
-            for _ in range(self.epochs):
-                for rows in _shuffled(len(train), self.batch, rng):
+            total = max(1, spec.epochs * -(-len(train) // spec.batch))
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, spec.learning_rate, total_steps=total + 1, pct_start=0.05, cycle_momentum=False
+            )
+            for epoch in range(spec.epochs):
+                for rows in _shuffled(len(train), spec.batch, rng):
                     loss = self.network.loss(*self._padded([train[int(row)] for row in rows]))
-                    optimiser.zero_grad()
+                    optimizer.zero_grad()
                     loss.backward()
                     nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-                    optimiser.step()
+                    optimizer.step()
                     schedule.step()
+                progress((epoch + 1) / spec.epochs)
         self.network.eval()
-        return self
 
     @torch.inference_mode()
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32 logits."""
-        scores = np.empty((len(histories), self.network.n_items), dtype=np.float32)
-        for start in range(0, len(histories), self.batch):
-            rows = [histories[row][-self.window :] for row in range(start, min(start + self.batch, len(histories)))]
-            # An item to come stands for what is not known yet, so that the place before it sees the whole history.
-            read, _ = self._padded([np.append(row, 0) for row in rows])
-            last = self.network(read)[torch.arange(len(rows)), torch.tensor([len(row) for row in rows])]
-            scores[start : start + len(rows)] = self.network.logits(last).numpy()
+        scores, batch = np.empty((len(histories), len(self.items)), dtype=np.float32), self.spec.batch
+        for start in range(0, len(histories), batch):
+            stop = min(start + batch, len(histories))
+            rows = [histories[row][-self.spec.window :] for row in range(start, stop)]
+            # A placeholder for the item to come, so that the position before it reads the whole history.
+            inputs, _ = self._padded([np.append(row, 0) for row in rows])
+            last = self.network(inputs)[torch.arange(len(rows)), torch.tensor([len(row) for row in rows])]
+            scores[start:stop] = self.network.logits(last).cpu().numpy()
         return scores
 
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """The network, its gradients and Adam's two moments; activations of a batch; logits of some rows."""
+        spec = self.spec
+        weights = (sizes.items + spec.window + 2) * (spec.width + 1) + spec.layers * 13 * spec.width**2
+        batch = min(spec.batch, sizes.users)
+        positions = batch * min(spec.window, max(1, sizes.events))
+        activations = positions * (spec.layers * (80 * spec.width + 20 * spec.heads * spec.window) + 80 * spec.width)
+        fit = 36 * weights + activations + 16 * ROWS * sizes.items + 500 * sizes.users + 24 * sizes.events
+        scoring = min(spec.batch, rows) * (spec.window * spec.width * 60 + 8 * sizes.items)
+        return Memory(fit, 4 * weights + scoring + 4 * rows * sizes.items)
+
+    def item_vectors(self) -> np.ndarray:
+        """(n_items, width) float32, the rows that items enter and leave the network by."""
+        return self.network.items.weight.detach().cpu().numpy()[: len(self.items)]
+
+    def _new_network(self) -> Network:
+        spec = self.spec
+        return Network(len(self.items), spec.width, spec.layers, spec.heads, spec.window, spec.dropout)
+
+    def _declared(self) -> Mapping[str, Shape]:
+        with torch.device("meta"):
+            network = self._new_network()
+        return {f"network.{name}": ("float32", *value.shape) for name, value in network.state_dict().items()}
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+
+    def _set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        with torch.device("meta"):
+            self.network = self._new_network()
+        state = {name.removeprefix("network."): torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        self.network.load_state_dict(state, assign=True)
+        self.network.to(torch_device(self.spec.device, self.spec.kind)).eval()
+
     def _padded(self, rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What is read (the mark, all items but the last) and what is wanted, (rows, places), padded at the end."""
-        kept = [row[-self.window - 1 :] for row in rows]
+        """What is read (the start token, all items but the last) and what is predicted, both (rows, positions).
+
+        Rows are padded at their end; of a long one the last `window` + 1 items are kept.
+        """
+        kept = [row[-self.spec.window - 1 :] for row in rows]
         longest = max(map(len, kept))
-        read, wanted = np.zeros((len(kept), longest), np.int64), np.full((len(kept), longest), IGNORED)
-        read[:, 0] = self.network.n_items
-        for place, row in enumerate(kept):
-            read[place, 1 : len(row)] = row[:-1]
-            wanted[place, : len(row)] = row
-        return torch.from_numpy(read), torch.from_numpy(wanted)
-
-
-class Network(nn.Module):
-    """The transformer; item `n_items` is the mark that opens a history."""
-
-    def __init__(self, n_items: int, width: int, layers: int, heads: int, window: int, dropout: float) -> None:
-        super().__init__()
-        self.n_items = n_items
-        self.items = nn.Embedding(n_items + 1, width)
-        self.places = nn.Embedding(window + 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.bias = nn.Parameter(torch.zeros(n_items))
-        for table in (self.items, self.places):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, read: Tensor) -> Tensor:
-        """(rows, places) item numbers → (rows, places, width); a place sees itself and what comes before."""
-        states = self.dropout(self.items(read) + self.places.weight[: read.shape[1]])
-        for block in self.blocks:
-            states = block(states)
-        return self.norm(states)
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(…, width) → (…, n_items)."""
-        return functional.linear(states, self.items.weight[: self.n_items], self.bias)
-
-    def loss(self, read: Tensor, wanted: Tensor) -> Tensor:
-        """Mean cross-entropy in nats over the places that want an item; the output meets only those."""
-        supervised = wanted != IGNORED
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = self(read)[supervised].float()
-        return softmax_loss(states, self.items.weight[: self.n_items], self.bias, wanted[supervised])
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward network, each after a norm and beside a short cut."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.rate = heads, dropout
-        self.before_attention, self.before_feed = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(rows, places, width), causal."""
-        rows, places, width = states.shape
-        parts = self.project(self.before_attention(states)).view(rows, places, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        rate = self.rate if self.training else 0.0
-        seen = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
-        states = states + self.dropout(self.join(seen.transpose(1, 2).reshape(rows, places, width)))
-        return states + self.dropout(self.feed(self.before_feed(states)))
+        inputs, targets = np.zeros((len(kept), longest), np.int64), np.full((len(kept), longest), IGNORED)
+        inputs[:, 0] = self.network.n_items
+        for number, row in enumerate(kept):
+            inputs[number, 1 : len(row)] = row[:-1]
+            targets[number, : len(row)] = row
+        device = self.network.bias.device
+        return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
 
 
 def _shuffled(rows: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.collaborative import fit_teachers
-from llmrec.collaborative.likely import likely
-from llmrec.contracts import Sequences, Teacher
+from llmrec.collaborative import fit_one
+from llmrec.collaborative.probabilities import topk_probabilities
+from llmrec.contracts import CollaborativeModel, Items, Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.decode.filters import Filter, Filters
 from llmrec.decode.search import Ranked
@@ -29,7 +29,7 @@ class Blend:
     """What a teacher adds to lists of one catalogue.
 
     Attributes:
-        teacher: fitted; one whose scores are shares, not logits.
+        teacher: fitted.
         share: of the teacher's in the mixture, 0 to 1.
         again: whether the teacher may expect what is in the history.
         catalogue: of the lists.
@@ -37,7 +37,7 @@ class Blend:
         back: (the teacher's items,) int64 the catalogue's number of each, -1 of those it lacks.
     """
 
-    teacher: Teacher
+    teacher: CollaborativeModel
     share: float
     again: bool
     catalogue: Catalogue
@@ -45,7 +45,9 @@ class Blend:
     back: np.ndarray
 
     @classmethod
-    def of(cls, teacher: Teacher, share: float, again: bool, item_ids: Sequence[str], catalogue: Catalogue) -> Blend:
+    def of(
+        cls, teacher: CollaborativeModel, share: float, again: bool, item_ids: Sequence[str], catalogue: Catalogue
+    ) -> Blend:
         """For a catalogue, which may have other items than the teacher.
 
         Args:
@@ -74,7 +76,7 @@ class Blend:
         """
         own = found.items.astype(np.int64)
         known = [mine[mine >= 0] for mine in (self.numbers[np.asarray(row, np.int64)] for row in histories)]
-        expected, chances = likely(self.teacher, Sequences.of(known), self.again)
+        expected, chances = topk_probabilities(self.teacher, Sequences.of(known), self.again)
         items = self.back[expected]
         chances = np.where(self._may(items, filters) & (items >= 0), chances, 0)
         both = (items[:, :, None] == own[:, None, :]) & (own >= 0)[:, None, :]
@@ -106,6 +108,6 @@ def blender(settings: Evaluate, run: Path) -> Callable[[Catalogue], Blend] | Non
     if settings.blend is None:
         return None
     dataset, wanted = Dataset.load(run / "data"), settings.blend
-    teacher = fit_teachers([wanted.teacher], dataset.before("valid"), dataset.n_items)[wanted.teacher]
     ids = [str(item_id) for item_id in dataset.item_ids]
+    teacher = fit_one(wanted.teacher, dataset.before("valid"), Items(ids))
     return partial(Blend.of, teacher, wanted.share, not settings.exclude_seen, ids)

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.collaborative import fit_teachers
-from llmrec.contracts import Sequences, Teacher
+from llmrec import collaborative
+from llmrec.contracts import CollaborativeModel, Items, Sequences
 from llmrec.data.dataset import Cases, Dataset
 from llmrec.data.times import try_cast
 from llmrec.decode.filters import Filter
@@ -29,7 +29,7 @@ Progress = Callable[[float], None]
 ALONE = "the model alone"
 """The system that a model is without the teacher that is mixed into its lists."""
 BLOCK = 512
-"""Cases that a teacher scores at once, each a row over the catalogue."""
+"""Cases that a collaborative model scores at once, each a row over the catalogue."""
 
 
 def evaluate(
@@ -75,8 +75,9 @@ def evaluate(
     ranked, alone = _recommend(recommender, cases.histories, settings, progress)
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
     places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
-    for baseline, teacher in fit_teachers(settings.baselines, dataset.before("valid"), dataset.n_items).items():
-        places[baseline], lists[baseline] = _rank_by(teacher, cases, settings.exclude_seen, ranked.items.shape[1])
+    fitted = collaborative.fit(settings.baselines, dataset.before("valid"), Items(dataset.item_ids))
+    for baseline, model in fitted.items():
+        places[baseline], lists[baseline] = _rank_by(model, cases, settings.exclude_seen, ranked.items.shape[1])
     per_user = {system: _per_user(found, settings.ranking) for system, found in places.items()}
     world = beyond.World.of(dataset, cases, settings, vectors)
     result = {
@@ -117,13 +118,13 @@ def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, target: str, s
     }
 
 
-def _rank_by(teacher: Teacher, cases: Cases, exclude_seen: bool, depth: int) -> tuple[Places, np.ndarray]:
-    """Where a teacher puts each target, and its best items, as many as the model's, some cases at a time."""
+def _rank_by(model: CollaborativeModel, cases: Cases, exclude_seen: bool, depth: int) -> tuple[Places, np.ndarray]:
+    """Rank of each target by a collaborative model's scores, and its best items, as many as the recommender's."""
     places, lists = [], []
     for start in range(0, len(cases.users), BLOCK):
         stop = min(start + BLOCK, len(cases.users))
         histories = Sequences.of([cases.histories[row] for row in range(start, stop)])
-        scores = teacher.score(histories)
+        scores = model.score(histories)
         places.append(place(scores, cases.targets[start:stop], histories if exclude_seen else None))
         lists.append(beyond.top(scores, histories if exclude_seen else None, min(depth, beyond.K)))
     return Places(*(np.concatenate([getattr(p, side) for p in places]) for side in ("higher", "tied"))), np.concatenate(

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from llmrec.checked import read_arrays
-from llmrec.contracts import Sequences
+from llmrec.contracts import Items, ItemVectors, Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing.align import align, aligned
 from llmrec.items.ppmi import ppmi_vectors
 from llmrec.recipe import Indexing
+from llmrec.recipe.collaborative import BprSpec, LightGcnSpec, SasRecSpec, TrainedSpec
 
 FILE = "vectors.npz"
 MAPS = {
@@ -153,30 +154,24 @@ def _rms(vectors: np.ndarray) -> float:
     return max(1e-12, float(np.sqrt(np.square(vectors - vectors.mean(axis=0)).mean())))
 
 
-def _bpr(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.collaborative import Bpr
+def _learnt(spec: type[TrainedSpec]) -> Callable[[Sequences, int, int], np.ndarray]:
+    """The item vectors of a collaborative model, fitted with the width of `WIDTH` and a seed."""
 
-    return Bpr(width=WIDTH, seed=seed).fit(train, n_items).items
+    def vectors(train: Sequences, n_items: int, seed: int) -> np.ndarray:
+        from llmrec.collaborative import fit_one
 
+        model = fit_one(spec.model_validate({"width": WIDTH, "seed": seed}), train, Items.numbered(n_items))
+        assert isinstance(model, ItemVectors)
+        return model.item_vectors()
 
-def _lightgcn(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.collaborative import LightGcn
-
-    return np.mean(LightGcn(width=WIDTH, seed=seed).fit(train, n_items).steps, axis=0)
-
-
-def _sasrec(train: Sequences, n_items: int, seed: int) -> np.ndarray:
-    from llmrec.collaborative import SasRec
-
-    network = SasRec(width=WIDTH, seed=seed).fit(train, n_items).network
-    return network.items.weight.detach().numpy()[:n_items]
+    return vectors
 
 
 Fuse = Callable[[np.ndarray, np.ndarray, dict[str, np.ndarray]], np.ndarray]
 TEACHER_VECTORS: dict[str, Callable[[Sequences, int, int], np.ndarray]] = {
-    "bpr": _bpr,
-    "lightgcn": _lightgcn,
-    "sasrec": _sasrec,
+    "bpr": _learnt(BprSpec),
+    "lightgcn": _learnt(LightGcnSpec),
+    "sasrec": _learnt(SasRecSpec),
     "ppmi": lambda train, n_items, seed: ppmi_vectors(train, n_items, WIDTH, seed),
 }
 # How vectors of text and of behaviour become those that are quantized. Concatenated, each number has variance 1, so the

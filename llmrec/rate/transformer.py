@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmrec.collaborative.sasrec import Block
+from llmrec.collaborative.transformer import Block
 from llmrec.rate.cases import Cases, histories
 from llmrec.rate.ratings import VALID, Ratings
 from llmrec.seed import stream

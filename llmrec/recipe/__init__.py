@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from llmrec.recipe.collaborative import CollaborativeSpec
 from llmrec.recipe.data import Columns, Data, Items, Source, World
 from llmrec.recipe.indexing import Indexing, IndexMethod
 from llmrec.recipe.judging import Evaluate
-from llmrec.recipe.part import Adapt, Baseline, Metric, Part, Positive, Seed, Share
+from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.part import Adapt, Metric, Part, Positive, Seed, Share
 from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
 from llmrec.recipe.talking import Chat
 from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight, Wordings
@@ -20,8 +22,8 @@ __all__ = [
     "TASKS",
     "Adapt",
     "Aligning",
-    "Baseline",
     "Chat",
+    "CollaborativeSpec",
     "Columns",
     "Data",
     "Evaluate",
@@ -32,6 +34,7 @@ __all__ = [
     "Launch",
     "Metric",
     "Model",
+    "ModelSpec",
     "Oracle",
     "Part",
     "Positive",

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from llmrec.recipe.part import Baseline, Counted, Metric, Part, Positive, Share
+from llmrec.recipe.collaborative import (
+    CollaborativeSpec,
+    EaseRecentSpec,
+    EaseSpec,
+    MarkovEaseSpec,
+    MarkovSpec,
+    PopularitySpec,
+)
+from llmrec.recipe.part import Metric, Part, Positive, Share
 
 Written = Literal["explanation", "review_summary", "review_title", "review_rating"]
 
@@ -14,7 +22,7 @@ Written = Literal["explanation", "review_summary", "review_title", "review_ratin
 class Mixed(Part):
     """A teacher beside the language model: both probabilities of an item are mixed, and decide where it stands."""
 
-    teacher: Counted = "markov-ease"
+    teacher: CollaborativeSpec = MarkovEaseSpec()
     share: Share = Field(0.2, description="of the teacher's chances in the mixture")
 
 
@@ -34,7 +42,10 @@ class Evaluate(Part):
     wording: Literal["trained", "held-out"] = Field(
         "held-out", description="prompt with a wording seen in training, or not"
     )
-    baselines: list[Baseline] = Field(["popularity", "ease", "ease-recent", "markov"])
+    baselines: list[CollaborativeSpec] = Field(
+        [PopularitySpec(), EaseSpec(), EaseRecentSpec(), MarkovSpec()],
+        description="collaborative models that are judged beside: names, or {name: {parameter: value}}",
+    )
     category: str | None = Field(None, description="column of items by which the variety of a list is judged")
     writing: list[Written] = Field([], description="tasks whose answers in words are judged too, on held-out reviews")
     writing_cases: Positive = Field(500, description="writing: held-out events asked about for each task, at most")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from llmrec.recipe import Recipe
+from llmrec.recipe.collaborative import SPECS
 from llmrec.recipe.stages import METHODS, STAGES
 from llmrec.recipe.text import compose, shown
 
@@ -40,7 +41,9 @@ def _mistake(problem: Any, tree: Any, path: Path) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key '{name}'.{_nearest(path_of)}"
     if problem["type"] == "union_tag_invalid":
-        return f"{where}: {name}.{_no_method(str(problem['ctx']['tag']))}"
+        stage = len(keys) == 2 and keys[0] == "train"
+        what, known = (".method", METHODS) if stage else ("", tuple(SPECS))
+        return f"{where}: {name}{what}: {_unknown(str(problem['ctx']['tag']), known)}"
     what = shown(problem["msg"].removeprefix("Value error, "), 500)
     return f"{where}: {name}: {what}{_given(problem.get('input'))}.{_hint(problem)}"
 
@@ -62,10 +65,10 @@ def _as_written(keys: list[Any]) -> list[Any]:
     return keys[:2] + keys[3:] if keys[:1] == ["train"] and keys[2:3] and keys[2] in STAGES else keys
 
 
-def _no_method(given: str) -> str:
-    near = _near(given, METHODS, 0.4)
+def _unknown(given: str, known: Iterable[str]) -> str:
+    near = _near(given, known, 0.4)
     hint = f" Did you mean '{near}'?" if near else ""
-    return f"method: there is no '{shown(given)}'; there are: {', '.join(METHODS)}.{hint}"
+    return f"there is no '{shown(given)}'; there are: {', '.join(known)}.{hint}"
 
 
 def _near(word: str, known: Iterable[str], cutoff: float) -> str | None:
@@ -97,16 +100,15 @@ def _nearest(keys: list[Any]) -> str:
 
 
 def _part_below(part: Any, key: Any) -> Any:
-    if part is None:
-        return None
-    if isinstance(key, int):
+    """The kind of part that a key leads to; None where there is none. Pydantic puts kinds of a union among the keys."""
+    if isinstance(key, int) or part is None:
         return part
-    if key in STAGES:
-        return STAGES[key]
+    if key in STAGES or key in SPECS:
+        return STAGES.get(key) or SPECS[key]
     annotation = part.model_fields[key].annotation if key in part.model_fields else None
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return part if key == "train" else None
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    below = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    return below or (part if annotation else None)
 
 
 def _line_of(node: Any, keys: list[Any]) -> int | None:

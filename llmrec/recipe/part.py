@@ -13,11 +13,6 @@ Float = Annotated[float, Field(le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[Int, Field(ge=1)]
 Share = Annotated[Float, Field(ge=0, le=1)]
-Baseline = Literal[
-    "popularity", "item-knn", "ease", "ease-recent", "markov", "markov-ease", "bpr", "lightgcn", "sasrec"
-]
-Counted = Literal["popularity", "item-knn", "ease", "ease-recent", "markov", "markov-ease"]
-"""Teachers whose scores are shares, so that their powers are chances; those of the others are logits."""
 Adapt = Literal["full", "lora", "qlora", "embeddings-only"]
 Metric = Annotated[str, Field(pattern=r"^(hr|ndcg|mrr|recall|precision|map)@[1-9][0-9]{0,8}$")]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
-from llmrec.recipe.part import Adapt, Baseline, Counted, Float, Int, Metric, Part, Positive, Share
+from llmrec.recipe.collaborative import CollaborativeSpec, EaseRecentSpec, MarkovEaseSpec
+from llmrec.recipe.part import Adapt, Float, Int, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
@@ -101,15 +102,12 @@ class Sft(Training):
         0.0,
         description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
     )
-    teacher: Counted = Field("markov-ease", description="taught: whose expectations")
+    teacher: CollaborativeSpec = Field(MarkovEaseSpec(), description="taught: whose expectations")
 
     @model_serializer(mode="wrap")
     def _without_rare_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual: dict[str, Any] = {} if self.taught else {"teacher": self.teacher}
-        usual |= {"softmax": "vocabulary"}
-        return {
-            n: value for n, value in super()._without_rare_parts(handler).items() if (n, value) not in usual.items()
-        }
+        dropped = ["softmax"] * (self.softmax == "vocabulary") + ["teacher"] * (not self.taught)
+        return {name: value for name, value in super()._without_rare_parts(handler).items() if name not in dropped}
 
     def smaller(self, name: str) -> list[str]:
         """Shorter rows."""
@@ -124,7 +122,9 @@ class Aligning(Training):
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     events: Positive = Field(10, description="moments of each training history, its newest")
     sft: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the item taken")
-    teacher: Baseline = Field("ease-recent", description="whose likeliest items are hard ones, or whose score rewards")
+    teacher: CollaborativeSpec = Field(
+        EaseRecentSpec(), description="whose likeliest items are hard ones, or whose score rewards"
+    )
 
 
 class Prefer(Aligning):

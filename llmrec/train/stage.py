@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.collaborative import fit_teachers
+from llmrec.collaborative import fit_one
+from llmrec.contracts import Items
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, write_text
@@ -189,7 +190,7 @@ def _changes(job: Job, examples: Sequence[Encoded], new: np.ndarray) -> list[Cha
         codes, kept = code_tokens(job.catalogue.codes, new), job.work / "taught"
         if not kept.is_dir():
             dataset = Dataset.load(job.run / "data")
-            teacher = fit_teachers([part.teacher], dataset.before("valid"), dataset.n_items)[part.teacher]
+            teacher = fit_one(part.teacher, dataset.before("valid"), Items(dataset.item_ids))
             again = not job.recipe.evaluate.exclude_seen
             with atomic_folder(kept) as folder:
                 find(examples, coded, codes, teacher, again, f"{job.name}.taught").write(folder)

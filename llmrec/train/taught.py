@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.collaborative.likely import likely
-from llmrec.contracts import Sequences, Teacher
+from llmrec.collaborative.probabilities import topk_probabilities
+from llmrec.contracts import CollaborativeModel, Sequences
 from llmrec.errors import ModelError
 from llmrec.seed import stream
 from llmrec.train.coded import Coded
@@ -98,7 +98,12 @@ class Taught:
 
 
 def find(
-    examples: Iterable[Encoded], coded: Coded, codes: np.ndarray, teacher: Teacher, again: bool, name: str
+    examples: Iterable[Encoded],
+    coded: Coded,
+    codes: np.ndarray,
+    teacher: CollaborativeModel,
+    again: bool,
+    name: str,
 ) -> Places:
     """Every item that may give way: supervised, behind other supervised items and none that is not.
 
@@ -142,9 +147,9 @@ def find(
 
 
 def _expected(
-    histories: Sequence[np.ndarray], teacher: Teacher, again: bool
+    histories: Sequence[np.ndarray], teacher: CollaborativeModel, again: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(histories, likely) items, and their cumulated chances, of some histories at a time."""
     for start in range(0, len(histories), _BLOCK):
-        items, chances = likely(teacher, Sequences.of(histories[start : start + _BLOCK]), again)
+        items, chances = topk_probabilities(teacher, Sequences.of(histories[start : start + _BLOCK]), again)
         yield items, np.cumsum(chances, axis=1).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Fit teachers on a data set and rank every test user over the whole catalogue.
+"""Fit collaborative models on a data set and rank every test user over the whole catalogue.
 
 python scripts/experiments/teachers.py amazon-beauty-2014 popularity ease sasrec --out results
 … sasrec                            one alone has a file of its own, teachers-SOURCE-sasrec.json
-… sasrec --set epochs=5             other settings than the defaults, for trials
+… sasrec --set epochs=5             other parameters than the defaults, for trials
 … sasrec --users sasrec.parquet     figures of every case too, for `scripts/experiments/seeds.py --beside`
 
 Prints figures, and with --out writes results/teachers-SOURCE.json. $LLMREC_DATA is the folder of the data.
@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 
 from commands import typed
-from llmrec.collaborative import TEACHERS
+from llmrec.collaborative import MODELS, fit_one
+from llmrec.contracts import Items
 from llmrec.data import dataset as data
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
@@ -38,7 +39,7 @@ def main() -> None:
     """Print, and with --out write, the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("teachers", nargs="+", choices=list(TEACHERS))
+    parser.add_argument("models", nargs="+", choices=list(MODELS))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--target", choices=["valid", "test"], default="test")
     parser.add_argument("--out", type=Path, help="folder for the JSON")
@@ -56,11 +57,11 @@ def main() -> None:
     }
     figures: dict[str, dict[str, Any]] = {}
     cases: dict[str, np.ndarray] = {}
-    for name in given.teachers:
+    for name in given.models:
         figures[name] = measure(name, settings, dataset, given.target, cases)
         print(name, json.dumps(figures[name]), flush=True)
         if given.out:  # after each, so that stopping keeps those that are done
-            own = f"-{name}" if len(given.teachers) == 1 else ""
+            own = f"-{name}" if len(given.models) == 1 else ""
             path = given.out / f"teachers-{given.source}{own}.json"
             write_result(
                 path, typed(), figures, threads=torch.get_num_threads(), settings=settings, facts=facts, **about
@@ -85,14 +86,14 @@ def measure(
     The figures of every case go into `of_cases`.
     """
     begin = time.perf_counter()
-    teacher = TEACHERS[name](**settings).fit(dataset.before("valid"), dataset.n_items)
+    model = fit_one(MODELS[name].Spec.model_validate(settings), dataset.before("valid"), Items(dataset.item_ids))
     fitted = time.perf_counter()
     cases = dataset.cases("valid" if target == "valid" else "test")
     parts = []
     for start in range(0, len(cases.users), 512):
         rows = range(start, min(start + 512, len(cases.users)))
         histories = type(cases.histories).of([cases.histories[row] for row in rows])
-        parts.append(place(teacher.score(histories), cases.targets[start : rows.stop], histories))
+        parts.append(place(model.score(histories), cases.targets[start : rows.stop], histories))
     seconds = {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1)}
     places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
     each = {f"{kind}@{k}": metric(places, k) for k in (5, 10, 20) for kind, metric in (("hr", hit), ("ndcg", ndcg))}

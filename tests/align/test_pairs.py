@@ -13,8 +13,8 @@ import pytest
 from llmrec.align import rejected
 from llmrec.align.moments import Moments
 from llmrec.align.pairs import Pairs, build
-from llmrec.collaborative import fit_teachers
-from llmrec.contracts import Sequences
+from llmrec.collaborative import Ease
+from llmrec.contracts import Items, Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.errors import DataError
 
@@ -52,7 +52,7 @@ def test_rejected_items_are_none_of_what_the_training_history_takes(again: bool)
     train = histories(repeats=again)
     moments = Moments.newest(train, 6, again, ITEMS)
     draw = np.random.default_rng(0)
-    teacher = fit_teachers(["ease"], train, ITEMS)["ease"]
+    teacher = Ease().fit(train, Items.numbered(ITEMS))
     sources = {
         "random": rejected.at_random(moments, draw),
         "popular": rejected.popular(moments, draw),
@@ -72,7 +72,7 @@ def test_rejected_items_are_none_of_what_the_training_history_takes(again: bool)
 def test_teachers_items_are_its_best_that_may_be_rejected() -> None:
     train = histories(repeats=False)
     moments = Moments.newest(train, 6, False, ITEMS)
-    teacher = fit_teachers(["ease"], train, ITEMS)["ease"]
+    teacher = Ease().fit(train, Items.numbered(ITEMS))
     pairs = build(moments, {"teacher": 4}, {"teacher": rejected.taught(moments, teacher)})
     for number in range(0, len(moments), 7):
         scores = teacher.score(moments.histories([number]))[0]

@@ -1,4 +1,4 @@
-"""The four baselines on Amazon Beauty meet the table of the data's README, when the data is at hand."""
+"""Four baselines on Amazon Beauty meet the table of the data's README, when the data is at hand."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrec.collaborative import fit_teachers
-from llmrec.contracts import Sequences
+from llmrec.collaborative import MODELS, fit
+from llmrec.contracts import Items, Sequences
 from llmrec.metrics import Places, hit, ndcg, place
 
 # shared/data/README.md: R@5, N@5, R@10, N@10, R@20, N@20. Its row for popularity, alone, gives the target the best of
@@ -50,12 +50,12 @@ def figures(places: Places) -> list[float]:
 def test_the_baselines_meet_the_published_table_of_beauty():
     full, n_items = full_histories(beauty())
     seen, targets = [row[:-1] for row in full], np.array([row[-1] for row in full])
-    teachers = fit_teachers(TABLE, Sequences.of([row[:-2] for row in full]), n_items)
-    for name, teacher in teachers.items():
+    train, specs = Sequences.of([row[:-2] for row in full]), [MODELS[name].Spec() for name in TABLE]
+    for name, model in fit(specs, train, Items.numbered(n_items)).items():
         parts = []
         for start in range(0, len(full), 512):
             histories = Sequences.of(seen[start : start + 512])
-            parts.append(place(teacher.score(histories), targets[start : start + 512], histories))
+            parts.append(place(model.score(histories), targets[start : start + 512], histories))
         places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
         np.testing.assert_allclose(figures(places), TABLE[name], atol=0.0005, err_msg=name)
         if name == "popularity":

@@ -1,10 +1,19 @@
-"""Each teacher against its definition, written as loops."""
+"""Each model in closed form against its definition, written as loops."""
 
 import numpy as np
 import pytest
 
-from llmrec.collaborative import Ease, EaseRecent, Markov, MarkovEase, Popularity, fit_teachers
-from llmrec.contracts import Sequences
+from llmrec.collaborative import Ease, fit, fit_one, linear
+from llmrec.contracts import Items, Sequences
+from llmrec.recipe.collaborative import (
+    EaseRecentSpec,
+    EaseSpec,
+    ItemKnnSpec,
+    MarkovEaseSpec,
+    MarkovSpec,
+    PopularitySpec,
+)
+from llmrec.recipe.model_spec import ModelSpec
 
 ITEMS = 12
 
@@ -17,7 +26,13 @@ def random_rows(seed: int, rows: int, longest: int = 30) -> list[list[int]]:
 
 TRAIN = random_rows(0, 150, longest=8)
 ASKED = [*random_rows(1, 80), [], [3], [4, 4]]
+ASKED_ROWS, CATALOGUE = Sequences.of(ASKED), Items.numbered(ITEMS)
 BINARY = np.array([[float(item in row) for item in range(ITEMS)] for row in TRAIN])
+
+
+def scores_of(spec: ModelSpec) -> np.ndarray:
+    """(rows of ASKED, ITEMS) after fitting on TRAIN."""
+    return fit_one(spec, Sequences.of(TRAIN), CATALOGUE).score(ASKED_ROWS)
 
 
 def ease_weights(l2: float) -> np.ndarray:
@@ -31,20 +46,20 @@ def ease_weights(l2: float) -> np.ndarray:
 
 
 def test_popularity_counts_users_not_events():
-    scores = Popularity().fit(Sequences.of(TRAIN), ITEMS).score(Sequences.of(ASKED))
+    scores = scores_of(PopularitySpec())
     assert np.array_equal(scores, np.tile(BINARY.sum(0), (len(ASKED), 1)))
 
 
 @pytest.mark.parametrize("l2", [1.0, 200.0])
 def test_ease_is_a_ridge_regression_of_each_item_on_the_others(l2):
-    scores = Ease(l2).fit(Sequences.of(TRAIN), ITEMS).score(Sequences.of(ASKED))
+    scores = scores_of(EaseSpec(l2=l2))
     vectors = np.array([[float(item in row) for item in range(ITEMS)] for row in ASKED])
     np.testing.assert_allclose(scores, vectors @ ease_weights(l2), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("decay", "window"), [(0.85, 20), (0.5, 3)])
 def test_ease_on_recent_items_decays_them_and_keeps_the_largest_of_repeats(decay, window):
-    scores = EaseRecent(decay, window).fit(Sequences.of(TRAIN), ITEMS).score(Sequences.of(ASKED))
+    scores = scores_of(EaseRecentSpec(decay=decay, window=window))
     vectors = np.zeros((len(ASKED), ITEMS))
     for row, history in enumerate(ASKED):
         for back, item in enumerate(reversed(history[-window:])):
@@ -53,31 +68,30 @@ def test_ease_on_recent_items_decays_them_and_keeps_the_largest_of_repeats(decay
 
 
 def test_markov_and_ease_add_their_scores_as_shares_of_their_best():
-    train, asked = Sequences.of(TRAIN), Sequences.of(ASKED)
-    scores, parts = MarkovEase().fit(train, ITEMS).score(asked), [Markov(), EaseRecent()]
-    wanted = np.zeros_like(scores)
-    for part in parts:
-        for row, found in enumerate(part.fit(train, ITEMS).score(asked)):
-            wanted[row] += [max(value, 0) / found.max() if found.max() > 0 else 0 for value in found]
-    np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-6)
+    scores = scores_of(MarkovEaseSpec(max_gap=2, fade=0.3, l2=50, decay=0.7, window=5))
+    truth = np.zeros_like(scores)
+    for part in (MarkovSpec(max_gap=2, fade=0.3), EaseRecentSpec(l2=50, decay=0.7, window=5)):
+        for row, values in enumerate(scores_of(part)):
+            truth[row] += [max(value, 0) / values.max() if values.max() > 0 else 0 for value in values]
+    np.testing.assert_allclose(scores, truth, rtol=1e-5, atol=1e-6)
     assert scores.max() == pytest.approx(2) and scores.min() == 0
 
 
-@pytest.mark.parametrize(("window", "fade"), [(3, 0.5), (1, 0.0), (5, 1.0)])
-def test_markov_adds_inverse_distances_and_divides_popularity_down(window, fade):
+@pytest.mark.parametrize(("max_gap", "fade"), [(3, 0.5), (1, 0.0), (5, 1.0)])
+def test_markov_adds_inverse_distances_and_divides_popularity_down(max_gap, fade):
     counts = np.zeros((ITEMS, ITEMS))
     for row in TRAIN:
         for i, before in enumerate(row):
-            for j in range(i + 1, min(i + window + 1, len(row))):
+            for j in range(i + 1, min(i + max_gap + 1, len(row))):
                 counts[before, row[j]] += 1 / (j - i)
     users = BINARY.sum(0)
     table = counts / np.sqrt(np.outer(users + 1, users + 1))
     truth = np.zeros((len(ASKED), ITEMS))
     for row, history in enumerate(ASKED):
-        for back, worth in ((1, 1.0), (2, fade)):
+        for back, weight in ((1, 1.0), (2, fade)):
             if len(history) >= back:
-                truth[row] += worth * table[history[-back]]
-    scores = Markov(window, fade).fit(Sequences.of(TRAIN), ITEMS).score(Sequences.of(ASKED))
+                truth[row] += weight * table[history[-back]]
+    scores = scores_of(MarkovSpec(max_gap=max_gap, fade=fade))
     np.testing.assert_allclose(scores, truth, rtol=1e-5, atol=1e-7)
 
 
@@ -90,15 +104,22 @@ def test_the_inverse_by_halves_is_the_inverse_in_double_precision():
     inverse = np.linalg.inv(binary.T @ binary + 200 * np.eye(1100))
     truth = -inverse / np.diag(inverse)
     np.fill_diagonal(truth, 0)
-    np.testing.assert_allclose(Ease().fit(train, 1100).weights, truth, atol=2e-6)
+    np.testing.assert_allclose(Ease().fit(train, Items.numbered(1100)).weights, truth, atol=2e-6)
 
 
-def test_the_two_ease_share_one_inverse():
-    fitted = fit_teachers(["ease-recent", "ease"], Sequences.of(TRAIN), ITEMS)
-    ease, recent = fitted["ease"], fitted["ease-recent"]
-    assert isinstance(recent, EaseRecent) and recent.ease is ease
+def test_models_of_one_ridge_share_one_matrix():
+    specs = [EaseRecentSpec(), EaseSpec(), MarkovEaseSpec(), EaseRecentSpec(l2=50)]
+    fitted = fit(specs, Sequences.of(TRAIN), CATALOGUE)
+    assert list(fitted) == ["ease-recent", "ease", "markov-ease", "ease-recent (l2 50)"]
+    recent, ease, both, other = fitted.values()
+    assert recent.parts["ease"] is both.parts["recent"].parts["ease"] is ease
+    assert other.parts["ease"] is not ease
+    for spec in specs:
+        assert np.array_equal(fitted[spec.name].score(ASKED_ROWS), scores_of(spec))
 
 
-def test_a_name_that_is_no_teacher_is_refused():
-    with pytest.raises(KeyError, match="eaze"):
-        fit_teachers(["eaze"], Sequences.of(TRAIN), ITEMS)
+def test_long_histories_are_multiplied_in_strips_to_the_same_scores(monkeypatch):
+    whole = {spec.kind: scores_of(spec) for spec in (EaseSpec(), ItemKnnSpec(neighbours=3))}
+    monkeypatch.setattr(linear, "STRIP", 5)
+    for spec in (EaseSpec(), ItemKnnSpec(neighbours=3)):
+        np.testing.assert_allclose(scores_of(spec), whole[spec.kind], rtol=1e-5, atol=1e-7)

@@ -13,8 +13,8 @@ import llmrec
 from llmrec import pipeline
 from llmrec.card import measured
 from llmrec.collaborative import Markov
-from llmrec.collaborative.likely import SHARP
-from llmrec.contracts import Sequences
+from llmrec.collaborative.probabilities import POWER
+from llmrec.contracts import Items, Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.decode.blend import Blend
 from llmrec.decode.filters import Filter
@@ -31,11 +31,10 @@ HISTORIES = [[3, 4, 5, 6], [7], [30, 31, 2], []]
 class Alone:
     """Expects one item, whatever came before."""
 
+    score_kind = "shares"
+
     def __init__(self, item: int, items: int) -> None:
         self.scores = np.eye(items, dtype=np.float32)[item]
-
-    def fit(self, train: Sequences, n_items: int) -> Alone:
-        return self
 
     def score(self, histories: Sequences) -> np.ndarray:
         return np.tile(self.scores, (len(histories), 1))
@@ -49,7 +48,7 @@ def recommender(tiny_run: Path) -> Recommender:
 @pytest.fixture(scope="module")
 def markov(tiny_run: Path) -> Markov:
     dataset = Dataset.load(tiny_run / "data")
-    return Markov().fit(dataset.before("valid"), dataset.n_items)
+    return Markov().fit(dataset.before("valid"), Items(dataset.item_ids))
 
 
 def blend_of(teacher: object, recommender: Recommender, again: bool = False) -> Blend:
@@ -70,7 +69,7 @@ def test_the_order_is_that_of_the_mixture(recommender: Recommender, markov: Mark
         given = alone.items[row] >= 0
         model[alone.items[row][given]] = np.exp(alone.scores[row][given])
         teacher[history] = 0
-        chances = teacher**SHARP / max((teacher**SHARP).sum(), 1e-300)
+        chances = teacher**POWER / max((teacher**POWER).sum(), 1e-300)
         chances = np.where(allowed | (not filtered), chances, 0)
         share = SHARE if chances.any() else 0  # where nothing is expected, the model alone
         truth = (1 - share) * model + share * chances

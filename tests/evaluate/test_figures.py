@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec.collaborative import fit_teachers
+from llmrec.collaborative import fit
+from llmrec.contracts import Items
 from llmrec.data.dataset import Dataset
 from llmrec.recipe_file import load
 
@@ -72,9 +73,9 @@ def test_baselines_rank_every_item_from_the_same_histories_with_ties_in_expectat
     per_user = pq.read_table(folder / "per_user.parquet").to_pydict()
     users, targets = dataset.targets("test")
     before = dataset.before("test")
-    names = load(tiny_run / "recipe.yaml").evaluate.baselines
-    for name, teacher in fit_teachers(names, dataset.before("valid"), dataset.n_items).items():
-        scores = teacher.score(type(before).of([before[user] for user in users]))
+    specs = load(tiny_run / "recipe.yaml").evaluate.baselines
+    for name, model in fit(specs, dataset.before("valid"), Items(dataset.item_ids)).items():
+        scores = model.score(type(before).of([before[user] for user in users]))
         for row, target in enumerate(targets):
             above, level = (scores[row] > scores[row, target]).sum(), (scores[row] == scores[row, target]).sum()
             for metric in ("hr@1", "hr@5", "ndcg@5"):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.collaborative import Popularity
+from llmrec.contracts import Items
 from llmrec.data.dataset import Dataset
 from llmrec.evaluate import beyond
 
@@ -60,7 +61,7 @@ def test_popularity_shows_least_and_lifts_most(told: dict) -> None:
 def test_the_best_items_are_the_best_and_excluded_ones_never_among_them(tiny_run: Path) -> None:
     dataset = Dataset.load(tiny_run / "data")
     cases = dataset.cases("test")
-    scores = Popularity().fit(dataset.before("valid"), dataset.n_items).score(cases.histories)
+    scores = Popularity().fit(dataset.before("valid"), Items(dataset.item_ids)).score(cases.histories)
     lists = beyond.top(scores, cases.histories, 7)
     for row, history in enumerate(cases.histories):
         left = scores[row].copy()

@@ -16,10 +16,10 @@ def test_options_are_vllm_s_own_flags():
     assert _options(given) == ["--max-logprobs", "73", "--enable-prefix-caching", "--logits-processors", "a:B", "c:D"]
 
 
-def test_parallel_options_and_ray_pass_through_to_vllm():
-    assert _parallel(1, 1, 1, False) == []
+def test_parallel_options_are_vllm_s_own_flags():
+    assert _parallel(1, 1, 1) == []
     sizes = ["--tensor-parallel-size", "4", "--pipeline-parallel-size", "2", "--data-parallel-size", "3"]
-    assert _parallel(4, 2, 3, True) == [*sizes, "--distributed-executor-backend", "ray"]
+    assert _parallel(4, 2, 3) == sizes
 
 
 def test_our_plugin_shuts_no_other_out(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from test_loop import model, packed, weights
 from transformers import LlamaForCausalLM
 
-from llmrec.collaborative.likely import SHARP
+from llmrec.collaborative.probabilities import POWER
 from llmrec.contracts import Sequences
 from llmrec.errors import ModelError, RecipeError
 from llmrec.indexing.catalogue import Catalogue
@@ -120,8 +120,7 @@ CODES = np.array([[100 + item, 200 + item, 300 + item] for item in range(30)])
 class After:
     """Expects the item whose number is one more than the last one's three times as much as the one two more."""
 
-    def fit(self, train: Sequences, n_items: int) -> After:
-        return self
+    score_kind = "shares"
 
     def score(self, histories: Sequences) -> np.ndarray:
         scores = np.full((len(histories), len(CODES)), -1.0, np.float32)
@@ -144,7 +143,7 @@ def test_items_give_way_to_what_a_teacher_expects_as_often_as_said() -> None:
         found = changed.tokens[1:-1].reshape(4, 3)
         assert (found - [100, 200, 300] == found[:, :1] - 100).all()  # whole codes
         seen.append(found[:, 0] - 100)
-    sharp = 3**SHARP / (3**SHARP + 1)
+    sharp = 3**POWER / (3**POWER + 1)
     # where it stands, an item that is expected stays more often: 5 is the second of 3, 7 the second of 5
     truth = [
         {5: 1 - 0.5 * sharp, 4: 0.5 * sharp},

@@ -1,0 +1,171 @@
+"""Collaborative models by name, with the parameters that a recipe may set.
+
+An entry is a name, or one name with parameters: `ease`, `{sasrec: {layers: 3, dropout: 0.3}}`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.part import Float, Int, Positive, Seed, Share
+
+Device = Literal["auto", "cpu", "cuda"]
+Count = Annotated[Int, Field(ge=0)]
+Gap = Annotated[Int, Field(ge=1, le=1000)]
+NotNegative = Annotated[Float, Field(ge=0)]
+AboveZero = Annotated[Float, Field(gt=0)]
+
+
+class PopularitySpec(ModelSpec):
+    """Users of each item."""
+
+    kind = "popularity"
+
+
+class ItemKnnSpec(ModelSpec):
+    """Cosines between items."""
+
+    kind = "item-knn"
+    neighbours: Positive = Field(100, description="nearest items of each that keep their cosine")
+    shrink: NotNegative = Field(10.0, description="added to the denominator of every cosine, in users")
+
+
+class EaseSpec(ModelSpec):
+    """EASE on whole histories."""
+
+    kind = "ease"
+    l2: AboveZero = Field(200.0, description="ridge penalty, added to the diagonal of the co-occurrence counts")
+
+
+class EaseRecentSpec(ModelSpec):
+    """EASE on the last items of a history."""
+
+    kind = "ease-recent"
+    l2: AboveZero = Field(200.0, description="as of ease, whose weights are used")
+    decay: Share = Field(0.85, description="weight of an item, to the power of how many items came after it")
+    window: Positive = Field(20, description="last items that count")
+
+    @property
+    def parts(self) -> dict[str, ModelSpec]:
+        return {"ease": EaseSpec(l2=self.l2)}
+
+
+class MarkovSpec(ModelSpec):
+    """Transitions from the last two items."""
+
+    kind = "markov"
+    max_gap: Gap = Field(3, description="largest distance of two events that is counted as a transition")
+    fade: NotNegative = Field(0.5, description="weight of the last item but one; the last has 1")
+
+
+class MarkovEaseSpec(ModelSpec):
+    """Markov and EASE on recent items, added; parameters as of these two."""
+
+    kind = "markov-ease"
+    max_gap: Gap = 3
+    fade: NotNegative = 0.5
+    l2: AboveZero = 200.0
+    decay: Share = 0.85
+    window: Positive = 20
+
+    @property
+    def parts(self) -> dict[str, ModelSpec]:
+        recent = EaseRecentSpec(l2=self.l2, decay=self.decay, window=self.window)
+        return {"markov": MarkovSpec(max_gap=self.max_gap, fade=self.fade), "recent": recent}
+
+
+class TrainedSpec(ModelSpec):
+    """What models that are trained by gradients share."""
+
+    learning_rate: AboveZero
+    seed: Seed = 0
+    device: Device = Field("auto", description="auto: a GPU where there is one")
+
+
+class BprSpec(TrainedSpec):
+    """Matrix factorisation by pairs."""
+
+    kind = "bpr"
+    width: Positive = Field(64, description="numbers of a vector")
+    epochs: Count = 40
+    batch: Positive = Field(2048, description="triples a step")
+    learning_rate: AboveZero = 5e-3
+    l2: NotNegative = Field(1e-2, description="penalty on the squared norms of a triple's vectors")
+
+
+class LightGcnSpec(TrainedSpec):
+    """Vectors averaged over the graph of users and items."""
+
+    kind = "lightgcn"
+    width: Positive = Field(64, description="numbers of a vector")
+    layers: Annotated[Int, Field(ge=1, le=16)] = Field(3, description="steps along the graph")
+    epochs: Count = 40
+    batch: Positive = Field(4096, description="triples a step")
+    learning_rate: AboveZero = 5e-3
+    l2: NotNegative = Field(1e-4, description="penalty on the squared norms of a triple's first vectors")
+
+
+class SasRecSpec(TrainedSpec):
+    """A causal transformer over item vectors."""
+
+    kind = "sasrec"
+    width: Positive = Field(128, description="numbers of a vector")
+    layers: Annotated[Int, Field(ge=1, le=64)] = 2
+    heads: Positive = 2
+    window: Positive = Field(50, description="last items that are read")
+    epochs: Count = 60
+    batch: Positive = Field(256, description="histories a step")
+    learning_rate: AboveZero = Field(2e-3, description="the highest; it rises for 5 % of the steps, then falls")
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.5
+    weight_decay: NotNegative = 0.05
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> SasRecSpec:
+        if self.width % self.heads:
+            raise ValueError(f"width: {self.width} does not divide by heads: {self.heads}")
+        return self
+
+
+SPECS: dict[str, type[ModelSpec]] = {
+    spec.kind: spec
+    for spec in (
+        PopularitySpec,
+        ItemKnnSpec,
+        EaseSpec,
+        EaseRecentSpec,
+        MarkovSpec,
+        MarkovEaseSpec,
+        BprSpec,
+        LightGcnSpec,
+        SasRecSpec,
+    )
+}
+
+
+def _check_entry(value: Any) -> Any:
+    """Refuse what is neither a name nor one name with its parameters."""
+    if isinstance(value, str | ModelSpec) or (isinstance(value, dict) and len(value) == 1):
+        return value
+    raise ValueError("write the name of a collaborative model, or one name with its parameters: {sasrec: {layers: 3}}")
+
+
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, ModelSpec) else str(value if isinstance(value, str) else next(iter(value)))
+
+
+CollaborativeSpec = Annotated[
+    Annotated[PopularitySpec, Tag("popularity")]
+    | Annotated[ItemKnnSpec, Tag("item-knn")]
+    | Annotated[EaseSpec, Tag("ease")]
+    | Annotated[EaseRecentSpec, Tag("ease-recent")]
+    | Annotated[MarkovSpec, Tag("markov")]
+    | Annotated[MarkovEaseSpec, Tag("markov-ease")]
+    | Annotated[BprSpec, Tag("bpr")]
+    | Annotated[LightGcnSpec, Tag("lightgcn")]
+    | Annotated[SasRecSpec, Tag("sasrec")],
+    Discriminator(_kind),
+    BeforeValidator(_check_entry),
+]
