@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -199,4 +199,15 @@ class ItemVectors(Protocol):
 
     def item_vectors(self) -> np.ndarray:
         """(n_items, width) float32."""
+        ...
+
+
+Pairs = TypeVar("Pairs", contravariant=True)
+
+
+class Predictor(Protocol[Pairs]):
+    """Predicts a number for pairs of user and item: a rating, a click, an answer to a question with few answers."""
+
+    def predict(self, pairs: Pairs) -> np.ndarray:
+        """(pairs,) float64, finite; reads nothing of what is to be predicted."""
         ...
