@@ -8,6 +8,7 @@ there during the prompt, and the mask hides it afterwards.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,9 +97,23 @@ class Scorer:
         self.model: Any = inner
         self.head_checked = False
 
+    @torch.no_grad()
+    def beginning(self, tokens: Sequence[int]) -> DynamicCache:
+        """Keys and values of the tokens that some prompts begin with, computed once for all of them."""
+        cache = DynamicCache()  # without the config: sliding layers keep every slot, and the mask does the sliding
+        if len(tokens):
+            ids = torch.tensor([list(tokens)], device=self.device)
+            self.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+        return cache
+
     @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
     def prefill(
-        self, prompts: Sequence[Sequence[int]], token_ids: np.ndarray, depth: int = 1, whole: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        token_ids: np.ndarray,
+        depth: int = 1,
+        whole: bool = False,
+        before: DynamicCache | None = None,
     ) -> Branches:
         """Run the prompts, once.
 
@@ -107,6 +122,7 @@ class Scorer:
             token_ids: (n_symbols,) the model's token of each symbol.
             depth: tokens that will follow, for checking that they fit.
             whole: also compute the logsumexp over the whole vocabulary, here and at every step.
+            before: of what all prompts go on from, see `beginning`; left as it was.
 
         Raises:
             RequestError: no prompts, an empty prompt, or one longer than the model's window leaves room for.
@@ -119,17 +135,21 @@ class Scorer:
             )
         if not self.head_checked:
             self._check_head()
-        ids, lengths = self._padded(prompts, depth)
+        past = before.get_seq_length() if before else 0
+        ids, lengths = self._padded(prompts, past + depth)
         tokens = torch.from_numpy(np.asarray(token_ids, np.int64)).to(self.device)
         if tokens.min() < 0 or tokens.max() >= self.vocabulary:
             raise ModelError(
                 f"The codes use tokens {int(tokens.min())} to {int(tokens.max())}, but the model has "
                 f"{self.vocabulary}: give it the model trained on this catalogue, or add the new tokens to it."
             )
-        cache = DynamicCache()  # without the config: sliding layers keep every slot, and the mask does the sliding
+        cache = copy.deepcopy(before) if before else self.beginning([])
+        if past and len(ids) > 1:
+            cache.batch_repeat_interleave(len(ids))
         hidden = self.decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         last = hidden[torch.arange(len(ids), device=ids.device)[:, None], lengths - 1]
-        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        lengths = lengths + past
+        places = torch.arange(past + ids.shape[1], device=ids.device).expand(len(ids), -1)
         sees = (places < lengths)[:, None]
         return Branches(cache, tokens, whole, lengths, places, sees, 0, self._logits(last, tokens, whole))
 
@@ -207,6 +227,8 @@ class Scorer:
         symbols = self.head.of_tokens(hidden, tokens)
         if not whole:
             return Logits(symbols, None)
+        if len(tokens) == self.vocabulary:
+            return Logits(symbols, symbols.logsumexp(-1))
         pieces = hidden.flatten(0, 1).split(max(1, 2**24 // self.vocabulary))
         return Logits(symbols, torch.cat([self.head(piece).logsumexp(-1) for piece in pieces]).view(hidden.shape[:2]))
 

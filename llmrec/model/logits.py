@@ -44,7 +44,8 @@ class OutputHead:
         """(…, n) float32 logits of (n,) tokens alone, after (…, width) hidden states."""
         layer = self.layer
         cut_off = "forward" in vars(layer) and torch.is_grad_enabled()  # `held` lets no gradient reach old rows
-        if type(layer) is not nn.Linear or cut_off:  # adapted or quantised: rows cannot be taken out of its weight
+        # Adapted or quantised: rows cannot be taken out of its weight. For all tokens there is no need to.
+        if type(layer) is not nn.Linear or cut_off or len(tokens) == self.vocabulary:
             return self(states)[..., tokens]
         bias = None if layer.bias is None else layer.bias[tokens].float()
         return self.scaled(nn.functional.linear(states.float(), layer.weight[tokens].float(), bias))
