@@ -12,7 +12,7 @@ EXTRAS = {
     "indexing": ["sklearn"],
     "serve": ["vllm"],
     "http": ["fastapi", "uvicorn", "prometheus_client"],
-    "chat": ["gradio", "httpx", "rapidfuzz"],
+    "chat": ["gradio", "rapidfuzz"],
     "text": ["sacrebleu", "rouge_score"],
     "rate": ["lenskit"],
 }

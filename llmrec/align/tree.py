@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmrec.decode.attention import Attention
-from llmrec.train.loop import plain
-from llmrec.train.loss import shape_of, shaped_logits, target_logprobs
+from llmrec.model.logits import OutputHead, plain
+from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE
 
 PADDING = -1  # the branch of what is no token
@@ -72,11 +72,11 @@ def answer_logprobs(model: Any, tree: dict[str, Tensor]) -> Tensor:
         (rows, answers, longest) float32 in nats; 0 where there is no token.
     """
     first, rest, answers = *_states(model, tree), tree["answers"]
-    head, (scale, softcap) = plain(model).get_output_embeddings(), _shape(model)
-    after = shaped_logits(first, head, scale, softcap).log_softmax(-1)
+    head = OutputHead(model)
+    after = head(first).log_softmax(-1)
     begun = after.gather(1, answers[..., 0].clamp(min=0)) * (answers[..., 0] != IGNORE)
     wanted = answers[..., 1:] != IGNORE
-    scores = target_logprobs(rest[wanted], answers[..., 1:][wanted], head, scale=scale, softcap=softcap)
+    scores = target_logprobs(rest[wanted], answers[..., 1:][wanted], head)
     followed = torch.zeros(wanted.shape, device=scores.device).masked_scatter(wanted, scores)
     return torch.cat([begun[..., None], followed], 2)
 
@@ -94,14 +94,14 @@ def policy_logprobs(
         symbols: (rows, answers, longest) the symbol at each place, any where there is none.
         temperature: divides the logits.
     """
-    first, rest = _states(model, tree)
+    first, rest, head = *_states(model, tree), OutputHead(model)
     states = torch.cat([first[:, None, None].expand(-1, rest.shape[1], 1, -1), rest], 2)
     there = tree["answers"] != IGNORE
     logits = torch.zeros(allowed.shape, device=states.device)
     spots = there.clone()
     spots[..., 0] = False
-    logits[spots] = _symbol_logits(model, states[spots], tokens) / temperature
-    begun = _symbol_logits(model, first, tokens) / temperature
+    logits[spots] = head.of_tokens(states[spots], tokens) / temperature
+    begun = head.of_tokens(first, tokens) / temperature
     logits = torch.cat([begun[:, None, None].expand(-1, rest.shape[1], 1, -1), logits[:, :, 1:]], 2)
     logits = logits.masked_fill(~allowed & there[..., None], -torch.inf)
     chosen = logits.gather(3, symbols[..., None])[..., 0]
@@ -118,17 +118,3 @@ def _states(model: Any, tree: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     ).last_hidden_state
     row = torch.arange(len(hidden), device=hidden.device)
     return hidden[row, tree["ends"]], hidden[row[:, None, None], tree["places"]]
-
-
-def _shape(model: Any) -> tuple[float, float | None]:
-    return shape_of(plain(model).config.get_text_config())
-
-
-def _symbol_logits(model: Any, states: Tensor, tokens: Tensor) -> Tensor:
-    """(…, n_symbols) float32 logits of the symbols' tokens alone, where the head can be asked for rows."""
-    head: Any = plain(model).get_output_embeddings()
-    scale, softcap = _shape(model)
-    if type(head) is not nn.Linear or "forward" in vars(head):  # adapted, quantised or held: asked as a whole
-        return shaped_logits(states, head, scale, softcap)[..., tokens]
-    bias = None if head.bias is None else head.bias[tokens]
-    return shaped_logits(states, lambda given: nn.functional.linear(given, head.weight[tokens], bias), scale, softcap)

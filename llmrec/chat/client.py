@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from llmrec.chat.store import Store, Thing
 from llmrec.errors import ChatError
+from llmrec.text.client import HttpClient, NoAnswer
 
 TRIES, REST = 3, 0.3  # before a server counts as down; seconds between them, doubling
-_AGAIN = {429, 502, 503, 504}
+_DOWN = {None, 429, 502, 503, 504}  # statuses of a server that is not there or busy
 
 
 class ServerDown(ChatError):
@@ -64,9 +62,8 @@ class Client:
             patience: seconds to wait for an answer.
             rest: seconds before the second try; they double.
         """
-        self.url, self.rest = url.rstrip("/"), rest
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(patience, connect=5.0))
+        self._http = HttpClient(url, api_key, patience, TRIES, rest)
+        self.url = self._http.url
 
     def version(self) -> dict[str, Any]:
         """What is running there.
@@ -75,7 +72,7 @@ class Client:
             ServerDown: nothing answers.
             Declined: it is no server of llmrec, or wants another key.
         """
-        found = self._ask("GET", "/version")
+        found = self._ask("/version")
         with self._expected():
             return found | {name: _text(found[name]) for name in ("model", "catalogue")}
 
@@ -87,7 +84,7 @@ class Client:
         """
         things: list[Thing] = []
         while True:
-            page = self._ask("GET", "/v1/items", params={"start": len(things), "limit": 1000})
+            page = self._ask(f"/v1/items?start={len(things)}&limit=1000")
             with self._expected():
                 things += [
                     Thing(_text(one["item_id"]), _text(one["title"]), _text(one["code"]), dict(one["columns"]))
@@ -107,7 +104,7 @@ class Client:
             Declined: the request cannot be answered as it is; `param` says why.
         """
         body = {"history": list(history), "k": k, "exclude_seen": True} | more
-        found = self._ask("POST", "/v1/recommendations", json=body)
+        found = self._ask("/v1/recommendations", body)
         with self._expected():
             items = [(_text(one["item_id"]), float(one["score"])) for one in found["items"]]
             return Given(items, found["ranked_by"], found["catalogue"], [_text(note) for note in found["notes"]])
@@ -118,43 +115,31 @@ class Client:
         Raises:
             ServerDown, Declined: see `recommend`.
         """
-        try:
-            with self._http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply:
-                if reply.status_code >= 400:
-                    reply.read()
-                    raise _declined(reply)
-                for line in reply.iter_lines():
-                    data = line.removeprefix("data:").strip()
-                    if line.startswith("data:") and data != "[DONE]":
-                        yield _delta(data)
-        except httpx.HTTPError as error:
-            raise ServerDown(f"{self.url} does not answer ({type(error).__name__}).") from error
+        with self._refusals():
+            yield from self._http.words("/v1/chat/completions", body)
 
-    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        why = ""
-        for turn in range(TRIES):
-            if turn:
-                time.sleep(self.rest * 2 ** (turn - 1))
-            try:
-                reply = self._http.request(method, path, **more)
-            except httpx.HTTPError as error:
-                why = type(error).__name__
-                continue
-            if reply.status_code in _AGAIN:
-                why = f"HTTP {reply.status_code}"
-                continue
-            if reply.status_code >= 400:
-                raise _declined(reply)
-            with self._expected():
-                return dict(reply.json())
-        raise ServerDown(f"{self.url} does not answer ({why}). Start it with: llmrec serve RUN")
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        with self._refusals():
+            reply, _ = self._http.request(path, body, bytes)
+        with self._expected():
+            return dict(json.loads(reply))
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Around a request: no answer is `ServerDown`, a refusal `Declined` with the server's own words."""
+        try:
+            yield
+        except NoAnswer as error:
+            if error.status in _DOWN:
+                raise ServerDown(f"{self.url} does not answer ({error}). Start it with: llmrec serve RUN") from None
+            raise _declined(self.url, error) from None
 
     @contextlib.contextmanager
     def _expected(self) -> Iterator[None]:
         """Around the reading of a reply: one that lacks what it must have is `Declined`."""
         try:
             yield
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise Declined(
                 f"{self.url} does not answer as `llmrec serve` does ({type(error).__name__}: {error}). "
                 "Check the address."
@@ -172,16 +157,9 @@ def _text(value: Any) -> str:
     return value
 
 
-def _delta(data: str) -> str:
+def _declined(url: str, error: NoAnswer) -> Declined:
     try:
-        return str(json.loads(data)["choices"][0]["delta"].get("content") or "")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return ""
-
-
-def _declined(reply: httpx.Response) -> Declined:
-    try:
-        fault = reply.json()["error"]
+        fault = json.loads(error.reply)["error"]
         return Declined(str(fault["message"]), fault.get("param"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Declined(f"{reply.request.url} answers HTTP {reply.status_code}: it is no server of `llmrec serve`.")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Declined(f"{url} answers HTTP {error.status}: it is no server of `llmrec serve`.")

@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
 from llmrec.errors import ChatError
 from llmrec.supervise import Child
+from llmrec.text.client import HttpClient, NoAnswer
 
 KEY = "LLMREC_API_KEY"
 GRACE = 40.0  # seconds that the server may take to finish requests after it was told to stop
@@ -59,9 +58,9 @@ class OwnServer:
         for _ in range(PATIENCE * 5):
             if not self.alive:
                 raise ChatError(f"the server of {self.run} did not start:\n{self._last_lines()}")
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
-                    return
+            with contextlib.suppress(NoAnswer):
+                HttpClient(self.url, patience=2, tries=1).request("/health", None, bytes)
+                return
             time.sleep(0.2)
         raise ChatError(f"the server of {self.run} did not answer in {PATIENCE} s:\n{self._last_lines()}")
 

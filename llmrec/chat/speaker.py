@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from llmrec import addresses
 from llmrec.chat.client import Client
 from llmrec.chat.dialogue import Dialogue, Reply
 from llmrec.chat.replies import replies, wishes
 from llmrec.chat.state import Card
 from llmrec.chat.store import Store
 from llmrec.chat.words import fold
-from llmrec.errors import ChatError
+from llmrec.errors import ChatError, TextError
 from llmrec.items.text import plain
 from llmrec.tasks.templates import neutral
+from llmrec.text.client import OpenAIClient
 
 MENTION = "<|item|>"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
@@ -72,8 +72,7 @@ class Model:
             model: its name for the model.
             patience: seconds to wait for words.
         """
-        self.model = model
-        self._client = Client(url.rstrip("/").removesuffix("/v1"), addresses.key_for(url), patience)
+        self._client = OpenAIClient(url, model, patience)
 
     def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
         """What the chat itself must say (questions, what it could not do), or the model's sentences about the items."""
@@ -82,12 +81,12 @@ class Model:
             return
         spoken = False
         try:
-            for sentence in _sentences(self._client.talk(self._body(dialogue))):
+            for sentence in _sentences(self._client.stream(self._body(dialogue))):
                 checked = proper(sentence, dialogue.state.cards)
                 if checked:
                     spoken = True
                     yield Said(checked + " ")
-        except ChatError:
+        except TextError:
             pass  # words are an ornament: without them the template's say the same
         if not spoken:
             yield from Templates().say(dialogue, reply)
@@ -105,7 +104,7 @@ class Model:
             wishes=json.dumps(neutral(plain(wishes(state))), ensure_ascii=False),
             items=json.dumps(items, ensure_ascii=False),
         )
-        return {"model": self.model, "messages": [{"role": "user", "content": asked}], "temperature": 0.3}
+        return {"messages": [{"role": "user", "content": asked}], "temperature": 0.3}
 
 
 class Served:

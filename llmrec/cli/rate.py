@@ -122,10 +122,10 @@ def _data(text: str, category: str | None) -> Data:
 def _endpoint(url: str, model: str, scale: Scale, patience: float, tries: int) -> Engine:
     from llmrec import addresses
     from llmrec.rate.on_endpoint import OnEndpoint
-    from llmrec.text.endpoint import Endpoint
+    from llmrec.text.client import OpenAIClient
 
     addresses.name(url)
-    return OnEndpoint(Endpoint(url, model, patience, tries), scale)
+    return OnEndpoint(OpenAIClient(url, model, patience, tries), scale)
 
 
 def _local(engine: str, name: str, model: str, dtype: str, ratings: Any, work: str, tiny: bool) -> Engine:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.scorer import Logits, Scorer
+from llmrec.decode.scorer import Branches, Logits, Scorer
 from llmrec.decode.search import Normalise, check_normalise
 from llmrec.indexing.trie import ROOT, Trie
 
@@ -47,18 +47,53 @@ def score_all(
     rows, sieve = len(prompts), Filters(trie, filters, len(prompts))
     masked = sieve if normalise == "allowed" else Filters(trie, None, rows)  # filters that change probabilities
     state = scorer.prefill(prompts, token_ids, trie.depth, normalise == "vocabulary")
-    scores = np.zeros((rows, len(trie.start)), np.float32)
-    _score_children(trie, masked, np.array([ROOT]), state.logits, scores)
-    slots = state.sees.shape[2] + WIDEST
-    width = min(WIDEST, memory // max(1, rows * scorer.bytes_per_query(slots, trie.n_symbols)))
-    for nodes in _chunks(trie, _open(trie, normalise), max(1, width)):
-        logits = scorer.tree(state, trie.symbol[nodes], trie.depth_of(nodes), _above(trie, nodes))
-        _score_children(trie, masked, nodes, logits, scores)
-    for first, last in zip(trie.level[1:-1], trie.level[2:], strict=True):
-        scores[:, first:last] += scores[:, trie.parent[first:last]]
-    ranking = scores[:, trie.leaf[trie.position]]
+    ranking = score_nodes(scorer, trie, state, normalise, masked, memory)[:, trie.leaf[trie.position]]
     ranking[_denied(sieve, trie, rows)] = -np.inf
     return ranking
+
+
+def score_nodes(
+    scorer: Scorer,
+    trie: Trie,
+    state: Branches,
+    normalise: Normalise,
+    filters: Filters | None = None,
+    memory: int = 2**30,
+) -> np.ndarray:
+    """Log-probability of every prefix of a code after every prompt; other arguments and errors are `score_all`'s.
+
+    Args:
+        state: fresh from `prefill`, with the whole vocabulary where `normalise` asks for it; left as it was.
+        filters: those that change probabilities; None for none.
+
+    Returns:
+        (rows, nodes) float32 in nats, 0 at the root.
+    """
+    rows = len(state.lengths)
+    filters = filters or Filters(trie, None, rows)
+    scores = np.zeros((rows, len(trie.start)), np.float32)
+    _score_children(trie, filters, np.array([ROOT]), state.logits, scores)
+    slots = state.sees.shape[2] + WIDEST
+    width = min(WIDEST, memory // max(1, rows * scorer.bytes_per_query(slots, len(state.token_ids))))
+    for nodes in _chunks(trie, _open(trie, normalise), max(1, width)):
+        logits = scorer.tree(state, trie.symbol[nodes], trie.depth_of(nodes), _above(trie, nodes))
+        _score_children(trie, filters, nodes, logits, scores)
+    return sum_paths(trie, scores)
+
+
+def sum_paths(trie: Trie, scores: np.ndarray) -> np.ndarray:
+    """Log-probability of every node, from that of each given its parent.
+
+    Args:
+        trie: of the nodes.
+        scores: (rows, nodes) in nats, 0 at the root; changed in place.
+
+    Returns:
+        `scores`.
+    """
+    for first, last in zip(trie.level[1:-1], trie.level[2:], strict=True):
+        scores[:, first:last] += scores[:, trie.parent[first:last]]
+    return scores
 
 
 def _denied(sieve: Filters, trie: Trie, rows: int) -> np.ndarray:

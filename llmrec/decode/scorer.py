@@ -8,17 +8,19 @@ there during the prompt, and the mask hides it afterwards.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from llmrec.decode.attention import Attention
 from llmrec.errors import ModelError, RequestError
+from llmrec.model.logits import OutputHead, plain
 
 
 @dataclass
@@ -84,12 +86,10 @@ class Scorer:
             ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
                 kernel that takes no mask.
         """
-        inner: Any = getattr(model, "get_base_model", lambda: model)()  # peft: the adapters stay in place
+        inner: Any = plain(model)
         config = inner.config.get_text_config()
         self.attention = Attention(inner)
-        self.decoder, self.head = inner.get_decoder(), inner.get_output_embeddings()
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self.decoder, self.head = inner.get_decoder(), OutputHead(inner)
         self.limit: int = getattr(config, "max_position_embeddings", None) or 2**31
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
         self.device: torch.device = inner.device
@@ -97,9 +97,23 @@ class Scorer:
         self.model: Any = inner
         self.head_checked = False
 
+    @torch.no_grad()
+    def beginning(self, tokens: Sequence[int]) -> DynamicCache:
+        """Keys and values of the tokens that some prompts begin with, computed once for all of them."""
+        cache = DynamicCache()  # without the config: sliding layers keep every slot, and the mask does the sliding
+        if len(tokens):
+            ids = torch.tensor([list(tokens)], device=self.device)
+            self.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+        return cache
+
     @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
     def prefill(
-        self, prompts: Sequence[Sequence[int]], token_ids: np.ndarray, depth: int = 1, whole: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        token_ids: np.ndarray,
+        depth: int = 1,
+        whole: bool = False,
+        before: DynamicCache | None = None,
     ) -> Branches:
         """Run the prompts, once.
 
@@ -108,6 +122,7 @@ class Scorer:
             token_ids: (n_symbols,) the model's token of each symbol.
             depth: tokens that will follow, for checking that they fit.
             whole: also compute the logsumexp over the whole vocabulary, here and at every step.
+            before: of what all prompts go on from, see `beginning`; left as it was.
 
         Raises:
             RequestError: no prompts, an empty prompt, or one longer than the model's window leaves room for.
@@ -120,17 +135,21 @@ class Scorer:
             )
         if not self.head_checked:
             self._check_head()
-        ids, lengths = self._padded(prompts, depth)
+        past = before.get_seq_length() if before else 0
+        ids, lengths = self._padded(prompts, past + depth)
         tokens = torch.from_numpy(np.asarray(token_ids, np.int64)).to(self.device)
         if tokens.min() < 0 or tokens.max() >= self.vocabulary:
             raise ModelError(
                 f"The codes use tokens {int(tokens.min())} to {int(tokens.max())}, but the model has "
                 f"{self.vocabulary}: give it the model trained on this catalogue, or add the new tokens to it."
             )
-        cache = DynamicCache()  # without the config: sliding layers keep every slot, and the mask does the sliding
+        cache = copy.deepcopy(before) if before else self.beginning([])
+        if past and len(ids) > 1:
+            cache.batch_repeat_interleave(len(ids))
         hidden = self.decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         last = hidden[torch.arange(len(ids), device=ids.device)[:, None], lengths - 1]
-        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        lengths = lengths + past
+        places = torch.arange(past + ids.shape[1], device=ids.device).expand(len(ids), -1)
         sees = (places < lengths)[:, None]
         return Branches(cache, tokens, whole, lengths, places, sees, 0, self._logits(last, tokens, whole))
 
@@ -190,7 +209,7 @@ class Scorer:
         if not torch.allclose(ours, truth, rtol=0.05, atol=0.05 * float(truth.abs().max())):
             raise ModelError(
                 f"The output head of {type(self.model).__name__} does more than a linear map, scale and soft "
-                "cap, so items cannot be scored token by token: use another model, or teach llmrec/decode/scorer.py it."
+                "cap, so items cannot be scored token by token: use another model, or teach llmrec/model/logits.py it."
             )
         self.head_checked = True
 
@@ -205,20 +224,13 @@ class Scorer:
 
     def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
         """Logits of the symbols only; the whole vocabulary is summed piece by piece and never kept."""
-        if type(self.head) is not nn.Linear:  # wrapped or quantised: its rows cannot be taken apart
-            every = self._shaped(self.head(hidden).float())
-            return Logits(every[..., tokens], every.logsumexp(-1) if whole else None)
-        bias = None if self.head.bias is None else self.head.bias[tokens].float()
-        symbols = self._shaped(nn.functional.linear(hidden.float(), self.head.weight[tokens].float(), bias))
+        symbols = self.head.of_tokens(hidden, tokens)
         if not whole:
             return Logits(symbols, None)
+        if len(tokens) == self.vocabulary:
+            return Logits(symbols, symbols.logsumexp(-1))
         pieces = hidden.flatten(0, 1).split(max(1, 2**24 // self.vocabulary))
-        totals = [self._shaped(self.head(piece).float()).logsumexp(-1) for piece in pieces]
-        return Logits(symbols, torch.cat(totals).view(hidden.shape[:2]))
-
-    def _shaped(self, logits: Tensor) -> Tensor:
-        logits = logits * self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return Logits(symbols, torch.cat([self.head(piece).logsumexp(-1) for piece in pieces]).view(hidden.shape[:2]))
 
     def _padded(self, prompts: Sequence[Sequence[int]], depth: int) -> tuple[Tensor, Tensor]:
         """(rows, longest) token ids padded on the right, and (rows, 1) lengths."""

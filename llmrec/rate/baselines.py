@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from llmrec import extras
-from llmrec.rate.cases import Cases, Predictor
+from llmrec.contracts import Predictor
+from llmrec.rate.cases import Cases
 from llmrec.rate.ratings import Ratings
 from llmrec.rate.transformer import SmallTransformer
 
@@ -107,7 +108,7 @@ class LensKit:
         return found
 
 
-BASELINES: dict[str, Callable[[Ratings, int], Predictor]] = {
+BASELINES: dict[str, Callable[[Ratings, int], Predictor[Cases]]] = {
     "global mean": GlobalMean,
     "user mean": UserMean,
     "item mean": ItemMean,

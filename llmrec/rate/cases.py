@@ -1,9 +1,9 @@
-"""Cases: ratings to predict, each with what is known of its user; and what a predictor of them is."""
+"""Cases: ratings to predict, each with what is known of its user."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -50,14 +50,6 @@ class Cases:
                 there[::-1] if order == "newest first" else draw.permutation(there)
             )
         return Cases(self.events, history, self.known)
-
-
-class Predictor(Protocol):
-    """Says what ratings users will give."""
-
-    def predict(self, cases: Cases) -> np.ndarray:
-        """(cases,) float64 predicted ratings, finite. Reads of a case's own rating nothing but its user and item."""
-        ...
 
 
 def cases_of(ratings: Ratings, events: np.ndarray, places: int) -> Cases:

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from llmrec.decode.exact import sum_paths
 from llmrec.errors import ModelError
+from llmrec.indexing.trie import ROOT, Trie
 
 
 @dataclass(frozen=True)
 class Words:
-    """The trie of a scale's ratings in one tokenizer.
+    """The ratings of a scale as paths of a trie, in one tokenizer.
 
     Attributes:
         paths: tokens of each rating.
-        inner: paths that others go on from, shortest first; the first is the empty one.
+        trie: of the ratings that are not the beginning of another; its symbols are tokens.
     """
 
     paths: tuple[tuple[int, ...], ...]
-    inner: tuple[tuple[int, ...], ...]
+    trie: Trie
 
     @classmethod
     def of(cls, paths: Sequence[Sequence[int]]) -> Words:
@@ -38,8 +41,9 @@ class Words:
         whole = tuple(tuple(path) for path in paths)
         if len(set(whole)) != len(whole) or not all(whole):
             raise ModelError("the model's tokenizer writes two ratings of the scale with the same tokens.")
-        inner = {path[:place] for path in whole for place in range(len(path))}
-        return cls(whole, tuple(sorted(inner, key=lambda path: (len(path), path))))
+        beginnings = {path[:place] for path in whole for place in range(len(path))}
+        longest = [path for path in whole if path not in beginnings]
+        return cls(whole, Trie.build(longest, 1 + max(token for path in whole for token in path)))
 
     @classmethod
     def read(cls, tokenizer: PreTrainedTokenizerBase, before: str, words: Sequence[str]) -> Words:
@@ -53,37 +57,62 @@ class Words:
             paths.append(whole[len(base) :] if kept else list(tokenizer(word, **special)["input_ids"]))
         return cls.of(paths)
 
+    @cached_property
+    def inner(self) -> tuple[tuple[int, ...], ...]:
+        """Paths that ratings go on from, shortest first; the first is the empty one."""
+        found = {path[:place] for path in self.paths for place in range(len(path))}
+        return tuple(sorted(found, key=lambda path: (len(path), path)))
+
     def children(self, path: tuple[int, ...]) -> list[int]:
         """Tokens that may follow a path, lowest first."""
-        place = len(path)
-        return sorted({other[place] for other in self.paths if len(other) > place and other[:place] == path})
+        return self.trie.children(self.nodes([path]))[1].tolist()
+
+    def shares(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How likely each rating is.
+
+        Args:
+            scores: (rows, nodes) log-probability of every node of the trie, in nats.
+
+        Returns:
+            (rows, steps) probability of each rating among the ratings, and (rows,) that of any of them among all
+            answers. Where no rating is possible, all are equally likely.
+        """
+        nodes, likely = self.nodes(self.paths), np.exp(scores.astype(np.float64))
+        found = likely[:, nodes]
+        source, _, child = self.trie.children(nodes)
+        np.subtract.at(found.T, source, likely[:, child].T)  # longer ratings
+        found = np.maximum(found, 0.0)
+        mass = found.sum(axis=1)
+        even = np.full_like(found, 1 / len(self.paths))
+        return np.divide(found, mass[:, None], out=even, where=mass[:, None] > 0), np.minimum(mass, 1.0)
+
+    def nodes(self, paths: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """(paths,) int64, the node of the trie that each path leads to."""
+        nodes = np.full(len(paths), ROOT)
+        for place in range(max(map(len, paths))):
+            on = [number for number, path in enumerate(paths) if len(path) > place]
+            nodes[on] = self.trie.child(nodes[on], np.array([paths[number][place] for number in on]))
+        return nodes
 
 
 def shares(words: Words, logprobs: Sequence[dict[int, float]]) -> tuple[list[float], float]:
-    """How likely each rating is.
+    """How likely each rating is; see `Words.shares`.
 
     Args:
+        words: the ratings.
         logprobs: at each inner path, the log-probability in nats of each of its children; a missing one counts as
             impossible, other tokens as none of ours.
 
     Returns:
         The probability of each rating among the ratings, and that of any of them among all answers.
     """
-    at = {
-        path: {token: found[token] for token in words.children(path) if token in found}
-        for path, found in zip(words.inner, logprobs, strict=True)
-    }
-    found = np.array([_likely(at, path) for path in words.paths])
-    mass = float(found.sum())
-    if mass <= 0:
-        return [1 / len(found)] * len(found), 0.0
-    return (found / mass).tolist(), min(mass, 1.0)
-
-
-def _likely(at: dict[tuple[int, ...], dict[int, float]], path: tuple[int, ...]) -> float:
-    steps = [at[path[:place]].get(path[place], -np.inf) for place in range(len(path))]
-    longer = sum(np.exp(value) for value in at[path].values()) if path in at else 0.0
-    return float(np.exp(sum(steps)) * max(0.0, 1 - longer))
+    trie = words.trie
+    source, tokens, child = trie.children(words.nodes(words.inner))
+    scores = np.zeros((1, len(trie.start)))
+    pairs = zip(source.tolist(), tokens.tolist(), strict=True)
+    scores[0, child] = [logprobs[at].get(token, -np.inf) for at, token in pairs]
+    found, mass = words.shares(sum_paths(trie, scores))
+    return found[0].tolist(), float(mass[0])
 
 
 def expected(shares_: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -13,22 +13,22 @@ from llmrec.errors import TextError
 from llmrec.model.prompting import turns
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.scale import Scale
-from llmrec.text.endpoint import Endpoint
+from llmrec.text.client import NoAnswer, OpenAIClient
 
 _TOP = 20  # what OpenAI's API gives at most
 
 
 class OnEndpoint:
-    """Asks several questions at a time; the rest between tries doubles (see `text.endpoint`).
+    """Asks several questions at a time; the rest between tries doubles (see `text.client`).
 
     Probabilities are read off the first token, so they need a scale whose ratings are one digit each. A server that
     refuses to give any is asked without.
     """
 
-    def __init__(self, endpoint: Endpoint, scale: Scale, workers: int = 8, longest: int = LONGEST) -> None:
-        self.endpoint, self.scale, self.workers, self.longest = endpoint, scale, workers, longest
+    def __init__(self, client: OpenAIClient, scale: Scale, workers: int = 8, longest: int = LONGEST) -> None:
+        self.client, self.scale, self.workers, self.longest = client, scale, workers, longest
         self.logprobs = all(len(word) == 1 for word in scale.words)
-        self.name = f"{endpoint.model} | {endpoint.url} | {scale.said} | {longest}"
+        self.name = f"{client.model} | {client.url}/chat/completions | {scale.said} | {longest}"
 
     def ask(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """Answers as they come.
@@ -50,9 +50,11 @@ class OnEndpoint:
         begin = time.perf_counter()
         wanted = self.logprobs
         try:
-            read, tries = self.endpoint.post(body | ({"logprobs": True, "top_logprobs": _TOP} if wanted else {}), _read)
-        except TextError as error:
-            if not (wanted and "HTTP 4" in str(error) and "logprob" in str(error).lower()):
+            read, tries = self.client.complete(
+                body | ({"logprobs": True, "top_logprobs": _TOP} if wanted else {}), _read
+            )
+        except NoAnswer as error:
+            if not (wanted and (error.status or 0) // 100 == 4 and b"logprob" in error.reply.lower()):
                 raise TextError(
                     f"{str(error).removesuffix('.')}. Check --url and --model, and {KEY} if it wants a key; "
                     "answers so far are kept, and the same command goes on."

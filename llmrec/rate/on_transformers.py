@@ -1,24 +1,24 @@
 """Ratings from a language model on transformers: one pass over the prompt gives probabilities and the answer's start.
 
 What all prompts share from their beginning on (examples, above all) is computed once. Batches hold prompts of like
-length, padded on the left.
+length.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from llmrec.decode.exact import score_nodes
+from llmrec.decode.scorer import Branches, Scorer
 from llmrec.errors import ModelError
 from llmrec.rate.answers import LONGEST, Answer
-from llmrec.rate.expected import Words, shares
+from llmrec.rate.expected import Words
 from llmrec.rate.prompts import text_of, written
 from llmrec.rate.scale import Scale
 
@@ -37,6 +37,7 @@ class OnTransformers:
     ) -> None:
         self.model, self.tokenizer, self.scale, self.longest = model.eval(), tokenizer, scale, longest
         self.name = f"{name} | transformers {model.dtype} | {scale.said} | {longest}"
+        self.scorer = Scorer(model)
         self.stop = {tokenizer.eos_token_id, *_listed(getattr(model.generation_config, "eos_token_id", None))} - {None}
 
     @torch.inference_mode()
@@ -52,11 +53,11 @@ class OnTransformers:
         rows = [list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
         self._fits(max(map(len, rows)))
         shared = _shared(rows)
-        prefix = self._prefix(rows[0][:shared])
+        beginning = self.scorer.beginning(rows[0][:shared])
         order = np.argsort([len(row) for row in rows], kind="stable").tolist()
         for batch in _batches(order, [len(row) - shared for row in rows]):
             begin = time.perf_counter()
-            found = self._batch([rows[number][shared:] for number in batch], prefix, words)
+            found = self._batch([rows[number][shared:] for number in batch], beginning, words)
             seconds = (time.perf_counter() - begin) / len(batch)
             for number, (text, likely, mass, length) in zip(batch, found, strict=True):
                 yield number, Answer(text, likely, mass, len(rows[number]), length, seconds)
@@ -69,91 +70,29 @@ class OnTransformers:
                 "Lower --history or --shots."
             )
 
-    def _prefix(self, tokens: list[int]) -> DynamicCache:
-        cache = DynamicCache()
-        if tokens:
-            ids = torch.tensor([tokens], device=self.model.device)
-            self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
-        return cache
-
     def _batch(
-        self, rows: list[list[int]], prefix: DynamicCache, words: Words
+        self, rows: list[list[int]], beginning: DynamicCache, words: Words
     ) -> list[tuple[str, list[float], float, int]]:
-        past = prefix.get_seq_length()
-        cache = copy.deepcopy(prefix)
-        if past and len(rows) > 1:
-            cache.batch_repeat_interleave(len(rows))
-        width = max(map(len, rows))
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.model.device)
-        there = torch.tensor([[1] * past + [0] * (width - len(row)) + [1] * len(row) for row in rows]).to(ids.device)
-        logits = self._step(ids, there, cache)
-        at = [logits, *self._nodes(words, there, cache)] if len(words.inner) > 1 else [logits]
-        chosen = [words.children(path) for path in words.inner]
-        picked = [values[:, tokens].tolist() for values, tokens in zip(at, chosen, strict=True)]
-        likely = [
-            shares(
-                words, [dict(zip(tokens, one[row], strict=True)) for tokens, one in zip(chosen, picked, strict=True)]
-            )
-            for row in range(len(rows))
-        ]
-        said = self._say(logits, there, cache)
+        tokens = np.arange(self.scorer.vocabulary)
+        state = self.scorer.prefill(rows, tokens, self.longest, whole=True, before=beginning)
+        likely, mass = words.shares(score_nodes(self.scorer, words.trie, state, "vocabulary"))
+        said = self._say(state)
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-        return [(text, *one, len(tokens)) for text, one, tokens in zip(texts, likely, said, strict=True)]
+        return list(zip(texts, likely.tolist(), mass.tolist(), map(len, said), strict=True))
 
-    def _step(self, ids: Tensor, there: Tensor, cache: DynamicCache) -> Tensor:
-        """(rows, vocabulary) log-probabilities after the last token."""
-        places = (there.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        states = self.model.get_decoder()(
-            input_ids=ids, attention_mask=there, position_ids=places, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        return torch.log_softmax(_logits(self.model, states), dim=-1)
-
-    def _nodes(self, words: Words, there: Tensor, cache: DynamicCache) -> list[Tensor]:
-        """(rows, vocabulary) log-probabilities after each inner path but the empty one; the cache stays as it was.
-
-        All paths are one stretch of new tokens, each of which sees the prompt and the path before it.
-        """
-        paths, past, rows = words.inner[1:], there.shape[1], len(there)
-        ancestors = torch.tensor([[other == path[: len(other)] for other in paths] for path in paths])
-        seen = torch.cat(
-            [there.bool().cpu()[:, None].expand(-1, len(paths), -1), ancestors.expand(rows, -1, -1)], dim=2
-        )
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, torch.finfo(self.model.dtype).min)
-        length = there.sum(1, keepdim=True)
-        depths = torch.tensor([[len(path) - 1 for path in paths]], device=there.device)
-        ids = torch.tensor([[path[-1] for path in paths]], device=there.device).expand(rows, -1)
-        states = self.model.get_decoder()(
-            input_ids=ids,
-            attention_mask=mask[:, None].to(there.device),
-            position_ids=length + depths,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        cache.crop(past)
-        return [torch.log_softmax(_logits(self.model, states[:, place]), dim=-1) for place in range(len(paths))]
-
-    def _say(self, logits: Tensor, there: Tensor, cache: DynamicCache) -> list[list[int]]:
+    def _say(self, state: Branches) -> list[list[int]]:
         """Greedy tokens of each row up to where it stops."""
-        said: list[list[int]] = [[] for _ in there]
+        said: list[list[int]] = [[] for _ in state.lengths]
         going = [True] * len(said)
         for place in range(self.longest):
-            tokens = logits.argmax(-1)
+            tokens = state.logits.symbols[:, 0].argmax(-1).cpu().numpy()
             for row, token in enumerate(tokens.tolist()):
                 going[row] = going[row] and token not in self.stop
                 said[row] += [token] if going[row] else []
             if not any(going) or place == self.longest - 1:
                 break
-            there = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
-            logits = self._step(tokens[:, None], there, cache)
+            self.scorer.step(state, tokens[:, None], np.zeros((len(tokens), 1), np.int64))
         return said
-
-
-def _logits(model: Any, states: Tensor) -> Tensor:
-    from llmrec.train.loss import shape_of
-
-    scale, softcap = shape_of(model.config.get_text_config())
-    logits = model.get_output_embeddings()(states).float() * scale
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 def _listed(value: Any) -> list[int]:

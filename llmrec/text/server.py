@@ -11,7 +11,7 @@ from typing import Any
 from llmrec import addresses
 from llmrec.errors import TextError
 from llmrec.text.cache import Cache
-from llmrec.text.endpoint import Endpoint, Nothing
+from llmrec.text.client import Nothing, OpenAIClient
 from llmrec.text.oracle import Ask
 
 _THINKING = re.compile(r"<think>.*?</think>", re.S)
@@ -37,11 +37,11 @@ class Server:
         """Name a server.
 
         Args:
-            url, model, patience, tries, rest: as `Endpoint` takes them.
+            url, model, patience, tries, rest: as `OpenAIClient` takes them.
             cache: JSONL file of answers.
             workers: questions at a time.
         """
-        self.endpoint, self.workers = Endpoint(url, model, patience, tries, rest), workers
+        self.client, self.workers = OpenAIClient(url, model, patience, tries, rest), workers
         self.cache = Cache(cache, model)
 
     def complete(self, asks: Sequence[Ask]) -> list[str]:
@@ -63,7 +63,7 @@ class Server:
     def _ask(self, prompt: str) -> None:
         body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "seed": 0}
         try:
-            text, _ = self.endpoint.post(body, _words)
+            text, _ = self.client.complete(body, _words)
         except TextError as error:
             raise TextError(
                 f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model. If it wants a key, set "

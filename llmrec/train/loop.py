@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_callback import PrinterCallback
 
 from llmrec.model.held import undecayed
+from llmrec.model.logits import plain
 from llmrec.recipe import Training
 from llmrec.train import together, trackers
 from llmrec.train.arguments import arguments
@@ -224,11 +225,6 @@ def _silence(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-
-
-def plain(model: Any) -> PreTrainedModel:
-    """The model of transformers that peft's wraps, adapters in place; a plain model is itself."""
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 @contextlib.contextmanager

@@ -26,8 +26,6 @@ def target_logprobs(
     targets: Tensor,
     head: Any,
     chunk: int = CHUNK,
-    scale: float = 1.0,
-    softcap: float | None = None,
     smooth: Smooth | None = None,
 ) -> Tensor:
     """Log-probability of the token that follows each position.
@@ -35,17 +33,15 @@ def target_logprobs(
     Args:
         states: (positions, width) last hidden states.
         targets: (positions,) int64, the token that follows each.
-        head: maps (positions, width) to (positions, vocabulary).
+        head: maps (positions, width) to (positions, vocabulary) logits, such as `OutputHead`.
         chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
-        scale: what the model multiplies its logits by (Cohere, Granite).
-        softcap: the bound that the model bends its logits under (Gemma 2), in logits.
         smooth: label smoothing; then what is returned is a mean of log-probabilities.
 
     Returns:
         (positions,) float32 log-probabilities in nats.
     """
     most = max(1, chunk // _vocabulary(head))
-    score = partial(_score, head=head, scale=scale, softcap=softcap, smooth=smooth)
+    score = partial(_score, head=head, smooth=smooth)
     if len(targets) > most:
         score = partial(checkpoint, score, use_reentrant=False)
     positions = min(most, _CPU_POSITIONS) if states.device.type == "cpu" else most
@@ -53,31 +49,12 @@ def target_logprobs(
     return torch.cat([score(state, target) for state, target in parts])
 
 
-def shape_of(config: Any) -> tuple[float, float | None]:
-    """What a model of transformers does to its logits after the head: their scale and soft cap."""
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return scale, getattr(config, "final_logit_softcapping", None)
-
-
-def shaped_logits(states: Tensor, head: Any, scale: float, softcap: float | None) -> Tensor:
-    """(positions, vocabulary) float32 logits as the model itself gives them."""
-    return shaped(head(states).float(), scale, softcap)
-
-
-def shaped(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Logits as the model gives them, from what its head alone makes."""
-    logits = logits if scale == 1 else logits * scale
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-
-def _score(
-    states: Tensor, targets: Tensor, head: Any, scale: float, softcap: float | None, smooth: Smooth | None = None
-) -> Tensor:
-    logits = shaped_logits(states, head, scale, softcap)
+def _score(states: Tensor, targets: Tensor, head: Any, smooth: Smooth | None) -> Tensor:
+    logits = head(states).float()
     logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
     return logprobs if smooth is None else smooth.smoothed(logits, targets, logprobs)
 
 
 def _vocabulary(head: Any) -> int:
-    """Rows of a head; of one that DeepSpeed has cut up, its weight tells nothing."""
-    return int(getattr(head, "out_features", None) or head.weight.shape[0])
+    """Rows of a head: an `OutputHead`, or a layer of torch."""
+    return int(getattr(head, "vocabulary", None) or head.out_features)

@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from llmrec.model.logits import OutputHead, plain
 from llmrec.recipe import Sft
 from llmrec.train import loop
-from llmrec.train.loop import Around, Trained, plain
-from llmrec.train.loss import shape_of, shaped, target_logprobs
+from llmrec.train.loop import Around, Trained
+from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate
 from llmrec.train.siblings import Siblings
 from llmrec.train.smooth import Smooth
@@ -60,21 +61,18 @@ def scored(
     """
     if labels is None:
         return type(model).forward(model, input_ids=input_ids, **inputs)
-    inner = plain(model)
-    hidden = inner.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-    scale, softcap = shape_of(inner.config.get_text_config())
-    head = inner.get_output_embeddings()
+    hidden = plain(model).get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+    head = OutputHead(model)
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORE, as_tuple=True)
     states, targets, total = hidden[rows, columns], labels[rows, columns + 1], hidden.new_zeros((), dtype=torch.float32)
     if siblings is not None:
         siblings = siblings.to(states.device)
         depth, beginning = siblings.places(input_ids, rows, columns + 1)
-        shape = partial(shaped, scale=scale, softcap=softcap)
         for place in range(len(siblings.levels)):
             here = torch.nonzero(depth == place)[:, 0]
             if len(here):
-                given = states[here], targets[here], place, beginning[here], head.weight, shape
+                given = states[here], targets[here], place, beginning[here], head.layer.weight, head.scaled
                 total = total + siblings.logprobs(*given, smooth.share if smooth else 0.0).sum()
         states, targets = states[depth < 0], targets[depth < 0]
-    total = total + target_logprobs(states, targets, head, scale=scale, softcap=softcap, smooth=smooth).sum()
+    total = total + target_logprobs(states, targets, head, smooth=smooth).sum()
     return CausalLMOutput(loss=-total / (len(rows) if num_items_in_batch is None else num_items_in_batch))  # type: ignore[arg-type]  # it says FloatTensor, and means any

@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from decode_truth import FAMILIES, SYMBOLS, TOKENS, brute_force, random_codes, random_prompts, tiny
+from decode_truth import FAMILIES, SIZES, SYMBOLS, TOKENS, brute_force, random_codes, random_prompts, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.exact import score_all
+from llmrec.decode.exact import score_all, score_nodes
 from llmrec.decode.filters import Filter, Subset
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
@@ -50,6 +50,27 @@ def test_beams_for_the_whole_catalogue_rank_as_brute_force_and_exact_scoring_do(
     np.testing.assert_allclose(score_all(Scorer(model), trie, TOKENS, prompts, normalise), truth, **CLOSE)
     if normalise != "vocabulary":
         np.testing.assert_allclose(np.exp(truth).sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_that_go_on_from_one_beginning_are_scored_as_whole_prompts_are(family):
+    random = np.random.default_rng(7)
+    trie, scorer = Trie.build(random_codes(random, 12), SYMBOLS), Scorer(tiny(family))
+    shared, *prompts = random_prompts(random, 5)
+    beginning, vocabulary = scorer.beginning(shared), np.arange(SIZES["vocab_size"])
+    for rows in (prompts, prompts[:1]):
+        symbols = random.integers(3, 70, (len(rows), 1))
+        parted = scorer.prefill(rows, vocabulary, whole=True, before=beginning)
+        whole = scorer.prefill([shared + row for row in rows], vocabulary, whole=True)
+        scores = [score_nodes(scorer, trie, state, "vocabulary") for state in (parted, whole)]
+        np.testing.assert_allclose(*scores, **CLOSE)
+        for state in (parted, whole):
+            scorer.step(state, symbols, np.zeros_like(symbols))
+        torch.testing.assert_close(parted.logits.symbols, whole.logits.symbols, rtol=0, atol=5e-5)
+        torch.testing.assert_close(parted.logits.total, whole.logits.total, rtol=0, atol=5e-5)
+        for row, prompt in enumerate(rows):
+            truth = scorer.model(torch.tensor([[*shared, *prompt, *symbols[row]]])).logits[0, -1].float()
+            torch.testing.assert_close(parted.logits.symbols[row, 0], truth, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("normalise", ["catalogue", "allowed", "vocabulary"])

@@ -29,7 +29,7 @@ from llmrec.rate.prompts import render, text_of, written
 from llmrec.rate.ratings import TEST
 from llmrec.rate.scale import Scale
 from llmrec.rate.study import Study
-from llmrec.text.endpoint import Endpoint
+from llmrec.text.client import OpenAIClient
 
 STARS, HALVES = Scale(1, 5, 1), Scale(0.5, 5, 0.5)
 
@@ -192,7 +192,7 @@ def rater() -> Iterator[Rater]:
 
 def endpoint(rater: Rater, **more: Any) -> OnEndpoint:
     given = {"rest": 0.01, "patience": 1.0, "tries": 6, **more}
-    return OnEndpoint(Endpoint(rater.url, "m", **given), STARS, workers=1)
+    return OnEndpoint(OpenAIClient(rater.url, "m", **given), STARS, workers=1)
 
 
 def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path: Path) -> None:

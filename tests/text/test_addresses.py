@@ -18,7 +18,7 @@ from llmrec.errors import TextError
 from llmrec.recipe import Oracle
 from llmrec.recipe_file import read
 from llmrec.tasks.wishes import oracle_of
-from llmrec.text.endpoint import Endpoint
+from llmrec.text.client import NoAnswer, OpenAIClient
 
 FOREIGN = "http://203.0.113.9:8000/v1"
 
@@ -76,13 +76,17 @@ class Terminal(io.StringIO):
 
 
 def post(url: str) -> None:
-    Endpoint(url, "any", tries=1).post({}, lambda reply: reply)
+    OpenAIClient(url, "any", tries=1).complete({}, lambda reply: reply)
+
+
+def stream(url: str) -> None:
+    assert list(Model(url, "any")._client.stream({})) == []
 
 
 def test_an_address_of_a_folder_is_sent_no_key_and_a_named_one_is(recorder: Recorder, monkeypatch) -> None:
-    post(recorder.url)
-    assert recorder.keys.pop() is None
-    assert "Authorization" not in Model(recorder.url, "any")._client._http.headers
+    for ask in (post, stream):
+        ask(recorder.url)
+        assert recorder.keys.pop() is None
     monkeypatch.setenv(BASE, FOREIGN)
     post(recorder.url)
     assert recorder.keys.pop() is None
@@ -91,18 +95,19 @@ def test_an_address_of_a_folder_is_sent_no_key_and_a_named_one_is(recorder: Reco
     assert recorder.keys.pop() == "Bearer secret"
     monkeypatch.delenv(BASE)
     addresses.name(recorder.url)
-    post(recorder.url)
-    assert recorder.keys.pop() == "Bearer secret"
-    assert Model(recorder.url, "any")._client._http.headers["Authorization"] == "Bearer secret"
+    for ask in (post, stream):
+        ask(recorder.url)
+        assert recorder.keys.pop() == "Bearer secret"
 
 
-def test_a_redirect_does_not_carry_the_key_elsewhere(recorder: Recorder) -> None:
+@pytest.mark.parametrize("ask", [post, stream])
+def test_a_redirect_does_not_carry_the_key_elsewhere(recorder: Recorder, ask) -> None:
     with Recorder() as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         addresses.name(recorder.url)
         recorder.location = other.url
-        with pytest.raises(TextError, match="HTTP 302"):
-            post(recorder.url)
+        with pytest.raises(NoAnswer, match="HTTP 302"):
+            ask(recorder.url)
         assert recorder.keys == ["Bearer secret"] and other.keys == []
         other.shutdown()
 
