@@ -60,8 +60,8 @@ def read_made(folder: Path) -> Made:
     layout = read_checked(path, dict[str, Any]).get("layout", 1)
     if layout != LAYOUT:
         raise RunError(
-            f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in it "
-            "was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
+            f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in "
+            "it was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
         )
     made: Made = read_checked(path, Made)
     return made
