@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_ch
 
 import numpy as np
 
+from llmrec.errors import RequestError
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -259,11 +261,27 @@ class Ranked:
     items: np.ndarray
     scores: np.ndarray
 
+    @classmethod
+    def empty(cls, rows: int, k: int) -> Ranked:
+        """Lists without an item yet."""
+        return cls(np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32))
+
+
+def check_k(k: int, n_items: int) -> None:
+    """Refuse a number of items that no list over a catalogue can have.
+
+    Raises:
+        RequestError: it is not between 1 and the catalogue's size.
+    """
+    if not 1 <= k <= n_items:
+        raise RequestError(f"k must be between 1 and the catalogue's {n_items} items, not {k}.")
+
 
 class Recommender(Protocol):
     """Ranks items of one catalogue: everything that is judged, served, exported and chatted with.
 
-    A filter takes items out and leaves the scores of the others as they are.
+    A filter takes items out, and leaves the order of the others and the differences of their scores as they are. Only
+    where it denies items of the history may the others be weighed anew: the next item is then one that is new.
 
     Attributes:
         n_items: items of the catalogue.

@@ -60,8 +60,8 @@ def read_made(folder: Path) -> Made:
     layout = read_checked(path, dict[str, Any]).get("layout", 1)
     if layout != LAYOUT:
         raise RunError(
-            f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in it "
-            "was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
+            f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in "
+            "it was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
         )
     made: Made = read_checked(path, Made)
     return made
@@ -91,8 +91,13 @@ def output_hash(files: dict[str, FileRecord]) -> str:
     return hash_json([[name, files[name]["sha256"]] for name in sorted(files)])
 
 
-def check_files(folder: Path, made: Made) -> None:
+def check_files(folder: Path, made: Made, all_files: bool = True) -> None:
     """See that the files of a stage are as it left them. Contents are read only where size or time differ.
+
+    Args:
+        folder: of the stage.
+        made: its made.json.
+        all_files: whether every file must be there; False where weights stayed on another machine.
 
     Raises:
         RunError: one is missing or was changed; names it.
@@ -100,6 +105,8 @@ def check_files(folder: Path, made: Made) -> None:
     for name, record in made["files"].items():
         path = folder / name
         if not path.is_file():
+            if not all_files:
+                continue
             raise RunError(f"{path} is missing. {_remedy(folder)}")
         stat = path.stat()
         same = stat.st_size == record["size"] and stat.st_mtime_ns == record["mtime_ns"]

@@ -120,7 +120,7 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
     )
 
 
-def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[str]]:
+def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[BadRow]]:
     """The reviews, read once into a database, and a line of words for each that lacks an id, a time or a rating."""
     paths = "[" + ", ".join("'" + glob_free(path).replace("'", "''") + "'" for path in logs) + "]"
     kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.data.own import as_text
-from llmrec.data.times import read_times, try_cast
+from llmrec.data.times import DayOrderError, read_times, try_cast
 from llmrec.errors import DataError
 
 _ENOUGH = 50_000  # distinct values or rows that are looked at where looking at all would be slow
@@ -125,7 +125,8 @@ def _kind(column: pa.ChunkedArray, sample: pa.ChunkedArray) -> tuple[str, str, b
         return "number", read.words if likely else "", False
     try:
         read = read_times(sample, "", "")
-    except DataError as error:
-        unclear = "days from months" in str(error)
-        return ("time", "dates", True) if unclear else ("text", "", False)
+    except DayOrderError:
+        return "time", "dates", True
+    except DataError:
+        return "text", "", False
     return ("time", read.words, False) if read.seconds.null_count <= 0.1 * len(sample) else ("text", "", False)

@@ -16,6 +16,10 @@ _DAYS = ("%d %B %Y", "%d %b %Y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d. %B %
 _NAMED = [f"{day}{time}" for day in _DAYS for time in ("", " %H:%M", " %H:%M:%S")]
 
 
+class DayOrderError(DataError):
+    """Dates of which nothing tells whether days or months come first."""
+
+
 @dataclass(frozen=True)
 class Times:
     """A column of times that was read.
@@ -38,7 +42,8 @@ def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | 
         day_first: whether 3/4/2021 is in April; found out from the column where None.
 
     Raises:
-        DataError: no time in the column can be read, or nothing in it tells days from months.
+        DayOrderError: nothing in the column tells days from months.
+        DataError: no time in it can be read.
     """
     number = pa.chunked_array([pa.nulls(len(column), pa.float64())])
     if not pa.types.is_temporal(column.type):
@@ -91,7 +96,7 @@ def _day_first(parted: pa.ChunkedArray, file: str, name: str) -> bool:
     first, second = (pc.max(pc.cast(parts.field(key), pa.int64())).as_py() for key in ("first", "second"))
     if (first > 12) == (second > 12):
         example = next(part for part in parts.to_pylist() if part)
-        raise DataError(
+        raise DayOrderError(
             f"{file}: nothing in '{name}' tells days from months (such as {example['first']}{example['mark']}"
             f"{example['second']}{example['mark']}{example['year']}). Say data.day_first=true or data.day_first=false"
         )

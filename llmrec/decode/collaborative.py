@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmrec.collaborative.probabilities import POWER, TOP_K
-from llmrec.contracts import CollaborativeModel, Ranked, Request, ScoreKind, Sequences
-from llmrec.errors import RequestError
+from llmrec.contracts import CollaborativeModel, Ranked, Request, ScoreKind, Sequences, check_k
 
 _BLOCK = 512  # requests that are scored at once, each a row over the catalogue
 
@@ -16,8 +15,9 @@ _BLOCK = 512  # requests that are scored at once, each a row over the catalogue
 class Collaborative:
     """A collaborative model over the items of a catalogue; see `contracts.Recommender`.
 
-    Scores are logarithms of the probabilities that the model's scores stand for (`log_probabilities`). An item that the
-    model was not fitted on is never recommended, and is left out of histories.
+    Scores are logarithms of the probabilities that the model's scores stand for (`log_probabilities`); where items of
+    the history are denied, of the probabilities that one of the others comes next. An item that the model was not
+    fitted on is never recommended, and is left out of histories.
 
     Attributes:
         model: fitted.
@@ -52,28 +52,25 @@ class Collaborative:
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
         """See `contracts.Recommender`."""
-        if not 1 <= k <= self.n_items:
-            raise RequestError(f"k must be between 1 and the catalogue's {self.n_items} items, not {k}.")
+        check_k(k, self.n_items)
         found = [self._rank(requests[start : start + _BLOCK], k) for start in range(0, len(requests), _BLOCK)]
-        empty = Ranked(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
-        return Ranked(
-            *(np.concatenate([getattr(one, name) for one in [empty, *found]]) for name in ("items", "scores"))
-        )
+        blocks = [Ranked.empty(0, k), *found]
+        return Ranked(np.concatenate([one.items for one in blocks]), np.concatenate([one.scores for one in blocks]))
 
     def _rank(self, requests: Sequence[Request], k: int) -> Ranked:
         histories = [self._fitted[np.asarray(one.history, np.int64)] for one in requests]
         scores = self.model.score(Sequences.of(history[history >= 0] for history in histories))
         for row, request in enumerate(requests):
-            denied = self._fitted[np.asarray(request.denied, np.int64)]
-            scores[row, denied[denied >= 0]] = -np.inf
+            seen = self._fitted[np.intersect1d(request.history, request.denied).astype(np.int64)]
+            scores[row, seen[seen >= 0]] = -np.inf
         logs = log_probabilities(scores, self.model.score_kind)
-        items, ranked = np.full((len(requests), k), -1, np.int32), np.full((len(requests), k), -np.inf, np.float32)
+        ranked = Ranked.empty(len(requests), k)
         for row, request in enumerate(requests):
             likely = np.flatnonzero(np.isfinite(logs[row]) & (self._catalogue >= 0))
             likely = likely[request.permits(self._catalogue[likely])]
             best = likely[np.argsort(-logs[row, likely], kind="stable")[:k]]
-            items[row, : len(best)], ranked[row, : len(best)] = self._catalogue[best], logs[row, best]
-        return Ranked(items, ranked)
+            ranked.items[row, : len(best)], ranked.scores[row, : len(best)] = self._catalogue[best], logs[row, best]
+        return ranked
 
 
 def log_probabilities(scores: np.ndarray, kind: ScoreKind) -> np.ndarray:

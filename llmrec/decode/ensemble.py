@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmrec.contracts import Ranked, Recommender, Request
+from llmrec.contracts import Ranked, Recommender, Request, check_k
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Ensemble:
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
         """See `contracts.Recommender`."""
+        check_k(k, self.n_items)
         return self.combine(requests, [self.rank_member(place, requests, k) for place in range(len(self.members))], k)
 
     def rank_member(self, place: int, requests: Sequence[Request], k: int) -> Ranked:
@@ -80,7 +81,7 @@ class Ensemble:
             k: items wanted.
         """
         weights = self._weights(requests, ranked)
-        items, scores = np.full((len(requests), k), -1, np.int32), np.full((len(requests), k), -np.inf, np.float32)
+        best = Ranked.empty(len(requests), k)
         for row in range(len(requests)):
             numbers = np.concatenate([one.items[row] for one in ranked])
             shares = [
@@ -93,8 +94,8 @@ class Ensemble:
             by_place = np.argsort(first, kind="stable")
             order = by_place[np.argsort(-mixed[by_place], kind="stable")]
             order = order[mixed[order] > 0][:k]
-            items[row, : len(order)], scores[row, : len(order)] = distinct[order], np.log(mixed[order])
-        return Ranked(items, scores)
+            best.items[row, : len(order)], best.scores[row, : len(order)] = distinct[order], np.log(mixed[order])
+        return best
 
     def _weights(self, requests: Sequence[Request], ranked: Sequence[Ranked]) -> np.ndarray:
         """(rows, members) weights that sum to 1 over the members that take part."""

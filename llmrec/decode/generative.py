@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llmrec import extras
-from llmrec.contracts import ItemSet, Ranked, Request
+from llmrec.contracts import ItemSet, Ranked, Request, check_k
 from llmrec.decode.engine import Engine, EngineFactory, transformers_engines
 from llmrec.decode.filters import Filter, Subset
 from llmrec.errors import ModelError, RequestError
@@ -53,11 +53,7 @@ class Generative:
         Raises:
             ModelError: the model was trained on another catalogue.
         """
-        if note.catalogue not in catalogue.lineage:
-            raise ModelError(
-                f"the model was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
-                "Use the catalogue folder of its own run."
-            )
+        _check_catalogue(note, catalogue, "the model")
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
         self.beams = beams or BEAMS
 
@@ -93,8 +89,9 @@ class Generative:
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
         """See `contracts.Recommender`; items that the beams miss are missed."""
-        if not 1 <= k <= self.n_items:
-            raise RequestError(f"k must be between 1 and the catalogue's {self.n_items} items, not {k}.")
+        check_k(k, self.n_items)
+        if not requests:
+            return Ranked.empty(0, k)
         prompts, filters = [self.prompt(one) for one in requests], [self.filter(one) for one in requests]
         return self.engine.rank(prompts, k, filters, self.width(k))
 
@@ -155,7 +152,7 @@ class GenerativeModel:
         """
         self.tokenizer, note = model_folder.load_words(folder)
         self.note = replace(note, prompt=note.held_out_prompt) if held_out_prompt else note
-        self._engines = engines
+        self._engines, self._folder = engines, folder
 
     def on(self, catalogue: Catalogue, folder: Path, beams: int | None = None) -> Generative:
         """A recommender for a catalogue.
@@ -168,8 +165,22 @@ class GenerativeModel:
         Raises:
             ModelError: the model was trained on another catalogue, or lacks tokens of it.
         """
+        _check_catalogue(self.note, catalogue, f"the model in {self._folder}")
         tokens = token_ids(self.tokenizer, catalogue.tokens)
         return Generative(self.tokenizer, self.note, catalogue, self._engines(catalogue, folder, tokens), beams)
+
+
+def _check_catalogue(note: Note, catalogue: Catalogue, model: str) -> None:
+    """See that a model was trained on a catalogue, or on one that it extends.
+
+    Raises:
+        ModelError: it was not; `model` is how the message begins.
+    """
+    if note.catalogue not in catalogue.lineage:
+        raise ModelError(
+            f"{model} was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
+            "Use the catalogue folder of its own run."
+        )
 
 
 def engines_of(name: EngineName, folder: Path, **options: Any) -> EngineFactory:

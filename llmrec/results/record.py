@@ -84,7 +84,7 @@ class FinishedRun:
 
 
 def tested(path: Path) -> FinishedRun:
-    """A run and what its stages are, if it was judged on its test split.
+    """A run and what its stages are, if it was judged on its test split; its weights may be elsewhere.
 
     Raises:
         RunError: it was not, or it holds stages of two recipes.
@@ -93,7 +93,7 @@ def tested(path: Path) -> FinishedRun:
     if not (run.evaluation("test") / MADE).is_file():
         raise RunError(f"{path} has not been judged on its test part. Type: llmrec evaluate {path} --test")
     stages = [spec for spec in plan(recipe) if spec.kind != "evaluate"]
-    hashes = require_current(run, [*stages, evaluation(recipe, "test")], recipe.seed)
+    hashes = require_current(run, [*stages, evaluation(recipe, "test")], recipe.seed, all_files=False)
     return FinishedRun(run, recipe, hashes, {name: read_made(run.stage(name)) for name in hashes})
 
 

@@ -58,7 +58,7 @@ def _brief_hash(file: Path) -> str | int:
     return hash_file(file) if size <= _SMALL else size
 
 
-def require_current(run: RunFolder, specs: list[StageSpec], seed: int) -> dict[str, str]:
+def require_current(run: RunFolder, specs: list[StageSpec], seed: int, all_files: bool = True) -> dict[str, str]:
     """See that stages of a run are those of a recipe, made of one another, with their files as they were left.
 
     Files outside of the run count as they were when the stages were made.
@@ -67,6 +67,7 @@ def require_current(run: RunFolder, specs: list[StageSpec], seed: int) -> dict[s
         run: the run folder.
         specs: stages that must be there, in order.
         seed: of the recipe.
+        all_files: whether every file must be there; False where weights stayed on another machine.
 
     Returns:
         Stage → hash of its files.
@@ -87,7 +88,7 @@ def require_current(run: RunFolder, specs: list[StageSpec], seed: int) -> dict[s
                 f"{folder} was made {_difference(made, spec, inputs, seed)}, as when a run with changes was stopped on "
                 "its way. Finish it, or go back to the recipe before, with: llmrec run RECIPE --out RUN"
             )
-        check_files(folder, made)
+        check_files(folder, made, all_files)
         hashes[spec.name] = made["output"]
     return hashes
 

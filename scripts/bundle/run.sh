@@ -39,8 +39,8 @@ cd "$place"
 if [ "$until" != train ] && [ -n "${TEST:-}" ]; then
   "$python" -m llmrec.cli.main evaluate "runs/$run" --test --ledger "runs/$run/ledger.jsonl" --why "$run on another machine" --json >told.json
 fi
-# No weights: model/, adapter/ and checkpoints stay here.
+# No weights: model/, adapter/, fitted models and checkpoints stay here.
 mkdir -p "$out"
-(cd runs && find "$run" -type f ! -path '*/model/*' ! -path '*/adapter/*' ! -path '*/.*' ! -path '*/tasks/*' ! -path '*/items/*' ! -path '*/catalogue/*' ! -path '*/data/*' ! -path '*/logs/*' >"$place/back.txt")
+(cd runs && find "$run" -type f ! -path '*/model/*' ! -path '*/adapter/*' ! -path '*/.*' ! -path '*/tasks/*' ! -path '*/items/*' ! -path '*/catalogue/*' ! -path '*/data/*' ! -path '*/logs/*' \( ! -path '*/collaborative/*' -o -name made.json \) >"$place/back.txt")
 (cd runs && tar czf "$out/back.tar.gz" -T "$place/back.txt")
 echo "written: $out/back.tar.gz"

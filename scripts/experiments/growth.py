@@ -33,7 +33,7 @@ def run_share(recipe: Path, common: list[str], folder: Path, share: float) -> No
         call_llmrec("run", recipe, *given, "--until", "data", "--out", folder / "1")
         users = read_made(RunFolder(folder / "1").data)["facts"]["users"]
         given.append(f"data.max_users={max(1, round(share * users))}")
-    for stage in UNTIL[:-1]:
+    for stage in UNTIL:
         call_llmrec("run", recipe, *given, "--until", stage, "--out", folder / f"{share:g}")
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data import starter
+from llmrec.data.columns import column_of
 from llmrec.data.look import Look, look, named, words
 from llmrec.data.problems import Checked, check
 from llmrec.data.sources import read
@@ -163,6 +164,12 @@ def test_words_in_a_file_do_not_decide_the_kind_of_a_problem(words: str, tmp_pat
     data = Data(source="files", interactions=str(log), items=str(items))
     found = {problem.kind: problem.count for problem in check(data, ["title"]).problems}
     assert found == {"missing": 1, "unparsed": 1, "malformed": 1, "contradiction": 1, "mixed": 1}
+
+
+def test_a_column_of_words_about_dates_is_text(tmp_path: Path) -> None:
+    words = pa.table({"c": ["it tells days from months", "days from months", "more days from months"]})
+    assert column_of(words, "c").kind == "text"
+    assert column_of(pa.table({"c": ["3/4/2021", "5/6/2021", "7/8/2021"]}), "c").kind == "time"
 
 
 def column(*values: object) -> pa.ChunkedArray:

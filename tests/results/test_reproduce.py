@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_another_system_stands_beside_in_pairs_whatever_the_order_of_its_users(
     pq.write_table(twin.set_column(1, "target", pa.array(["i0"] * len(twin))), tmp_path / "other.parquet")
     with pytest.raises(RunError, match="figures of other cases"):
         collect(runs[:1], [tmp_path / "other.parquet"], tmp_path / "none")
+
+
+def test_figures_are_collected_where_weights_stayed_on_another_machine(runs: list[Path], tmp_path: Path) -> None:
+    """`scripts/bundle.py take` brings what a training on another machine measured, and no weights."""
+    figures = collect(runs[:1], (), tmp_path / "none")["figures"]
+    run = tmp_path / runs[0].name
+    shutil.copytree(runs[0], run)
+    shutil.rmtree(run / "train-1-sft" / "model")
+    assert collect([run], (), tmp_path / "none")["figures"] == figures
+    with (run / "evaluate-test" / "metrics.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(RunError, match=r"metrics.json was changed after it was made"):
+        collect([run], (), tmp_path / "none")
 
 
 def test_runs_of_two_recipes_are_no_result(runs: list[Path], world: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import llmrec
 from llmrec import embedded, shipped
 from llmrec.made import read_made
 from llmrec.recipe_file import load
+from llmrec.report import write_report
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 
@@ -27,4 +28,4 @@ def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: st
     facts = read_made(RunFolder(out).last_trained)["facts"]
     assert facts["new rows"]["input"]["mean distance"] > 0
     assert (facts["trained parameters"] < facts["parameters"]) == (recipe.model.adapt == "lora")
-    assert RunFolder(out).report.is_file()
+    assert write_report(RunFolder(out)).is_file()

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import pipeline
-from llmrec.files import hash_file, read_json
+from llmrec.files import hash_file
+from llmrec.made import read_made
 from llmrec.recipe_file import load
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
+from llmrec.run.plan import plan
+from llmrec.run.status import require_current
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")
@@ -68,19 +72,19 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "b" / "back.tar.gz") as archive:
         names = set(archive.getnames())
-    assert "small/train-1-sft/eval/per_user.parquet" in names
-    assert not any("/model/" in name or "safetensors" in name for name in names)
+    assert "small/evaluate-valid/per_user.parquet" in names
+    assert not any("/model/" in name or "safetensors" in name or name.endswith(".npy") for name in names)
     call(monkeypatch, "take", tmp_path / "b" / "back.tar.gz", "--runs", tmp_path / "runs")
-    own = pipeline.run(load(world, SMALL), tmp_path / "own", "evaluate")
-    files = ("train-1-sft/eval/metrics.json", "train-1-sft/eval/per_user.parquet")
+    own = execute.run(load(world, SMALL), tmp_path / "own", "evaluate")
+    files = ("evaluate-valid/metrics.json", "evaluate-valid/per_user.parquet")
     assert [hash_file(tmp_path / "runs" / "small" / file) for file in files] == [
         hash_file(own / file) for file in files
     ]
-    told = read_json(tmp_path / "runs" / "small" / "train-1-sft" / "made.json")
-    assert told["commit"] == read_json(own / "train-1-sft" / "made.json")["commit"], (
-        "history does not travel, its end does"
-    )
-    assert told["output"] == read_json(own / "train-1-sft" / "made.json")["output"]
+    taken, recipe = RunFolder(tmp_path / "runs" / "small"), load(world, SMALL)
+    commits = [read_made(run.last_trained)["commit"] for run in (taken, RunFolder(own))]
+    assert commits[0] == commits[1], "history does not travel, its end does"
+    hashes = require_current(RunFolder(own), plan(recipe), recipe.seed)
+    assert require_current(taken, plan(recipe), recipe.seed, all_files=False) == hashes
 
 
 def test_a_look_at_the_test_part_and_its_ledger_come_back_without_weights(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_a_look_at_the_test_part_and_its_ledger_come_back_without_weights(tmp_pa
     (tmp_path / "run.sh").write_text(script)
     (tmp_path / "python").write_text(f'#!/bin/sh\nshift 2\necho "$*" >>{tmp_path}/called\n')
     (tmp_path / "python").chmod(0o755)
-    made = ["ledger.jsonl", "recipe.yaml", "train-1-sft/eval-test/metrics.json", "train-1-sft/model/model.safetensors"]
+    made = ["ledger.jsonl", "recipe.yaml", "evaluate-test/metrics.json", "train-1-sft/model/model.safetensors"]
     for name in ("work/.unpacked", *(f"work/runs/small/{name}" for name in made)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -14,9 +14,10 @@ import pytest
 import ablations
 import beams
 import growth
-from llmrec import pipeline, shipped
+from llmrec import shipped
 from llmrec.files import hash_folder, read_json
 from llmrec.recipe_file import dump, fingerprint, load
+from llmrec.run import execute
 
 SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.beams=10", "indexing.spares=0"]
 
@@ -24,7 +25,7 @@ SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.bea
 def in_this_process(verb: str, recipe: Path, *given: object) -> None:
     """What the scripts call `llmrec run` for."""
     changes, (_, stage, _, run) = given[:-4], given[-4:]  # … --until STAGE --out RUN
-    pipeline.run(load(recipe, list(map(str, changes))), Path(str(run)), str(stage))
+    execute.run(load(recipe, list(map(str, changes))), Path(str(run)), str(stage))
 
 
 @pytest.fixture
@@ -52,9 +53,7 @@ def test_factors_are_compared_in_pairs_and_share_what_they_leave_alone(
     told = read_json(tmp_path / "recipe-ablations.json")
     assert told["protocol"]["target"] == "valid"
     users = {
-        name: pq.read_table(folder / name / "train-1-sft" / "eval" / "per_user.parquet")
-        .to_pandas()
-        .set_index("user_id")
+        name: pq.read_table(folder / name / "evaluate-valid" / "per_user.parquet").to_pandas().set_index("user_id")
         for name in ("base", "beams-20", "smoothing")
     }
     for name, factor in told["figures"]["factors"].items():
@@ -112,7 +111,7 @@ def test_growth_tells_every_stage_of_a_share_of_the_users(
     assert list(told) == ["0.5"], "the run with all users was begun to count them, and not finished"
     half = told["0.5"]
     assert half["users"] == 30
-    assert set(half["seconds"]) == {"data", "items", "catalogue", "tasks", "train-1-sft", "train-1-sft/eval"}
+    assert set(half["seconds"]) == {"data", "items", "catalogue", "tasks", "train-1-sft", "evaluate-valid"}
     assert set(half["peak MiB"]) == set(half["seconds"])
     assert (tmp_path / "growth-recipe.svg").is_file()
 
