@@ -31,7 +31,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LINES = 300  # of a module
+LINES = 340  # of a module
 DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/"),
