@@ -109,19 +109,29 @@ def _train(
     made = [rows.of(events) for events in windows(ratings, training.window, training.share, seed)]
     targets = ratings.scale.numbers(ratings.given) if training.head == "classification" else left
     packed = PackedHistories(made, training.row_tokens, seed)
+    batch = min(training.batch, len(packed))
+    steps = training.epochs * -(-len(packed) // batch)
     stage = Sft(
         epochs=training.epochs,
-        batch=min(training.batch, len(packed)),
+        batch=batch,
         learning_rate=training.learning_rate,
         weight_decay=0.01,
-        warmup=0.1,
+        warmup=(max(1, steps // 10) - 0.5) / steps,  # a share, which the loop rounds up to whole steps
         precision="bf16",
         save_every=training.save_every,
         row_tokens=training.row_tokens,
     )
     way = loop.Way(partial(Reader.loss, targets=torch.from_numpy(targets).float()), collate)
     around = loop.Around("--method", described=lambda numbers: f"packed rows {numbers}")
-    found = loop.train(reader, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
+    try:
+        found = loop.train(reader, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
+    except ModelError as error:
+        if error.__cause__ is None:
+            raise
+        raise ModelError(
+            f"out of memory while fine-tuning ({error.__cause__}). Train fewer layers, such as --layers 4, or take a "
+            "smaller --model. The last checkpoint is kept: the same command goes on from there."
+        ) from error.__cause__
     log = read_log(work / "log.jsonl")
     return {
         "ratings": packed.supervised,

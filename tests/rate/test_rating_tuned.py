@@ -11,6 +11,7 @@ import pytest
 import torch
 from rate_world import world
 
+from llmrec.errors import ModelError
 from llmrec.model.base import tiny_base
 from llmrec.rate.baselines import Bias, GlobalMean
 from llmrec.rate.cases import cases_of, sample
@@ -130,6 +131,19 @@ def test_a_killed_training_ends_as_an_uninterrupted_one_and_is_read_back(tmp_pat
         raise AssertionError("trained again")
 
     np.testing.assert_array_equal(trained("whole", never), whole)
+
+
+def test_memory_that_does_not_suffice_is_told_with_the_options_of_this_command(tmp_path: Path) -> None:
+    log = world(tmp_path / "w")
+    model, tokenizer = base(tmp_path / "base", log)
+
+    def no_memory(module: Any, inputs: Any) -> None:
+        raise torch.OutOfMemoryError("no more memory")
+
+    model.get_decoder().layers[0].register_forward_pre_hook(no_memory)
+    with pytest.raises(ModelError, match=r"no more memory.*--layers") as error:
+        fine_tune("tiny", log, TRAINING, 0, tmp_path / "out", lambda done: None, (model, tokenizer))
+    assert "recipe" not in str(error.value)
 
 
 def test_over_the_bias_it_learns_what_the_bias_cannot_say(tmp_path: Path) -> None:
