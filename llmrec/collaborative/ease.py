@@ -85,7 +85,10 @@ def _invert_in_place(a: np.ndarray) -> None:
     """
     half = len(a) // 2
     if half < LEAF:
-        a[:] = np.linalg.inv(a)
+        try:
+            a[:] = np.linalg.inv(a)
+        except np.linalg.LinAlgError:  # singular: `fit` refuses what is not finite
+            a[:] = np.nan
         return
     first, beside, last = a[:half, :half], a[:half, half:], a[half:, half:]
     _invert_in_place(first)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measuring import resident, traced
+from measuring import in_new_process, resident, traced
 
 from llmrec.collaborative import ArrayModel, build, fit_one, load, peak_memory
 from llmrec.collaborative.probabilities import TOP_K, topk_probabilities
@@ -30,6 +30,7 @@ from llmrec.recipe.collaborative import TrainedSpec
 from llmrec.recipe.model_spec import ModelSpec
 
 ITEMS = Items.numbered(17)
+FRAGMENTED = 1.8  # memory of a process whose heap is fragmented, as a multiple of what it uses; measured: 1.4 to 2.1
 
 
 def histories(seed: int, rows: int = 90) -> Sequences:
@@ -207,16 +208,24 @@ class Laws:
 
     def test_the_memory_that_it_announces_bounds_what_it_takes(self) -> None:
         """It takes no more, and not so much less that models are refused which a machine could hold."""
+        (sizes, parameters), trained = self.large, isinstance(self.spec, TrainedSpec)
+        spec = self.spec.model_copy(update=parameters)
+        announced, held = peak_memory([spec], sizes, 256), peak_memory([spec], sizes, 0).score
+        fitting, scoring, arrays = in_new_process(self.memory_taken) if trained else self.memory_taken()
+        assert fitting * (FRAGMENTED if trained else 1) <= announced.fit <= 2.5 * fitting
+        assert scoring <= announced.score
+        assert arrays <= held
+
+    def memory_taken(self) -> tuple[int, int, int]:
+        """Bytes that fitting takes, and scoring, at the size `large`; and bytes of the fitted arrays."""
         (sizes, parameters), measure = self.large, resident if isinstance(self.spec, TrainedSpec) else traced
-        items, spec = Items.numbered(sizes.items), self.spec.model_copy(update=parameters)
-        train, batch = even_histories(sizes), even_histories(Sizes(256, sizes.items, 2560))
+        items, train = Items.numbered(sizes.items), even_histories(sizes)
+        batch = even_histories(Sizes(256, sizes.items, 2560))
         self.fit(histories(0)).score(histories(1))  # so that libraries hold what they hold for ever
-        announced = peak_memory([spec], sizes, 256)
-        model, taken = measure(lambda: self.fit(train, items, **parameters))
-        assert taken <= announced.fit <= 2.5 * taken
-        held = peak_memory([spec], sizes, 0).score
-        assert measure(lambda: model.score(batch))[1] <= announced.score
-        assert sum(array.nbytes for part in (model, *model.parts.values()) for array in part._state().values()) <= held
+        model, fitting = measure(lambda: self.fit(train, items, **parameters))
+        scoring = measure(lambda: model.score(batch))[1]
+        arrays = sum(array.nbytes for part in (model, *model.parts.values()) for array in part._state().values())
+        return fitting, scoring, arrays
 
     def test_a_gpu_gives_the_scores_of_a_cpu(self, folder: Path) -> None:
         if not isinstance(self.spec, TrainedSpec):
