@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from llmrec import shipped
 from llmrec.errors import RunError
 from llmrec.recipe import Part, Recipe, Sft
 from llmrec.recipe.collaborative import SPECS
 from llmrec.recipe.model_spec import ModelSpec
 from llmrec.recipe.stages import STAGES
+from llmrec.recipe_file import load
 from llmrec.run.layout import DATA, RunFolder
 from llmrec.run.plan import plan
 from llmrec.run.specs import Outside
@@ -260,3 +263,44 @@ def test_a_collaborative_model_is_fitted_right_before_what_reads_it_and_after_it
             if isinstance(read, str) and read != f"{DATA}/items.parquet":
                 assert names.index(read) < names.index(spec.name)
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", [None, *sorted(path.stem for path in shipped.folder("recipes").glob("*.yaml"))])
+def test_every_shipped_recipe_plans_also_where_its_data_are_not(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run that was copied to a machine without its data is read there; None: the recipe of defaults alone."""
+    monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    specs = plan(load(shipped.recipe(name)) if name else Recipe())
+    kinds_of = [spec.kind for spec in specs if spec.kind != "collaborative"]
+    assert kinds_of[:4] == ["data", "items", "catalogue", "tasks"]
+    assert kinds_of[4:-1] == ["train"] * (len(kinds_of) - 5) and kinds_of[-1] == "evaluate"
+
+
+ALIGNED = {"train": [{}, {"method": "dpo"}], "evaluate": {"writing": ["explanation"]}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "redone"),
+    [
+        ("chat/chat", []),
+        ("replies", []),
+        ("hearing", []),
+        ("oracle", []),
+        ("p5/sequential", []),
+        ("alignment/item_to_text", ["tasks"]),
+        ("sequence/next_item", ["tasks", "train-1-sft", "train-2-dpo"]),
+        ("p5/explanation", ["evaluate-test"]),
+    ],
+)
+def test_an_edited_prompt_redoes_what_is_made_with_it_and_nothing_else(
+    prompt: str, redone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shipped.folder("prompts"), tmp_path / "prompts")
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path)
+    recipe = Recipe.model_validate(ALIGNED)
+    run = pretend(recipe, tmp_path / "run")
+    with (tmp_path / "prompts" / f"{prompt}.yaml").open("a") as file:
+        file.write("\n# edited\n")
+    assert [spec.name for spec in plan(recipe) if not resolve(run, spec, recipe.seed).is_made()] == redone
