@@ -215,7 +215,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
 codes = ["".join(code) for code in pq.read_table("catalogue/codes.parquet")["code"].to_pylist()]
-prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]))
+prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]), user="")
 tokens = {words_to_tokens}
 answer = model.generate(**tokens, max_new_tokens={facts.levels}, do_sample=False)[0, tokens["input_ids"].shape[1] :]
 print(tokenizer.decode(answer))

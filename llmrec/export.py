@@ -18,7 +18,7 @@ from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.checked import read_checked
-from llmrec.decode.opened import Description, nodes, write_description
+from llmrec.decode.description import Description, nodes, write_description
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue

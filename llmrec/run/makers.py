@@ -18,7 +18,7 @@ from llmrec.run.specs import Context
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:
-    from llmrec.decode.opened import Description
+    from llmrec.decode.description import Description
 
 
 def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
@@ -108,8 +108,9 @@ def evaluate(context: Context, settings: Evaluate, description: Description) -> 
         settings: how to judge; `target` is the split.
         description: of what is judged, as `plan.description_of` gives it.
     """
+    from llmrec.decode.description import nodes
     from llmrec.decode.generative import engines_of
-    from llmrec.decode.opened import Options, RecommenderFolder, nodes
+    from llmrec.decode.opened import Options, RecommenderFolder
     from llmrec.evaluate.ranking import evaluate as rank
 
     run = context.run

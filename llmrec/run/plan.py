@@ -42,7 +42,7 @@ from llmrec.run.layout import (
 from llmrec.run.specs import Context, Outside, Split, StageSpec
 
 if TYPE_CHECKING:
-    from llmrec.decode.opened import Description
+    from llmrec.decode.description import Description
 
 ITEM_TABLE = f"{DATA}/items.parquet"
 

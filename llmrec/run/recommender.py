@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrec.decode.opened import FILE, Description, nodes, read_description
+from llmrec.decode.description import FILE, Description, nodes, read_description
 from llmrec.errors import RunError
 from llmrec.model.folder import NOTE
 from llmrec.recipe_file import recipe_of
