@@ -102,7 +102,7 @@ def test_without_a_share_the_list_is_the_models(model: Generative, markov: Marko
 
 def test_where_the_teacher_expects_nothing_the_model_is_alone_whatever_the_share(model: Generative) -> None:
     """It expects what is in the history, which may not come again."""
-    alone, found = model.rank([unseen([3, 4])], 10), mixed(model, Alone(3), share=1.0 - 1e-9).rank([unseen([3, 4])], 10)
+    alone, found = model.rank([unseen([3, 4])], 10), mixed(model, Alone(3), share=1.0).rank([unseen([3, 4])], 10)
     np.testing.assert_array_equal(found.items, alone.items)
     np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-6)
 
