@@ -176,8 +176,9 @@ def _refuse_occupied(path: Path, replaces: Callable[[Path], bool]) -> None:
 def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Path:
     """A hidden name beside a path; what a killed process of ours left there is deleted, and nothing else."""
     folder = path.with_name(f".{path.name}.{ending}")
-    if folder.is_dir() and not folder.is_symlink() and ((folder / _OURS).is_file() or replaces(folder)):
-        shutil.rmtree(folder)
+    if folder.is_dir() and not folder.is_symlink():
+        if (folder / _OURS).is_file() or replaces(folder) or not any(folder.iterdir()):  # empty: killed at once
+            shutil.rmtree(folder)
     return path.with_name(f"{folder.name}-{os.getpid()}") if os.path.lexists(folder) else folder
 
 

@@ -107,7 +107,9 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
 
 
 def _begin(folder: RunFolder, recipe: Recipe) -> None:
-    """Write the recipe of a run, and put back what a killed process was about to replace."""
+    """Write the recipe of a run; what a killed process left of one goes, what it was about to replace is put back."""
+    for left in folder.path.glob(f".{folder.recipe.name}.*"):
+        left.unlink()
     write_text(folder.recipe, dump(recipe))
     for spec in plan(recipe):
         put_back(folder.stage(spec.name), is_stage)
