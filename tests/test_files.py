@@ -27,6 +27,7 @@ from llmrec.files import (
     write_json,
     write_text,
 )
+from llmrec.made import is_stage
 
 
 def names(folder: Path) -> list[str]:
@@ -199,6 +200,15 @@ def test_a_disk_that_takes_no_more_is_told_in_words_and_nothing_is_left(kind, co
 def test_an_unknown_failure_of_the_system_is_not_explained_away(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output"), atomic_file(tmp_path / "a"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_stage_that_may_not_be_read_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    write_json(tmp_path / "made.json", {"inputs": {}, "output": "", "seed": 1, "facts": {}})
+    assert is_stage(tmp_path)
+    (tmp_path / "made.json").chmod(0)
+    with pytest.raises(RunError, match=r"made\.json cannot be read \(Permission denied\)"):
+        is_stage(tmp_path)
 
 
 def test_json_that_is_missing_or_broken_says_which_file(tmp_path: Path) -> None:
