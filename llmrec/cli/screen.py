@@ -66,7 +66,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:<10}", markup=False),
+        TextColumn("{task.description:<13}", markup=False),
         BarColumn(30),
         TextColumn("{task.percentage:>4.0f} %"),
         TimeElapsedColumn(),
@@ -95,7 +95,7 @@ def _lines() -> Callable[[str, float], None]:
         seconds = int(time.monotonic() - begun.setdefault(stage, time.monotonic()))
         if int(done * 10) > told.get(stage, -1):
             told[stage] = int(done * 10)
-            console.print(f"{stage:<10} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
+            console.print(f"{stage:<13} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
 
     return tell
 
