@@ -2,7 +2,8 @@
 
 killed.py again RECIPE OUT STEP OVERRIDE…: each is killed STEP writes later than the one before, until one comes to its
 end; prints how many were killed.
-killed.py at RECIPE PLACE=OUT… OVERRIDE…: each is killed right before it renames a path with PLACE in it.
+killed.py at RECIPE "EVENT PLACE=OUT"… OVERRIDE…: each is killed right before EVENT (such as os.rename) of a path that
+ends in PLACE.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def nth_write(number: int, folder: str) -> Event:
     return ends
 
 
+def first(kind: str, place: str) -> Event:
+    """The first event of a kind whose path ends in a place."""
+    return lambda event, arguments: event == kind and str(arguments[0]).endswith(place)
+
+
 def again(recipe: Recipe, out: Path, step: int) -> int:
     """Kill a run again and again, until one comes to its end; how often."""
     times = 0
@@ -64,6 +70,4 @@ if __name__ == "__main__":
         places = [one.split("=", 1) for one in rest if "/" in one.split("=", 1)[1]]
         recipe = load(Path(path), rest[len(places) :])
         for place, out in places:
-            assert is_killed(
-                lambda event, given, place=place: event == "os.rename" and place in str(given[0]), recipe, Path(out)
-            )
+            assert is_killed(first(*place.split()), recipe, Path(out)), place
