@@ -177,7 +177,8 @@ def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Pat
     """A hidden name beside a path; what a killed process of ours left there is deleted, and nothing else."""
     folder = path.with_name(f".{path.name}.{ending}")
     if folder.is_dir() and not folder.is_symlink():
-        if (folder / _OURS).is_file() or replaces(folder) or not any(folder.iterdir()):  # empty: killed at once
+        ours = (folder / _OURS).is_file() or replaces(folder)
+        if ours or not any(folder.iterdir()):  # one that is empty was killed as it began
             shutil.rmtree(folder)
     return path.with_name(f"{folder.name}-{os.getpid()}") if os.path.lexists(folder) else folder
 

@@ -31,11 +31,12 @@ def command(
     from llmrec.report import write_report
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
+    from llmrec.run.making import UNTIL
 
     path = shipped.recipe(recipe)
     settings = load(path, overrides or [], tiny)
-    if until not in (*execute.UNTIL, "report"):
-        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(execute.UNTIL)}, report")
+    if until not in (*UNTIL, "report"):
+        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(UNTIL)}, report")
     if dry_run:
         typer.echo(dump(settings), nl=False)
         return

@@ -20,8 +20,8 @@ from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, recipe_of
 from llmrec.report.curves import draw
 from llmrec.results.record import write_result
-from llmrec.run.execute import UNTIL
 from llmrec.run.layout import RunFolder
+from llmrec.run.making import UNTIL
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 

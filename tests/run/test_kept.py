@@ -70,7 +70,7 @@ def test_a_stage_that_other_stages_read_stays_when_its_maker_fails(trained: Path
 
 def killed(*arguments: object) -> str:
     """What `killed.py` prints."""
-    line = [sys.executable, Path(__file__).with_name("killed.py"), *map(str, arguments)]
+    line = [sys.executable, str(Path(__file__).with_name("killed.py")), *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return done.stdout

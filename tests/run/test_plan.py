@@ -66,7 +66,9 @@ def settings(part: type[Part], before: str = "") -> Iterator[tuple[str, FieldInf
     """Every setting of a part and of the parts in it, by its dotted name; of stages each kind, and each model's."""
     for name, field in part.model_fields.items():
         address = f"{before}{field.alias or name}"
-        inner = next((one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None)
+        inner: Any = next(
+            (one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None
+        )
         if address == "train":
             for kind, stage in STAGES.items():
                 yield from settings(stage, f"train.{kind}.")
@@ -99,7 +101,7 @@ def others(kind: Any, value: Any) -> list[Any]:
     if isinstance(kind, type) and issubclass(kind, Part):
         return [{}]
     number = value if isinstance(value, int | float) else 0
-    simple = {
+    simple: dict[Any, list[Any]] = {
         bool: [not value],
         int: [2 * number, number // 2, number + 1, 64],
         float: [number / 2, 0.25, 0.5],
