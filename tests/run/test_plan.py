@@ -70,7 +70,8 @@ def settings(part: type[Part], before: str = "") -> Iterator[tuple[str, FieldInf
             (one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None
         )
         if address == "train":
-            for kind, stage in STAGES.items():
+            stages: dict[str, Any] = dict(STAGES)
+            for kind, stage in stages.items():
                 yield from settings(stage, f"train.{kind}.")
             continue
         if inner and not issubclass(inner, ModelSpec):
