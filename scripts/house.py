@@ -62,7 +62,7 @@ def recipe_takers(modules: Trees) -> list[str]:
 
 def layout_spellers(modules: Trees) -> list[str]:
     """Modules, but for the layout's own, that make a path of the name of something in a run folder."""
-    found = {}
+    found: dict[str, str] = {}
     for path, tree in modules.items():
         for node in ast.walk(tree):
             for text in _joined(node) if path != LAYOUT else ():
