@@ -25,8 +25,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.made import MADE, read_made
 from llmrec.model.loading import config_from
 from llmrec.recipe import Model, Recipe
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.ownership import is_below
 from llmrec.run.plan import plan
 from llmrec.run.recommender import collaborative_stages, describe

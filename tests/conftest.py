@@ -70,8 +70,8 @@ def tiny_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mixed_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_run` with a collaborative model mixed in that is composed of two others. Tests must not change it."""
-    from llmrec.recipe_file import recipe_of
     from llmrec.run.execute import run
+    from llmrec.run.layout import recipe_of
 
     folder = tmp_path_factory.mktemp("runs") / "mixed"
     shutil.copytree(tiny_run, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from llmrec.data import sources
 from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
-from llmrec.recipe import Recipe
+from llmrec.recipe import Recipe, Tasks, Training
 from llmrec.recipe.tasks import RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
@@ -53,16 +53,17 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
             "or start one and say `launch: {processes: N}` in the recipe."
         )
     if reaches(until, "train"):
-        _check_training(recipe, recipe.launch.processes)
+        _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, recipe.launch.processes)
         launch.check(recipe.launch)
     folder = check_folder(recipe, out)
     if recipe.launch.rank:
         launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
         return folder.path
     with lock(folder) as held:
-        _begin(folder, recipe)
+        _begin(folder, dump(recipe), plan(recipe))
+        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.evaluate)
         elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
-        _maker(folder, recipe, progress, elsewhere).make(plan(recipe), until)
+        StageMaker(folder, recipe.seed, recipe.launch, progress, check, elsewhere).make(plan(recipe), until)
     return folder.path
 
 
@@ -88,23 +89,24 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     if together.world() == 1 and not held:
         return run(recipe, out, "train", progress)
     extras.need("train")
-    _check_training(recipe, together.world())
+    _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, together.world())
     folder = RunFolder(out.absolute()) if held else check_folder(recipe, out)
     together.begin()
     first = together.is_first() and not held
     with lock(folder) if first else contextlib.nullcontext():
         if first:
-            _begin(folder, recipe)
-        _maker(folder, recipe, progress).make(plan(recipe), "train")
+            _begin(folder, dump(recipe), plan(recipe))
+        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.evaluate)
+        StageMaker(folder, recipe.seed, recipe.launch, progress, check).make(plan(recipe), "train")
     return folder.path
 
 
-def _begin(folder: RunFolder, recipe: Recipe) -> None:
+def _begin(folder: RunFolder, recipe: str, specs: Sequence[StageSpec]) -> None:
     """Write the recipe of a run; what a killed process left of one goes, what it was about to replace is put back."""
     for left in folder.path.glob(f".{folder.recipe.name}.*"):
         left.unlink()
-    write_text(folder.recipe, dump(recipe))
-    for spec in plan(recipe):
+    write_text(folder.recipe, recipe)
+    for spec in specs:
         put_back(folder.stage(spec.name), is_stage)
 
 
@@ -156,37 +158,29 @@ def judge_into(
 
 def _fit_models(run: RunFolder, recipe: Recipe, progress: Progress) -> StageMaker:
     """Fit the collaborative models of a recipe that are missing, if the training of its run is finished."""
-    stages, maker = plan(recipe), _maker(run, recipe, progress)
+    stages, maker = plan(recipe), StageMaker(run, recipe.seed, recipe.launch, progress)
     read = {name for spec in stages if spec.kind == "train" for name in spec.reads}
     needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
     require_current(run, needed, recipe.seed)
-    maker.check_sizes()
+    memory.refuse_too_large(run, recipe.train, recipe.evaluate)
     for spec in stages:
         if spec.kind == "collaborative":
             maker.make_stage(spec, stages)
     return maker
 
 
-def _maker(
-    run: RunFolder,
-    recipe: Recipe,
-    progress: Progress,
-    elsewhere: Callable[[Callable[[float], None]], None] | None = None,
-) -> StageMaker:
-    check_sizes = partial(memory.refuse_too_large, run, recipe)
-    return StageMaker(run, recipe.seed, recipe.launch, progress, check_sizes, elsewhere)
-
-
-def _check_training(recipe: Recipe, processes: int) -> None:
+def _check_training(
+    train: Sequence[Training], tasks: Tasks, trackers_named: Sequence[str] | None, processes: int
+) -> None:
     """Refuse now what training would refuse after everything before it is made."""
-    trackers.chosen(recipe.launch.report_to)
-    if not recipe.tasks.recommending:
+    trackers.chosen(trackers_named)
+    if not tasks.recommending:
         raise RunError(
-            f"none of the tasks ({', '.join(recipe.tasks.weights) or 'all have weight 0'}) goes from a history to an "
+            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) goes from a history to an "
             f"item, so the model would be judged and served with a prompt that it never saw. Give one of these a "
             f"weight: {', '.join(f'tasks.{task}=1' for task in RECOMMENDING)}"
         )
-    for number, stage in enumerate(recipe.train):
+    for number, stage in enumerate(train):
         try:
             stage.pass_rows(processes)
         except ValueError as error:

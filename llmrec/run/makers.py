@@ -13,8 +13,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
 from llmrec.recipe import Aligning, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
-from llmrec.run.plan import teacher_of
-from llmrec.run.specs import Context
+from llmrec.run.specs import Context, teacher_of
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:

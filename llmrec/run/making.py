@@ -39,7 +39,7 @@ class StageMaker:
     seed: int
     launch: Launch
     progress: Progress
-    check_sizes: Callable[[], None]
+    check_sizes: Callable[[], None] = lambda: None
     elsewhere: Callable[[Callable[[float], None]], None] | None = None
 
     def make(self, specs: Sequence[StageSpec], until: str) -> None:

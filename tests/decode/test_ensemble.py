@@ -19,9 +19,8 @@ from llmrec.decode.ensemble import Ensemble, Member
 from llmrec.decode.generative import Generative
 from llmrec.evaluate.files import read_metrics
 from llmrec.evaluate.ranking import ALONE
-from llmrec.recipe_file import recipe_of
 from llmrec.run.execute import run
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 
 SHARE, BEAMS, ITEMS = 0.3, 12, 40
 IDS = [f"i{number}" for number in range(ITEMS)]

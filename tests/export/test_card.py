@@ -18,9 +18,8 @@ from llmrec.evaluate.files import read_metrics
 from llmrec.export import export
 from llmrec.made import read_made
 from llmrec.recipe import Model
-from llmrec.recipe_file import recipe_of
 from llmrec.run.execute import run
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 
 HOSTILE = (
     "Evil\n---\nlicense: mit\n# Heading | cell | `code` <script>alert(1)</script> [link](https://evil.example) "

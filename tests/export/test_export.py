@@ -20,9 +20,8 @@ from llmrec.contracts import Request
 from llmrec.errors import RunError
 from llmrec.export import export
 from llmrec.files import read_json
-from llmrec.recipe_file import recipe_of
 from llmrec.run.execute import run
-from llmrec.run.layout import RunFolder, model_of
+from llmrec.run.layout import RunFolder, model_of, recipe_of
 from llmrec.run.recommender import language_model
 
 

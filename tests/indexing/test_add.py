@@ -18,8 +18,9 @@ from llmrec.errors import CodeError, DataError, ModelError
 from llmrec.files import hash_folder
 from llmrec.indexing import add as adding
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe_file import load, recipe_of
+from llmrec.recipe_file import load
 from llmrec.run import execute
+from llmrec.run.layout import recipe_of
 from llmrec.run.recommender import describe
 
 
