@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from llmrec import addresses, shipped
-from llmrec.errors import RecipeError, RunError
+from llmrec.errors import RecipeError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
 from llmrec.recipe.mistakes import explain
@@ -37,31 +37,6 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
     recipe = read(_text(path), path, overrides)
     # What the user set stays, however small the rest becomes.
     return read(dump(shrink(recipe)), path, overrides) if tiny else recipe
-
-
-def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """The recipe of a run folder.
-
-    Args:
-        run: the folder.
-        overrides: as of `load`.
-
-    Raises:
-        RunError: it is no run folder.
-        RecipeError: as `load`.
-    """
-    check_run(run)
-    return load(run / "recipe.yaml", overrides)
-
-
-def check_run(run: Path) -> None:
-    """Refuse what is no run folder.
-
-    Raises:
-        RunError: it holds no recipe.
-    """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
 
 
 def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:

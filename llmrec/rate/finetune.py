@@ -78,7 +78,7 @@ def fine_tune(
     Args:
         base: as `load_base` takes it.
         seed: of rows, order and head.
-        folder: for the model, `model/`, and while it trains, `.work/`.
+        folder: for the model, `model/`, and while it trains, `.training/`.
         loaded: a model and its tokenizer instead of the base's.
 
     Returns:
@@ -95,9 +95,9 @@ def fine_tune(
     reader = Reader(language, training.head, rows.words, float(left[ratings.train].std()) or 1.0)
     reader.freeze(training.layers)
     if not (folder / "model" / NOTE).is_file():
-        facts = _train(reader, rows, left, training, seed, folder / ".work", progress)
+        facts = _train(reader, rows, left, training, seed, folder / ".training", progress)
         _save(reader, language, tokenizer, {"base": base, **asdict(training), **facts}, folder / "model")
-        shutil.rmtree(folder / ".work", ignore_errors=True)
+        shutil.rmtree(folder / ".training", ignore_errors=True)
     return _load(reader, rows, start, folder / "model")
 
 

@@ -13,12 +13,11 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
 from llmrec.recipe import Aligning, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
-from llmrec.run.plan import teacher_of
-from llmrec.run.specs import Context
+from llmrec.run.specs import Context, teacher_of
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:
-    from llmrec.decode.opened import Description
+    from llmrec.decode.description import Description
 
 
 def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
@@ -108,8 +107,9 @@ def evaluate(context: Context, settings: Evaluate, description: Description) -> 
         settings: how to judge; `target` is the split.
         description: of what is judged, as `plan.description_of` gives it.
     """
+    from llmrec.decode.description import nodes
     from llmrec.decode.generative import engines_of
-    from llmrec.decode.opened import Options, RecommenderFolder, nodes
+    from llmrec.decode.opened import Options, RecommenderFolder
     from llmrec.evaluate.ranking import evaluate as rank
 
     run = context.run

@@ -123,9 +123,9 @@ def test_a_killed_training_ends_as_an_uninterrupted_one_and_is_read_back(tmp_pat
     whole = trained("whole", lambda done: None)
     with pytest.raises(KeyboardInterrupt):
         trained("killed", kill)
-    assert list((tmp_path / "killed" / ".work").glob("checkpoint-*/whole"))
+    assert list((tmp_path / "killed" / ".training").glob("checkpoint-*/whole"))
     np.testing.assert_allclose(trained("killed", lambda done: None), whole, atol=1e-5)
-    assert not (tmp_path / "killed" / ".work").exists()
+    assert not (tmp_path / "killed" / ".training").exists()
 
     def never(done: float) -> None:
         raise AssertionError("trained again")
