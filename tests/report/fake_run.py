@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.made import output_hash, records
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.status import stage
