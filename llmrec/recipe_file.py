@@ -113,8 +113,8 @@ def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
     for part, key in _PATHS:
         inner = _inner(values, part)
         name = inner.get(key) if inner else None
-        if inner is None or not isinstance(name, str):
-            continue
+        if inner is None or not isinstance(name, str) or not name:
+            continue  # an empty name is none
         whole = os.path.realpath(folder / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
         if key == "base" and (name == "nano" or not Path(whole).is_dir()):
             continue  # nano, embedded:NAME, or a name on a hub

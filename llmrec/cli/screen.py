@@ -88,13 +88,13 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 def _lines() -> Callable[[str, float], None]:
     """Progress for a log: bars there would come at the end alone."""
     begun: dict[str, float] = {}
-    told: dict[str, int] = {}
+    shown: dict[str, int] = {}  # stage → tenths
 
     def tell(stage: str, done: float) -> None:
         interrupt.check()
         seconds = int(time.monotonic() - begun.setdefault(stage, time.monotonic()))
-        if int(done * 10) > told.get(stage, -1):
-            told[stage] = int(done * 10)
+        if int(done * 10) > shown.get(stage, -1):
+            shown[stage] = int(done * 10)
             console.print(f"{stage:<13} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
 
     return tell

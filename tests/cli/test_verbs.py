@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrec import __version__, embedded
-from llmrec.cli.main import app, main
+from llmrec import __version__, cli, embedded
+from llmrec.cli.main import main
 
-VERBS = [command.name for command in app.registered_commands]
+CLI = Path(cli.__file__).parent
+VERBS = [path.stem.replace("_", "-") for path in sorted(CLI.glob("*.py")) if "\ndef command(" in path.read_text()]
+GROUPS = [path.stem for path in sorted(CLI.glob("*.py")) if "\napp = typer.Typer(no_args" in path.read_text()]
 
 
 @dataclass
@@ -47,7 +49,7 @@ def llmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return call
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *GROUPS])
 def test_every_verb_explains_itself(verb: str, llmrec: Callable[..., Done]) -> None:
     done = llmrec(verb, "--help")
     assert done.code == 0
@@ -199,6 +201,25 @@ def test_evaluating_trains_nothing(gone: str, llmrec: Callable[..., Done], mine:
     assert not (mine / gone).exists()
 
 
+def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
+    llmrec: Callable[..., Done], mine: Path, tmp_path: Path
+) -> None:
+    before = figures(mine / "evaluate-test")["systems"]
+    shutil.rmtree(mine / "evaluate-test")
+    recipe = yaml.safe_load((mine / "recipe.yaml").read_text())
+    recipe["evaluate"]["target"] = "valid"
+    (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = llmrec("evaluate", mine, "--target", "test")
+    assert done.code == 2 and "keeps its test part shut" in done.err
+    assert json.loads(llmrec("evaluate", mine, "--json").out)["protocol"]["target"] == "valid"
+    assert not (mine / "evaluate-test").exists()
+    ledger = tmp_path / "ledger.jsonl"
+    done = llmrec("evaluate", mine, "--test", "--ledger", ledger, "--why", "to see", "--json")
+    assert json.loads(done.out)["systems"] == before == figures(mine / "evaluate-test")["systems"], done.err
+    [line] = map(json.loads, ledger.read_text().splitlines())
+    assert (line["why"], line["run"]) == ("to see", "mine")
+
+
 VERBS_THAT_READ = [
     ("evaluate",),
     ("evaluate", "--target", "valid"),
@@ -226,7 +247,7 @@ def test_a_run_of_two_recipes_is_refused_by_every_verb_that_reads_it(
 
 def test_the_report_is_written_again(llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    (run / "report.html").unlink()
+    (run / "report.html").unlink(missing_ok=True)
     done = llmrec("report", run, "--json")
     assert json.loads(done.out) == {"report": str(run / "report.html")}
     assert (run / "report.html").is_file()
