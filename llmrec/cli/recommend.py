@@ -53,7 +53,7 @@ def command(
     options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
     recommender = llmrec.load(run, engine=engine_named(engine), **options)
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
-    found = recommender.recommend(past, k, exclude_seen=None if seen is None else not seen)
+    found = recommender.recommend(past, k, user=user or "", exclude_seen=None if seen is None else not seen)
     titles, number = recommender.catalogue.titles, recommender.catalogue.item_number
     if as_json:
         say([{"item_id": item_id, "title": titles[number[item_id]], "score": score} for item_id, score in found])

@@ -1,5 +1,6 @@
 """The item processors against vLLM's two interfaces, batches made by hand; the V2 runner itself needs a GPU."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from llmrec.decode.vllm_engine import PROCESSORS
 from llmrec.decode.vllm_request import VARIABLE
 from llmrec.decode.vllm_served import Served
 from llmrec.errors import ModelError
+from llmrec.files import read_json, write_json
 from llmrec.indexing.catalogue import Catalogue
 
 SLOTS = 4
@@ -205,9 +207,10 @@ def test_a_model_of_another_catalogue_is_refused_at_start(config, tmp_path):
     config.speculative_config = object()
     with pytest.raises(ModelError, match="without speculative decoding"):
         vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
+    note = read_json(Path(config.model_config.model) / "llmrec.json")
     config.model_config.model = str(tmp_path)
     with pytest.raises(ModelError, match="not a model folder"):
         vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
-    (tmp_path / "llmrec.json").write_text('{"catalogue": "0123456789abcdef"}')
+    write_json(tmp_path / "llmrec.json", note | {"catalogue": "0123456789abcdef" * 4})
     with pytest.raises(ModelError, match="trained on the catalogue 0123456789ab"):
         vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
