@@ -100,6 +100,38 @@ def _lines() -> Callable[[str, float], None]:
     return tell
 
 
+def show_figures(result: dict[str, Any]) -> None:
+    """The tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
+    if "systems" in result:
+        screen.print(metrics_table(result))
+    if "choices" in result:
+        screen.print(choices_table(result["choices"]))
+
+
+def choices_table(result: dict[str, Any]) -> Table:
+    """The table of choices.json: a row for each task and figure, the model beside what reads no prompt."""
+    protocol = result["protocol"]
+    table = Table(
+        title=f"Tasks with few possible answers, {protocol['target']}, {protocol['wording']} wording",
+        caption="over the candidates of each case, not over the whole catalogue; 95 % intervals over cases",
+        box=box.SIMPLE,
+    )
+    for name in ("task", "candidates", "wrong ones", "cases", "", "model", "95 %", "beside it"):
+        table.add_column(name, justify="right" if name in ("cases", "model", "95 %") else "left")
+    for task, found in result["tasks"].items():
+        drawn = found.get("wrong candidates", "").split(",")[0]
+        head = (task, found["candidates"], drawn, str(found["cases"]))
+        systems = found.get("systems", {})
+        model, others = systems.get("model", {}), [name for name in systems if name != "model"]
+        for name, value in model.items():
+            beside = "; ".join(f"{_digits(systems[o][name]['mean'])} {o}" for o in others if name in systems[o])
+            table.add_row(*head, name.upper(), _digits(value["mean"]), _interval(value), beside)
+            head = ("", "", "", "")
+        if not model:
+            table.add_row(*head)
+    return table
+
+
 def metrics_table(result: dict[str, Any]) -> Table:
     """The table of metrics.json: systems by metrics, and for one metric how sure it is and how far from the model."""
     protocol, model = result["protocol"], result["model"]

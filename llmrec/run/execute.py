@@ -17,7 +17,7 @@ from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
 from llmrec.recipe import Launch, Recipe
-from llmrec.recipe.tasks import RECOMMENDING
+from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
@@ -277,17 +277,32 @@ def _begun(spec: StageSpec, specs: Sequence[StageSpec], done: float = 0.0) -> fl
 def _check_training(recipe: Recipe, processes: int) -> None:
     """Refuse now what training would refuse after everything before it is made."""
     trackers.chosen(recipe.launch.report_to)
-    if not recipe.tasks.recommending:
-        raise RunError(
-            f"none of the tasks ({', '.join(recipe.tasks.weights) or 'all have weight 0'}) goes from a history to an "
-            f"item, so the model would be judged and served with a prompt that it never saw. Give one of these a "
-            f"weight: {', '.join(f'tasks.{task}=1' for task in RECOMMENDING)}"
-        )
+    _check_tasks(recipe)
     for number, stage in enumerate(recipe.train):
         try:
             stage.pass_rows(processes)
         except ValueError as error:
             raise RunError(f"train.{number}.{error}.") from None
+
+
+def _check_tasks(recipe: Recipe) -> None:
+    """Refuse tasks that nothing could be judged by, and stages that need a task which recommends."""
+    tasks, wanted = recipe.tasks, " or ".join(f"tasks.{task}=1" for task in RECOMMENDING)
+    if tasks.recommending:
+        return
+    if not tasks.choices:
+        raise RunError(
+            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) goes from a history to an item, so "
+            "the model would be judged and served with a prompt that it never saw. Give a task that recommends a "
+            f"weight ({wanted}), or one with few possible answers ({', '.join(CHOICES)})."
+        )
+    for number, stage in enumerate(recipe.train):
+        if stage.method != "sft" or stage.validation.every:
+            raise RunError(
+                f"train.{number}{'' if stage.method != 'sft' else '.validation'} needs recommendations, but the tasks "
+                f"({', '.join(tasks.weights)}) train the model to choose from few possible answers only. Add a task "
+                f"that recommends: {wanted}"
+            )
 
 
 def check_folder(recipe: Recipe, out: Path) -> RunFolder:

@@ -26,6 +26,8 @@ def refuse_too_large(run: RunFolder, recipe: Recipe) -> None:
         if teacher := teacher_of(stage):
             refuse([teacher], sizes, where=f"train.{number}.teacher")
     judged = recipe.evaluate
+    if not recipe.tasks.recommending:
+        return  # no collaborative model is judged beside it
     refuse(judged.baselines, sizes, where="evaluate.baselines")
     if judged.blend:
         refuse([judged.blend.teacher], sizes, where="evaluate.blend.teacher")
