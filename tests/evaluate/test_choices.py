@@ -277,13 +277,13 @@ def test_ratings_that_the_data_lack_leave_no_cases(judge: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("train", "names"),
     [
-        ({"method": "sft", "validation": {"every": 5}}, "train.0.validation"),
-        ({"method": "s-dpo"}, "train.0 needs recommendations"),
+        ([{"method": "sft", "validation": {"every": 5}}], "train.0.validation needs recommendations"),
+        ([{"method": "sft"}, {"method": "s-dpo"}], "train.1 needs recommendations"),
     ],
 )
 def test_stages_that_need_recommendations_are_refused_before_anything_is_made(
-    train: dict, names: str, tmp_path: Path
+    train: list[dict], names: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=names):
-        run(_recipe(train=[train]), tmp_path / "run")
+        run(_recipe(train=train), tmp_path / "run")
     assert not (tmp_path / "run").exists()
