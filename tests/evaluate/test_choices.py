@@ -27,6 +27,7 @@ from llmrec.metrics.rating import auc
 from llmrec.model import folder as model_folder
 from llmrec.recipe import Evaluate, Recipe, Tasks
 from llmrec.recipe.tasks import CHOICES
+from llmrec.results import ledger
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder, model_of
 from llmrec.run.plan import evaluation
@@ -287,3 +288,13 @@ def test_stages_that_need_recommendations_are_refused_before_anything_is_made(
     with pytest.raises(RunError, match=names):
         run(_recipe(train=train), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_look_at_the_test_part_of_a_judge_is_written_into_the_ledger(judge: RunFolder, tmp_path: Path) -> None:
+    book = tmp_path / "ledger.jsonl"
+    arguments = ["evaluate", str(judge.path), "--test", "--ledger", str(book)]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    (line,) = ledger.read(book)
+    judged = read_choices(judge.evaluation("test"))
+    assert judged and line["cases"] == dict.fromkeys(judged["tasks"], 12)
+    assert line["metrics"]["rerank mrr"][0] == round(judged["tasks"]["rerank"]["systems"]["model"]["mrr"]["mean"], 6)
