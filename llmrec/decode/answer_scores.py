@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.decode.exact import score_all
 from llmrec.decode.scorer import Scorer
+from llmrec.errors import ModelError
 from llmrec.indexing.trie import Trie
 from llmrec.model.prompting import wrap
 from llmrec.tasks.shorten import Row, shorten
@@ -35,7 +36,7 @@ def answer_scores(
     Args:
         model: in evaluation mode.
         tokenizer: of the model.
-        rows: examples with `prompt` and `slots`, as `tasks.maker.SCHEMA` has them; one that is longer than the model's
+        rows: examples with `prompt`, `slots` and `task`, as `tasks.maker.SCHEMA` has them; one that is longer than the model's
             window loses the oldest items of its history, as in training.
         answers: the possible answers to each, at least one, all different.
         progress: called with the share done, 0 to 1.
@@ -44,8 +45,7 @@ def answer_scores(
         For each example (answers,) float64 log-probabilities in nats; their exponentials sum to 1.
 
     Raises:
-        RequestError: an example does not fit into the window even with one item of its history.
-        ModelError: see `Scorer`.
+        ModelError: an example does not fit into the window even with one item of its history; or see `Scorer`.
         CodeError: two answers have the same tokens, or one begins with another and the tokenizer has no end token.
     """
     scorer, tokenize = Scorer(model), CodedTexts(tokenizer, special=not tokenizer.chat_template)
@@ -84,6 +84,11 @@ def _tokens(
     texts = whole(row["prompt"])
     if max(map(len, texts)) > window:
         texts = whole(shorten(row, window, lambda prompt: max(map(len, whole(prompt))))["prompt"])
+        if (longest := max(map(len, texts))) > window:
+            raise ModelError(
+                f"an example of '{row['task']}' has {longest} tokens but the model holds {window}. Lower tasks.history "
+                "or tasks.candidates."
+            )
     first, last = min(texts), max(texts)  # what these two share, all share
     most = min(map(len, texts)) - 1
     shared = next((place for place in range(most) if first[place] != last[place]), most)

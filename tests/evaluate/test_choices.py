@@ -113,6 +113,9 @@ def test_a_prompt_beyond_the_window_loses_old_items_as_in_training(judge: RunFol
     ):
         truth = _brute_force(opened, row | {"schema": found.rows.schema}, possible, window)
         np.testing.assert_allclose(score, truth, atol=2e-4)
+    opened.model.config.max_position_embeddings = 20
+    with pytest.raises(ModelError, match=r"an example of 'rerank' has \d+ tokens but the model holds 20"):
+        answer_scores(opened.model, opened.tokenizer, rows, found.answers)
 
 
 def test_examples_ask_about_held_out_events_and_offer_nothing_that_the_user_had(p5: RunFolder) -> None:
@@ -298,3 +301,12 @@ def test_a_look_at_the_test_part_of_a_judge_is_written_into_the_ledger(judge: Ru
     judged = read_choices(judge.evaluation("test"))
     assert judged and line["cases"] == dict.fromkeys(judged["tasks"], 12)
     assert line["metrics"]["rerank mrr"][0] == round(judged["tasks"]["rerank"]["systems"]["model"]["mrr"]["mean"], 6)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"protocol": {}, "tasks": {"rerank": {"cases": 3, "candidates": "a", "systems": {}}}}']
+)
+def test_damaged_figures_end_in_one_message(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "choices.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"choices\.json"):
+        read_judged(tmp_path)
