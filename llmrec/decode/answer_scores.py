@@ -36,8 +36,8 @@ def answer_scores(
     Args:
         model: in evaluation mode.
         tokenizer: of the model.
-        rows: examples with `prompt`, `slots` and `task`, as `tasks.maker.SCHEMA` has them; one that is longer than the model's
-            window loses the oldest items of its history, as in training.
+        rows: examples with `prompt`, `slots` and `task`, as `tasks.maker.SCHEMA` has them; one that is longer than the
+            model's window loses the oldest items of its history, as in training.
         answers: the possible answers to each, at least one, all different.
         progress: called with the share done, 0 to 1.
 
