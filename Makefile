@@ -22,7 +22,7 @@ quickstart: setup  ## train a small language model on MovieLens 100K and see wha
 	$(BIN)/llmrec run quickstart
 
 test: setup  ## the tests: small, real, without network
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-vllm: $(VLLM)/.ready  ## the tests that need vLLM: its CPU build, in .venv-vllm in front of .venv (some minutes)
 	OMP_WAIT_POLICY=passive $(VLLM)/bin/python -m pytest tests/decode/test_vllm.py tests/decode/test_vllm_processors.py \

@@ -216,7 +216,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
 names = json.loads(Path("catalogue/catalogue.json").read_text())["tokens"]
 codes = ["".join(names[n] for n in code if n >= 0) for code in np.load("catalogue/codes.npy").tolist()]
-prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]))
+prompt = json.loads(Path("llmrec.json").read_text())["prompt"].format(history="".join(codes[:3]), user="")
 tokens = {words_to_tokens}
 answer = model.generate(**tokens, max_new_tokens={facts.levels}, do_sample=False)[0, tokens["input_ids"].shape[1] :]
 print(tokenizer.decode(answer))

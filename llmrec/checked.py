@@ -44,6 +44,14 @@ def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[Llmrec
         raise kind(f"{path} {_first_problem(error)}. {remedy}") from None
 
 
+def check_value(value: Any, shape: Any, path: Path, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> None:
+    """See that a part of a JSON file has a shape; arguments and errors as of `read_checked`."""
+    try:
+        _adapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise kind(f"{path} {_first_problem(error)}. {remedy}") from None
+
+
 def read_lines(path: Path, shape: Any) -> list[Any]:
     """Read a JSONL file whose lines must have a shape; empty lines, and a last line that a kill tore, are left out.
 

@@ -18,15 +18,14 @@ from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.checked import read_checked
-from llmrec.decode.opened import Description, nodes, write_description
+from llmrec.decode.description import Description, nodes, write_description
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.made import MADE, read_made
 from llmrec.model.loading import config_from
 from llmrec.recipe import Model, Recipe
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.ownership import is_below
 from llmrec.run.plan import plan
 from llmrec.run.recommender import collaborative_stages, describe

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,10 +35,13 @@ REASONS = {  # why the system refuses a file, and what to do about it
 
 @contextlib.contextmanager
 def explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk, or a name that cannot be, into a message that names the place.
+    """Turn a full or read-only disk, a name that cannot be, or a file that cannot be read into a message that names it.
+
+    Args:
+        path: of the file or folder that the block writes.
 
     Raises:
-        RunError: the system refuses to write there, or to read another file in the block, for a known reason.
+        RunError: the system refuses, for a known reason, to write there, or to let the block use another file.
     """
     if "\0" in str(path):
         raise RunError(f"{str(path)!r} holds a NUL, which no name can. Choose another place with `--out DIR`.")
@@ -46,10 +50,42 @@ def explain_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REASONS:
             raise
+        file = _file_of(error)
+        if file and not _is_written(file, path):
+            raise RunError(f"{unusable(error)} See that it is a file that you may use.") from error
         what, remedy = REASONS[error.errno]
-        if error.filename and not str(error.filename).startswith(str(path.parent)):
-            raise RunError(f"{error.filename} cannot be used: {what}.") from error
         raise RunError(f"cannot write {path}: {what}. {remedy}; nothing half-written is kept.") from error
+
+
+def unusable(error: OSError) -> str | None:
+    """Which file cannot be used, and why; None where the error does not tell.
+
+    Args:
+        error: of Python, NumPy or Arrow.
+    """
+    file = _file_of(error)
+    return f"{str(file)[:300]} cannot be used: {REASONS[error.errno][0]}." if file and error.errno in REASONS else None
+
+
+def _file_of(error: OSError) -> Path | None:
+    """The file that an error is about; Arrow names it in its text alone."""
+    quoted = re.search(r"local file '(.+)'\.", str(error))
+    name = error.filename or (quoted[1] if quoted else None)
+    return Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
+
+
+def _is_written(file: Path, path: Path) -> bool:
+    """Whether a file is a path that is written to, lies below it, or is one of the folders that it lies in.
+
+    What is written has a hidden name beside the path until it is whole.
+    """
+    file, path = file.absolute(), path.absolute()
+    if file in path.parents:
+        return True
+    if path.parent not in file.parents:
+        return False
+    name = file.relative_to(path.parent).parts[0]
+    return name == path.name or name.startswith(f".{path.name}.")
 
 
 @contextlib.contextmanager
@@ -140,8 +176,10 @@ def _refuse_occupied(path: Path, replaces: Callable[[Path], bool]) -> None:
 def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Path:
     """A hidden name beside a path; what a killed process of ours left there is deleted, and nothing else."""
     folder = path.with_name(f".{path.name}.{ending}")
-    if folder.is_dir() and not folder.is_symlink() and ((folder / _OURS).is_file() or replaces(folder)):
-        shutil.rmtree(folder)
+    if folder.is_dir() and not folder.is_symlink():
+        ours = (folder / _OURS).is_file() or replaces(folder)
+        if ours or not any(folder.iterdir()):  # one that is empty was killed as it began
+            shutil.rmtree(folder)
     return path.with_name(f"{folder.name}-{os.getpid()}") if os.path.lexists(folder) else folder
 
 

@@ -68,9 +68,15 @@ def read_made(folder: Path) -> Made:
 
 
 def is_stage(folder: Path) -> bool:
-    """Whether a folder is a stage of a run, of any version: its made.json has the keys that all versions write."""
+    """Whether a folder is a stage of a run, of any version: its made.json has the keys that all versions write.
+
+    Raises:
+        RunError: made.json is there and may not be read.
+    """
     try:
         made = json.loads((folder / MADE).read_bytes())
+    except PermissionError as error:
+        raise RunError(f"{folder / MADE} cannot be read ({error.strerror}). See that you may read it.") from error
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"inputs", "output", "seed", "facts"}

@@ -73,7 +73,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most MiB held since the last reset: `memory`, resident; `gpu`, allocated by torch. Unknown ones are left out."""
+    """The most MiB held since the last reset: `memory`, resident; `gpu`, allocated by torch; unknown ones left out."""
     found = {}
     with contextlib.suppress(OSError):
         line = re.search(r"^VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.M)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from llmrec import addresses, shipped
-from llmrec.errors import RecipeError, RunError
+from llmrec.errors import RecipeError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
 from llmrec.recipe.mistakes import explain
@@ -37,31 +37,6 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
     recipe = read(_text(path), path, overrides)
     # What the user set stays, however small the rest becomes.
     return read(dump(shrink(recipe)), path, overrides) if tiny else recipe
-
-
-def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """The recipe of a run folder.
-
-    Args:
-        run: the folder.
-        overrides: as of `load`.
-
-    Raises:
-        RunError: it is no run folder.
-        RecipeError: as `load`.
-    """
-    check_run(run)
-    return load(run / "recipe.yaml", overrides)
-
-
-def check_run(run: Path) -> None:
-    """Refuse what is no run folder.
-
-    Raises:
-        RunError: it holds no recipe.
-    """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart")
 
 
 def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
@@ -138,8 +113,8 @@ def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
     for part, key in _PATHS:
         inner = _inner(values, part)
         name = inner.get(key) if inner else None
-        if inner is None or not isinstance(name, str):
-            continue
+        if inner is None or not isinstance(name, str) or not name:
+            continue  # an empty name is none
         whole = os.path.realpath(folder / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
         if key == "base" and (name == "nano" or not Path(whole).is_dir()):
             continue  # nano, embedded:NAME, or a name on a hub

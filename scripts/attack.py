@@ -38,7 +38,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 TESTS = {
     "browser": ["tests/chat/test_page_in_browser.py", "tests/serve/test_docs.py"],
     "recipes": ["tests/test_bad_recipes.py", "tests/test_recipe_numbers.py", "tests/cli/test_plain.py"],
-    "folders": ["tests/damaged", "tests/pipeline/test_run_folder.py", "tests/test_files.py"],
+    "folders": ["tests/damaged", "tests/run/test_run_folder.py", "tests/test_files.py"],
     "keys and processes": ["tests/text/test_addresses.py", "tests/test_supervise.py", "tests/chat/test_terminal.py"],
 }
 Counts = dict[str, tuple[int, int]]  # kind → attacks, and how many of them succeeded

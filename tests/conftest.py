@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the small world, trained to its end. Tests must not change it."""
-    from llmrec.run.execute import run
     from llmrec.recipe_file import load
+    from llmrec.run.execute import run
 
     return run(load(world), tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def mixed_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_run` with a collaborative model mixed in that is composed of two others. Tests must not change it."""
+    from llmrec.run.execute import run
+    from llmrec.run.layout import recipe_of
+
+    folder = tmp_path_factory.mktemp("runs") / "mixed"
+    shutil.copytree(tiny_run, folder)
+    return run(recipe_of(folder, ["evaluate.blend={share: 0.4, teacher: markov-ease}"]), folder, until="evaluate")

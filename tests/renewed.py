@@ -6,8 +6,7 @@ from pathlib import Path
 
 from llmrec.files import write_json
 from llmrec.made import MADE, output_hash, read_made, records
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.status import stage as resolve
 

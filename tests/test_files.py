@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmrec.errors import RunError
@@ -20,9 +23,11 @@ from llmrec.files import (
     hash_folder,
     hash_json,
     read_json,
+    unusable,
     write_json,
     write_text,
 )
+from llmrec.made import is_stage
 
 
 def names(folder: Path) -> list[str]:
@@ -146,6 +151,44 @@ def test_another_file_that_cannot_be_read_is_told_by_its_own_name(tmp_path: Path
         raise OSError(errno.EACCES, "no", "/elsewhere/log.csv")
 
 
+@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
+@pytest.mark.parametrize("reader", ["Python", "NumPy", "Arrow"])
+@pytest.mark.parametrize("place", ["data/loop", "loop", "a-loop", ".hidden/loop"])
+def test_a_file_beside_what_is_made_is_named_where_it_cannot_be_read(place, reader, kind, tmp_path: Path) -> None:
+    """Also where it lies in the same folder, as a stage does that another one reads."""
+    read = {"Python": Path.read_bytes, "NumPy": np.load, "Arrow": pq.ParquetFile}[reader]
+    loop = tmp_path / "run" / place
+    loop.parent.mkdir(parents=True, exist_ok=True)
+    loop.symlink_to(loop)
+    with pytest.raises(RunError) as caught, kind(tmp_path / "run" / "a"):
+        read(loop)
+    assert str(caught.value).startswith(f"{loop} cannot be used: its links go round in a circle. See that ")
+
+
+@pytest.mark.parametrize("name", ["part", "folder/part"])
+def test_a_part_of_what_is_made_that_cannot_be_written_is_not_named_as_another_file(name, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match=rf"cannot write {tmp_path}/a: .*--out DIR"),
+        atomic_folder(tmp_path / "a") as made,
+    ):
+        (made / "folder").mkdir()
+        (made / name).symlink_to(made / name)
+        (made / name).write_text("")
+    with pytest.raises(RunError, match=rf"cannot write {tmp_path}/file/b/a: a file is in the way"):
+        (tmp_path / "file").write_text("")
+        with atomic_folder(tmp_path / "file" / "b" / "a"):
+            pass
+
+
+def test_why_a_file_cannot_be_used_is_known_of_every_reader(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for read in (Path.read_bytes, np.load, pq.ParquetFile, lambda path: pa.memory_map(str(path))):
+        with pytest.raises(OSError) as caught:
+            read(tmp_path / "loop")
+        assert unusable(caught.value) == f"{tmp_path}/loop cannot be used: its links go round in a circle."
+    assert unusable(OSError(errno.EIO, os.strerror(errno.EIO), "a")) is None
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
 def test_a_disk_that_takes_no_more_is_told_in_words_and_nothing_is_left(kind, code: int, tmp_path: Path) -> None:
@@ -157,6 +200,15 @@ def test_a_disk_that_takes_no_more_is_told_in_words_and_nothing_is_left(kind, co
 def test_an_unknown_failure_of_the_system_is_not_explained_away(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output"), atomic_file(tmp_path / "a"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_stage_that_may_not_be_read_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    write_json(tmp_path / "made.json", {"inputs": {}, "output": "", "seed": 1, "facts": {}})
+    assert is_stage(tmp_path)
+    (tmp_path / "made.json").chmod(0)
+    with pytest.raises(RunError, match=r"made\.json cannot be read \(Permission denied\)"):
+        is_stage(tmp_path)
 
 
 def test_json_that_is_missing_or_broken_says_which_file(tmp_path: Path) -> None:
@@ -195,7 +247,7 @@ def test_the_hash_of_a_folder_knows_names_and_contents_but_not_hidden_or_made_fi
 
 
 def test_a_result_takes_the_place_of_a_result_alone(tmp_path: Path) -> None:
-    from llmrec.results import write_result
+    from llmrec.results.record import write_result
 
     for _ in range(2):
         write_result(tmp_path / "new.json", "python scripts/x.py", {"speed": 1})

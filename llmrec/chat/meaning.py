@@ -11,8 +11,7 @@ from llmrec.chat.store import Store
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.encode import encode
 from llmrec.items.folder import read_vectors
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 
 _KEPT = 500  # sayings whose vectors are remembered
 

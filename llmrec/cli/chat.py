@@ -74,8 +74,8 @@ def command(
 def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
     """Who finds the words, and the encoder: what the run's recipe says, and what was typed."""
     from llmrec.errors import RunError
-    from llmrec.recipe_file import read, recipe_of
-    from llmrec.run.layout import RunFolder
+    from llmrec.recipe_file import read
+    from llmrec.run.layout import RunFolder, recipe_of
 
     if not address and not Path(run).is_dir():
         raise RunError(f"there is no folder {run}. Make a run with: llmrec run quickstart --out {run}")

@@ -24,7 +24,7 @@ def list_sources(as_json: bool = typer.Option(False, "--json", help="print JSON"
     from llmrec.data.origins import ORIGINS
     from llmrec.data.sources import where
 
-    told = [
+    sources = [
         {"source": name, "here": here, "where": words}
         | (
             {key: getattr(ORIGINS[name], key) for key in ("about", "size", "licence", "page")}
@@ -34,9 +34,9 @@ def list_sources(as_json: bool = typer.Option(False, "--json", help="print JSON"
         for name, here, words in where()
     ]
     if as_json:
-        say(told)
+        say(sources)
         return
-    for one in told:
+    for one in sources:
         mark = Text("here   ", "green") if one["here"] else Text("missing", "yellow")
         screen.print(mark, f"{one['source']:<20} {one['where']}", soft_wrap=True)
         for key in ("about", "size", "licence", "page"):

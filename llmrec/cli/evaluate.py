@@ -58,8 +58,8 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     from llmrec.decode.generative import engine_named
     from llmrec.errors import RunError
     from llmrec.evaluate.files import read_judged
-    from llmrec.recipe_file import recipe_of
     from llmrec.run import execute
+    from llmrec.run.layout import recipe_of
     from llmrec.run.plan import evaluation
 
     own = recipe_of(run)

@@ -1,4 +1,4 @@
-"""Write a run's model as one folder to share: Hugging Face files, catalogue, model card."""
+"""Write what a run recommends by as one folder to share: Hugging Face files, catalogue, model card."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def command(
 
 
 def _spare(out: Path, files: list[Path], force: bool, quiet: bool) -> None:
-    """Leave a recipe that is there alone, unless told otherwise, and the files that it is about in any case."""
+    """Refuse to write over a recipe without consent, and over the files that it is about in any case."""
     from llmrec.errors import RecipeError
     from llmrec.files import explain_disk
 

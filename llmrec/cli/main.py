@@ -35,7 +35,7 @@ from llmrec.cli import (
 )
 from llmrec.cli.screen import console
 from llmrec.errors import LlmrecError
-from llmrec.files import REASONS
+from llmrec.files import unusable
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -92,9 +92,10 @@ def main() -> None:
     except LlmrecError as error:
         _end(type(error).__name__, str(error))
     except OSError as error:
-        if error.filename is None or error.errno not in REASONS:
+        words = unusable(error)
+        if words is None:
             raise
-        _end("RunError", f"{str(error.filename)[:300]} cannot be used: {REASONS[error.errno][0]}.")
+        _end("RunError", words)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             console.print("\nStopped. Nothing is lost: the same command goes on where it was.")

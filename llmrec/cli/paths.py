@@ -16,7 +16,7 @@ def named(text: str) -> Path:
     """The path of an option; a home (~) that a shell left as it is, as in --out=~/runs, is put in.
 
     Raises:
-        RunError: the text is blank, which pathlib would take for the folder that one stands in; or nobody's home.
+        RunError: the text is blank, which pathlib would take for the folder that one stands in; or it names no home.
     """
     if not text.strip():
         raise RunError("a path is blank. Name a folder or a file, such as --out runs/mine")
@@ -36,8 +36,7 @@ def current_run(path: Path, until: str) -> tuple[RunFolder, Recipe]:
     Raises:
         RunError: it is no run folder, a stage is missing, or one was made from another recipe or was changed.
     """
-    from llmrec.recipe_file import recipe_of
-    from llmrec.run.layout import RunFolder
+    from llmrec.run.layout import RunFolder, recipe_of
     from llmrec.run.plan import plan
     from llmrec.run.status import require_current
 

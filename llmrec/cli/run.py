@@ -24,27 +24,37 @@ def command(
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
     as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
 ) -> None:
-    from llmrec import shipped
+    from llmrec import extras, shipped
     from llmrec.errors import RecipeError
     from llmrec.evaluate.files import read_judged
     from llmrec.recipe_file import dump, load
+    from llmrec.report import write_report
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
+    from llmrec.run.making import UNTIL
 
     path = shipped.recipe(recipe)
     settings = load(path, overrides or [], tiny)
-    if until not in execute.UNTIL:
-        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(execute.UNTIL)}")
+    if until not in (*UNTIL, "report"):
+        raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(UNTIL)}, report")
     if dry_run:
         typer.echo(dump(settings), nl=False)
         return
+    if settings.launch.rank and until in ("evaluate", "report"):
+        until = "train"  # machine 0 does the rest
+    if until == "report":
+        extras.need("report")
     run = RunFolder(out or Path("runs") / (path.stem + ("-tiny" if tiny else "")))
     execute.check_folder(settings, run.path)
     console.print(named_run(path.stem, run.path))
     _warn(settings, run)
     with stages() as progress:
-        execute.run(settings, run.path, until, progress)
-    if execute.UNTIL.index(until) < execute.UNTIL.index("evaluate"):
+        execute.run(settings, run.path, "evaluate" if until == "report" else until, progress)
+        if until == "report":
+            progress("report", 0.0)
+            write_report(run)
+            progress("report", 1.0)
+    if until not in ("evaluate", "report"):
         say({"run": str(run.path), "until": until}) if as_json else console.print(f"Done until {until}: {run.path}")
         if until == "catalogue" and not as_json:
             _codes(run.catalogue)

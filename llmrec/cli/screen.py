@@ -66,7 +66,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:<10}", markup=False),
+        TextColumn("{task.description:<13}", markup=False),
         BarColumn(30),
         TextColumn("{task.percentage:>4.0f} %"),
         TimeElapsedColumn(),
@@ -88,14 +88,14 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 def _lines() -> Callable[[str, float], None]:
     """Progress for a log: bars there would come at the end alone."""
     begun: dict[str, float] = {}
-    told: dict[str, int] = {}
+    shown: dict[str, int] = {}  # stage → tenths
 
     def tell(stage: str, done: float) -> None:
         interrupt.check()
         seconds = int(time.monotonic() - begun.setdefault(stage, time.monotonic()))
-        if int(done * 10) > told.get(stage, -1):
-            told[stage] = int(done * 10)
-            console.print(f"{stage:<10} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
+        if int(done * 10) > shown.get(stage, -1):
+            shown[stage] = int(done * 10)
+            console.print(f"{stage:<13} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
 
     return tell
 
@@ -138,10 +138,12 @@ def metrics_table(result: dict[str, Any]) -> Table:
     metrics = list(result["systems"][model])
     hits = [metric for metric in metrics if metric.startswith("hr@")]
     sure = "hr@10" if "hr@10" in metrics else [*metrics[:1], *hits][-1]
+    users, cases = protocol["users"], protocol.get("cases", protocol["users"])
+    of = "" if cases == users else f"{cases} cases of "
     table = Table(
-        title=f"{protocol['users']} {protocol['target']} users, {protocol['candidates']} of {protocol['items']} items, "
+        title=f"{of}{users} {protocol['target']} users, {protocol['candidates']} of {protocol['items']} items, "
         f"{'seen items excluded' if protocol['exclude_seen'] else 'seen items allowed'}, beams {protocol['beams']}",
-        caption=f"95 % intervals over users; Δ: {model} minus the baseline, paired",
+        caption=f"95 % intervals over {'users' if cases == users else 'cases'}; Δ: {model} minus the baseline, paired",
         box=box.SIMPLE,
     )
     if screen.width < 100:  # a narrow terminal keeps the names whole; metrics.json and the report have the rest

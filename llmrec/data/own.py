@@ -98,8 +98,8 @@ def _streamed(logs: list[Path], data: Data) -> tuple[Scan, str, list[BadRow]] | 
         return None
     try:
         opened = [pq.ParquetFile(path) for path in logs]
-    except pa.ArrowInvalid:
-        return None  # not Parquet at all: `read_table` says so
+    except (pa.ArrowException, OSError):
+        return None  # it cannot be read, or is no Parquet: `read_table` says so
     if sum(file.metadata.num_rows for file in opened) < STREAMED:
         return None
     schema, columns = opened[0].schema_arrow, data.columns

@@ -23,7 +23,7 @@ from llmrec.recipe import Columns, Data
 _MANY = 10_000  # interactions from which on rare users and items can be left out
 _LEARNED = 2_000_000  # item places that the quickstart learns from: events x windows x epochs
 _LONG = 10  # epochs of a long training, in which a teacher's help pays; after 4 it still harmed
-_SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is a teacher: 2.4 GB
+_SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is fitted: 2.4 GB
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,7 @@ def settings(size: Size) -> dict[str, Any]:
         "ranking": "[hr@1, hr@5, ndcg@5]" if small else "[hr@5, ndcg@5, hr@10, ndcg@10, hr@20, ndcg@20]",
         "beams": min(50, max(5, size.items // 2)) if small else 50,
         "exclude_seen": size.repeats < 0.1,
+        "baselines": "" if size.items <= _SQUARED else ", baselines: [popularity, markov]",
     }
 
 
@@ -236,7 +237,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         f"precision: bf16, softmax: catalogue, {_taught(chosen)}}}",
         f"# {size.repeats:.0%} of the interactions are with an item that the user had before.",
         f"evaluate: {{ranking: {chosen['ranking']}, beams: {chosen['beams']}, "
-        f"exclude_seen: {str(chosen['exclude_seen']).lower()}}}",
+        f"exclude_seen: {str(chosen['exclude_seen']).lower()}{chosen['baselines']}}}",
     ]
     return "\n".join(lines) + "\n"
 

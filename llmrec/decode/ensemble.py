@@ -98,12 +98,11 @@ class Ensemble:
         return best
 
     def _weights(self, requests: Sequence[Request], ranked: Sequence[Ranked]) -> np.ndarray:
-        """(rows, members) weights that sum to 1 over the members that take part."""
-        weights = np.tile([member.weight for member in self.members], (len(requests), 1)).astype(np.float64)
-        weights[np.stack([(one.items < 0).all(1) for one in ranked], axis=1)] = 0
+        """(rows, members) weights that sum to 1 over the members that take part; equal ones where theirs are all 0."""
         deaf = np.array(["words" not in member.recommender.reads for member in self.members])
-        worded = np.array([bool(request.words) for request in requests])
-        if not deaf.all():
-            weights[np.ix_(worded, deaf)] = 0
-        totals = weights.sum(1, keepdims=True)
-        return np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
+        worded = np.array([request.words != "" for request in requests], bool)
+        part = np.stack([(one.items >= 0).any(1) for one in ranked], axis=1)
+        part &= ~np.outer(worded, deaf & ~deaf.all())
+        weights = part * np.array([member.weight for member in self.members], np.float64)
+        weights = np.where(weights.any(1, keepdims=True), weights, part)
+        return weights / np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float64).tiny)

@@ -1,50 +1,29 @@
-"""Recommenders as they lie in a folder: a description of what is mixed of what, and how it is opened.
+"""Recommenders as they lie in a folder: opened as the description of a run or of an export says.
 
-A run and an export describe their recommender in the same way: as a tree of kinds, each with the folder of its files
-below the root. A new kind of recommender is a line in `KINDS`.
+A new kind of recommender is a line in `KINDS`, and one in `description.NODES`.
 """
 
 from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
 
 from llmrec import collaborative
-from llmrec.checked import read_checked
 from llmrec.contracts import Items, Recommender, Request
 from llmrec.decode.collaborative import Collaborative
+from llmrec.decode.description import Description
 from llmrec.decode.engine import EngineFactory, transformers_engines
 from llmrec.decode.ensemble import Ensemble, Member
 from llmrec.decode.generative import GenerativeModel
-from llmrec.errors import ModelError, RequestError
-from llmrec.files import write_json
+from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
-
-FILE = "recommender.json"
-REMEDY = "Copy the folder again, or make it again with `llmrec export`."
-
-
-@with_config(ConfigDict(extra="forbid"))
-class Description(TypedDict):
-    """What a recommender is made of.
-
-    `recommender` is a node: `kind`, and what that kind needs. Nodes of an ensemble are in its `members`.
-    """
-
-    format: Literal[1]
-    name: str
-    exclude_seen: bool
-    catalogue: Annotated[str, Field(min_length=1)]
-    recommender: dict[str, Any]
 
 
 class Model(Protocol):
@@ -75,19 +54,19 @@ class Options:
 
 
 class _Generative:
-    """A language model that writes codes: {kind: generative, folder, beams}."""
+    """See `description.GenerativeNode`."""
 
     def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
         folder = root / node["folder"]
         self.model = GenerativeModel(folder, options.engines(folder), options.held_out_prompt)
-        self.beams = options.beams or node.get("beams")
+        self.beams = options.beams or node["beams"]
 
     def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
         return self.model.on(catalogue, folder, self.beams)
 
 
 class _Collaborative:
-    """A fitted collaborative model: {kind: collaborative, folder, items}; `items` is the catalogue it was fitted on."""
+    """See `description.CollaborativeNode`."""
 
     def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
         ids = Catalogue.load(root / node["items"]).item_ids
@@ -98,7 +77,7 @@ class _Collaborative:
 
 
 class _Ensemble:
-    """Several recommenders: {kind: ensemble, members: [{weight, depth, recommender}]}."""
+    """See `description.EnsembleNode`."""
 
     def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
         self.members = [
@@ -121,17 +100,9 @@ def load(node: dict[str, Any], root: Path, options: Options) -> Model:
     """Load what a node of a description names.
 
     Raises:
-        ModelError: there is no such kind, the node lacks what its kind needs, or see the kinds.
+        ModelError: a folder is damaged or missing, or of another kind.
     """
-    kind = node.get("kind")
-    if kind not in KINDS:
-        raise ModelError(
-            f"{root} describes a recommender of the kind {kind!r}; there are: {', '.join(KINDS)}. {REMEDY}"
-        )
-    try:
-        return KINDS[kind](node, root, options)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the description in {root} is not that of the kind '{kind}' ({error!r}). {REMEDY}") from error
+    return KINDS[node["kind"]](node, root, options)
 
 
 class RecommenderFolder:
@@ -174,28 +145,6 @@ class RecommenderFolder:
         return OpenedRecommender(
             self.description["name"], self._model.on(catalogue, folder), catalogue, self.description["exclude_seen"]
         )
-
-
-def read_description(folder: Path) -> Description:
-    """recommender.json of an export.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    description: Description = read_checked(folder / FILE, Description, REMEDY, ModelError)
-    return description
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A node of a description and all below it."""
-    yield node
-    for member in node.get("members", []):
-        yield from nodes(member["recommender"])
-
-
-def write_description(folder: Path, description: Description) -> None:
-    """Write recommender.json into an export."""
-    write_json(folder / FILE, description)
 
 
 class OpenedRecommender:

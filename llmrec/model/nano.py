@@ -14,6 +14,8 @@ from llmrec.files import write_json
 from llmrec.model.loading import tokenizer_from
 from llmrec.recipe import Model
 
+_FURTHER = 256 + 3 + 1  # pieces beside a text's characters: bytes, <unk>, <s> and </s>, the blank
+
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreTrainedTokenizerBase:
     """Train a SentencePiece BPE with byte fallback and save it so that `AutoTokenizer` loads it.
@@ -24,9 +26,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
         folder: receives tokenizer.model and what belongs to it.
 
     Raises:
-        ModelError: the saved tokenizer does not give a text back as it was.
+        ModelError: the vocabulary is smaller than the texts need, or the saved tokenizer does not give a text back.
     """
     texts = sorted(set(texts))
+    characters = len(set().union(*texts) - {" "})
+    if vocabulary < characters + _FURTHER:
+        raise ModelError(
+            f"a vocabulary of {vocabulary} pieces is too small for texts with {characters} different characters. Raise "
+            f"model.vocabulary to at least {characters + _FURTHER}."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -22,18 +22,31 @@ _FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[s
 _TURN = re.compile(r"\n(Assistant|User): ")
 
 
-def wrap(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[str, int]:
+def wrap(tokenizer: PreTrainedTokenizerBase, prompt: str, label: str = "") -> tuple[str, int]:
     """The text that an answer follows directly.
+
+    Args:
+        tokenizer: of the base.
+        prompt: or talk.
+        label: what stands between question and answer where there is no chat template, such as "\\nRating:"; "" leaves
+            prompts and talks as they are.
 
     Returns:
         The text without a beginning-of-text token, and where in it the prompt (of a talk, its first turn) starts.
     """
     if not tokenizer.chat_template:
-        return prompt, 0
+        return _labelled(prompt, label) if label else prompt, 0
     said = turns(prompt)
     frame = _frame(tokenizer, len(said))
     words = [turn["content"] + after for turn, after in zip(said, frame[1:], strict=True)]
     return frame[0] + "".join(words), len(frame[0])
+
+
+def _labelled(prompt: str, label: str) -> str:
+    """Questions of a talk and their answers, each pair a paragraph, and the last question with its label."""
+    said = [turn["content"] for turn in turns(prompt)]
+    solved = zip(said[::2], said[1::2], strict=False)
+    return "".join(f"{asked}{label} {answer}\n\n" for asked, answer in solved) + said[-1] + label
 
 
 def wrap_all(tokenizer: PreTrainedTokenizerBase, prompts: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -81,9 +94,9 @@ def turns(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": first}, *later]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Tokens of a prompt, ready for an answer to follow."""
-    text, _ = wrap(tokenizer, prompt)
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, label: str = "") -> list[int]:
+    """Tokens of a prompt, ready for an answer to follow; `label` as in `wrap`."""
+    text, _ = wrap(tokenizer, prompt, label)
     return list(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
 
 

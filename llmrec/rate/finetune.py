@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn.functional import pad as filled
-from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
 
 from llmrec.checked import read_checked
@@ -32,12 +29,12 @@ from llmrec.model.loading import explained, model_from
 from llmrec.rate.baselines import GlobalMean
 from llmrec.rate.ratings import Ratings
 from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
-from llmrec.rate.rows import Row, Rows, windows
-from llmrec.seed import seed_everything, stream
+from llmrec.rate.rows import PackedHistories, Rows, windows
+from llmrec.recipe import Sft
+from llmrec.seed import seed_everything
+from llmrec.train import loop
 from llmrec.train.log import read_log
-from llmrec.train.order import Order
-from llmrec.train.packing import pack
-from llmrec.train.watch import Watch, newest_checkpoint
+from llmrec.train.packing import collate
 
 NOTE = "rating.json"
 
@@ -81,7 +78,7 @@ def fine_tune(
     Args:
         base: as `load_base` takes it.
         seed: of rows, order and head.
-        folder: for the model, `model/`, and while it trains, `.work/`.
+        folder: for the model, `model/`, and while it trains, `.training/`.
         loaded: a model and its tokenizer instead of the base's.
 
     Returns:
@@ -98,9 +95,9 @@ def fine_tune(
     reader = Reader(language, training.head, rows.words, float(left[ratings.train].std()) or 1.0)
     reader.freeze(training.layers)
     if not (folder / "model" / NOTE).is_file():
-        facts = _train(reader, rows, left, training, seed, folder / ".work", progress)
+        facts = _train(reader, rows, left, training, seed, folder / ".training", progress)
         _save(reader, language, tokenizer, {"base": base, **asdict(training), **facts}, folder / "model")
-        shutil.rmtree(folder / ".work", ignore_errors=True)
+        shutil.rmtree(folder / ".training", ignore_errors=True)
     return _load(reader, rows, start, folder / "model")
 
 
@@ -111,99 +108,37 @@ def _train(
     ratings = rows.ratings
     made = [rows.of(events) for events in windows(ratings, training.window, training.share, seed)]
     targets = ratings.scale.numbers(ratings.given) if training.head == "classification" else left
-    packed = _Packed(made, targets, training.row_tokens, seed)
+    packed = PackedHistories(made, training.row_tokens, seed)
     batch = min(training.batch, len(packed))
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        per_device_train_batch_size=batch,
-        num_train_epochs=training.epochs,
+    steps = training.epochs * -(-len(packed) // batch)
+    stage = Sft(
+        epochs=training.epochs,
+        batch=batch,
         learning_rate=training.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, training.epochs * -(-len(packed) // batch) // 10),
         weight_decay=0.01,
-        adam_beta2=0.98,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=10,
-        logging_nan_inf_filter=False,  # it would hide the loss that `Watch` stops on
-        save_steps=training.save_every,
-        save_total_limit=1,
-        remove_unused_columns=False,
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        report_to=[],
-        disable_tqdm=True,
+        warmup=(max(1, steps // 10) - 0.5) / steps,  # a share, which the loop rounds up to whole steps
+        precision="bf16",
+        save_every=training.save_every,
+        row_tokens=training.row_tokens,
     )
-    work.mkdir(parents=True, exist_ok=True)
-    start = newest_checkpoint(work)
-    order = Order(len(packed), batch, seed % 2**32)
-    watch = Watch(work, progress, order, "--method", lambda numbers: f"packed rows {numbers}")
-    loop = _Loop(watch, reader, arguments, packed)
-    loop.train(resume_from_checkpoint=None if start is None else str(start))
-    lines, log = [line for line in loop.state.log_history if "loss" in line], read_log(work / "log.jsonl")
+    way = loop.Way(partial(Reader.loss, targets=torch.from_numpy(targets).float()), collate)
+    around = loop.Around("--method", described=lambda numbers: f"packed rows {numbers}")
+    try:
+        found = loop.train(reader, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
+    except ModelError as error:
+        if error.__cause__ is None:
+            raise
+        raise ModelError(
+            f"out of memory while fine-tuning ({error.__cause__}). Train fewer layers, such as --layers 4, or take a "
+            "smaller --model. The last checkpoint is kept: the same command goes on from there."
+        ) from error.__cause__
+    log = read_log(work / "log.jsonl")
     return {
-        "ratings": int(sum(len(row.events) for row in made)),
-        "tokens": int(sum(len(row.tokens) for row in made)),
-        "steps": loop.state.global_step,
-        "last loss": round(lines[-1]["loss"], 4) if lines else None,
-        "seconds": round(float(log[-1]["seconds"]), 1) if log else 0.0,
-    }
-
-
-class _Loop(Trainer):
-    """The loop of transformers, with our order of rows and an eye on every loss."""
-
-    def __init__(self, watch: Watch, reader: Reader, arguments: TrainingArguments, packed: _Packed) -> None:
-        self.watch = watch
-        super().__init__(model=reader, args=arguments, train_dataset=packed, data_collator=_collate, callbacks=[watch])
-        self.remove_callback(PrinterCallback)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self.watch.order
-
-    def training_step(self, *given: Any, **named: Any) -> Tensor:
-        """One pass; `Watch` looks at its loss later."""
-        loss = super().training_step(*given, **named)
-        self.watch.losses.append(loss)
-        return loss
-
-
-class _Packed(Dataset[dict[str, Tensor]]):
-    """Several histories in a row, kept apart by restarting positions (see `train/packing`).
-
-    Args:
-        targets: (events,) what is to be read off.
-    """
-
-    def __init__(self, rows: list[Row], targets: np.ndarray, row_tokens: int, seed: int) -> None:
-        lengths = np.array([len(row.tokens) for row in rows])
-        order = stream(seed, "rate", "pack").permutation(len(rows))
-        self.rows, self.targets = rows, targets
-        self.packs = pack(lengths, row_tokens, order)
-
-    def __len__(self) -> int:
-        return len(self.packs)
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        parts = [self.rows[row] for row in self.packs[number]]
-        return {
-            "input_ids": torch.from_numpy(np.concatenate([part.tokens for part in parts])),
-            "position_ids": torch.from_numpy(np.concatenate([np.arange(len(part.tokens)) for part in parts])),
-            "targets": torch.from_numpy(np.concatenate([self._targets(part) for part in parts])),
-        }
-
-    def _targets(self, row: Row) -> np.ndarray:
-        found = np.full(len(row.tokens), np.nan, np.float32)
-        found[row.reads] = self.targets[row.events]
-        return found
-
-
-def _collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "position_ids": 0, "targets": np.nan}
-    return {
-        name: torch.stack([filled(row[name], (0, width - len(row[name])), value=value) for row in rows])
-        for name, value in fill.items()
+        "ratings": packed.supervised,
+        "tokens": packed.tokens,
+        "steps": found.facts["steps"],
+        "last loss": round(float(log[-1]["loss"]), 4),
+        "seconds": round(float(log[-1]["seconds"]), 1),
     }
 
 

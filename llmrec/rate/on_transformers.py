@@ -17,9 +17,10 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from llmrec.decode.exact import score_nodes
 from llmrec.decode.scorer import Branches, Scorer
 from llmrec.errors import ModelError
+from llmrec.model.prompting import encode, wrap
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.expected import Words
-from llmrec.rate.prompts import text_of, written
+from llmrec.rate.prompts import LABEL, written
 from llmrec.rate.scale import Scale
 
 TOKENS = 8192  # of a batch, what the prompts share not counted
@@ -47,10 +48,9 @@ class OnTransformers:
         Raises:
             ModelError: a prompt is longer than the model's window.
         """
-        texts = [text_of(self.tokenizer, prompt) for prompt in prompts]
-        words = Words.read(self.tokenizer, texts[0], written(self.tokenizer, self.scale.words))
-        special = not self.tokenizer.chat_template
-        rows = [list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
+        before, _ = wrap(self.tokenizer, prompts[0], LABEL)
+        words = Words.read(self.tokenizer, before, written(self.tokenizer, self.scale.words))
+        rows = [encode(self.tokenizer, prompt, LABEL) for prompt in prompts]
         self._fits(max(map(len, rows)))
         shared = _shared(rows)
         beginning = self.scorer.beginning(rows[0][:shared])

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmrec.model.prompting import encode, wrap
 from llmrec.rate.answers import LONGEST, Answer
 from llmrec.rate.expected import Words, shares
-from llmrec.rate.prompts import text_of, written
+from llmrec.rate.prompts import LABEL, written
 from llmrec.rate.scale import Scale
 
 BLOCK = 32  # tokens of a cached block on CPUs, whose default of 128 would cache nothing of a short prompt
@@ -58,10 +59,9 @@ class OnVllm:
 
     def ask(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """Answers, a few hundred at a time."""
-        texts = [text_of(self.tokenizer, prompt) for prompt in prompts]
-        words = Words.read(self.tokenizer, texts[0], written(self.tokenizer, self.scale.words))
-        special = not self.tokenizer.chat_template
-        rows = [list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
+        before, _ = wrap(self.tokenizer, prompts[0], LABEL)
+        words = Words.read(self.tokenizer, before, written(self.tokenizer, self.scale.words))
+        rows = [encode(self.tokenizer, prompt, LABEL) for prompt in prompts]
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
             begin = time.perf_counter()

@@ -9,13 +9,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import PromptError
-from llmrec.model.prompting import turns, wrap
 from llmrec.rate.cases import Cases, cases_of, histories
 from llmrec.rate.ratings import Ratings
 from llmrec.seed import stream
 from llmrec.tasks.templates import Wording, fill, load
 
-LABEL = "\nRating:"  # ends a question to a base without a chat template
+LABEL = "\nRating:"
+"""Ends a question to a base without a chat template, see `model/prompting`."""
 _NOTHING = "(nothing yet)"
 
 
@@ -87,15 +87,6 @@ def _examples(ratings: Ratings, cases: Cases, shots: int, seed: int) -> Cases:
     return cases_of(ratings, train[chosen], places)
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A talk as a base reads it: by its chat template, or as plain text in which each question ends in a label."""
-    if tokenizer.chat_template:
-        return wrap(tokenizer, prompt)[0]
-    said = [turn["content"] for turn in turns(prompt)]
-    solved = zip(said[::2], said[1::2], strict=False)
-    return "".join(f"{asked}{LABEL} {answer}\n\n" for asked, answer in solved) + said[-1] + LABEL
-
-
 def written(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[str]:
-    """Ratings as they follow that text."""
+    """Ratings as they follow a prompt: behind a label there is a space."""
     return words if tokenizer.chat_template else [f" {word}" for word in words]

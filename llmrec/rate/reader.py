@@ -14,11 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
 
 from llmrec.errors import ModelError
 from llmrec.rate.baselines import Bias, GlobalMean
 from llmrec.rate.cases import Cases
 from llmrec.rate.rows import Row, Rows
+from llmrec.train.packing import IGNORE
 
 Head = Literal["classification", "regression"]
 Start = Literal["mean", "bias"]
@@ -66,20 +68,44 @@ class Reader(nn.Module):
         for layer in layers[: len(layers) - trained] if trained else ():
             layer.requires_grad_(False)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, targets: Tensor, **_: Any) -> dict[str, Tensor]:
-        """Mean loss over the places that have a target.
+    def get_base_model(self) -> Any:
+        """The model of transformers inside."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Rows of tokens."""
+        return self.decoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head, in the place of rows of tokens."""
+        return self.head
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> CausalLMOutput:
+        """What takes the place of the forward pass while training: the mean loss over the places with a label.
 
         Args:
             input_ids, position_ids: (rows, length); positions restart where another history begins.
-            targets: (rows, length) float32, the step's number for classes, for regression how far the rating lies from
-                where its prediction starts; not a number elsewhere.
+            labels: (rows, length) int64 event whose rating is read off at each place; IGNORE elsewhere.
+            targets: (events,) float32, the step's number for classes, for regression how far the rating lies from
+                where its prediction starts.
+            num_items_in_batch: labels of the whole step; None for those given.
         """
         states = self.decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        wanted = ~targets.isnan()
-        found, truth = self.head(states[wanted].to(self.head.weight.dtype)).float(), targets[wanted]
+        wanted = labels != IGNORE
+        found = self.head(states[wanted].to(self.head.weight.dtype)).float()
+        truth = targets.to(found.device)[labels[wanted]]
         if self.kind == "classification":
-            return {"loss": nn.functional.cross_entropy(found, truth.long())}
-        return {"loss": nn.functional.mse_loss(SWIFT * found[:, 0], truth / self.spread)}
+            total = nn.functional.cross_entropy(found, truth.long(), reduction="sum")
+        else:
+            total = nn.functional.mse_loss(SWIFT * found[:, 0], truth / self.spread, reduction="sum")
+        return CausalLMOutput(loss=total / (len(truth) if num_items_in_batch is None else num_items_in_batch))  # type: ignore[arg-type]  # it says FloatTensor, and means any
 
     def read(self, states: Tensor, values: np.ndarray) -> np.ndarray:
         """(rows,) off (rows, width) states: mean of the scale's `values` over classes, or what regression adds."""

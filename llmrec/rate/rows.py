@@ -10,29 +10,55 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.rate.cases import Cases
 from llmrec.rate.prompts import item
 from llmrec.rate.ratings import Ratings
 from llmrec.seed import stream
+from llmrec.train.encode import Encoded
+from llmrec.train.packing import IGNORE, PackedRows
 
 _ITEM_TOKENS = 32  # of a line before its rating
 
 
 @dataclass(frozen=True)
-class Row:
-    """Tokens of a history.
+class Row(Encoded):
+    """Tokens of a history; supervised are those at which a rating is read off: the token before it.
 
     Attributes:
-        tokens: (length,) int64.
-        reads: (ratings,) int64 places at which a rating is read off: the token before it.
-        events: (ratings,) int64 the event of each.
+        events: (ratings,) int64 the event of each rating that is read off.
     """
 
-    tokens: np.ndarray
-    reads: np.ndarray
     events: np.ndarray
+
+    @property
+    def reads(self) -> np.ndarray:
+        """(ratings,) int64 places at which a rating is read off."""
+        return np.flatnonzero(self.supervised)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(length,) int64 event whose rating is read off at each place; IGNORE at others."""
+        found = np.full(len(self.tokens), IGNORE)
+        found[self.supervised] = self.events
+        return found
+
+
+class PackedHistories(PackedRows):
+    """Several histories in a row; their labels are numbers of events."""
+
+    def __init__(self, rows: list[Row], row_tokens: int, seed: int) -> None:
+        """Pack histories, in a drawn order, into rows of so many tokens."""
+        super().__init__(rows, row_tokens, stream(seed, "rate", "pack"))
+        self.labels = [row.labels for row in rows]
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        """input_ids, position_ids, labels: (length,) int64."""
+        labels = np.concatenate([self.labels[number] for number in self.rows[row]])
+        return super().__getitem__(row) | {"labels": torch.from_numpy(labels)}
 
 
 class Rows:
@@ -64,7 +90,8 @@ class Rows:
             reads.append(len(tokens) - 1)
             tokens += self.stars[steps[place]] if place < len(events) - 1 else []
         kept = slice(-1, None) if last_alone else slice(None)
-        return Row(np.array(tokens), np.array(reads[kept]), events[kept])
+        supervised = np.isin(np.arange(len(tokens)), reads[kept])
+        return Row(np.array(tokens), supervised, events[kept])
 
     def cases(self, cases: Cases) -> list[Row]:
         """A row for each case: its history, then its item."""

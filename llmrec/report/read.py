@@ -11,8 +11,7 @@ from llmrec.evaluate.files import METRICS, Example, Writing, read_choices, read_
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
 from llmrec.made import MADE, Made, read_made
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.specs import StageSpec
 from llmrec.run.status import require_current

@@ -59,8 +59,8 @@ def figures(run: Run) -> str:
     measured = list(dict.fromkeys(name for system in metrics["systems"].values() for name in system))
     shown = [name for name in SHOWN if name in measured] or measured[:2]
     explain = (
-        "HR@k: share of users whose held-out item is among the first k recommendations. NDCG@k also counts how high it"
-        " stands: 1 at the top, less further down. In small print, the interval of the mean over users."
+        "HR@k: share of held-out items that are among the first k recommendations. NDCG@k also counts how high they"
+        " stand: 1 at the top, less further down. In small print, the interval of the mean over held-out items."
     )
     return section(
         "How good it is",

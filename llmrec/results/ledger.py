@@ -22,9 +22,9 @@ from llmrec.errors import RunError
 from llmrec.evaluate.files import CHOICES, METRICS, read_judged
 from llmrec.files import explain_disk, hash_file
 from llmrec.made import read_made
-from llmrec.recipe_file import fingerprint, recipe_of, shipped_name
+from llmrec.recipe_file import fingerprint, shipped_name
 from llmrec.run import execute
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import evaluation
 from llmrec.run.specs import Context
 

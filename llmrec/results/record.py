@@ -20,9 +20,9 @@ from llmrec.files import read_json, write_json
 from llmrec.made import MADE, Made, read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Recipe
-from llmrec.recipe_file import dump, fingerprint, portable, recipe_of, shipped_name
+from llmrec.recipe_file import dump, fingerprint, portable, shipped_name
 from llmrec.results import ledger
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import evaluation, plan
 from llmrec.run.status import require_current
 from llmrec.train.log import LOG, read_log

@@ -15,6 +15,7 @@ from llmrec.recipe_file import read
 from llmrec.results import ledger
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder
+from llmrec.run.making import Progress
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def pinned(path: Path, seed: int | None = None) -> Pinned:
 
 
 def reproduce(
-    result: Pinned, out: Path, book: Path = ledger.BOOK, progress: execute.Progress = lambda *done: None
+    result: Pinned, out: Path, book: Path = ledger.BOOK, progress: Progress = lambda *done: None
 ) -> dict[str, Figure]:
     """Run it again into a folder, going on where an earlier run stopped, and judge it on the test part.
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from llmrec.errors import RunError
 from llmrec.made import MADE
+from llmrec.recipe import Recipe
+from llmrec.recipe_file import load
 
 DATA, ITEMS, CATALOGUE, COLLABORATIVE, TASKS = "data", "items", "catalogue", "collaborative", "tasks"
 TRAIN, EVALUATE = "train", "evaluate"
@@ -154,6 +156,22 @@ class RunFolder:
             raise RunError(
                 f"{self.path} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart"
             )
+
+
+def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """The recipe of a run.
+
+    Args:
+        run: the run folder.
+        overrides: as of `recipe_file.load`.
+
+    Raises:
+        RunError: it is no run folder.
+        RecipeError: as `recipe_file.load`.
+    """
+    folder = RunFolder(run)
+    folder.require_run()
+    return load(folder.recipe, overrides)
 
 
 def model_of(trained: Path) -> Path:

@@ -13,12 +13,11 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
 from llmrec.recipe import Aligning, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
-from llmrec.run.plan import teacher_of
-from llmrec.run.specs import Context
+from llmrec.run.specs import Context, teacher_of
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:
-    from llmrec.decode.opened import Description
+    from llmrec.decode.description import Description
 
 
 def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: De
         tasks: that the model was trained on.
         description: of what is judged, as `plan.description_of` gives it.
     """
-    from llmrec.decode.opened import nodes
+    from llmrec.decode.description import nodes
 
     facts = _ranking(context, settings, description) if tasks.recommending else {}
     found = [node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative"]

@@ -22,9 +22,7 @@ from llmrec.recipe import (
     Items,
     Model,
     ModelSpec,
-    Prefer,
     Recipe,
-    Sft,
     Tasks,
     Training,
 )
@@ -39,10 +37,10 @@ from llmrec.run.layout import (
     model_of,
     training_name,
 )
-from llmrec.run.specs import Context, Outside, Split, StageSpec
+from llmrec.run.specs import Context, Outside, Split, StageSpec, teacher_of
 
 if TYPE_CHECKING:
-    from llmrec.decode.opened import Description
+    from llmrec.decode.description import Description
 
 ITEM_TABLE = f"{DATA}/items.parquet"
 READ_BY_CHOICES = ("history", "history_tokens", "wordings", "candidates", "letters", "negatives")
@@ -210,15 +208,6 @@ def _training(
         return train(context, stage, number, model, tasks, evaluate, start)
 
     return StageSpec(name, "train", 3, config, tuple(reads), make)
-
-
-def teacher_of(stage: Training) -> ModelSpec | None:
-    """The collaborative model that a training stage needs; None where it needs none."""
-    if isinstance(stage, Sft):
-        return stage.teacher if stage.taught else None
-    if isinstance(stage, Prefer):
-        return stage.teacher if "teacher" in stage.rejected else None
-    return stage.teacher if "teacher" in stage.rewards else None  # type: ignore[attr-defined]
 
 
 def _models(train: Iterable[Training], evaluate: Evaluate) -> list[ModelSpec]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrec.decode.opened import FILE, Description, nodes, read_description
+from llmrec.decode.description import FILE, Description, nodes, read_description
 from llmrec.errors import RunError
 from llmrec.model.folder import NOTE
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import description_of, plan
 from llmrec.run.specs import StageSpec
 from llmrec.run.status import require_current

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llmrec.recipe import ModelSpec, Prefer, Sft, Training
 from llmrec.run.layout import RunFolder
 
 Split = Literal["valid", "test"]
@@ -71,3 +72,12 @@ class StageSpec:
     config: Any
     reads: tuple[str | Outside, ...]
     make: Callable[[Context], dict[str, Any]]
+
+
+def teacher_of(stage: Training) -> ModelSpec | None:
+    """The collaborative model that a training stage needs; None where it needs none."""
+    if isinstance(stage, Sft):
+        return stage.teacher if stage.taught else None
+    if isinstance(stage, Prefer):
+        return stage.teacher if "teacher" in stage.rejected else None
+    return stage.teacher if "teacher" in stage.rewards else None  # type: ignore[attr-defined]

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.contracts import Request
+from llmrec.decode.description import Description, nodes
 from llmrec.decode.generative import EngineName
-from llmrec.decode.opened import Description, OpenedRecommender, nodes
+from llmrec.decode.opened import OpenedRecommender
 from llmrec.errors import RequestError, RunError
 from llmrec.files import atomic_file, explain_disk, hash_json, read_json, write_json
 from llmrec.run.layout import RunFolder

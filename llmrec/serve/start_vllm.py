@@ -54,7 +54,7 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
         "disable_uvicorn_access_log": True,
         "h11_max_incomplete_event_size": HEAD,
     }
-    settings = settings.model_copy(update={"state": _temporary_folder() / "catalogue"})
+    settings = settings.model_copy(update={"state": _temporary_folder() / "served"})
     environment = os.environ | settings.environment() | {"VLLM_PLUGINS": _plugins(), "VLLM_NO_USAGE_STATS": "1"}
     return [sys.executable, "-m", *_server(arguments.pop("model")), *_options(arguments), *more], environment
 

@@ -241,6 +241,10 @@ def _own_loss(model: Any, forward: Callable[..., CausalLMOutput]) -> Iterator[No
 def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
     """Dropout by hooks, since decoders of today have none of their own: the saved model stays a plain one."""
 
+    if not rate:
+        yield
+        return
+
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         if not module.training:
             return output
@@ -251,7 +255,7 @@ def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
         model.get_input_embeddings(),
         *(block for layer in decoder.layers for block in (layer.self_attn, layer.mlp)),
     ]
-    handles = [place.register_forward_hook(hook) for place in places] if rate else []
+    handles = [place.register_forward_hook(hook) for place in places]
     try:
         yield
     finally:

@@ -31,10 +31,10 @@ from llmrec.errors import LlmrecError
 from llmrec.evaluate.compare import Judged, read
 from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.recipe_file import fingerprint, load, recipe_of
+from llmrec.recipe_file import fingerprint, load
 from llmrec.report.curves import dots
 from llmrec.results.record import write_result
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.

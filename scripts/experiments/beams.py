@@ -21,9 +21,9 @@ from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative
 from llmrec.evaluate.beyond import top
 from llmrec.metrics.ranking import hit, ndcg, place_in_list
-from llmrec.recipe_file import fingerprint, recipe_of
+from llmrec.recipe_file import fingerprint
 from llmrec.results.record import write_result
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.seed import stream
 
 K = 10

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmrec.errors import RunError
 from llmrec.made import Made, read_made
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.status import require_current
 

@@ -17,11 +17,11 @@ from typing import Any
 from commands import call_llmrec, finished, typed
 from llmrec import shipped
 from llmrec.made import read_made
-from llmrec.recipe_file import fingerprint, recipe_of
+from llmrec.recipe_file import fingerprint
 from llmrec.report.curves import draw
 from llmrec.results.record import write_result
-from llmrec.run.execute import UNTIL
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
+from llmrec.run.making import UNTIL
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from commands import call_llmrec, typed
 from llmrec import shipped
 from llmrec.errors import RunError
-from llmrec.recipe_file import recipe_of
 from llmrec.results import ledger
 from llmrec.results.record import collect, tested, write_result
+from llmrec.run.layout import recipe_of
 
 
 def one_run(options: argparse.Namespace, seed: int) -> Path:

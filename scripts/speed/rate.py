@@ -18,13 +18,14 @@ from transformers import GenerationConfig
 from llmrec import extras
 from llmrec.errors import RunError
 from llmrec.model.base import load_base
+from llmrec.model.prompting import encode
 from llmrec.rate import ratings
 from llmrec.rate.answers import LONGEST
 from llmrec.rate.cases import sample
 from llmrec.rate.on_transformers import OnTransformers
 from llmrec.rate.on_vllm import OnVllm
 from llmrec.rate.parse import parse
-from llmrec.rate.prompts import render, text_of
+from llmrec.rate.prompts import LABEL, render
 from llmrec.recipe import Data
 from llmrec.results.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell
@@ -140,8 +141,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
 
 def _rows(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """Tokens of each prompt as the model reads it, in its chat template where it has one."""
-    texts = [text_of(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
+    return [encode(tokenizer, prompt, LABEL) for prompt in prompts]
 
 
 def _same(first: list[str], second: list[str], scale: Any) -> float:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from dot_product import DotProduct
 
 from llmrec.chat.choose import LISTED, Chooser
 from llmrec.chat.client import Declined, Given
 from llmrec.chat.state import State
 from llmrec.chat.store import Store, Thing, Wish
-from llmrec.contracts import Ranked, Request
+from llmrec.contracts import Request
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.dynamic_batching import DynamicBatching
@@ -26,38 +27,6 @@ from llmrec.serve.shapes import Ask
 from llmrec.serve.users import Users
 
 COLUMNS = ("year", "price", "kind")
-
-
-class DotProduct:
-    """Ranks items by the product of their vectors with the mean vector of a history; see `contracts.Recommender`."""
-
-    reads = frozenset({"history"})
-    reads_items = None
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors, self.n_items = vectors, len(vectors)
-
-    def check(self, request: Request) -> None:
-        """Every request can be answered."""
-
-    def notes(self, request: Request) -> list[str]:
-        """Nothing of a request is left out."""
-        return []
-
-    def logs(self, history: Sequence[int]) -> np.ndarray:
-        """(items,) log-probabilities after a history."""
-        logits = self.vectors @ self.vectors[list(history)].mean(axis=0)
-        return logits - np.logaddexp.reduce(logits)
-
-    def rank(self, requests: Sequence[Request], k: int) -> Ranked:
-        """The k best items for each request."""
-        items, scores = np.full((len(requests), k), -1, np.int32), np.full((len(requests), k), -np.inf, np.float32)
-        for row, request in enumerate(requests):
-            logs = self.logs(request.history)
-            best = np.flatnonzero(request.permits(np.arange(self.n_items)))
-            best = best[np.argsort(-logs[best], kind="stable")[:k]]
-            items[row, : len(best)], scores[row, : len(best)] = best, logs[best]
-        return Ranked(items, scores)
 
 
 class InProcess:
@@ -99,6 +68,12 @@ def chooser_of(count: int) -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
     service = RecommendationService("dots", opened, DynamicBatching().ranker(recommender), Users(None), Limits())
     things = [Thing(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
     return Chooser(InProcess(service), Store(catalogue.hash, things)), recommender, columns
+
+
+def best(recommender: DotProduct, history: list[int], fitting: np.ndarray) -> list[int]:
+    """Item numbers that fit and are not of the history, the likeliest first."""
+    order = recommender.rank([Request(history)], recommender.n_items).items[0]
+    return [at for at in order.tolist() if fitting[at] and at not in history]
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +122,9 @@ def test_of_more_items_than_can_be_listed_those_that_fit_the_wishes_are_found(ma
 def test_of_more_items_than_can_be_listed_the_likeliest_that_fit_are_found(many, wished: str) -> None:
     chooser, recommender, columns = many
     wishes, fit = FITTING[wished]
-    fitting = np.flatnonzero(fit(*(columns[name] for name in COLUMNS)))
-    fitting = fitting[~np.isin(fitting, [0, 1])]
-    best = fitting[np.argsort(-recommender.logs([0]).astype(np.float32)[fitting], kind="stable")]
-    assert chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10).items == best[:10].tolist()
+    fitting = fit(*(columns[name] for name in COLUMNS)) & (np.arange(len(columns["year"])) != 1)
+    chosen = chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10)
+    assert chosen.items == best(recommender, [0], fitting)[:10]
 
 
 def test_of_more_items_than_can_be_listed_none_that_was_shown_comes_again(many) -> None:
@@ -175,6 +149,5 @@ def test_wishes_that_nothing_of_very_many_items_fulfils_give_the_nearest(many) -
 def test_a_recommender_without_language_model_and_codes_gives_its_best_that_fit() -> None:
     chooser, recommender, columns = chooser_of(300)
     state = State(liked=["i0", "i5"], wishes=[Wish("year", low=1990), Wish("kind", False, ("loud",))])
-    fitting = np.flatnonzero((columns["year"] >= 1990) & ~np.char.startswith(columns["kind"], "loud"))
-    best = fitting[np.argsort(-recommender.logs([0, 5]).astype(np.float32)[fitting], kind="stable")]
-    assert chooser.choose(state, 10).items == best[:10].tolist()
+    fitting = (columns["year"] >= 1990) & ~np.char.startswith(columns["kind"], "loud")
+    assert chooser.choose(state, 10).items == best(recommender, [0, 5], fitting)[:10]

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,13 @@ import pytest
 import yaml
 
 from llmrec.cli.main import main
+from llmrec.collaborative.size_guard import refuse_too_large
+from llmrec.contracts import Sizes
 from llmrec.data import starter
 from llmrec.data.starter import Size
+from llmrec.recipe import Data, Recipe
+from llmrec.recipe_file import read
+from llmrec.run.specs import teacher_of
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -122,20 +126,30 @@ def test_settings_suit_the_size(llmrec: Call, tmp_path: Path) -> None:
     assert recipe["tasks"]["history"] == 10
     assert recipe["data"]["columns"]["timestamp"] is None
     assert recipe["evaluate"]["beams"] <= 40
-    assert (recipe["train"][0]["taught"], recipe["train"][0]["teacher"]) == (0.2, "markov-ease")
 
 
-def test_a_teacher_suits_items_and_epochs() -> None:
-    sized = Size(1000, 500, 10_000, 0, np.full(1000, 10), 0.0, 0, [])
-    chosen = {
-        name: starter.settings(replace(sized, **change))
-        for name, change in (("few", {}), ("items", {"items": 30_000}), ("events", {"events": 1_000_000}))
-    }
-    assert {name: (one["taught"], one["teacher"]) for name, one in chosen.items()} == {
-        "few": (0.2, "markov-ease"),
-        "items": (0.2, "markov"),  # EASE would hold each pair of them
-        "events": (0.0, "markov-ease"),  # few epochs: a teacher's help would not pay
-    }
+def recipe_for(users: int = 1000, items: int = 500, events: int = 10_000) -> Recipe:
+    """The recipe that `llmrec init` writes for data of a size."""
+    size = Size(users, items, events, 0, np.full(users, events // users), 0.0, 0, [])
+    data = Data(source="files", interactions="/data/log.csv", items="/data/items.csv")
+    return read(starter.recipe_text(data, ["title"], size, Path("/data/mine.yaml"), "a test"), Path("/data/mine.yaml"))
+
+
+@pytest.mark.parametrize("items", [20, 500, 5000, 30_000, 200_000, 1_000_000])
+@pytest.mark.parametrize("events", [10_000, 1_000_000])
+def test_the_models_of_a_written_recipe_fit_into_16_gib_whatever_the_size(items: int, events: int) -> None:
+    recipe = recipe_for(items=items, events=events)
+    sizes = Sizes(1000, items, events)
+    teachers = [teacher for stage in recipe.train if (teacher := teacher_of(stage))]
+    refuse_too_large([*teachers, *recipe.evaluate.baselines], sizes, available=16 << 30)
+    assert {"popularity", "markov"} <= {model.kind for model in recipe.evaluate.baselines}
+
+
+def test_the_more_events_the_fewer_epochs_and_a_teacher_helps_in_long_trainings_alone() -> None:
+    stages = [recipe_for(events=events).train[0] for events in (5_000, 50_000, 200_000, 1_000_000, 10_000_000)]
+    epochs, helped = [stage.epochs for stage in stages], [stage.taught > 0 for stage in stages]
+    assert epochs == sorted(epochs, reverse=True) and epochs[0] > epochs[-1] >= 1
+    assert helped == sorted(helped, reverse=True) and helped[0] and not helped[-1]
 
 
 def test_check_and_show_take_a_recipe_and_speak_json(llmrec: Call, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
-"""What a command shows while it works, where standard error is no terminal."""
+"""What a command shows while it works, where standard error is no terminal, and its table of figures."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +19,12 @@ def test_a_log_gets_a_line_when_a_stage_begins_and_at_each_tenth_of_it(capsys: p
         tell("evaluate", 0.0)
     told = [line.split() for line in capsys.readouterr().err.splitlines()]
     assert told == [["train", "100%", "0:00"], ["evaluate", "0%", "0:00"]]
+
+
+def test_the_table_tells_users_from_their_cases(tiny_run: Path) -> None:
+    metrics = json.loads((tiny_run / "evaluate-test" / "metrics.json").read_text())
+    one = screen.metrics_table(metrics)
+    assert "60 test users" in str(one.title) and "intervals over users" in str(one.caption)
+    metrics["protocol"] |= {"users": 7, "cases": 90}
+    several = screen.metrics_table(metrics)
+    assert "90 cases of 7 test users" in str(several.title) and "intervals over cases" in str(several.caption)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrec import __version__, embedded
-from llmrec.cli.main import app, main
+from llmrec import __version__, cli, embedded
+from llmrec.cli.main import main
 
-VERBS = [command.name for command in app.registered_commands]
+CLI = Path(cli.__file__).parent
+VERBS = [path.stem.replace("_", "-") for path in sorted(CLI.glob("*.py")) if "\ndef command(" in path.read_text()]
+GROUPS = [path.stem for path in sorted(CLI.glob("*.py")) if "\napp = typer.Typer(no_args" in path.read_text()]
 
 
 @dataclass
@@ -47,7 +49,7 @@ def llmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return call
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *GROUPS])
 def test_every_verb_explains_itself(verb: str, llmrec: Callable[..., Done]) -> None:
     done = llmrec(verb, "--help")
     assert done.code == 0
@@ -64,7 +66,7 @@ def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
         (["run", "nowhere"], "RecipeError: there is no recipe 'nowhere'"),
         (["run", "quickstart", "sede=1"], "Did you mean 'seed'?"),
         (["run", "quickstart", "--until", "training"], "--until training is not a stage. Stages: data, items"),
-        (["recommend", "{empty}", "--history", "i1"], "holds no trained model"),
+        (["recommend", "{empty}", "--history", "i1"], "is not a run folder"),
         (["recommend", "{run}"], "say for whom: --user ID, --history ID"),
         (["recommend", "{run}", "--user", "u1", "--history", "i1"], "say for whom"),
         (["recommend", "{run}", "--user", "u999"], "there is no user 'u999' in"),
@@ -109,8 +111,8 @@ def test_a_run_that_is_made_is_shown_again_in_json(llmrec: Callable[..., Done], 
     done = llmrec("run", world, "--out", tiny_run, "--json")
     told = json.loads(done.out)
     assert told["run"] == str(tiny_run)
-    assert told["systems"] == json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())["systems"]
-    assert "report     100%" in done.err, "progress goes to the other stream"
+    assert told["systems"] == json.loads((tiny_run / "evaluate-test" / "metrics.json").read_text())["systems"]
+    assert "report        100%" in done.err, "progress goes to the other stream"
 
 
 def test_a_run_ends_with_a_table_and_a_person(llmrec: Callable[..., Done], world: Path, tiny_run: Path) -> None:
@@ -157,16 +159,95 @@ def test_an_unknown_item_in_a_history_is_a_note_and_no_error(llmrec: Callable[..
     assert len(json.loads(done.out)) == 10
 
 
-def test_evaluating_again_gives_the_figures_of_the_run(llmrec: Callable[..., Done], tiny_run: Path) -> None:
-    again = json.loads(llmrec("evaluate", tiny_run, "--json").out)
-    assert again == json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())
-    valid = json.loads(llmrec("evaluate", tiny_run, "--target", "valid", "--json").out)
+@pytest.fixture
+def mine(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run that a test may change."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "mine"))
+
+
+def figures(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_figures_that_are_gone_are_made_again_the_same(llmrec: Callable[..., Done], mine: Path) -> None:
+    before = figures(mine / "evaluate-test")
+    for gone in ("evaluate-test", "collaborative/popularity"):
+        shutil.rmtree(mine / gone)
+    done = llmrec("evaluate", mine, "--json")
+    assert json.loads(done.out) == before == figures(mine / "evaluate-test"), done.err
+    assert "train" not in done.err.split()
+
+
+def test_another_split_is_judged_into_a_folder_of_its_own(llmrec: Callable[..., Done], mine: Path) -> None:
+    before = figures(mine / "evaluate-test")
+    valid = json.loads(llmrec("evaluate", mine, "--target", "valid", "--json").out)
     assert valid["protocol"]["target"] == "valid"
+    assert (figures(mine / "evaluate-test"), figures(mine / "evaluate-valid")) == (before, valid)
+
+
+def test_figures_by_other_settings_are_shown_and_not_kept(llmrec: Callable[..., Done], mine: Path) -> None:
+    shutil.rmtree(mine / "collaborative" / "popularity")
+    files = {path: path.read_bytes() for path in (mine / "evaluate-test").iterdir()}
+    wide = json.loads(llmrec("evaluate", mine, "--beams", 20, "--json").out)
+    assert wide["protocol"]["beams"] == 20 and "popularity" in wide["systems"]
+    assert {path: path.read_bytes() for path in (mine / "evaluate-test").iterdir()} == files
+
+
+@pytest.mark.parametrize("gone", ["train-1-sft", "tasks"])
+def test_evaluating_trains_nothing(gone: str, llmrec: Callable[..., Done], mine: Path) -> None:
+    shutil.rmtree(mine / gone)
+    done = llmrec("evaluate", mine)
+    assert done.code == 2 and f"{gone} is not made. Finish the run with: llmrec run" in done.err
+    assert not (mine / gone).exists()
+
+
+def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
+    llmrec: Callable[..., Done], mine: Path, tmp_path: Path
+) -> None:
+    before = figures(mine / "evaluate-test")["systems"]
+    shutil.rmtree(mine / "evaluate-test")
+    recipe = yaml.safe_load((mine / "recipe.yaml").read_text())
+    recipe["evaluate"]["target"] = "valid"
+    (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = llmrec("evaluate", mine, "--target", "test")
+    assert done.code == 2 and "keeps its test part shut" in done.err
+    assert json.loads(llmrec("evaluate", mine, "--json").out)["protocol"]["target"] == "valid"
+    assert not (mine / "evaluate-test").exists()
+    ledger = tmp_path / "ledger.jsonl"
+    done = llmrec("evaluate", mine, "--test", "--ledger", ledger, "--why", "to see", "--json")
+    assert json.loads(done.out)["systems"] == before == figures(mine / "evaluate-test")["systems"], done.err
+    [line] = map(json.loads, ledger.read_text().splitlines())
+    assert (line["why"], line["run"]) == ("to see", "mine")
+
+
+VERBS_THAT_READ = [
+    ("evaluate",),
+    ("evaluate", "--target", "valid"),
+    ("evaluate", "--beams", "20"),
+    ("report",),
+    ("compare", "{run}"),
+    ("index", "show"),
+    ("data", "show"),
+    ("tasks", "show"),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS_THAT_READ, ids=" ".join)
+def test_a_run_of_two_recipes_is_refused_by_every_verb_that_reads_it(
+    verb: tuple[str, ...], llmrec: Callable[..., Done], mine: Path
+) -> None:
+    recipe = (mine / "recipe.yaml").read_text()
+    (mine / "recipe.yaml").write_text(recipe.replace("seed: 7", "seed: 8"))
+    names = list(verb)
+    place = 2 if verb[0] in ("index", "data", "tasks") else 1
+    done = llmrec(*names[:place], mine, *(name.format(run=mine) for name in names[place:]))
+    assert done.code == 2 and "go back to the recipe before" in " ".join(done.err.split()), done.err
+    assert not done.out
 
 
 def test_the_report_is_written_again(llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    (run / "report.html").unlink()
+    (run / "report.html").unlink(missing_ok=True)
     done = llmrec("report", run, "--json")
     assert json.loads(done.out) == {"report": str(run / "report.html")}
     assert (run / "report.html").is_file()

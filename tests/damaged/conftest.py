@@ -34,6 +34,11 @@ def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(tiny_run, tmp_path_factory.mktemp("exports") / "whole")
 
 
+@pytest.fixture(scope="session")
+def whole_ensemble(mixed_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(mixed_run, tmp_path_factory.mktemp("exports") / "whole-ensemble")
+
+
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was asked on the terminal; the answer is yes to everything."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +62,19 @@ NUMBERS = TABLES | {
     "words": lambda name: array(name, lambda old: np.array(["a", "b"])),
     "two axes more": lambda name: array(name, lambda old: old[None, None]),
 }
-CATALOGUE, CODES, NOTE = "catalogue/catalogue.json", "catalogue/codes.npy", "llmrec.json"
+CATALOGUE, CODES = "catalogue/catalogue.json", "catalogue/codes.npy"
+NOTE, DESCRIPTION = "llmrec.json", "recommender.json"
 FIRST = np.arange(40)[:, None] == 0  # the row of the first of forty items
+
+
+def elsewhere(folder: Path) -> None:
+    """The whole export beside the folder, too."""
+    shutil.copytree(folder, folder.with_name("elsewhere"))
+
+
+def within(node: dict[str, object], _: int) -> dict[str, object]:
+    """An ensemble of one recommender."""
+    return {"kind": "ensemble", "members": [{"weight": 1, "depth": 1, "recommender": node}]}
 
 
 def every(names: list[str], kinds: dict[str, Callable[[str], Damage]]) -> dict[str, Damage]:
@@ -70,19 +83,17 @@ def every(names: list[str], kinds: dict[str, Callable[[str], Damage]]) -> dict[s
 
 
 REFUSED: dict[str, Damage] = {
-    **every([NOTE, CATALOGUE, "config.json", "tokenizer.json"], TEXTS),
+    **every([NOTE, DESCRIPTION, CATALOGUE, "config.json", "tokenizer.json"], TEXTS),
     **every(["catalogue/items.parquet", "model.safetensors"], TABLES),
     **every([CODES], NUMBERS),
     # the note
     "note without a prompt": changed(NOTE, prompt=...),
     "note with a further key": changed(NOTE, beam=3),
     "note of another type": changed(NOTE, history="8"),
-    "note of a truth value": changed(NOTE, exclude_seen=1),
     "note of no history": changed(NOTE, history=0),
-    "note of no beams": changed(NOTE, beams=-1),
     "note of null": changed(NOTE, held_out_prompt=None),
     "prompt without its slot": changed(NOTE, prompt="What comes next?"),
-    "prompt with a slot that there is not": changed(NOTE, prompt="{history} for {user}"),
+    "prompt with a slot that there is not": changed(NOTE, prompt="{history} for {item}"),
     "prompt that reaches into objects": changed(NOTE, prompt="{history.__class__}"),
     "prompt with its slot twice": changed(NOTE, prompt="{history} {history}"),
     "prompt with a format": changed(NOTE, prompt="{history:>999999999}"),
@@ -90,6 +101,27 @@ REFUSED: dict[str, Damage] = {
     "search prompt with another slot": changed(NOTE, search="{history}"),
     "note of another catalogue": changed(NOTE, catalogue="0" * 64),
     "note of a path for a hash": changed(NOTE, catalogue="../.."),
+    # the description
+    "description without a recommender": changed(DESCRIPTION, recommender=...),
+    "description of a number for a truth value": changed(DESCRIPTION, exclude_seen=1),
+    "description of another format": changed(DESCRIPTION, format=2),
+    "description with a further key": changed(DESCRIPTION, model="."),
+    "description of no kind": nested(DESCRIPTION, "recommender", "kind"),
+    "description of no known kind": nested(DESCRIPTION, "recommender", "kind", value="oracle"),
+    "description of a kind that is a list": nested(DESCRIPTION, "recommender", "kind", value=[]),
+    "description of no beams": nested(DESCRIPTION, "recommender", "beams", value=0),
+    "description of a word for beams": nested(DESCRIPTION, "recommender", "beams", value="many"),
+    "description without beams": nested(DESCRIPTION, "recommender", "beams"),
+    "description without a folder": nested(DESCRIPTION, "recommender", "folder"),
+    "description of a number for a folder": nested(DESCRIPTION, "recommender", "folder", value=3),
+    "description with a further key of its kind": nested(DESCRIPTION, "recommender", "more", value=3),
+    "model in a folder above": both(elsewhere, nested(DESCRIPTION, "recommender", "folder", value="../elsewhere")),
+    "catalogue in a folder above": both(elsewhere, changed(DESCRIPTION, catalogue="../elsewhere/catalogue")),
+    "model in any folder": both(
+        elsewhere,
+        lambda folder: nested(DESCRIPTION, "recommender", "folder", value=str(folder.parent / "elsewhere"))(folder),
+    ),
+    "model in a folder that there is not": nested(DESCRIPTION, "recommender", "folder", value="models/2"),
     # the catalogue
     "catalogue without a hash": changed(CATALOGUE, hash=...),
     "catalogue without tokens": changed(CATALOGUE, tokens=...),
@@ -161,6 +193,38 @@ REFUSED: dict[str, Damage] = {
 }
 """What must end in an error of ours."""
 
+_MEMBERS = (DESCRIPTION, "recommender", "members")
+_SAVED = "collaborative/markov/collaborative.json"
+REFUSED_ENSEMBLES: dict[str, Damage] = {
+    **every([_SAVED, "collaborative/ease/collaborative.json"], TEXTS),
+    **every(["collaborative/markov/starts.npy", "collaborative/ease/weights.npy"], NUMBERS),
+    "members: none": nested(*_MEMBERS, value=[]),
+    "members: a word": nested(*_MEMBERS, value="all"),
+    "members: words": nested(*_MEMBERS, value=["all"]),
+    "a member of no weight": nested(*_MEMBERS, 1, "weight"),
+    "a member of a negative weight": nested(*_MEMBERS, 1, "weight", value=-0.5),
+    "a member of infinite weight": nested(*_MEMBERS, 1, "weight", value=float("inf")),
+    "a member of a word for a weight": nested(*_MEMBERS, 1, "weight", value="all"),
+    "members of weights that sum to nothing": both(
+        nested(*_MEMBERS, 0, "weight", value=0), nested(*_MEMBERS, 1, "weight", value=0)
+    ),
+    "a member of no depth": nested(*_MEMBERS, 1, "depth", value=0),
+    "a member of a word for a depth": nested(*_MEMBERS, 1, "depth", value="deep"),
+    "a member that is no recommender": nested(*_MEMBERS, 1, "recommender", value="markov"),
+    "a member with a further key": nested(*_MEMBERS, 1, "more", value=1),
+    "a member of items that there are not": nested(*_MEMBERS, 1, "recommender", "items", value="items"),
+    "a member of items above": both(
+        elsewhere, nested(*_MEMBERS, 1, "recommender", "items", value="../elsewhere/catalogue")
+    ),
+    "members within members without end": nested(
+        *_MEMBERS, value=[{"weight": 1, "depth": 1, "recommender": functools.reduce(within, range(100), {})}]
+    ),
+    "a part of a member missing": lambda folder: shutil.rmtree(folder / "collaborative" / "ease-recent"),
+    "a member of other items": changed(_SAVED, item_ids="0" * 64),
+    "a member of no known model": changed(_SAVED, model="oracle"),
+}
+"""What must end in an error of ours, in an export of an ensemble."""
+
 AS_BEFORE: dict[str, Damage] = {
     "nothing": lambda folder: None,
     "links as in the cache of a hub": both(*(moved_out(name) for name in ("model.safetensors", CATALOGUE, NOTE))),
@@ -192,6 +256,17 @@ def test_a_damaged_export_ends_in_one_message(damage: str, whole: Path, tmp_path
     assert str(folder) in message
     assert "\n" not in message and len(message) < 1000 and "trust_remote_code" not in message
     assert not asked and not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("damage", REFUSED_ENSEMBLES)
+def test_a_damaged_export_of_an_ensemble_ends_in_one_message(
+    damage: str, whole_ensemble: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    folder = copied(whole_ensemble, tmp_path / "export", REFUSED_ENSEMBLES[damage])
+    with pytest.raises(LlmrecError) as caught:
+        recommended(folder)
+    message = str(caught.value)
+    assert str(folder) in message and "\n" not in message and len(message) < 1000 and not asked
 
 
 @pytest.mark.parametrize("damage", AS_BEFORE)

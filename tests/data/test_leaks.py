@@ -11,8 +11,8 @@ import pytest
 
 from llmrec.data.dataset import Dataset
 from llmrec.files import hash_folder
-from llmrec.run.execute import run
 from llmrec.recipe_file import load
+from llmrec.run.execute import run
 
 FITTED = {  # what is made from data, and what in it may differ: nothing
     "items": lambda out: hash_folder(out / "items"),

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data.sources import Raw, read
@@ -285,3 +287,14 @@ def test_a_line_of_json_that_is_no_object_is_named(line: str, tmp_path: Path) ->
     source = write(tmp_path, "\n".join([*text[:2], line, *text[2:]]) + "\n", name="log.jsonl")
     with pytest.raises(DataError, match=r"log.jsonl, line 3: .* is no object with fields"):
         read(source)
+
+
+def test_a_parquet_log_with_a_damaged_footer_is_one_known_error(tmp_path: Path) -> None:
+    write(tmp_path, HEADER)
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i1"], "timestamp": [1]}), tmp_path / "log.parquet")
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    content[-60:-8] = b"\xff" * 52  # the magic and the length of the footer stay
+    (tmp_path / "log.parquet").write_bytes(content)
+    data = Data(source="files", interactions=str(tmp_path / "log.parquet"), items=str(tmp_path / "items.csv"))
+    with pytest.raises(DataError, match=r"log\.parquet cannot be read"):
+        read(data)

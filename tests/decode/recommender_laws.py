@@ -230,6 +230,9 @@ class RecommenderLaws:
         newest = long if count is None else long[-count:]
         one, other = (recommender.rank([Request(history)], ITEMS) for history in (long, newest))
         np.testing.assert_array_equal(one.items, other.items)
+        if count is not None:  # and the oldest of these, too
+            changed = recommender.rank([Request([(newest[0] + 1) % ITEMS, *newest[1:]])], ITEMS)
+            assert np.abs(changed.scores - one.scores).max() > CLOSE
         assert (recommender.rank([Request([3])], 5).items != recommender.rank([Request([21])], 5).items).any()
 
     def test_item_ids_in_give_item_ids_out(self, opened: OpenedRecommender, catalogue: Catalogue) -> None:

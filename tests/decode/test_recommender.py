@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,29 +13,38 @@ import pyarrow.parquet as pq
 import pytest
 
 import llmrec
+from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.recommender import Recommender, engine_named
+from llmrec.decode.engine import transformers_engines
+from llmrec.decode.generative import Generative, GenerativeModel, engine_named
+from llmrec.decode.opened import OpenedRecommender
 from llmrec.errors import ModelError, RequestError, RunError
+from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.run.layout import RunFolder
 
 HISTORY = ["i3", "i4", "i5", "i6"]
 
 
 @pytest.fixture(scope="module")
-def recommender(tiny_run: Path) -> Recommender:
-    found = llmrec.load(tiny_run)
-    found.note = replace(found.note, exclude_seen=True, beams=50)
+def recommender(tiny_run: Path) -> OpenedRecommender:
+    found = llmrec.load(tiny_run, beams=50)
+    found.exclude_seen = True
     return found
+
+
+@pytest.fixture(scope="module")
+def generative(recommender: OpenedRecommender) -> Generative:
+    assert isinstance(recommender.recommender, Generative)
+    return recommender.recommender
 
 
 def test_lists_are_made_as_they_are_judged_where_nobody_says_otherwise(tiny_run: Path, tmp_path: Path) -> None:
     """The recipe of the run says so: 10 beams, and items of the history may come again."""
-    from llmrec.export import export
-
-    judged = pq.read_table(tiny_run / "train-1-sft" / "eval" / "recommendations.parquet").to_pylist()
+    judged = pq.read_table(RunFolder(tiny_run).evaluation("test") / "recommendations.parquet").to_pylist()
     data = Dataset.load(tiny_run / "data")
     for folder in (tiny_run, export(tiny_run, tmp_path / "export")):
-        opened = llmrec.load(folder, held_out_wording=True)
+        opened = llmrec.load(folder, held_out_prompt=True)
         for user in (0, 7, 33):
             cases = data.cases("test")
             history = [data.item_ids[item] for item in cases.histories[user]]
@@ -44,7 +54,7 @@ def test_lists_are_made_as_they_are_judged_where_nobody_says_otherwise(tiny_run:
 
 
 @pytest.mark.parametrize("k", [1, 7, 36])
-def test_k_distinct_real_items_best_first(recommender: Recommender, k: int) -> None:
+def test_k_distinct_real_items_best_first(recommender: OpenedRecommender, k: int) -> None:
     found = recommender.recommend(HISTORY, k)
     items, scores = zip(*found, strict=True)
     assert len(items) == len(set(items)) == k
@@ -52,59 +62,61 @@ def test_k_distinct_real_items_best_first(recommender: Recommender, k: int) -> N
     assert list(scores) == sorted(scores, reverse=True)
 
 
-def test_seen_items_are_left_out_only_on_demand(recommender: Recommender) -> None:
+def test_seen_items_are_left_out_only_on_demand(recommender: OpenedRecommender) -> None:
     everything = recommender.recommend(HISTORY, 40, exclude_seen=False)
     assert sorted(item for item, _ in everything) == sorted(recommender.catalogue.item_ids)
     rest = recommender.recommend(HISTORY, 40)
     assert [item for item, _ in rest] == [item for item, _ in everything if item not in HISTORY]
 
 
-def test_beams_that_are_wide_enough_rank_as_the_exact_scores_do(recommender: Recommender) -> None:
-    numbers = recommender.known(HISTORY)
-    exact = recommender.score([numbers])[0]
+def test_beams_that_are_wide_enough_rank_as_the_exact_scores_do(
+    recommender: OpenedRecommender, generative: Generative
+) -> None:
+    exact = generative.score([Request(recommender.known(HISTORY))])[0]
     order = [recommender.catalogue.item_ids[item] for item in np.argsort(-exact, kind="stable")]
     found = recommender.recommend(HISTORY, 10, exclude_seen=False)
     assert [item for item, _ in found] == order[:10]
     np.testing.assert_allclose([score for _, score in found], np.sort(exact)[::-1][:10], rtol=1e-3, atol=1e-4)
 
 
-def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: Recommender) -> None:
+def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: OpenedRecommender) -> None:
     for asked in ({"history": "i3"}, {"history": ["i3"], "allow": "i4"}, {"history": ["i3"], "deny": "i4"}):
         with pytest.raises(RequestError, match=r"is a list of item ids, not the text 'i\d': \['i\d'\]"):
             recommender.recommend(**asked)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="k is a whole number, not '3'"):
         recommender.recommend(HISTORY, "3")  # type: ignore[arg-type]
-    twin = Recommender(recommender.tokenizer, recommender.note, recommender.catalogue, recommender.engine)
     items = recommender.catalogue.items
     named = items.set_column(items.column_names.index("item_id"), "item_id", pa.array(map(str, range(40))))
-    twin.catalogue = replace(recommender.catalogue, items=named)
+    twin = OpenedRecommender("twin", recommender.recommender, replace(recommender.catalogue, items=named), True)
     assert twin.recommend([3, np.int64(4)], np.int64(5)) == twin.recommend(["3", "4"], 5)  # type: ignore[list-item]
 
 
-def test_allow_and_deny_are_held_to(recommender: Recommender) -> None:
+def test_allow_and_deny_are_held_to(recommender: OpenedRecommender) -> None:
     allowed = ["i1", "i9", "i20", "i33"]
     with pytest.warns(UserWarning, match="leave 3 items, fewer than the 10 asked for"):
         found = [item for item, _ in recommender.recommend(HISTORY, 10, allow=allowed, deny=["i9"])]
     assert sorted(found) == ["i1", "i20", "i33"]
 
 
-def test_a_longer_history_than_the_window_is_its_newest_part(recommender: Recommender) -> None:
-    window = recommender.note.history
+def test_a_longer_history_than_the_window_is_its_newest_part(
+    recommender: OpenedRecommender, generative: Generative
+) -> None:
+    window = generative.note.history
     long = [f"i{number % 40}" for number in range(3 * window)]
     whole, newest = (recommender.recommend(history, 5, exclude_seen=False) for history in (long, long[-window:]))
     assert whole == newest
 
 
-def test_all_of_a_long_history_counts_as_seen(recommender: Recommender) -> None:
+def test_all_of_a_long_history_counts_as_seen(recommender: OpenedRecommender) -> None:
     long = [f"i{number}" for number in range(30)]
     assert {item for item, _ in recommender.recommend(long, 10)} == {f"i{number}" for number in range(30, 40)}
 
 
-def test_an_empty_history_still_gets_recommendations(recommender: Recommender) -> None:
+def test_an_empty_history_still_gets_recommendations(recommender: OpenedRecommender) -> None:
     assert len(recommender.recommend([], 5)) == 5
 
 
-def test_unknown_items_are_left_out_with_a_note(recommender: Recommender) -> None:
+def test_unknown_items_are_left_out_with_a_note(recommender: OpenedRecommender) -> None:
     with pytest.warns(UserWarning, match="left out of the history, since the catalogue lacks them: 'i999'"):
         found = recommender.recommend([*HISTORY, "i999"], 5)
     with warnings.catch_warnings():
@@ -112,7 +124,7 @@ def test_unknown_items_are_left_out_with_a_note(recommender: Recommender) -> Non
         assert found == recommender.recommend(HISTORY, 5)
 
 
-def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender: Recommender) -> None:
+def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender: OpenedRecommender) -> None:
     with pytest.raises(
         RequestError, match=r"no item of the history is in the catalogue: 'i399', 'zz'\. Did you mean 'i39'"
     ):
@@ -120,36 +132,40 @@ def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender
 
 
 @pytest.mark.parametrize("what", ["allow", "deny"])
-def test_filters_of_unknown_items_are_refused(recommender: Recommender, what: str) -> None:
+def test_filters_of_unknown_items_are_refused(recommender: OpenedRecommender, what: str) -> None:
     with pytest.raises(RequestError, match=f"`{what}` names items that the catalogue lacks: 'zz'"):
         recommender.recommend(HISTORY, 5, **{what: ["i1", "zz"]})
 
 
 @pytest.mark.parametrize("k", [0, -1, 41])
-def test_k_out_of_range_is_refused_with_the_range(recommender: Recommender, k: int) -> None:
+def test_k_out_of_range_is_refused_with_the_range(recommender: OpenedRecommender, k: int) -> None:
     with pytest.raises(RequestError, match=f"k must be between 1 and the catalogue's 40 items, not {k}"):
         recommender.recommend(HISTORY, k)
 
 
-def test_the_held_out_wording_is_another_prompt(tiny_run: Path, recommender: Recommender) -> None:
-    other = llmrec.load(tiny_run, held_out_wording=True)
-    assert other.prompts([[1, 2]]) != recommender.prompts([[1, 2]])
+def test_the_held_out_prompt_is_another_one_of_which_training_saw_nothing(
+    tiny_run: Path, generative: Generative
+) -> None:
+    other = llmrec.load(tiny_run, held_out_prompt=True).recommender
+    assert isinstance(other, Generative)
+    assert other.note.prompt == generative.note.held_out_prompt != generative.note.prompt
+    assert other.prompt(Request([1, 2])) != generative.prompt(Request([1, 2]))
 
 
-def test_a_prompt_at_decoding_is_a_prompt_of_training_to_the_token(tiny_run: Path, recommender: Recommender) -> None:
+def test_a_prompt_at_decoding_is_a_prompt_of_training_to_the_token(tiny_run: Path, generative: Generative) -> None:
     from llmrec.tasks import examples
     from llmrec.train.encode import encode_examples
 
     table = examples.load(tiny_run / "tasks")
     rows = table.to_pylist()
-    start = recommender.wording.prompt.split("{")[0]
+    start = generative.note.prompt.split("{")[0]
     own = [row for row in rows if row["task"] == "next_item" and row["prompt"].startswith(start)]
     assert own
-    encoded = encode_examples(type(table).from_pylist(own, schema=table.schema), recommender.tokenizer, 512)
-    answer = recommender.catalogue.codes.shape[1] + 1  # and the end
+    encoded = encode_examples(type(table).from_pylist(own, schema=table.schema), generative.tokenizer, 512)
+    answer = generative.catalogue.codes.shape[1] + 1  # and the end
     for row, example in zip(own, encoded, strict=True):
-        history = [recommender.catalogue.item_number[slot["item_id"]] for slot in row["slots"]]
-        assert recommender.prompts([history])[0] == example.tokens[:-answer].tolist()
+        history = [generative.catalogue.item_number[slot["item_id"]] for slot in row["slots"]]
+        assert generative.prompt(Request(history)) == example.tokens[:-answer].tolist()
 
 
 def test_a_model_of_another_catalogue_is_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -159,9 +175,9 @@ def test_a_model_of_another_catalogue_is_refused(tiny_run: Path, tmp_path: Path)
     widths = [*np.diff(starts).tolist(), len(one.tokens) - starts[-1]]
     swapped = (one.codes - np.array(starts))[np.r_[1, 0, 2:40]]
     other = Catalogue.of(one.items, swapped.astype(np.int32), widths)
-    other.save(tmp_path, {})
+    model = tiny_run / "train-1-sft" / "model"
     with pytest.raises(ModelError, match=r"was trained on the catalogue [0-9a-f]{12}…, not on [0-9a-f]{12}…"):
-        Recommender.open(tiny_run / "train-1-sft" / "model", tmp_path)
+        GenerativeModel(model, transformers_engines(model)).on(other, tmp_path)
 
 
 def test_an_engine_that_there_is_not_is_refused() -> None:
@@ -169,6 +185,11 @@ def test_an_engine_that_there_is_not_is_refused() -> None:
         engine_named("tpu")
 
 
-def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_trained_model_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no folder"):
+        llmrec.load(tmp_path / "nothing")
+    with pytest.raises(RunError, match="is not a run folder"):
+        llmrec.load(tmp_path)
+    shutil.copy(tiny_run / "recipe.yaml", tmp_path)
     with pytest.raises(RunError, match="holds no trained model"):
         llmrec.load(tmp_path)

@@ -12,24 +12,29 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
+from llmrec.contracts import Request
+from llmrec.decode.engine import transformers_engines
 from llmrec.decode.filters import Filter, Subset
-from llmrec.decode.recommender import Recommender
+from llmrec.decode.generative import Generative, GenerativeModel
+from llmrec.decode.opened import OpenedRecommender
 from llmrec.decode.search import beam_search
 from llmrec.decode.vllm_engine import AsyncVllmEngine, VllmEngine
 from llmrec.errors import RequestError
+from llmrec.indexing.catalogue import Catalogue
 
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 64}
 
 
 @pytest.fixture(scope="module")
 def recommender(tiny_run):
-    return Recommender.open(tiny_run / "train-1-sft" / "model", tiny_run / "catalogue")
+    folder, catalogue = tiny_run / "train-1-sft" / "model", tiny_run / "catalogue"
+    return GenerativeModel(folder, transformers_engines(folder)).on(Catalogue.load(catalogue), catalogue)
 
 
 @pytest.fixture(scope="module")
 def prompts(recommender):
     random = np.random.default_rng(0)
-    return recommender.prompts([random.integers(0, 40, random.integers(1, 8)).tolist() for _ in range(6)])
+    return [recommender.prompt(Request(random.integers(0, 40, random.integers(1, 8)))) for _ in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +99,14 @@ def test_prompts_that_do_not_fit_are_refused(engine):
 
 
 def test_a_recommender_on_vllm_recommends_what_one_on_transformers_does(engine, recommender):
-    on_vllm = Recommender(recommender.tokenizer, recommender.note, recommender.catalogue, engine)
+    other = Generative(recommender.tokenizer, recommender.note, recommender.catalogue, engine, recommender.beams)
+    on_vllm, here = (OpenedRecommender("tiny", one, one.catalogue, True) for one in (other, recommender))
     for history, options in [(["i1", "i5"], {}), (["i3"], {"deny": ["i7"], "exclude_seen": False}), ([], {"k": 40})]:
-        ours, truth = on_vllm.recommend(history, **options), recommender.recommend(history, **options)
+        ours, truth = on_vllm.recommend(history, **options), here.recommend(history, **options)
         assert [item for item, _ in ours] == [item for item, _ in truth]
         np.testing.assert_allclose([score for _, score in ours], [score for _, score in truth], rtol=0, atol=5e-5)
     with pytest.raises(RequestError, match="engine='transformers'"):
-        on_vllm.score([[1]])
+        other.score([Request([1])])
 
 
 def items_of(catalogue, tokens, answers, end):

@@ -7,30 +7,37 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from renewed import renew
 
+from llmrec.cli.compare import command
 from llmrec.errors import RunError
-from llmrec.evaluate.compare import ALIKE, compare, read
+from llmrec.evaluate.compare import Judged, compare, read
 from llmrec.metrics import paired
+
+
+def judged(run: Path) -> Judged:
+    return read(run / "evaluate-test", run.name)
 
 
 @pytest.fixture
 def twin(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the run's evaluation, changed."""
+    """A copy of the run whose evaluation found something else."""
 
     def make(protocol: dict | None = None, table: Callable[[pa.Table], pa.Table] = lambda table: table) -> Path:
-        folder = tmp_path / "twin" / "train-1-sft" / "eval"
-        shutil.copytree(tiny_run / "train-1-sft" / "eval", folder)
+        folder = Path(shutil.copytree(tiny_run, tmp_path / "twin")) / "evaluate-test"
         told = json.loads((folder / "metrics.json").read_text())
         told["protocol"] |= protocol or {}
         (folder / "metrics.json").write_text(json.dumps(told))
         changed = table(pq.read_table(folder / "per_user.parquet"))
         pq.write_table(changed, folder / "per_user.parquet")
+        renew(tmp_path / "twin")
         return tmp_path / "twin"
 
     return make
@@ -46,8 +53,8 @@ def halved(table: pa.Table) -> pa.Table:
 
 
 def test_differences_are_paired_over_cases_whatever_their_order(tiny_run: Path, twin: Callable[..., Path]) -> None:
-    found = compare(read(tiny_run), read(twin(table=halved)))
-    per_user = pq.read_table(tiny_run / "train-1-sft" / "eval" / "per_user.parquet")
+    found = compare(judged(tiny_run), judged(twin(table=halved)))
+    per_user = pq.read_table(tiny_run / "evaluate-test" / "per_user.parquet")
     for metric, told in found.items():
         values = per_user[f"nano {metric}"].to_numpy()
         assert told["first"]["mean"] == pytest.approx(values.mean())
@@ -58,30 +65,44 @@ def test_differences_are_paired_over_cases_whatever_their_order(tiny_run: Path, 
 
 
 def test_a_run_against_itself_differs_by_nothing(tiny_run: Path) -> None:
-    for told in compare(read(tiny_run), read(tiny_run)).values():
+    for told in compare(judged(tiny_run), judged(tiny_run)).values():
         assert (told["difference"]["mean"], told["difference"]["p"]) == (0, 1)
 
 
-@pytest.mark.parametrize("key", ALIKE)
-def test_runs_judged_otherwise_are_refused_with_what_differs(
-    key: str, tiny_run: Path, twin: Callable[..., Path]
+MAY_DIFFER = {"seed", "intervals", "users", "cases"}  # the last two are counts of what was held out, which is compared
+
+
+def test_runs_that_differ_in_anything_of_their_protocol_are_refused_with_both_values(
+    tiny_run: Path, twin: Callable[..., Path]
 ) -> None:
-    other = {"items": 41, "beams": 11, "exclude_seen": True}.get(key, "another")
-    with pytest.raises(RunError, match="cannot be compared") as caught:
-        compare(read(tiny_run), read(twin(protocol={key: other})))
-    assert f"  {ALIKE[key]}: " in str(caught.value)
-    assert str(caught.value).count("\n  ") == 1
+    mine = judged(tiny_run)
+    assert {"split", "target", "beams", "wording", "exclude_seen"} <= mine.metrics["protocol"].keys() - MAY_DIFFER
+    for key, value in mine.metrics["protocol"].items():
+        other = value + 1 if isinstance(value, int) else f"another than {value}"
+        theirs = replace(mine, metrics=mine.metrics | {"protocol": mine.metrics["protocol"] | {key: other}})
+        if key in MAY_DIFFER:
+            compare(mine, theirs)
+            continue
+        with pytest.raises(RunError, match="cannot be compared") as caught:
+            compare(mine, theirs)
+        [line] = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
+        assert line.endswith(f": {value} and {other}"), key
 
 
 def test_runs_with_other_held_out_items_are_refused(tiny_run: Path, twin: Callable[..., Path]) -> None:
     other = twin(table=lambda table: table.set_column(1, "target", pa.array(["i0"] * table.num_rows)))
     with pytest.raises(RunError, match=r"what was held out: 60 and 60 cases, of which \d+ are the same"):
-        compare(read(tiny_run), read(other))
+        compare(judged(tiny_run), judged(other))
 
 
-def test_a_folder_without_an_evaluation_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="has no evaluation"):
-        read(tmp_path)
+@pytest.mark.parametrize("gone", ["evaluate-test", "train-1-sft"])
+def test_a_run_without_an_evaluation_or_its_model_says_how_to_make_one(
+    gone: str, twin: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = twin()
+    shutil.rmtree(run / gone)
+    with pytest.raises(RunError, match=f"{gone} is not made. Finish the run with: llmrec run RECIPE --out {run}"):
+        command(run, run, as_json=True)
 
 
 def test_the_verb_prints_the_table_and_ends_in_2_where_it_refuses(tiny_run: Path, twin: Callable[..., Path]) -> None:

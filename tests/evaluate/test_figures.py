@@ -19,7 +19,7 @@ from llmrec.recipe_file import load
 
 @pytest.fixture(scope="module")
 def folder(tiny_run: Path) -> Path:
-    return tiny_run / "train-1-sft" / "eval"
+    return tiny_run / "evaluate-test"
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,9 @@ def test_every_held_out_event_is_a_case_under_any_split(split: str, tiny_run: Pa
     cleaned = clean(read(recipe.data), recipe.data, recipe.seed)
     prices = cleaned.items.append_column("price", [[str(n) if n % 3 else "?" for n in range(cleaned.items.num_rows)]])
     dataset = Dataset(cleaned.interactions, prices, {"split": split})
-    told = evaluate(llmrec.load(tiny_run), "nano", dataset, recipe.evaluate, "test", 0, tmp_path, lambda done: None)
+    fitted = fit(recipe.evaluate.baselines, dataset.before("valid"), Items(dataset.item_ids))
+    recommender = llmrec.load(tiny_run).recommender
+    told = evaluate(recommender, "nano", dataset, recipe.evaluate, fitted, 0, tmp_path, lambda done: None)
     cases = dataset.cases("test")
     per_user = pq.read_table(tmp_path / "per_user.parquet")
     assert per_user["target"].to_pylist() == [dataset.item_ids[item] for item in cases.targets]

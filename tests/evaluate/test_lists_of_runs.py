@@ -17,12 +17,12 @@ from llmrec.evaluate import beyond
 
 @pytest.fixture(scope="module")
 def told(tiny_run: Path) -> dict:
-    return json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())
+    return json.loads((tiny_run / "evaluate-test" / "metrics.json").read_text())
 
 
 def test_figures_beyond_accuracy_are_those_of_the_lists(tiny_run: Path, told: dict) -> None:
     dataset = Dataset.load(tiny_run / "data")
-    rows = pq.read_table(tiny_run / "train-1-sft" / "eval" / "recommendations.parquet").to_pylist()
+    rows = pq.read_table(tiny_run / "evaluate-test" / "recommendations.parquet").to_pylist()
     found = told["beyond"]["nano"]
     shown = [row["item_id"] for row in rows if row["rank"] <= 10]
     assert found["coverage"] == pytest.approx(len(set(shown)) / dataset.n_items)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec import pipeline
 from llmrec.data.dataset import Dataset
 from llmrec.evaluate.writing import read_number
 from llmrec.files import read_json
 from llmrec.recipe import Recipe
+from llmrec.report import write_report
+from llmrec.run import execute
+from llmrec.run.layout import RunFolder
 from llmrec.tasks import templates
 
 RECIPE = {
@@ -40,11 +42,11 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipeline.run(Recipe.model_validate(RECIPE), tmp_path_factory.mktemp("writing") / "run")
+    return execute.run(Recipe.model_validate(RECIPE), tmp_path_factory.mktemp("writing") / "run")
 
 
 def test_only_held_out_events_are_asked_about_in_a_wording_that_was_not_trained_on(run: Path) -> None:
-    asked = pq.read_table(run / "train-1-sft" / "eval" / "writing.parquet")
+    asked = pq.read_table(run / "evaluate-test" / "writing.parquet")
     dataset = Dataset.load(run / "data")
     users, items = dataset.targets("test")
     held_out = {(dataset.user_ids[user], dataset.item_ids[item]) for user, item in zip(users, items, strict=True)}
@@ -57,8 +59,8 @@ def test_only_held_out_events_are_asked_about_in_a_wording_that_was_not_trained_
 
 
 def test_figures_are_those_of_the_answers_that_were_written_down(run: Path) -> None:
-    told = read_json(run / "train-1-sft" / "eval" / "writing.json")
-    rows = pq.read_table(run / "train-1-sft" / "eval" / "writing.parquet").to_pylist()
+    told = read_json(run / "evaluate-test" / "writing.json")
+    rows = pq.read_table(run / "evaluate-test" / "writing.parquet").to_pylist()
     assert told["protocol"]["data"].startswith("generated world: its words are made up")
     titles = [row for row in rows if row["task"] == "review_title"]
     same = sum(row["wrote"] == row["answer"].strip() for row in titles) / len(titles)
@@ -76,7 +78,7 @@ def test_figures_are_those_of_the_answers_that_were_written_down(run: Path) -> N
 
 
 def test_the_page_tells_what_it_writes_and_that_the_words_are_made_up(run: Path) -> None:
-    page = (run / "report.html").read_text()
+    page = write_report(RunFolder(run)).read_text()
     assert "What it writes" in page and "its words are made up" in page
 
 

@@ -1,4 +1,4 @@
-"""Runs to export: one trained from scratch (`tiny_run`), and one of adapters on a base folder of somebody's own."""
+"""Runs to export: trained from scratch (`tiny_run`), adapters on a base folder of somebody's own, and an ensemble."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 
 from llmrec.export import export
 from llmrec.model.base import tiny_base
+from llmrec.recipe_file import load
+from llmrec.run.execute import run
 
 CARD = "---\nlicense: other\nlicense_name: '<img src=x> | free `of` charge'\n---\n# A base\n"
 
@@ -34,8 +36,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def learnt(world: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Way of training → the small world learnt on that base, in that way. Tests must not change it."""
-    from llmrec.pipeline import run
-    from llmrec.recipe_file import load
 
     @cache
     def by(method: str) -> Path:
@@ -61,3 +61,9 @@ def adapted(adapted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def scratch(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of `tiny_run`. Tests must not change it."""
     return export(tiny_run, tmp_path_factory.mktemp("exports") / "scratch")
+
+
+@pytest.fixture(scope="session")
+def mixed(mixed_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of `mixed_run`. Tests must not change it."""
+    return export(mixed_run, tmp_path_factory.mktemp("exports") / "mixed")

@@ -16,13 +16,14 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper
 from snippets import blocks
 
 import llmrec
-from llmrec.decode.recommender import Recommender
+from llmrec.contracts import Request
+from llmrec.decode.opened import OpenedRecommender
 
-HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
+REQUESTS = [Request(history) for history in ([3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7])]
 
 
 @pytest.fixture(scope="module")
-def served(adapted: Path) -> Iterator[Recommender]:
+def served(adapted: Path) -> Iterator[OpenedRecommender]:
     """What the card's snippet leaves, run in the folder."""
     names: dict[str, Any] = {}
     before = Path.cwd()
@@ -33,10 +34,10 @@ def served(adapted: Path) -> Iterator[Recommender]:
     finally:
         os.chdir(before)
         if "rec" in names:
-            names["rec"].engine.llm.llm_engine.engine_core.shutdown()
+            names["rec"].recommender.engine.llm.llm_engine.engine_core.shutdown()
 
 
-def test_vllm_gives_the_items_of_an_export_that_transformers_gives(served: Recommender, adapted: Path) -> None:
-    ours, theirs = llmrec.load(adapted).rank(HISTORIES, 10), served.rank(HISTORIES, 10)
+def test_vllm_gives_the_items_of_an_export_that_transformers_gives(served: OpenedRecommender, adapted: Path) -> None:
+    ours, theirs = (one.recommender.rank(REQUESTS, 10) for one in (llmrec.load(adapted), served))
     assert (ours.items == theirs.items).all()
     np.testing.assert_allclose(theirs.scores, ours.scores, rtol=0, atol=1e-4)

@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import llmrec
+from llmrec.contracts import Request
 from llmrec.decode.engine import TransformersEngine
 from llmrec.export import export
 from llmrec.model.vocabulary import token_ids
 
-HISTORIES = [[3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7]]
+REQUESTS = [Request(history) for history in ([3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7])]
 
 
 @pytest.fixture(scope="module", params=["lora", "qlora", "embeddings-only"])
@@ -37,11 +38,11 @@ def with_adapters(base: Path, exported: Path) -> Any:
 
 
 def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapters: Any, exported: Path) -> None:
-    merged, recommender = AutoModelForCausalLM.from_pretrained(exported).eval(), llmrec.load(exported)
+    merged, recommender = AutoModelForCausalLM.from_pretrained(exported).eval(), llmrec.load(exported).recommender
     known = len(recommender.tokenizer)  # rows beyond it are padding, random in both
     with torch.no_grad():
-        for prompt in recommender.prompts(HISTORIES):
-            tokens = torch.tensor([prompt])
+        for request in REQUESTS:
+            tokens = torch.tensor([recommender.prompt(request)])
             found, wanted = merged(tokens).logits[..., :known], with_adapters(tokens).logits[..., :known]
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
             with with_adapters.disable_adapter():  # else the base alone would do as well, and this would test nothing
@@ -49,15 +50,15 @@ def test_base_with_adapters_and_merged_weights_give_the_same_logits(with_adapter
 
 
 def test_base_with_adapters_and_merged_weights_recommend_the_same_items(with_adapters: Any, exported: Path) -> None:
-    recommender = llmrec.load(exported)
-    catalogue, wanted = recommender.catalogue, recommender.rank(HISTORIES, 10)
+    recommender = llmrec.load(exported).recommender
+    catalogue, wanted = recommender.catalogue, recommender.rank(REQUESTS, 10)
     tokens = token_ids(recommender.tokenizer, catalogue.tokens)
     recommender.engine = TransformersEngine(with_adapters, catalogue.trie, tokens)
-    found = recommender.rank(HISTORIES, 10)
+    found = recommender.rank(REQUESTS, 10)
     assert (found.items == wanted.items).all()
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-4)
     with with_adapters.disable_adapter():
-        assert (recommender.rank(HISTORIES, 10).items != wanted.items).any()
+        assert (recommender.rank(REQUESTS, 10).items != wanted.items).any()
 
 
 def test_the_card_tells_what_merging_into_the_plain_base_cost(exported: Path) -> None:
@@ -65,9 +66,16 @@ def test_the_card_tells_what_merging_into_the_plain_base_cost(exported: Path) ->
     assert told == (exported.name == "qlora")
 
 
-@pytest.mark.parametrize("kind", ["adapted", "scratch"])
+@pytest.mark.parametrize("kind", ["adapted", "scratch", "mixed"])
 def test_a_run_and_its_export_recommend_the_same_to_the_last_bit(kind: str, request: pytest.FixtureRequest) -> None:
-    run = request.getfixturevalue({"adapted": "adapted_run", "scratch": "tiny_run"}[kind])
-    ours, theirs = (llmrec.load(folder).rank(HISTORIES, 10) for folder in (run, request.getfixturevalue(kind)))
+    run = request.getfixturevalue({"adapted": "adapted_run", "scratch": "tiny_run", "mixed": "mixed_run"}[kind])
+    exported = request.getfixturevalue(kind)
+    ours, theirs = (llmrec.load(folder).recommender.rank(REQUESTS, 10) for folder in (run, exported))
     assert (ours.items == theirs.items).all()
     assert (ours.scores == theirs.scores).all()
+    assert llmrec.load(run).recommend(["i3", "i4"]) == llmrec.load(exported).recommend(["i3", "i4"])
+
+
+def test_an_export_of_an_ensemble_is_not_its_language_model_alone(scratch: Path, mixed: Path) -> None:
+    alone, together = (llmrec.load(folder).recommend(["i3", "i4"]) for folder in (scratch, mixed))
+    assert alone != together

@@ -12,20 +12,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec import pipeline
-from llmrec.decode.recommender import Recommender
+import llmrec
+from llmrec.decode.opened import OpenedRecommender, RecommenderFolder
 from llmrec.errors import CodeError, DataError, ModelError
 from llmrec.files import hash_folder
-from llmrec.indexing.add import add
+from llmrec.indexing import add as adding
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.pipeline import trained_folder
 from llmrec.recipe_file import load
+from llmrec.run import execute
+from llmrec.run.layout import recipe_of
+from llmrec.run.recommender import describe
 
 
 @pytest.fixture(scope="module")
 def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the small run that may be added to."""
     return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("added") / "run"))
+
+
+def add(run: Path, file: Path, beginning: str | None = None) -> tuple[Path, dict]:
+    """New items beside those of a run, as `llmrec index add` adds them."""
+    recipe, old = recipe_of(run), adding.chosen(run / "catalogue", run / "catalogues", beginning)
+    return adding.add(file, old, recipe.items, recipe.seed, run / "catalogues")
+
+
+def opened(run: Path, catalogue: Path) -> OpenedRecommender:
+    return RecommenderFolder(run, describe(run)).on(catalogue)
 
 
 def wares(folder: Path, **columns: list) -> Path:
@@ -42,12 +54,12 @@ def test_new_items_are_recommended_without_training_and_nothing_else_changes(run
     new = Catalogue.load(folder)
     assert folder == run / "catalogues" / new.hash[:16]
     assert new.extends == (old.hash,) and new.code_texts[:40] == old.code_texts
-    model = trained_folder(run) / "model"
-    found = Recommender.open(model, folder).recommend(["i1", "i2"], 42, exclude_seen=False, beams=100)
+    found = opened(run, folder).recommend(["i1", "i2"], 42, exclude_seen=False)
     assert {"late", "later"} < {item for item, _ in found} and len(found) == 42
     again, _ = add(run, wares(tmp_path, item_id=["last"], title=["Film number 5 fff"]))
     assert Catalogue.load(again).extends == (old.hash, new.hash)
-    assert Recommender.open(model, again).recommend(["late"], 1)
+    assert opened(run, again).recommend(["late"], 1)
+    assert hash_folder(run / "catalogue") == before and llmrec.load(run).recommend(["i1"], 1)
 
 
 def test_a_catalogue_of_another_line_is_refused(run: Path, tmp_path: Path) -> None:
@@ -56,7 +68,7 @@ def test_a_catalogue_of_another_line_is_refused(run: Path, tmp_path: Path) -> No
     codes[[0, 1]] = codes[[1, 0]]
     Catalogue.of_symbols(held.items, codes, held.widths).save(tmp_path, {})
     with pytest.raises(ModelError, match="was trained on the catalogue"):
-        Recommender.open(trained_folder(run) / "model", tmp_path)
+        opened(run, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +88,7 @@ def test_what_cannot_be_added_is_said(run: Path, tmp_path: Path, columns: dict, 
 
 def test_new_items_of_unknown_categories_are_named(world: Path, tmp_path: Path) -> None:
     recipe = load(world, ["indexing={method: category, category: kind, spares: 20}"])
-    made = pipeline.run(recipe, tmp_path / "run", until="catalogue")
+    made = execute.run(recipe, tmp_path / "run", until="catalogue")
     file = wares(tmp_path, item_id=["x", "y", "z"], title=["Film ccc", "Film ddd", "Film"], kind=["opera", "drama", ""])
     folder, facts = add(made, file)
     assert facts["placed by text"] == ["x", "z"]
@@ -94,3 +106,16 @@ def test_the_command_shows_and_compares(run: Path) -> None:
     assert found["method"] == "rq-kmeans" and found["items"] == 40 and found["collisions_after"] == 0
     assert len(found["category_nmi"]) == 2 and -1 <= found["dominance"] <= 1
     assert "NMI with co-occurrence" in llmrec("compare", str(run), str(run))
+
+
+def test_the_command_adds_and_shows_what_was_added(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llmrec.cli.main", "index"]
+    file = wares(tmp_path, item_id=["by-command"], title=["Film number 6 ggg"])
+    done = subprocess.run([*command, "add", run, file, "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert Path(told["folder"]) == run / "catalogues" / told["hash"][:16] and told["new codes"] == 1
+    shown = [*command, "show", run, "--catalogue", told["hash"][:9], "--json"]
+    found = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
+    assert found["items"] == told["codes kept"] + 1 and "company_nmi" not in found
+    refused = subprocess.run([*command, "show", run, "--catalogue", "nothing"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "0 catalogues of" in refused.stderr

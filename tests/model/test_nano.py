@@ -126,3 +126,13 @@ def test_a_model_folder_that_lost_its_weights_is_told_in_words(tiny_run: Path, t
     (tmp_path / "llmrec.json").write_text((tiny_run / "train-1-sft" / "model" / "llmrec.json").read_text())
     with pytest.raises(ModelError, match="cannot be loaded"):
         model_folder.load(tmp_path)
+
+
+def test_a_vocabulary_smaller_than_the_characters_of_the_texts_says_how_large_it_must_be(tmp_path: Path) -> None:
+    texts = ["".join(map(chr, range(0x4E00, 0x4E00 + 100)))]  # 100 characters, 256 bytes and 3 special pieces
+    with pytest.raises(ModelError, match=r"100 different characters.*model\.vocabulary to at least (\d+)") as error:
+        nano.train_tokenizer(texts, 300, tmp_path)
+    least = int(str(error.value).rstrip(".").split()[-1])
+    assert len(nano.train_tokenizer(texts, least, tmp_path)) <= least
+    with pytest.raises(ModelError):
+        nano.train_tokenizer(texts, least - 3, tmp_path)

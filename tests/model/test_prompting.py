@@ -34,7 +34,10 @@ def test_a_talk_is_wrapped_as_the_chat_template_says(chatty: PreTrainedTokenizer
 
 def test_without_a_template_the_prompt_is_the_text(chatty: PreTrainedTokenizerBase) -> None:
     template, chatty.chat_template = chatty.chat_template, None
-    assert wrap(chatty, "a\nAssistant: b\nUser: c") == ("a\nAssistant: b\nUser: c", 0)
+    talk = "a\nAssistant: b\nUser: c"
+    assert wrap(chatty, talk) == (talk, 0)
+    assert wrap(chatty, talk, "\nRating:") == ("a\nRating: b\n\nc\nRating:", 0)
+    assert wrap(chatty, "c", "\nRating:") == ("c\nRating:", 0)
     chatty.chat_template = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}>"
     assert wrap(chatty, " a ") == ("[ a ]>", 1)  # the template in use now, and words as they are
     chatty.chat_template = template

@@ -19,13 +19,14 @@ from rate_world import world
 
 from llmrec.errors import ModelError, TextError
 from llmrec.model.base import tiny_base
+from llmrec.model.prompting import wrap
 from llmrec.rate import methods
 from llmrec.rate.answers import Answer, answered
 from llmrec.rate.cases import sample
 from llmrec.rate.expected import Words, expected, shares
 from llmrec.rate.on_endpoint import OnEndpoint
 from llmrec.rate.on_transformers import OnTransformers
-from llmrec.rate.prompts import render, text_of, written
+from llmrec.rate.prompts import LABEL, render, written
 from llmrec.rate.ratings import TEST
 from llmrec.rate.scale import Scale
 from llmrec.rate.study import Study
@@ -59,7 +60,7 @@ def test_probabilities_and_words_are_those_of_plain_passes(
     found = dict(engine.ask(prompts))
     assert sorted(found) == list(range(len(prompts)))
     for number, prompt in enumerate(prompts):
-        text = text_of(tokenizer, prompt)
+        text, _ = wrap(tokenizer, prompt, LABEL)
         ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"]
         words = Words.read(tokenizer, text, written(tokenizer, scale.words))
         plain = [float(torch.exp(_path(model, ids, path))) for path in words.paths]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rate_world import world
 
+from llmrec.errors import ModelError
 from llmrec.model.base import tiny_base
 from llmrec.rate.baselines import Bias, GlobalMean
 from llmrec.rate.cases import cases_of, sample
@@ -18,7 +19,8 @@ from llmrec.rate.finetune import Training, fine_tune
 from llmrec.rate.judge import Judge
 from llmrec.rate.ratings import TEST, Ratings
 from llmrec.rate.reader import STARTS, FineTuned, Head, Reader
-from llmrec.rate.rows import Rows, windows
+from llmrec.rate.rows import PackedHistories, Rows, windows
+from llmrec.train.packing import collate
 
 TRAINING = Training(share=1.0, epochs=6, learning_rate=3e-3, row_tokens=256, batch=4, save_every=3)
 
@@ -53,18 +55,18 @@ def test_a_row_tells_every_item_and_rating_but_the_last_and_reads_before_each(tm
 @pytest.mark.parametrize("head", ["classification", "regression"])
 @torch.no_grad()
 def test_packed_histories_have_the_loss_of_histories_alone(tmp_path: Path, head: Head) -> None:
-    from llmrec.rate.finetune import _collate, _Packed
-
     log = world(tmp_path / "w")
     model, rows, _ = reader(log, tmp_path / "base", head)
     torch.nn.init.normal_(model.head.weight)
     made = [rows.of(events) for events in windows(log, 6, 0.1, 0)]
-    targets = log.scale.numbers(log.given)
-    packed = _Packed(made, targets, TRAINING.row_tokens, 0)
+    targets = torch.from_numpy(log.scale.numbers(log.given)).float()
+    packed = PackedHistories(made, TRAINING.row_tokens, 0)
     assert len(packed) < len(made)
-    together = model(**_collate([packed[number] for number in range(len(packed))]))["loss"]
-    alone = [_Packed([row], targets, TRAINING.row_tokens, 0)[0] for row in made]
-    losses = [float(model(**_collate([one]))["loss"]) * int((~one["targets"].isnan()).sum()) for one in alone]
+    together = model.loss(**collate([packed[number] for number in range(len(packed))]), targets=targets)["loss"]
+    alone = [PackedHistories([row], TRAINING.row_tokens, 0)[0] for row in made]
+    losses = [
+        float(model.loss(**collate([one]), targets=targets)["loss"]) * int((one["labels"] >= 0).sum()) for one in alone
+    ]
     assert float(together) == pytest.approx(sum(losses) / sum(len(row.events) for row in made), rel=1e-4)
 
 
@@ -121,14 +123,27 @@ def test_a_killed_training_ends_as_an_uninterrupted_one_and_is_read_back(tmp_pat
     whole = trained("whole", lambda done: None)
     with pytest.raises(KeyboardInterrupt):
         trained("killed", kill)
-    assert list((tmp_path / "killed" / ".work").glob("checkpoint-*/whole"))
+    assert list((tmp_path / "killed" / ".training").glob("checkpoint-*/whole"))
     np.testing.assert_allclose(trained("killed", lambda done: None), whole, atol=1e-5)
-    assert not (tmp_path / "killed" / ".work").exists()
+    assert not (tmp_path / "killed" / ".training").exists()
 
     def never(done: float) -> None:
         raise AssertionError("trained again")
 
     np.testing.assert_array_equal(trained("whole", never), whole)
+
+
+def test_memory_that_does_not_suffice_is_told_with_the_options_of_this_command(tmp_path: Path) -> None:
+    log = world(tmp_path / "w")
+    model, tokenizer = base(tmp_path / "base", log)
+
+    def no_memory(module: Any, inputs: Any) -> None:
+        raise torch.OutOfMemoryError("no more memory")
+
+    model.get_decoder().layers[0].register_forward_pre_hook(no_memory)
+    with pytest.raises(ModelError, match=r"no more memory.*--layers") as error:
+        fine_tune("tiny", log, TRAINING, 0, tmp_path / "out", lambda done: None, (model, tokenizer))
+    assert "recipe" not in str(error.value)
 
 
 def test_over_the_bias_it_learns_what_the_bias_cannot_say(tmp_path: Path) -> None:

@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.made import output_hash, records
-from llmrec.recipe_file import recipe_of
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.status import stage
 
@@ -57,13 +55,6 @@ def metrics() -> dict:
     protocol = {"split": "leave-one-out", "target": "test", "candidates": "whole catalogue", "users": 943}
     protocol |= {"items": 1682, "exclude_seen": True, "beams": 50, "ties": "expectation", "unforeseen_knob": [1, 2]}
     return {"protocol": protocol, "systems": systems, "model": "nano", "paired": paired}
-
-
-def remade(stage: Path) -> None:
-    """Note the files of a stage as they are now, as if it had been made with them."""
-    made = json.loads((stage / "made.json").read_text())
-    files = records(stage)
-    dump(stage / "made.json", made | {"files": files, "output": output_hash(files)})
 
 
 def _data(folder: Path) -> dict:

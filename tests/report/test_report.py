@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_run import HOSTILE, build, dump, metrics, remade
+from fake_run import HOSTILE, build, dump, metrics
+from renewed import renew
 
 from llmrec.errors import RunError
 from llmrec.report import write_report
@@ -60,7 +61,7 @@ def run(whole, tmp_path):
 def changed(run: Path, file: str, value: object) -> Path:
     """Write another JSON into a stage, as if the stage had been made so; returns the run."""
     dump(run / file, value)
-    remade((run / file).parent)
+    renew(run)
     return run
 
 
@@ -166,7 +167,13 @@ def test_figures_without_a_stage_that_they_were_made_of_are_refused(gone, run):
 
 @pytest.mark.parametrize(
     "change",
-    ["seed: 43", "indexing: {levels: 2}", "model: {layers: 1}", "train: [{epochs: 9}]", "evaluate: {beams: 99}"],
+    [
+        "seed: 43",
+        "indexing: {levels: 2}",
+        "model: {layers: 1}",
+        "train: [{epochs: 9}]",
+        "evaluate: {baselines: [popularity], beams: 99}",
+    ],
 )
 def test_a_run_of_another_recipe_is_refused(change, run):
     (run / "report.html").unlink(missing_ok=True)
@@ -204,7 +211,7 @@ def test_a_damaged_file_is_named_and_the_old_page_kept(run, file, noted):
     before = write_report(RunFolder(run)).read_bytes()
     (run / file).write_bytes(b"{torn")
     if noted:  # as if the stage itself had left it so
-        remade((run / file).parent)
+        renew(run)
     with pytest.raises(RunError, match=Path(file).name):
         write_report(RunFolder(run))
     assert (run / "report.html").read_bytes() == before

@@ -17,22 +17,15 @@ from llmrec.run import execute
 from llmrec.run.layout import RunFolder
 
 SMALL = ["train.0.epochs=0.2", "model.width=32", "model.heads=1", "evaluate.baselines=[]"]
-BROKEN = ["train.0.row_tokens=16"]  # no example fits, so training ends in an error before it has a model
+BROKEN = ["model.base=embedded:nosuch"]  # so training ends in an error
 TRAINED = ("train-1-sft", "train-2-dpo")
-KILLED_AT = """
-import os, sys
-from pathlib import Path
-from llmrec.recipe_file import load
-from llmrec.run import execute
-place = sys.argv[3]
-
-def end(event, arguments):
-    if event == "os.rename" and place in str(arguments[0]) and "made.json" not in str(arguments[0]):
-        os._exit(77)
-
-sys.addaudithook(end)
-execute.run(load(Path(sys.argv[1]), sys.argv[4:]), Path(sys.argv[2]), "train")
-"""
+OTHER = [*SMALL, "train.0.epochs=1", "train.0.learning_rate=1.0e-3", "train.0.save_every=2"]
+PLACES = {
+    "os.rename .train-1-sft.partial": "new",
+    "os.mkdir checkpoint-4": "checkpoint",
+    "os.rename run/train-1-sft": "old",
+    "os.rename train-1-sft.partial": "memory",
+}
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -59,7 +52,7 @@ def test_trained_models_stay_when_the_training_that_should_replace_them_fails(
     """Those that the recipe no longer names, too; once the new model is whole, they go."""
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     before = [everything(run / name) for name in TRAINED]
-    with pytest.raises(LlmrecError, match=r"tokens"):
+    with pytest.raises(LlmrecError, match="nosuch"):
         execute.run(load(world, [*SMALL, *change, *BROKEN]), run, "train")
     assert [everything(run / name) for name in TRAINED] == before
     execute.run(load(world, [*SMALL, *change]), run, "train")
@@ -69,32 +62,48 @@ def test_trained_models_stay_when_the_training_that_should_replace_them_fails(
 def test_a_stage_that_other_stages_read_stays_when_its_maker_fails(trained: Path, world: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     before = everything(run)
-    with pytest.raises(LlmrecError, match="core"):
+    with pytest.raises(LlmrecError, match="1000 events"):
         execute.run(load(world, [*SMALL, "data.core=1000"]), run, "train")
     del before["recipe.yaml"]
     assert {name: content for name, content in everything(run).items() if name != "recipe.yaml"} == before
 
 
-@pytest.mark.parametrize("place", [".train-1-sft.partial", "checkpoint", "/train-1-sft"])
+def killed(*arguments: object) -> str:
+    """What `killed.py` prints."""
+    line = [sys.executable, str(Path(__file__).with_name("killed.py")), *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def interrupted(trained: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of a run, whose training by another recipe was killed at places."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    runs = {place: shutil.copytree(trained, folder / name / "run") for place, name in PLACES.items()}
+    killed("at", world, *(f"{place}={run}" for place, run in runs.items()), *OTHER)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["new", "checkpoint", "old"])
 def test_a_kill_before_a_new_model_stands_leaves_the_old_one(
-    place: str, trained: Path, world: Path, tmp_path: Path
+    name: str, interrupted: Path, trained: Path, world: Path
 ) -> None:
     """Killed right before the new folder takes its name, at a checkpoint, or before the old one is moved away."""
-    run = Path(shutil.copytree(trained, tmp_path / "run"))
-    before, other = everything(run / "train-1-sft"), [*SMALL, "train.0.learning_rate=1.0e-3", "train.0.save_every=1"]
-    line = [sys.executable, "-c", KILLED_AT, world, run, place, *other]
-    assert subprocess.run(line, capture_output=True, timeout=200).returncode == 77
-    execute.run(load(world, SMALL), run, "train")
-    assert everything(run / "train-1-sft") == before  # not trained again: its log tells seconds
+    run = execute.run(load(world, SMALL), interrupted / name / "run", "train")
+    assert everything(run / "train-1-sft") == everything(trained / "train-1-sft")  # its log tells seconds: not new
 
 
 def test_a_run_killed_again_and_again_ends_with_the_files_of_one_that_was_not(world: Path, tmp_path: Path) -> None:
     """Each time a few writes later than before, so in every stage, between checkpoints and in the middle of them."""
-    changes = [*SMALL, "train.0.save_every=2"]
-    line = [sys.executable, Path(__file__).with_name("killed.py"), world, tmp_path / "killed", "3", *changes]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 20
+    changes = [
+        *SMALL,
+        "model.layers=1",
+        "tasks={mixture: none, next_item: 1}",
+        "train.0.epochs=1",
+        "train.0.save_every=4",
+    ]
+    assert int(killed("again", world, tmp_path / "killed", 2, *changes)) >= 20
     whole = execute.run(load(world, changes), tmp_path / "whole", "train")
     for stage in RunFolder(whole).stages:
         assert hash_folder(tmp_path / "killed" / stage.name, ("made.json", "log.jsonl")) == hash_folder(
@@ -103,22 +112,18 @@ def test_a_run_killed_again_and_again_ends_with_the_files_of_one_that_was_not(wo
     assert sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(whole))  # noqa: PTH208  # names alone
 
 
-def test_what_an_out_of_memory_message_advises_goes_on_from_the_last_checkpoint(world: Path, tmp_path: Path) -> None:
+def test_what_an_out_of_memory_message_advises_goes_on_from_the_last_checkpoint(interrupted: Path, world: Path) -> None:
     """accumulate and gradient_checkpointing, and what only says how: neither the work nor a finished model is lost."""
-    first = [*SMALL, "train.0.epochs=1", "train.0.save_every=2"]
-    run = tmp_path / "run"
-    line = [sys.executable, "-c", KILLED_AT, world, run, ".train-1-sft.partial", *first]
-    assert subprocess.run(line, capture_output=True, timeout=200).returncode == 77
-    kept = sorted(path.name for path in (run / ".work" / "train-1-sft").glob("checkpoint-*"))
-    assert kept
+    run = interrupted / "memory" / "run"
+    assert list(run.glob(".work/train-1-sft/checkpoint-*"))
     shares: list[float] = []
     how = ["train.0.accumulate=2", "train.0.gradient_checkpointing=true", "train.0.save_every=50", "evaluate.batch=3"]
     execute.run(
-        load(world, [*first, *how]), run, "train", lambda kind, done: shares.append(done) if kind == "train" else None
+        load(world, [*OTHER, *how]), run, "train", lambda kind, done: shares.append(done) if kind == "train" else None
     )
     assert min(share for share in shares if share) > 0.5  # nothing before the checkpoint is trained again
     made = (run / "train-1-sft" / "made.json").stat().st_mtime_ns
-    execute.run(load(world, [*first, "train.0.accumulate=4"]), run, "train")
+    execute.run(load(world, [*OTHER, "train.0.accumulate=4"]), run, "train")
     assert (run / "train-1-sft" / "made.json").stat().st_mtime_ns == made
 
 

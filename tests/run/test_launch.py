@@ -18,6 +18,7 @@ from llmrec.errors import DataError, RecipeError, RunError
 from llmrec.recipe import Launch
 from llmrec.recipe_file import dump, load
 from llmrec.run import execute, launch
+from llmrec.run.layout import RunFolder
 
 STRATEGIES = ["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"]
 SMALL = ["train.0.epochs=2", "train.0.validation.every=15", "train.0.validation.users=20"]
@@ -54,7 +55,7 @@ def test_a_known_error_of_a_child_is_the_same_error_here(world: Path, tmp_path: 
     with pytest.raises(DataError) as here:
         execute.run(gone, tmp_path / "here")
     with pytest.raises(DataError) as there:
-        launch.train(Launch(), tmp_path, lambda done: None)
+        launch.train(Launch(), RunFolder(tmp_path), lambda done: None)
     assert str(there.value) == str(here.value)
     assert "nowhere.csv" in str(there.value)
 
@@ -77,7 +78,7 @@ def test_shipped_configurations_are_what_accelerate_reads(strategy: str, tmp_pat
     kind = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(strategy, "DEEPSPEED")
     assert load_config_from_file(str(launch.config(strategy))).distributed_type == kind
     given = Launch(processes=8, strategy=strategy, machines=2, rank=1, address="10.0.0.1", port=4000)
-    line = launch.command(given, tmp_path / "run")
+    line = launch.command(given, RunFolder(tmp_path / "run"))
     assert line[1:3] == ["-m", "accelerate.commands.launch"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(line[3:]))
     assert (arguments.multi_gpu, arguments.use_fsdp, arguments.use_deepspeed) == tuple(
@@ -89,7 +90,7 @@ def test_shipped_configurations_are_what_accelerate_reads(strategy: str, tmp_pat
 
 
 def test_fsdps_plugin_takes_the_shipped_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = launch.command(Launch(processes=2, strategy="fsdp"), tmp_path)
+    line = launch.command(Launch(processes=2, strategy="fsdp"), RunFolder(tmp_path))
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(line[3:]))
     for name, value in prepare_multi_gpu_env(arguments).items():
         monkeypatch.setenv(name, value)
@@ -101,7 +102,7 @@ def test_fsdps_plugin_takes_the_shipped_choices(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeeds_stage_reaches_its_processes(stage: int, tmp_path: Path) -> None:
-    line = launch.command(Launch(processes=2, strategy=f"deepspeed-zero{stage}"), tmp_path)
+    line = launch.command(Launch(processes=2, strategy=f"deepspeed-zero{stage}"), RunFolder(tmp_path))
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(line[3:]))
     arguments.deepspeed_fields_from_accelerate_config = "zero_stage,gradient_clipping"
     _, environment = prepare_deepspeed_cmd_env(arguments)

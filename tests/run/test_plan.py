@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from llmrec import shipped
 from llmrec.errors import RunError
 from llmrec.recipe import Part, Recipe, Sft
 from llmrec.recipe.collaborative import SPECS
 from llmrec.recipe.model_spec import ModelSpec
 from llmrec.recipe.stages import STAGES
+from llmrec.recipe_file import load
 from llmrec.run.layout import DATA, RunFolder
 from llmrec.run.plan import plan
 from llmrec.run.specs import Outside
@@ -63,9 +66,12 @@ def settings(part: type[Part], before: str = "") -> Iterator[tuple[str, FieldInf
     """Every setting of a part and of the parts in it, by its dotted name; of stages each kind, and each model's."""
     for name, field in part.model_fields.items():
         address = f"{before}{field.alias or name}"
-        inner = next((one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None)
+        inner: Any = next(
+            (one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None
+        )
         if address == "train":
-            for kind, stage in STAGES.items():
+            stages: dict[str, Any] = dict(STAGES)
+            for kind, stage in stages.items():
                 yield from settings(stage, f"train.{kind}.")
             continue
         if inner and not issubclass(inner, ModelSpec):
@@ -96,7 +102,7 @@ def others(kind: Any, value: Any) -> list[Any]:
     if isinstance(kind, type) and issubclass(kind, Part):
         return [{}]
     number = value if isinstance(value, int | float) else 0
-    simple = {
+    simple: dict[Any, list[Any]] = {
         bool: [not value],
         int: [2 * number, number // 2, number + 1, 64],
         float: [number / 2, 0.25, 0.5],
@@ -260,3 +266,44 @@ def test_a_collaborative_model_is_fitted_right_before_what_reads_it_and_after_it
             if isinstance(read, str) and read != f"{DATA}/items.parquet":
                 assert names.index(read) < names.index(spec.name)
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", [None, *sorted(path.stem for path in shipped.folder("recipes").glob("*.yaml"))])
+def test_every_shipped_recipe_plans_also_where_its_data_are_not(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run that was copied to a machine without its data is read there; None: the recipe of defaults alone."""
+    monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    specs = plan(load(shipped.recipe(name)) if name else Recipe())
+    kinds_of = [spec.kind for spec in specs if spec.kind != "collaborative"]
+    assert kinds_of[:4] == ["data", "items", "catalogue", "tasks"]
+    assert kinds_of[4:-1] == ["train"] * (len(kinds_of) - 5) and kinds_of[-1] == "evaluate"
+
+
+ALIGNED = {"train": [{}, {"method": "dpo"}], "evaluate": {"writing": ["explanation"]}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "redone"),
+    [
+        ("chat/chat", []),
+        ("replies", []),
+        ("hearing", []),
+        ("oracle", []),
+        ("p5/sequential", []),
+        ("alignment/item_to_text", ["tasks"]),
+        ("sequence/next_item", ["tasks", "train-1-sft", "train-2-dpo"]),
+        ("p5/explanation", ["evaluate-test"]),
+    ],
+)
+def test_an_edited_prompt_redoes_what_is_made_with_it_and_nothing_else(
+    prompt: str, redone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shipped.folder("prompts"), tmp_path / "prompts")
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path)
+    recipe = Recipe.model_validate(ALIGNED)
+    run = pretend(recipe, tmp_path / "run")
+    with (tmp_path / "prompts" / f"{prompt}.yaml").open("a") as file:
+        file.write("\n# edited\n")
+    assert [spec.name for spec in plan(recipe) if not resolve(run, spec, recipe.seed).is_made()] == redone

@@ -14,9 +14,9 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import LlmrecError, ModelError, RunError
 from llmrec.recipe import ModelSpec
 from llmrec.recipe.collaborative import EaseRecentSpec, EaseSpec, PopularitySpec
-from llmrec.recipe_file import load, recipe_of
+from llmrec.recipe_file import load
 from llmrec.run import execute
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.makers import load_collaborative
 from llmrec.run.plan import plan
 from llmrec.run.recommender import describe

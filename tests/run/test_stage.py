@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_the_order_of_recipe_keys_is_nothing(tmp_path: Path) -> None:
     "change",
     [{"version": 2}, {"config": {"width": 9}}, {"inputs": {"data": "abd"}}, {"inputs": {"date": "abc"}}, {"seed": 8}],
 )
-def test_whatever_a_stage_depends_on_makes_it_anew(change: dict[str, object], tmp_path: Path) -> None:
+def test_whatever_a_stage_depends_on_makes_it_anew(change: dict[str, Any], tmp_path: Path) -> None:
     make = Maker()
     run(stage(tmp_path), make)
     run(replace(stage(tmp_path), **change), make)

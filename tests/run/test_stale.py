@@ -28,10 +28,10 @@ def here(world: Path, tmp_path: Path) -> Path:
     return tmp_path / "world" / "recipe.yaml"
 
 
-def edit(recipe: Path, name: str, *change: str) -> None:
+def edit(recipe: Path, name: str, before: str, after: str) -> None:
     """Say something else in a file beside a recipe."""
     file = recipe.parent / name
-    file.write_text(file.read_text().replace(*change))
+    file.write_text(file.read_text().replace(before, after))
 
 
 def test_a_catalogue_has_the_columns_and_ids_of_today_though_no_text_changed(here: Path, tmp_path: Path) -> None:

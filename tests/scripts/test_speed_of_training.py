@@ -32,7 +32,7 @@ def ready(world: Path, tmp_path_factory: pytest.TempPathFactory) -> setting.Sett
 
 @pytest.fixture(scope="module")
 def histories(ready: setting.Setting) -> list[np.ndarray]:
-    return list(Dataset.load(ready.run / "data").before("valid"))
+    return list(Dataset.load(ready.run.data).before("valid"))
 
 
 def test_our_trainer_and_the_bare_loop_make_the_same_weights(ready: setting.Setting) -> None:

@@ -11,7 +11,8 @@ import pytest
 from serving import changed, foreign, serving
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.recipe_file import dump, recipe_of
+from llmrec.recipe_file import dump
+from llmrec.run.layout import recipe_of
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where the attacks are
 

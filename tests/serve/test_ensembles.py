@@ -10,8 +10,8 @@ from serving import opened
 import llmrec
 from llmrec.collaborative import ArrayModel
 from llmrec.export import export
-from llmrec.recipe_file import recipe_of
 from llmrec.run.execute import run
+from llmrec.run.layout import recipe_of
 from llmrec.serve.shapes import Ask
 
 HISTORY = ["i3", "i4", "i5", "i6"]

@@ -14,7 +14,8 @@ import llmrec
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RequestError, RunError
 from llmrec.export import export
-from llmrec.recipe_file import dump, recipe_of
+from llmrec.recipe_file import dump
+from llmrec.run.layout import recipe_of
 from llmrec.serve.everybody import Job, part_of, recommend_all
 
 

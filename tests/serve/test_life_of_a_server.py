@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from llmrec.cli.main import app
 from llmrec.errors import LlmrecError
+from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 
 SECRET = "my-diary-says"
@@ -174,13 +175,17 @@ def test_a_port_in_use_ends_in_a_message_and_exit_code_2(served):
 
 
 def test_what_cannot_be_served_is_said_at_start(served, tmp_path):
-    bare = tmp_path / "bare"
-    shutil.copytree(served.run, bare, ignore=shutil.ignore_patterns("catalogue*"))
-    other = tmp_path / "other"
-    shutil.copytree(served.run, other)
+    half, swapped = tmp_path / "half", tmp_path / "swapped"
+    shutil.copytree(served.run, half, ignore=shutil.ignore_patterns("catalogue*"))
+    shutil.copytree(served.run, swapped)
+    shutil.copytree(served.run / "catalogues" / "foreign", swapped / "catalogue", dirs_exist_ok=True)
+    bare, other = export(served.run, tmp_path / "bare"), export(served.run, tmp_path / "other")
+    shutil.rmtree(bare / "catalogue")
     foreign(Catalogue.load(served.run / "catalogue"), other / "catalogue")
     for words, says in [
         ((tmp_path / "nowhere",), "there is no folder"),
+        ((half,), "catalogue is not made"),
+        ((swapped,), "was changed after it was made"),
         ((bare,), "is not a catalogue folder"),
         ((other,), "was trained on the catalogue"),
         ((served.run, "--without-key", "--host", "0.0.0.0"), "let everybody on the network in"),

@@ -22,6 +22,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else vLLM compiles a helper
 
 import llmrec
 from llmrec.errors import LlmrecError
+from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.vocabulary import MENTION
 from llmrec.serve.settings import Settings
@@ -68,11 +69,13 @@ def test_both_engines_give_the_same_items(client, served):
 
 
 def test_what_vllm_could_not_serve_is_said_before_it_starts(served, tmp_path):
-    other, bare = tmp_path / "other", tmp_path / "bare"
-    shutil.copytree(served.run, other)
+    other, bare = export(served.run, tmp_path / "other"), export(served.run, tmp_path / "bare")
     foreign(Catalogue.load(served.run / "catalogue"), other / "catalogue")
-    shutil.copytree(served.run, bare, ignore=shutil.ignore_patterns("catalogue*"))
-    for run, says in ((other, "was trained on"), (bare, "not a catalogue folder"), (tmp_path / "no", "is no folder")):
+    shutil.rmtree(bare / "catalogue")
+    half = tmp_path / "half"
+    shutil.copytree(served.run, half, ignore=shutil.ignore_patterns("catalogue*"))
+    faults = {other: "was trained on", bare: "not a catalogue folder", half: "catalogue is not made"}
+    for run, says in (faults | {tmp_path / "no": "there is no folder"}).items():
         with pytest.raises(LlmrecError, match=says):
             start_command(Settings(run=run), "127.0.0.1", 8000, [])
 

@@ -17,9 +17,9 @@ import pytest
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future, perturbed
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.run.execute import run
 from llmrec.recipe import TASKS, Oracle, Tasks
 from llmrec.recipe_file import load as load_recipe
+from llmrec.run.execute import run
 from llmrec.tasks.examples import load, make
 from llmrec.tasks.source import Source
 from llmrec.tasks.wishes import worded

@@ -241,7 +241,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
         "drop_history": 0.3,
         "softmax": "catalogue",
         "taught": 0.4,
-        "teacher": "markov",
+        "teacher": {"markov": {"max_gap": 3, "fade": 0.5}},
     }
     LlamaForCausalLM.from_pretrained(run / "train-1-sft" / "model")
 
