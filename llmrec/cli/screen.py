@@ -105,30 +105,26 @@ def show_figures(result: dict[str, Any]) -> None:
     if "systems" in result:
         screen.print(metrics_table(result))
     if "choices" in result:
-        screen.print(choices_table(result["choices"]))
+        protocol = result["choices"]["protocol"]
+        screen.print(
+            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the candidates of "
+            "each case and not over the whole catalogue; with 95 % intervals over cases"
+        )
+        for task, found in result["choices"]["tasks"].items():
+            screen.print(choice_table(task, found))
 
 
-def choices_table(result: dict[str, Any]) -> Table:
-    """The table of choices.json: a row for each task and figure, the model beside what reads no prompt."""
-    protocol = result["protocol"]
-    table = Table(
-        title=f"Tasks with few possible answers, {protocol['target']}, {protocol['wording']} wording",
-        caption="over the candidates of each case, not over the whole catalogue; 95 % intervals over cases",
-        box=box.SIMPLE,
-    )
-    for name in ("task", "candidates", "wrong ones", "cases", "", "model", "95 %", "beside it"):
-        table.add_column(name, justify="right" if name in ("cases", "model", "95 %") else "left")
-    for task, found in result["tasks"].items():
-        drawn = found.get("wrong candidates", "").split(",")[0]
-        head = (task, found["candidates"], drawn, str(found["cases"]))
-        systems = found.get("systems", {})
-        model, others = systems.get("model", {}), [name for name in systems if name != "model"]
-        for name, value in model.items():
-            beside = "; ".join(f"{_digits(systems[o][name]['mean'])} {o}" for o in others if name in systems[o])
-            table.add_row(*head, name.upper(), _digits(value["mean"]), _interval(value), beside)
-            head = ("", "", "", "")
-        if not model:
-            table.add_row(*head)
+def choice_table(task: str, found: dict[str, Any]) -> Table:
+    """The table of a task of choices.json: the model and what reads no prompt, by figures."""
+    systems = found.get("systems", {})
+    drawn = f", wrong ones {found['wrong candidates']}" if found.get("wrong candidates", "none") != "none" else ""
+    table = Table(title=f"{task}: {found['cases']} cases, {found['candidates']}{drawn}", box=box.SIMPLE)
+    names = list(systems.get("model", {}))
+    for name in ("", *map(str.upper, names)):
+        table.add_column(name, justify="right" if name else "left")
+    for system, values in systems.items():
+        cells = [f"{_digits(values[name]['mean'])}\n{_interval(values[name])}" for name in names if name in values]
+        table.add_row(system, *cells, style="bold" if system == "model" else "")
     return table
 
 
