@@ -107,8 +107,8 @@ def show_figures(result: dict[str, Any]) -> None:
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(
-            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the candidates of "
-            "each case and not over the whole catalogue; with 95 % intervals over cases"
+            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the candidates "
+            "of each case and not over the whole catalogue; with 95 % intervals over cases"
         )
         for task, found in result["choices"]["tasks"].items():
             screen.print(choice_table(task, found))
@@ -154,7 +154,8 @@ def metrics_table(result: dict[str, Any]) -> Table:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1)
+    text = f"{value:.3f}"
+    return text.removeprefix("0") if value >= 0 else text.replace("-0.", "-.")  # 10.5 keeps its zero
 
 
 def _interval(value: dict[str, float] | None) -> str:
