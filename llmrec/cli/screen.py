@@ -107,8 +107,8 @@ def show_figures(result: dict[str, Any]) -> None:
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(
-            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the candidates "
-            "of each case and not over the whole catalogue; with 95 % intervals over cases"
+            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the "
+            "candidates of each case and not over the whole catalogue; with 95 % intervals over cases"
         )
         for task, found in result["choices"]["tasks"].items():
             screen.print(choice_table(task, found))
