@@ -68,6 +68,11 @@ class Ground:
                 f"{note.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
                 "the catalogue of this run first, or name its own run in model.from."
             )
+        if not note.prompt:
+            raise ModelError(
+                f"{previous}, which this stage starts from, was trained to judge candidates, not to recommend. Put a "
+                "stage with method: sft before this one."
+            )
         dataset = Dataset.load(job.data, texts=False)
         train = dataset.before("valid")
         moments = Moments.newest(train, stage.events, not job.exclude_seen, dataset.n_items)

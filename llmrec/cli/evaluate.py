@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from llmrec.cli.screen import metrics_table, say, screen, stages
+from llmrec.cli.screen import say, show_figures, stages
 
 if TYPE_CHECKING:
     from llmrec.run.specs import Split
@@ -39,16 +39,16 @@ def command(
     if as_json:
         say(result)
     else:
-        screen.print(metrics_table(result))
+        show_figures(result)
 
 
 def _opened(run: Path, ledger: Path, why: str) -> dict[str, Any]:
     """Figures on the test part, written into the ledger."""
-    from llmrec.evaluate.files import read_metrics
+    from llmrec.evaluate.files import read_judged
     from llmrec.results.ledger import look
 
     with stages() as progress:
-        return read_metrics(look(run, ledger, why, progress))
+        return read_judged(look(run, ledger, why, progress))
 
 
 def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
 
     from llmrec.decode.generative import engine_named
     from llmrec.errors import RunError
-    from llmrec.evaluate.files import read_metrics
+    from llmrec.evaluate.files import read_judged
     from llmrec.run import execute
     from llmrec.run.layout import recipe_of
     from llmrec.run.plan import evaluation
@@ -71,8 +71,8 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     split = target or own.evaluate.target
     if beams is None and engine_named(engine) == "transformers":
         with stages() as progress:
-            return read_metrics(execute.judge(own, run, evaluation(own, split), progress))
+            return read_judged(execute.judge(own, run, evaluation(own, split), progress))
     changes = [f"evaluate.target={split}", *([] if beams is None else [f"evaluate.beams={beams}"])]
     with stages() as progress, tempfile.TemporaryDirectory() as folder:
         execute.judge_into(Path(folder), recipe_of(run, changes), run, engine_named(engine), progress)
-        return read_metrics(Path(folder))
+        return read_judged(Path(folder))

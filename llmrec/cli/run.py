@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmrec.cli.paths import named
-from llmrec.cli.screen import console, metrics_table, named_run, say, screen, show_example, stages
+from llmrec.cli.screen import console, named_run, say, screen, show_example, show_figures, stages
 
 if TYPE_CHECKING:
     from llmrec.recipe import Recipe
@@ -26,7 +26,7 @@ def command(
 ) -> None:
     from llmrec import extras, shipped
     from llmrec.errors import RecipeError
-    from llmrec.evaluate.files import read_metrics
+    from llmrec.evaluate.files import read_judged
     from llmrec.recipe_file import dump, load
     from llmrec.report import write_report
     from llmrec.run import execute
@@ -60,13 +60,14 @@ def command(
             _codes(run.catalogue)
         return
     folder = run.evaluation(settings.evaluate.target)
-    result = read_metrics(folder)
+    result = read_judged(folder)
     if as_json:
         say({"run": str(run.path), **result})
         return
     _codes(run.catalogue)
-    screen.print(metrics_table(result))
-    show_example(folder)
+    show_figures(result)
+    if "systems" in result:
+        show_example(folder)
     if until == "report":
         screen.print(f"\nThe whole report: {run.report}", highlight=False)
 

@@ -100,6 +100,34 @@ def _lines() -> Callable[[str, float], None]:
     return tell
 
 
+def show_figures(result: dict[str, Any]) -> None:
+    """The tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
+    if "systems" in result:
+        screen.print(metrics_table(result))
+    if "choices" in result:
+        protocol = result["choices"]["protocol"]
+        screen.print(
+            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the "
+            "candidates of each case and not over the whole catalogue; with 95 % intervals over cases"
+        )
+        for task, found in result["choices"]["tasks"].items():
+            screen.print(choice_table(task, found))
+
+
+def choice_table(task: str, found: dict[str, Any]) -> Table:
+    """The table of a task of choices.json: the model and what reads no prompt, by figures."""
+    systems = found.get("systems", {})
+    drawn = f", wrong ones {found['wrong candidates']}" if found.get("wrong candidates", "none") != "none" else ""
+    table = Table(title=f"{task}: {found['cases']} cases, {found['candidates']}{drawn}", box=box.SIMPLE)
+    names = list(systems.get("model", {}))
+    for name in ("", *map(str.upper, names)):
+        table.add_column(name, justify="right" if name else "left")
+    for system, values in systems.items():
+        cells = [f"{_digits(values[name]['mean'])}\n{_interval(values[name])}" for name in names if name in values]
+        table.add_row(system, *cells, style="bold" if system == "model" else "")
+    return table
+
+
 def metrics_table(result: dict[str, Any]) -> Table:
     """The table of metrics.json: systems by metrics, and for one metric how sure it is and how far from the model."""
     protocol, model = result["protocol"], result["model"]
@@ -126,7 +154,8 @@ def metrics_table(result: dict[str, Any]) -> Table:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1)
+    text = f"{value:.3f}"
+    return text.removeprefix("0") if value >= 0 else text.replace("-0.", "-.")  # 10.5 keeps its zero
 
 
 def _interval(value: dict[str, float] | None) -> str:

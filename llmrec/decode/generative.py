@@ -148,9 +148,11 @@ class GenerativeModel:
             held_out_prompt: prompt with a template that training never saw.
 
         Raises:
-            ModelError: not a model folder, or a damaged one.
+            ModelError: not a model folder, a damaged one, or one of a model that was not trained to recommend.
         """
         self.tokenizer, note = model_folder.load_words(folder)
+        if not note.prompt:
+            raise ModelError(f"the model in {folder} was trained to judge candidates, not to recommend.")
         self.note = replace(note, prompt=note.held_out_prompt) if held_out_prompt else note
         self._engines, self._folder = engines, folder
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from llmrec.checked import REMEDY, read_checked, read_table
 from llmrec.errors import RunError
 
+METRICS, CHOICES = "metrics.json", "choices.json"
 _OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -74,13 +75,55 @@ class Writing(TypedDict):
     tasks: dict[str, _Written]
 
 
+class _Chosen(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    cases: int
+    candidates: str
+    systems: NotRequired[Annotated[dict[str, Annotated[dict[str, Mean], Field(min_length=1)]], Field(min_length=1)]]
+
+
+class Choices(TypedDict):
+    """choices.json: figures of tasks with few possible answers, by task and system, none over the whole catalogue."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    protocol: dict[str, Any]
+    tasks: dict[str, _Chosen]
+
+
+def read_choices(folder: Path) -> dict[str, Any] | None:
+    """choices.json of a folder with an evaluation; None where the model has no task with few possible answers.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / CHOICES
+    return dict(read_checked(path, Choices)) if path.exists() else None
+
+
+def read_judged(folder: Path) -> dict[str, Any]:
+    """What a model was judged by: metrics.json, and under `choices` what choices.json holds, each where there is one.
+
+    Raises:
+        RunError: one is damaged, or there is neither.
+    """
+    choices = read_choices(folder)
+    if choices is None:
+        return read_metrics(folder)
+    return (read_metrics(folder) if (folder / METRICS).exists() else {}) | {"choices": choices}
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
     """metrics.json of a folder with an evaluation.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: it is missing or damaged, or the model was not trained to recommend.
     """
-    value: dict[str, Any] = read_checked(folder / "metrics.json", Annotated[Metrics, AfterValidator(_with_its_model)])
+    if not (folder / METRICS).exists() and (folder / CHOICES).exists():
+        raise RunError(
+            f"{folder} has no figures over the whole catalogue: its model was trained to judge candidates, not to "
+            f"recommend. Its figures are in {CHOICES}."
+        )
+    value: dict[str, Any] = read_checked(folder / METRICS, Annotated[Metrics, AfterValidator(_with_its_model)])
     return value
 
 

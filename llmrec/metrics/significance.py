@@ -9,7 +9,7 @@ Source: Efron and Tibshirani 1993, chapters 13 (percentile interval) and 15 (per
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,23 @@ def bootstrap(values: np.ndarray, seed: int, draws: int = 2000, level: float = 0
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means) / len(values), [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def bootstrap_of(
+    figure: Callable[[np.ndarray], float], rows: int, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Percentile bootstrap of a figure that is no mean over rows, such as an AUC.
+
+    Args:
+        figure: (n,) row numbers → the figure of those rows; not a number where they have none, which is left out.
+        rows: how many there are; all of them together have the figure.
+        seed, draws, level: as in `bootstrap`.
+    """
+    rng = np.random.default_rng(seed)
+    values = [figure(rng.integers(rows, size=rows)) for _ in range(draws)]
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(float(figure(np.arange(rows))), float(low), float(high))
 
 
 def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000, level: float = 0.95) -> Difference:

@@ -44,7 +44,7 @@ def _with_slots(*slots: str, further: str = "", optional: bool = False) -> After
 
 _Text = Annotated[str, Field(max_length=_LONGEST)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
-_HistoryPrompt = Annotated[_Text, _with_slots("history", further="user")]
+_HistoryPrompt = Annotated[_Text, _with_slots("history", further="user", optional=True)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Note:
         catalogue: hash of the catalogue it was trained on.
         history: items of a history that its prompts hold, newest kept.
         prompt: the first wording that it was trained with of a task that goes from a history to an item; with the slot
-            {history}, and {user} where it was trained with ids of users.
+            {history}, and {user} where it was trained with ids of users; "" where no such task was trained.
         held_out_prompt: a wording it never saw in training, for evaluation.
         search: the wording of its prompt for a wish in words, with the slot {intention}; "" where it learned none.
         search_history: the same after a history, with both slots.
@@ -77,7 +77,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / NOTE, {name: value for name, value in asdict(note).items() if value != ""})
+    write_json(folder / NOTE, {name: value for name, value in asdict(note).items() if value or "prompt" in name})
 
 
 def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Note]:

@@ -49,7 +49,9 @@ class Evaluate(Part):
     )
     category: str | None = Field(None, description="column of items by which the variety of a list is judged")
     writing: list[Written] = Field([], description="tasks whose answers in words are judged too, on held-out reviews")
-    writing_cases: Positive = Field(500, description="writing: held-out events asked about for each task, at most")
+    writing_cases: Positive = Field(
+        500, description="held-out events, at most, of each task of `writing` or with few possible answers"
+    )
     blend: Mixed | None = Field(
         None, description="a teacher mixed into the model's lists, here and wherever the run is loaded or served"
     )

@@ -110,6 +110,11 @@ class Tasks(Part):
         return next((task for task in RECOMMENDING if getattr(self, task)), None)
 
     @property
+    def choices(self) -> list[str]:
+        """The trained tasks with few possible answers; a model is judged by each of them."""
+        return [task for task in CHOICES if getattr(self, task)]
+
+    @property
     def weights(self) -> dict[str, float]:
         """Task → weight, of the tasks that have one."""
         return {name: getattr(self, name) for name in TASKS if getattr(self, name)}
@@ -117,4 +122,6 @@ class Tasks(Part):
 
 RECOMMENDING = ("next_item", "sequential")
 """Tasks that answer a history with an item of the whole catalogue."""
+CHOICES = ("rerank", "pairwise", "pointwise", "direct_pick", "direct_yes_no", "rating")
+"""Tasks whose answer is one of a few: a letter, yes or no, one of the codes on offer, stars."""
 TASKS = tuple(name for name, field in Tasks.model_fields.items() if field.annotation is float)

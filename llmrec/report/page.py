@@ -13,6 +13,7 @@ PARTS = (
     sections.top,
     sections.figures,
     sections.examples,
+    sections.choices,
     sections.writing,
     sections.training,
     sections.codes,

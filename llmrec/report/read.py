@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.checked import read_checked, read_table
-from llmrec.evaluate.files import Example, Writing, read_metrics
+from llmrec.evaluate.files import METRICS, Example, Writing, read_choices, read_metrics
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
 from llmrec.made import MADE, Made, read_made
@@ -39,16 +39,18 @@ class Evaluation:
     """Figures of the last model.
 
     Attributes:
-        metrics: metrics.json.
+        metrics: metrics.json; None where the model was not trained to recommend.
         examples: examples.json.
         coverage: distinct items among the first ten recommendations of all users.
         writing: writing.json, or None.
+        choices: choices.json, or None.
     """
 
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] | None
     examples: list[dict[str, Any]]
     coverage: int
     writing: dict[str, Any] | None
+    choices: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,14 @@ def _training(folder: Path) -> Training:
 
 
 def _evaluation(folder: Path) -> Evaluation:
-    written = folder / "writing.json"
+    written, choices = folder / "writing.json", read_choices(folder)
+    recommends = choices is None or (folder / METRICS).exists()
     return Evaluation(
-        read_metrics(folder),
-        read_checked(folder / "examples.json", list[Example]),
-        _coverage(folder / "recommendations.parquet"),
+        read_metrics(folder) if recommends else None,
+        read_checked(folder / "examples.json", list[Example]) if recommends else [],
+        _coverage(folder / "recommendations.parquet") if recommends else 0,
         read_checked(written, Writing) if written.exists() else None,
+        choices,
     )
 
 

@@ -34,12 +34,13 @@ def top(run: Run) -> str:
     """The name, the verdict in words, and the counts of the data."""
     metrics = run.evaluation.metrics if run.evaluation else None
     second = words.second_opinion(metrics) if metrics else None
+    lead = words.JUDGES if run.evaluation and not metrics else words.headline(metrics)
     caveat = (
         "Better and worse mean that the interval of the difference on the same users leaves out zero. The intervals say"
         " what other users could change, not what another training seed would; nothing is corrected for comparing more"
         " than once."
     )
-    parts = [f"<h1>{esc(run.name)}, an llmrec run</h1>", f'<p class="lead">{esc(words.headline(metrics))}</p>']
+    parts = [f"<h1>{esc(run.name)}, an llmrec run</h1>", f'<p class="lead">{esc(lead)}</p>']
     parts += [f"<p>{esc(second)}</p>"] if second else []
     parts += [f'<p class="note">{esc(caveat)}</p>'] if metrics and metrics.get("paired") else []
     tiles = "".join(f"<div><dt>{esc(words.label(k))}</dt><dd>{esc(v)}</dd></div>" for k, v in run.facts.items())
@@ -53,6 +54,8 @@ def figures(run: Run) -> str:
     if evaluation is None:
         return section("How good it is", missing("No evaluation was found in this run, so there are no figures."))
     metrics = evaluation.metrics
+    if metrics is None:
+        return ""
     measured = list(dict.fromkeys(name for system in metrics["systems"].values() for name in system))
     shown = [name for name in SHOWN if name in measured] or measured[:2]
     explain = (
@@ -172,6 +175,8 @@ def _alike(group: Iterable[tuple[str, str]]) -> str:
 def examples(run: Run, most: int = 6, history: int = 8) -> str:
     """A few users: the end of the history, and the recommendations with the held-out item marked where it is hit."""
     users = run.evaluation.examples if run.evaluation else []
+    if run.evaluation and run.evaluation.metrics is None:
+        return ""
     if not users:
         return section("What it recommends", missing("The run holds no examples of recommendations."))
     note = "Examples as the evaluation wrote them; a marked line is the held-out item, which the model was never shown."
@@ -204,6 +209,38 @@ def _user(user: dict[str, Any], history: int) -> str:
 
 def _first(titles: list[str], wanted: str) -> int | None:
     return titles.index(wanted) + 1 if wanted in titles else None
+
+
+def choices(run: Run) -> str:
+    """Figures of tasks with few possible answers, a table a task, and their protocol; nothing where there are none."""
+    judged = run.evaluation.choices if run.evaluation else None
+    if not judged:
+        return ""
+    parts = []
+    for task, found in judged["tasks"].items():
+        parts.append(f"<h3>{esc(words.label(task))}</h3>")
+        parts.append(terms({key: value for key, value in found.items() if key != "systems"}))
+        systems = found.get("systems")
+        if not systems:
+            parts.append(missing("No held-out event has what this task needs."))
+            continue
+        names, digits = list(systems["model"]), words.decimals(found["cases"])
+        rows = ""
+        for system, values in systems.items():
+            kind = ' class="model"' if system == "model" else ""
+            cells = "".join(_cell(values.get(name), digits) for name in names)
+            rows += f'<tr{kind}><th scope="row">{esc(system)}</th>{cells}</tr>\n'
+        parts.append(table(["", *map(words.metric_name, names)], rows))
+    note = (
+        "These are figures over the candidates of each case, not over the whole catalogue: never set them beside those."
+    )
+    return section(
+        "How well it judges candidates",
+        f'<p class="note">{esc(note)}</p>',
+        *parts,
+        "<h3>How that was measured</h3>",
+        terms(judged["protocol"]),
+    )
 
 
 def writing(run: Run) -> str:

@@ -17,6 +17,7 @@ NAMES = {
     "lightgcn": "LightGCN",
     "sasrec": "SASRec",
 }
+JUDGES = "This model was trained to judge candidates, not to recommend, so it has no figures over the whole catalogue."
 PROTOCOL = {
     "split": "Split",
     "target": "Held out",

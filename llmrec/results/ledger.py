@@ -19,7 +19,7 @@ from typing import Any
 from llmrec import provenance
 from llmrec.data.content import content_hash
 from llmrec.errors import RunError
-from llmrec.evaluate.files import read_metrics
+from llmrec.evaluate.files import CHOICES, METRICS, read_judged
 from llmrec.files import explain_disk, hash_file
 from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, shipped_name
@@ -76,18 +76,31 @@ def look(path: Path, book: Path, why: str, progress: Callable[[str, float], None
 
 def _note(book: Path, folder: Path, about: dict[str, Any]) -> None:
     """Write the figures of an evaluation into a ledger, unless it has them as this run's."""
-    figures = hash_file(folder / "metrics.json")[:16]
+    judged = read_judged(folder)
+    figures = hash_file(folder / (METRICS if "systems" in judged else CHOICES))[:16]
     if any((line["run"], line["figures"]) == (about["run"], figures) for line in read(book)):
         return
-    metrics = read_metrics(folder)
-    of_model, protocol = metrics["systems"][metrics["model"]], metrics["protocol"]
-    line = {
-        "commit": provenance.commit(),
-        **{name: protocol[name] for name in ("seed", "beams", "exclude_seen", "cases")},
-        "metrics": {name: [round(one[k], 6) for k in ("mean", "low", "high")] for name, one in of_model.items()},
-        "figures": figures,
-    }
-    append(book, about | line)
+    append(book, about | {"commit": provenance.commit(), **_figures(judged), "figures": figures})
+
+
+def _figures(judged: dict[str, Any]) -> dict[str, Any]:
+    """How a model was judged on test, and its figures: over the catalogue, or by task where it recommends nothing."""
+    if "systems" in judged:
+        protocol, of_model = judged["protocol"], judged["systems"][judged["model"]]
+        about = {name: protocol[name] for name in ("seed", "beams", "exclude_seen", "cases")}
+    else:
+        tasks = judged["choices"]["tasks"]
+        about = {
+            "seed": judged["choices"]["protocol"]["seed"],
+            "cases": {t: found["cases"] for t, found in tasks.items()},
+        }
+        of_model = {
+            f"{task} {name}": value
+            for task, found in tasks.items()
+            for name, value in found.get("systems", {}).get("model", {}).items()
+        }
+    rounded = {name: [round(one[k], 6) for k in ("mean", "low", "high")] for name, one in of_model.items()}
+    return {**about, "metrics": rounded}
 
 
 def append(book: Path, line: dict[str, Any]) -> None:

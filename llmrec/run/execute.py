@@ -14,7 +14,7 @@ from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
 from llmrec.recipe import Recipe, Tasks, Training
-from llmrec.recipe.tasks import RECOMMENDING
+from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
@@ -61,7 +61,7 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
         return folder.path
     with lock(folder) as held:
         _begin(folder, dump(recipe), plan(recipe))
-        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.evaluate)
+        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.tasks, recipe.evaluate)
         elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
         StageMaker(folder, recipe.seed, recipe.launch, progress, check, elsewhere).make(plan(recipe), until)
     return folder.path
@@ -96,7 +96,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     with lock(folder) if first else contextlib.nullcontext():
         if first:
             _begin(folder, dump(recipe), plan(recipe))
-        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.evaluate)
+        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.tasks, recipe.evaluate)
         StageMaker(folder, recipe.seed, recipe.launch, progress, check).make(plan(recipe), "train")
     return folder.path
 
@@ -162,7 +162,7 @@ def _fit_models(run: RunFolder, recipe: Recipe, progress: Progress) -> StageMake
     read = {name for spec in stages if spec.kind == "train" for name in spec.reads}
     needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
     require_current(run, needed, recipe.seed)
-    memory.refuse_too_large(run, recipe.train, recipe.evaluate)
+    memory.refuse_too_large(run, recipe.train, recipe.tasks, recipe.evaluate)
     for spec in stages:
         if spec.kind == "collaborative":
             maker.make_stage(spec, stages)
@@ -174,17 +174,32 @@ def _check_training(
 ) -> None:
     """Refuse now what training would refuse after everything before it is made."""
     trackers.chosen(trackers_named)
-    if not tasks.recommending:
-        raise RunError(
-            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) goes from a history to an "
-            f"item, so the model would be judged and served with a prompt that it never saw. Give one of these a "
-            f"weight: {', '.join(f'tasks.{task}=1' for task in RECOMMENDING)}"
-        )
+    _check_tasks(train, tasks)
     for number, stage in enumerate(train):
         try:
             stage.pass_rows(processes)
         except ValueError as error:
             raise RunError(f"train.{number}.{error}.") from None
+
+
+def _check_tasks(train: Sequence[Training], tasks: Tasks) -> None:
+    """Refuse tasks that nothing could be judged by, and stages that need a task which recommends."""
+    wanted = " or ".join(f"tasks.{task}=1" for task in RECOMMENDING)
+    if tasks.recommending:
+        return
+    if not tasks.choices:
+        raise RunError(
+            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) goes from a history to an item, so "
+            "the model would be judged and served with a prompt that it never saw. Give a task that recommends a "
+            f"weight ({wanted}), or one with few possible answers ({', '.join(CHOICES)})."
+        )
+    for number, stage in enumerate(train):
+        if stage.method != "sft" or stage.validation.every:
+            raise RunError(
+                f"train.{number}{'' if stage.method != 'sft' else '.validation'} needs recommendations, but the tasks "
+                f"({', '.join(tasks.weights)}) train the model to choose from few possible answers only. Add a task "
+                f"that recommends: {wanted}"
+            )
 
 
 def check_folder(recipe: Recipe, out: Path) -> RunFolder:

@@ -99,15 +99,28 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
     return validator(stage.validation, evaluate, dataset, catalogue, context.seed, isinstance(stage, Aligning))
 
 
-def evaluate(context: Context, settings: Evaluate, description: Description) -> dict[str, Any]:
-    """Rank the held-out items of a split, compare with the baselines, and judge what the model writes.
+def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Description) -> dict[str, Any]:
+    """Judge a model on a split by what it was trained for: as a recommender, by few possible answers, and by its words.
 
     Args:
         context: of the stage.
         settings: how to judge; `target` is the split.
+        tasks: that the model was trained on.
         description: of what is judged, as `plan.description_of` gives it.
     """
     from llmrec.decode.description import nodes
+
+    facts = _ranking(context, settings, description) if tasks.recommending else {}
+    found = [node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative"]
+    if tasks.choices:
+        facts |= _choices(context, settings, tasks, context.run.stage(found[0]))
+    if settings.writing:
+        _writing(context, settings, context.run.stage(found[0]))
+    return facts
+
+
+def _ranking(context: Context, settings: Evaluate, description: Description) -> dict[str, Any]:
+    """Rank the held-out items beside the baselines, over the whole catalogue."""
     from llmrec.decode.generative import engines_of
     from llmrec.decode.opened import Options, RecommenderFolder
     from llmrec.evaluate.ranking import evaluate as rank
@@ -129,12 +142,22 @@ def evaluate(context: Context, settings: Evaluate, description: Description) -> 
         context.progress,
         read_vectors(run.items, dataset.n_items),
     )
-    if settings.writing:
-        folders = [
-            run.stage(node["folder"]) for node in nodes(description["recommender"]) if node["kind"] == "generative"
-        ]
-        _writing(context, settings, folders[0])
     return {"users": result["protocol"]["users"]}
+
+
+def _choices(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> dict[str, Any]:
+    """How well the model chooses from few possible answers about held-out events."""
+    import torch
+
+    from llmrec.evaluate.choices import evaluate_choices
+    from llmrec.model import folder
+
+    run = context.run
+    dataset, catalogue = Dataset.load(run.data, texts="rating" in tasks.choices), Catalogue.load(run.catalogue)
+    data = (dataset, catalogue, read_texts(run.items, dataset.n_items))
+    model, tokenizer, _ = folder.load(model_folder, torch.float32)
+    judged = evaluate_choices(model, tokenizer, data, tasks, settings, context.seed, context.folder, context.progress)
+    return {"cases": {task: figures["cases"] for task, figures in judged["tasks"].items()}}
 
 
 def system(name: str, settings: Evaluate) -> str:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from llmrec.decode.description import Description
 
 ITEM_TABLE = f"{DATA}/items.parquet"
+READ_BY_CHOICES = ("history", "history_tokens", "wordings", "candidates", "letters", "negatives")
+"""Settings of tasks that decide how a model is judged by tasks with few possible answers."""
 
 
 def plan(recipe: Recipe) -> list[StageSpec]:
@@ -177,7 +179,7 @@ def _training(
     warm = RunFolder(Path(model.start)) if model.start and not before else None
     aligns = isinstance(stage, Aligning)
     teacher = teacher_of(stage)
-    prompts = [tasks.recommending or "next_item"]  # kept beside the model
+    prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
     config: dict[str, Any] = {"model": model.what(), "train": stage.what()}
     config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
@@ -233,22 +235,30 @@ def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
 
 
 def evaluation(recipe: Recipe, split: Split) -> StageSpec:
-    """The stage that judges a recipe's last model on a held-out split, whichever its own `evaluate.target` is."""
+    """The stage that judges a recipe's last model on a held-out split, whichever its own `evaluate.target` is.
+
+    A model that no task trains to recommend is judged by its tasks alone, without the collaborative models.
+    """
     from llmrec.tasks import templates
 
-    settings = recipe.evaluate.model_copy(update={"target": split})
+    settings, tasks = recipe.evaluate.model_copy(update={"target": split}), recipe.tasks
     trained = training_name(len(recipe.train), recipe.train[-1].method)
     models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.run.makers import evaluate
 
-        return evaluate(context, settings, description_of(recipe, recipe.model.name))
+        return evaluate(context, settings, tasks, description_of(recipe, recipe.model.name))
 
+    config = settings.what()
+    if not tasks.recommending:
+        models, config = [], {key: config[key] for key in ("target", "wording", "writing", "writing_cases")}
+    if tasks.choices:
+        config["choices"] = {"tasks": tasks.choices} | {key: getattr(tasks, key) for key in READ_BY_CHOICES}
     fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
-    prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys(settings.writing)]
+    prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys([*settings.writing, *tasks.choices])]
     reads: tuple[str | Outside, ...] = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
-    return StageSpec(evaluation_name(split), "evaluate", 4, settings.what(), reads, make)
+    return StageSpec(evaluation_name(split), "evaluate", 4, config, reads, make)
 
 
 def description_of(recipe: Recipe, name: str) -> Description:

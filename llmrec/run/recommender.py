@@ -23,7 +23,8 @@ def describe(folder: Path) -> Description:
     """What the recommender of a run or of an export is made of.
 
     Raises:
-        RunError: there is no such folder, nothing is trained in the run, or it holds stages of two recipes.
+        RunError: there is no such folder, nothing is trained in the run, no task of it recommends, or it holds stages
+            of two recipes.
         ModelError: the description of an export is damaged.
     """
     if not folder.is_dir():
@@ -39,6 +40,12 @@ def describe(folder: Path) -> Description:
     run.require_run()
     recipe = recipe_of(folder)
     run.last_trained  # noqa: B018  # raises where nothing is trained
+    if not recipe.tasks.recommending:
+        raise RunError(
+            f"the model of {folder} was trained to judge candidates ({', '.join(recipe.tasks.choices)}), not to "
+            f"recommend. Its figures are in {run.evaluation(recipe.evaluate.target)}. For a model that recommends, "
+            "train one with tasks.next_item=1"
+        )
     description = description_of(recipe, run.path.resolve().name)
     specs = plan(recipe)
     needed = [spec for spec in specs if spec.kind in ("data", "items", "catalogue", "tasks", "train")]

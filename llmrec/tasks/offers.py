@@ -19,15 +19,17 @@ class Draw:
     Attributes:
         source: the training part.
         by_popularity: draw items as often as the training part has them (and each once more), not all alike.
+        counts: (items,) events of each item in the training part; counted in `source` if None.
     """
 
-    def __init__(self, source: Source, by_popularity: bool) -> None:
-        self.source, self.by_popularity = source, by_popularity
+    def __init__(self, source: Source, by_popularity: bool, counts: np.ndarray | None = None) -> None:
+        self.source, self.by_popularity, self.counts = source, by_popularity, counts
 
     @cached_property
     def _cumulated(self) -> np.ndarray:
-        counts = np.bincount(self.source.train.items, minlength=self.source.n_items) + 1.0
-        return np.cumsum(counts) / counts.sum()
+        counts = np.bincount(self.source.train.items, minlength=self.source.n_items)
+        weights = (counts if self.counts is None else self.counts) + 1.0
+        return np.cumsum(weights) / weights.sum()
 
     def wrong(self, user: int, count: int, draw: np.random.Generator) -> np.ndarray:
         """Item numbers, distinct, none of the user's training part; fewer than `count` where there are no more."""

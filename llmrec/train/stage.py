@@ -214,11 +214,12 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded]) -> dict[s
 
 
 def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
-    assert settings.recommending, "a run whose tasks recommend nothing is refused before"
-    template = templates.load(settings.recommending).chosen(settings.wordings)
-    held_out = (template.held_out or template.train)[0].prompt
+    prompt, held_out = "", ""
+    if settings.recommending:
+        template = templates.load(settings.recommending).chosen(settings.wordings)
+        prompt, held_out = template.train[0].prompt, (template.held_out or template.train)[0].prompt
     held = items_held(settings, catalogue.codes.shape[1])
-    return model_folder.Note(catalogue.hash, held, template.train[0].prompt, held_out, *_searches(settings, folder))
+    return model_folder.Note(catalogue.hash, held, prompt, held_out, *_searches(settings, folder))
 
 
 def _searches(settings: Tasks, folder: Path) -> tuple[str, str]:

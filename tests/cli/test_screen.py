@@ -28,3 +28,13 @@ def test_the_table_tells_users_from_their_cases(tiny_run: Path) -> None:
     metrics["protocol"] |= {"users": 7, "cases": 90}
     several = screen.metrics_table(metrics)
     assert "90 cases of 7 test users" in str(several.title) and "intervals over cases" in str(several.caption)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.25, ".250"), (-0.25, "-.250"), (10.532, "10.532"), (-10.5, "-10.500"), (0.0, ".000"), (1, "1.000")],
+)
+def test_figures_of_ten_and_more_keep_their_zeros(value: float, shown: str) -> None:
+    found = {"cases": 1, "candidates": "a", "systems": {"model": {"x": {"mean": value, "low": value, "high": value}}}}
+    (cell,) = [column for column in screen.choice_table("t", found).columns if column.header == "X"]
+    assert next(iter(cell.cells)) == f"{shown}\n{shown} to {shown}"

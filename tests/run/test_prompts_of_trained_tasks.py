@@ -36,8 +36,8 @@ def test_a_mixture_of_p5_prompts_is_judged_with_one_that_training_held(world: Pa
     assert "ids of users" in recommender.notes(Request([1]))[0]
 
 
-@pytest.mark.parametrize("tasks", [["tasks.mixture=judge"], ["tasks.mixture=none", "tasks.straightforward=1"]])
-def test_tasks_that_recommend_nothing_are_refused_before_anything_is_made(
+@pytest.mark.parametrize("tasks", [["tasks.item_to_text=1"], ["tasks.mixture=none", "tasks.straightforward=1"]])
+def test_tasks_that_neither_recommend_nor_judge_candidates_are_refused_before_anything_is_made(
     tasks: list[str], world: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=r"a prompt that it never saw.*tasks\.next_item=1"):
