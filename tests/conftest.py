@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+os.environ.pop("COLUMNS", None)  # in its workers pytest-xdist has 80, and tests could not widen a console any more
+
 RECIPE = """
 seed: 7
 data: {source: files, interactions: log.csv, items: items.csv}

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from aligned_models import family, gradients
+from jobs import job_of
 from shared_aligning import STAGE, in_two_processes, main, rows, train
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from llmrec.files import hash_folder, read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt
-from llmrec.recipe import Model, Prefer, Recipe
+from llmrec.recipe import Model, Recipe
 from llmrec.recipe_file import load
 from llmrec.run.execute import run
 from llmrec.train import loop
@@ -118,7 +119,7 @@ def aligned(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stage_keeps_its_pairs_and_is_evaluated(aligned: Path) -> None:
     folder = aligned / "train-2-s-dpo"
-    assert (aligned / "train-1-sft" / "model").is_dir() and (folder / "eval" / "metrics.json").is_file()
+    assert (aligned / "train-1-sft" / "model").is_dir() and (aligned / "evaluate-test" / "metrics.json").is_file()
     pairs, dataset = pq.read_table(folder / "pairs.parquet").to_pylist(), Dataset.load(aligned / "data")
     train = {user: row.tolist() for user, row in zip(dataset.user_ids, dataset.before("valid"), strict=True)}
     for pair in pairs:
@@ -138,12 +139,10 @@ def test_a_stage_keeps_its_pairs_and_is_evaluated(aligned: Path) -> None:
 
 def test_the_reference_is_the_model_before_the_stage(aligned: Path) -> None:
     pairs = pq.read_table(aligned / "train-2-s-dpo" / "pairs.parquet")
-    part = recipe(aligned).train[1]
-    assert isinstance(part, Prefer)
     previous = aligned / "train-1-sft" / "model"
-    catalogue, dataset = Catalogue.load(aligned / "catalogue"), Dataset.load(aligned / "data")
-    ground = standing.Ground.of(load(aligned / "recipe.yaml"), part, previous, dataset, catalogue)
-    number = dataset.item_number
+    catalogue, number = Catalogue.load(aligned / "catalogue"), Dataset.load(aligned / "data").item_number
+    job = job_of(recipe(aligned), aligned, aligned, stage=recipe(aligned).train[1], previous=previous)
+    ground = standing.Ground.of(job, catalogue)
     items = [
         [number[item] for item in (chosen, *rejected)]
         for chosen, rejected in zip(pairs["chosen"].to_pylist(), pairs["rejected"].to_pylist(), strict=True)
@@ -188,13 +187,7 @@ def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_pat
 def test_a_model_of_another_catalogue_is_no_reference(tiny_run: Path) -> None:
     catalogue = Catalogue.load(tiny_run / "catalogue")
     other = Catalogue.of(catalogue.items, catalogue.codes[::-1] % 8, [8] * catalogue.codes.shape[1])
-    part = recipe(tiny_run).train[1]
-    assert isinstance(part, Prefer)
+    stage, previous = recipe(tiny_run).train[1], tiny_run / "train-1-sft" / "model"
+    job = job_of(recipe(tiny_run), tiny_run, tiny_run, stage=stage, previous=previous)
     with pytest.raises(ModelError, match=r"holds to, was trained on the catalogue .*its vocabulary names other items"):
-        standing.Ground.of(
-            load(tiny_run / "recipe.yaml"),
-            part,
-            tiny_run / "train-1-sft" / "model",
-            Dataset.load(tiny_run / "data"),
-            other,
-        )
+        standing.Ground.of(job, other)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from llmrec import peak
+from llmrec import provenance
 
 T = TypeVar("T")
 STATUS = Path("/proc/self/status")
@@ -36,9 +36,9 @@ def resident(call: Callable[[], T]) -> tuple[T, int]:
     ctypes.CDLL(None).malloc_trim(0)
     held = re.search(r"^VmRSS:\s+(\d+) kB", STATUS.read_text(), re.M)
     assert held
-    peak.reset()
+    provenance.reset_peak_memory()
     result = call()
-    return result, (peak.peaks()["memory"] << 20) - 1024 * int(held[1])
+    return result, (provenance.peak_memory()["memory"] << 20) - 1024 * int(held[1])
 
 
 def in_new_process(call: Callable[[], T]) -> T:

@@ -63,7 +63,7 @@ def test_the_log_has_a_falling_loss_and_every_step_once(tiny_run: Path) -> None:
 
 def test_the_model_learns_the_world(tiny_run: Path) -> None:
     """Nine times in ten the next item follows; popularity knows nothing of it."""
-    systems = json.loads((tiny_run / "train-1-sft" / "eval" / "metrics.json").read_text())["systems"]
+    systems = json.loads((tiny_run / "evaluate-test" / "metrics.json").read_text())["systems"]
     assert systems["nano"]["hr@1"]["mean"] > 0.25
     assert systems["nano"]["hr@5"]["mean"] > 0.6
     assert systems["popularity"]["hr@5"]["mean"] < 0.2
