@@ -116,7 +116,7 @@ def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
         if inner is None or not isinstance(name, str) or not name:
             continue  # an empty name is none
         whole = os.path.realpath(folder / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
-        if key == "base" and (name == "nano" or not Path(whole).is_dir()):
+        if key == "base" and (name == "nano" or not os.path.isdir(whole)):  # noqa: PTH112  # pathlib's raises where a name is too long
             continue  # nano, embedded:NAME, or a name on a hub
         try:
             os.lstat(whole)

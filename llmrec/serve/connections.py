@@ -85,8 +85,9 @@ class Watch:
         """
         self._look()
         late = time.monotonic() - _YOUNG
-        waiting = [(stage, since, one) for (one, stage, _), since in self._since.items() if stage != _BUSY]
-        waiting = [entry for entry in waiting if entry[0] == _IDLE or entry[1] < late]
+        begun = self._since.items()
+        waiting = [(stage, _idle_until(one) if stage == _IDLE else since, one) for (one, stage, _), since in begun]
+        waiting = [entry for entry in waiting if entry[0] == _IDLE or (entry[0] == _TIMED and entry[1] < late)]
         if waiting:
             connection = min(waiting, key=lambda entry: entry[:2])[2]
             connection.transport.abort()
@@ -116,6 +117,12 @@ def _stage(connection: Any) -> tuple[int, Any]:
         idle = connection.timeout_keep_alive_task is not None  # for these uvicorn has a time limit
         return (_IDLE if idle else _TIMED), cycle
     return (_TIMED if cycle.more_body or connection.flow.write_paused else _BUSY), cycle
+
+
+def _idle_until(connection: Any) -> float:
+    """When uvicorn closes an idle connection: the earlier, the longer it has been idle."""
+    when: float = connection.timeout_keep_alive_task.when()
+    return when
 
 
 class BoundedServer(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -155,7 +156,7 @@ def test_the_server_of_a_chat_ends_with_it_and_no_file_is_left(number: int, host
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as chat:
         assert chat.stdout is not None
         chat.stdout.readline()  # the greeting: the server answers
-        port = _port_of_server(hostile_run)
+        port = _port_of_server(tmp_path)
         assert _open(port)
         chat.send_signal(number)
         assert chat.wait(60) == -number
@@ -166,15 +167,14 @@ def test_the_server_of_a_chat_ends_with_it_and_no_file_is_left(number: int, host
     assert list(tmp_path.iterdir()) == []
 
 
-def _port_of_server(run: Path) -> int:
-    """The port in the command line of the server of a run, of the server of this test and no other."""
-    found = []
+def _port_of_server(temporary: Path) -> int:
+    """The port in the command line of the server whose folder for temporary files is this one."""
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+        with contextlib.suppress(OSError):  # it has ended
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if "serve" in words and str(run) in words and "llmrec.supervise" in words:
-                found.append((int(folder.name), int(words[words.index("--port") + 1])))
-    return max(found)[1]
+            if "llmrec.supervise" in words and f"TMPDIR={temporary}\0".encode() in (folder / "environ").read_bytes():
+                return int(words[words.index("--port") + 1])
+    raise AssertionError("no server of this test runs")
 
 
 def _open(port: int) -> bool:
