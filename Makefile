@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 VLLM := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-vllm check clean
+.PHONY: help setup quickstart test test-all test-vllm check clean
 
 help:  ## this list
 	@echo "llmrec: fine-tune language models for recommendation"
@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml scripts/setup.sh
 quickstart: setup  ## train a small language model on MovieLens 100K and see what it recommends (about 10 minutes)
 	$(BIN)/llmrec run quickstart
 
-test: setup  ## the tests: small, real, without network
+test: setup  ## the tests but the slow ones: small, real, without network
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
+
+test-all: setup  ## all tests, the slow ones too
+	LLMREC_ALL_TESTS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-vllm: $(VLLM)/.ready  ## the tests that need vLLM: its CPU build, in .venv-vllm in front of .venv (some minutes)
 	OMP_WAIT_POLICY=passive $(VLLM)/bin/python -m pytest tests/decode/test_vllm.py tests/decode/test_vllm_processors.py \

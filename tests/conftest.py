@@ -54,6 +54,13 @@ def write_world(folder: Path, users: int = 60, items: int = 40, events: int = 14
     return folder / "recipe.yaml"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip slow tests unless `make test-all` asks for them."""
+    for item in items if "LLMREC_ALL_TESTS" not in os.environ else []:
+        if slow := item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason=f"slow, run by `make test-all`: {slow.args[0]}"))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of a small world."""

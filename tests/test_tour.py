@@ -22,6 +22,7 @@ def printed(notebook: nbformat.NotebookNode, words: str) -> list[str]:
     return "".join(part.text for part in cell.outputs if part.get("name") == "stdout").strip().splitlines()
 
 
+@pytest.mark.slow("a whole notebook, 40 s")
 def test_the_tour_runs_from_top_to_bottom_and_shows_what_its_run_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

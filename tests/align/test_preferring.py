@@ -167,6 +167,7 @@ def test_a_killed_stage_ends_with_the_same_files(tiny_run: Path, aligned: Path, 
     assert one == other
 
 
+@pytest.mark.slow("a base of 135 million weights, half a minute")
 @pytest.mark.skipif(not embedded.is_fetched("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
 def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_path: Path) -> None:
     """The real embedded base: rows of item tokens first, then S-DPO on adapters over a base held in 4 bits."""

@@ -53,10 +53,7 @@ def figures(places: Places) -> list[float]:
         ["popularity", "markov"],
         pytest.param(
             ["ease", "ease-recent"],
-            marks=pytest.mark.skipif(
-                "LLMREC_ALL_TESTS" not in os.environ,
-                reason="inverts a matrix of 12,101 items, 40 s on a core: set LLMREC_ALL_TESTS=1",
-            ),
+            marks=pytest.mark.slow("inverts a matrix of 12,101 items, 40 s on a core"),
         ),
     ],
     ids="-".join,

@@ -93,6 +93,7 @@ def test_filtered_search_and_scores_are_brute_force_over_what_is_left(normalise)
         )
 
 
+@pytest.mark.slow("a thousand searches beside brute force, a minute")
 @settings(max_examples=1000, deadline=None)
 @given(
     st.integers(0, 2**32), st.sampled_from(sorted(FAMILIES)), st.sampled_from(["catalogue", "allowed", "vocabulary"])

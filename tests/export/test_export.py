@@ -31,6 +31,7 @@ def python(script: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow("four processes that import transformers, a minute")
 @pytest.mark.parametrize("kind", ["adapted", "scratch"])
 def test_the_snippets_of_the_card_run_and_the_plain_one_needs_nothing_of_ours(
     kind: str, request: pytest.FixtureRequest

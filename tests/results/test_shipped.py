@@ -15,6 +15,7 @@ from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 
 
+@pytest.mark.slow("20 s for a recipe")
 @pytest.mark.parametrize("name", ["quickstart", "ml100k-smollm2"])
 def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: str, tmp_path: Path) -> None:
     if not all(embedded.is_fetched(part) for part in ("ml-100k", "minilm-l6")):

@@ -34,6 +34,7 @@ def logged(out: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.slow("three trainings, half a minute")
 def test_a_run_in_two_processes_is_the_run_in_one_and_stays_made(world: Path, tmp_path: Path) -> None:
     done = run(world, tmp_path / "two", "launch.processes=2", *SMALL)
     assert done.returncode == 0, done.stderr

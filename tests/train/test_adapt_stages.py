@@ -59,6 +59,7 @@ def test_rows_first_then_four_bits_and_adapters(world: Path, base: Path, tmp_pat
     assert len({item for item, _ in load(out).recommend(history=["i1", "i2"], k=10)}) == 10
 
 
+@pytest.mark.slow("a base of 135 million weights, 11 s")
 @pytest.mark.skipif(not embedded.is_fetched("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
 def test_smollm2_for_real_by_adapters_in_few_steps(world: Path, tmp_path: Path) -> None:
     """The real embedded base and its own chat template: new rows move, the rest of the vocabulary stays."""
