@@ -7,6 +7,7 @@ is written by a YAML library.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from typing import Any
 from llmrec import __version__, embedded
 from llmrec.evaluate.files import read_metrics
 from llmrec.made import MADE, Made
-from llmrec.recipe import Model, Recipe
+from llmrec.recipe import Model
 from llmrec.report import words
 from llmrec.run.layout import RunFolder
-from llmrec.run.plan import evaluation
-from llmrec.run.specs import Split
+from llmrec.run.specs import StageSpec
 from llmrec.run.status import stage
 
 UNKNOWN = "unknown: check before sharing"
@@ -60,17 +60,20 @@ class Facts:
     adapter: bool
 
 
-def measured(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
-    """Figures of a run's recommender: on the test part, or else on the validation part; None without current ones.
+def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dict[str, Any] | None:
+    """Figures of a run's recommender, of the first evaluation that is current; None without one.
+
+    Args:
+        run: the run folder.
+        evaluations: stages that judge it.
+        seed: of the run.
 
     Raises:
         RunError: a file of them is missing or was changed.
     """
-    splits: tuple[Split, ...] = ("test", "valid")
-    for split in splits:
-        folder = run.evaluation(split)
-        if (folder / MADE).is_file() and stage(run, evaluation(recipe, split), recipe.seed).is_made():
-            return read_metrics(folder)
+    for spec in evaluations:
+        if (run.stage(spec.name) / MADE).is_file() and stage(run, spec, seed).is_made():
+            return read_metrics(run.stage(spec.name))
     return None
 
 

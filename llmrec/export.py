@@ -24,7 +24,7 @@ from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.made import MADE, read_made
 from llmrec.model.loading import config_from
-from llmrec.recipe import Model, Recipe
+from llmrec.recipe import Model
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.ownership import is_below
 from llmrec.run.plan import plan
@@ -52,15 +52,20 @@ def export(run: Path, target: Path) -> Path:
     source = RunFolder(run)
     source.require_run()
     described, recipe = describe(run), recipe_of(run)
-    catalogue, fitted = source.stage(described["catalogue"]), collaborative_stages(plan(recipe), described)
+    stages, catalogue = plan(recipe), source.stage(described["catalogue"])
+    fitted = collaborative_stages(stages, described)
     target = _free(target, run)
     with atomic_folder(target) as folder:
         exported = _with_models(source, described, folder, recipe.model)
         for stage in (catalogue, *(source.stage(spec.name) for spec in fitted)):
             _copy(source, stage, stage, folder / stage.relative_to(run))
         write_description(folder, exported)
-        facts = _facts(source, recipe, exported, Catalogue.load(catalogue), folder)
-        (folder / "README.md").write_text(card(facts), encoding="utf-8")
+        trained = [(spec.config, read_made(source.stage(spec.name))) for spec in stages if spec.kind == "train"]
+        judged = measured(source, [plan(recipe, "test")[-1], plan(recipe, "valid")[-1]], recipe.seed)
+        facts = _facts(exported, Catalogue.load(catalogue), folder, recipe.model)
+        facts |= {"source": recipe.data.source, "data": read_made(source.data)["facts"]}
+        facts |= {"trained": trained, "metrics": judged}
+        (folder / "README.md").write_text(card(Facts(**facts)), encoding="utf-8")
     return target
 
 
@@ -150,23 +155,20 @@ def _name_base(adapter: Path, model: Model) -> None:
     write_json(adapter / "adapter_config.json", config)
 
 
-def _facts(run: RunFolder, recipe: Recipe, exported: Description, catalogue: Catalogue, folder: Path) -> Facts:
+def _facts(exported: Description, catalogue: Catalogue, folder: Path, model: Model) -> dict[str, Any]:
+    """What the card says of the files that are exported."""
     tokenizer, config = (
         read_checked(folder / name, dict[str, Any]) for name in ("tokenizer_config.json", "config.json")
     )
     members = exported["recommender"].get("members", [])
-    return Facts(
-        name=exported["name"],
-        source=recipe.data.source,
-        data=read_made(run.data)["facts"],
-        model=recipe.model,
-        trained=[(spec.config, read_made(run.stage(spec.name))) for spec in plan(recipe) if spec.kind == "train"],
-        metrics=measured(run, recipe),
-        members=[(one["weight"], Path(one["recommender"]["folder"]).name or recipe.model.name) for one in members],
-        example=(catalogue.ids_of([0])[0], catalogue.titles_of([0])[0], catalogue.codes_as_text([0])[0].as_py()),
-        levels=catalogue.codes.shape[1],
-        chat=(folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
-        dtype=str(config.get("dtype", "auto")),
-        rows=config_from(folder).get_text_config().vocab_size,
-        adapter=(folder / ADAPTER).is_dir(),
-    )
+    return {
+        "name": exported["name"],
+        "model": model,
+        "members": [(one["weight"], Path(one["recommender"]["folder"]).name or model.name) for one in members],
+        "example": (catalogue.ids_of([0])[0], catalogue.titles_of([0])[0], catalogue.codes_as_text([0])[0].as_py()),
+        "levels": catalogue.codes.shape[1],
+        "chat": (folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
+        "dtype": str(config.get("dtype", "auto")),
+        "rows": config_from(folder).get_text_config().vocab_size,
+        "adapter": (folder / ADAPTER).is_dir(),
+    }

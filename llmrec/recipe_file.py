@@ -83,9 +83,8 @@ def portable(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def shipped_name(recipe: Recipe) -> str | None:
-    """The name of the shipped recipe that this one is, but for its seed; None if it is none of them."""
-    mine = fingerprint(recipe)
+def shipped_name(mine: str) -> str | None:
+    """The name of the shipped recipe that has a fingerprint; None if none has it."""
     found = (path.stem for path in sorted(shipped.folder("recipes").glob("*.yaml")) if fingerprint(load(path)) == mine)
     return next(found, None)
 

@@ -95,7 +95,7 @@ def show(
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(shipped.recipe(run))
-        dataset, unit = facts.of_recipe(recipe)
+        dataset, unit = facts.cleaned(recipe.data, recipe.seed)
     found = facts.facts(dataset, recipe.items.text, unit)
     if as_json:
         say(found | {"interactions by tenth of the items": facts.long_tail(dataset)})

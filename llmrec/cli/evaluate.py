@@ -60,7 +60,7 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     from llmrec.evaluate.files import read_judged
     from llmrec.run import execute
     from llmrec.run.layout import recipe_of
-    from llmrec.run.plan import evaluation
+    from llmrec.run.plan import plan
 
     own = recipe_of(run)
     if target == "test" and own.evaluate.target == "valid":
@@ -71,8 +71,10 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     split = target or own.evaluate.target
     if beams is None and engine_named(engine) == "transformers":
         with stages() as progress:
-            return read_judged(execute.judge(own, run, evaluation(own, split), progress))
+            return read_judged(execute.judge(own, run, plan(own, split)[-1], progress))
     changes = [f"evaluate.target={split}", *([] if beams is None else [f"evaluate.beams={beams}"])]
     with stages() as progress, tempfile.TemporaryDirectory() as folder:
-        execute.judge_into(Path(folder), recipe_of(run, changes), run, engine_named(engine), progress)
+        other = recipe_of(run, changes)
+        stage = plan(other)[-1]
+        execute.judge(other, run, stage, progress, (Path(folder), engine_named(engine)))
         return read_judged(Path(folder))

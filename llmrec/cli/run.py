@@ -11,8 +11,8 @@ from llmrec.cli.paths import named
 from llmrec.cli.screen import console, named_run, say, screen, show_example, show_figures, stages
 
 if TYPE_CHECKING:
-    from llmrec.recipe import Recipe
     from llmrec.run.layout import RunFolder
+    from llmrec.run.specs import StageSpec
 
 
 def command(
@@ -32,6 +32,7 @@ def command(
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
     from llmrec.run.making import UNTIL
+    from llmrec.run.plan import plan
 
     path = shipped.recipe(recipe)
     settings = load(path, overrides or [], tiny)
@@ -45,9 +46,9 @@ def command(
     if until == "report":
         extras.need("report")
     run = RunFolder(out or Path("runs") / (path.stem + ("-tiny" if tiny else "")))
-    execute.check_folder(settings, run.path)
+    execute.check_folder(run.path, settings.data, settings.read_paths)
     console.print(named_run(path.stem, run.path))
-    _warn(settings, run)
+    _warn(plan(settings), settings.seed, run)
     with stages() as progress:
         execute.run(settings, run.path, "evaluate" if until == "report" else until, progress)
         if until == "report":
@@ -72,17 +73,15 @@ def command(
         screen.print(f"\nThe whole report: {run.report}", highlight=False)
 
 
-def _warn(recipe: Recipe, run: RunFolder) -> None:
+def _warn(specs: list[StageSpec], seed: int, run: RunFolder) -> None:
     """Warn before training if the trained models in the run folder are of another recipe, and so will be replaced."""
     from llmrec.errors import RunError
-    from llmrec.run.plan import plan
     from llmrec.run.status import require_current
 
     try:
         if run.trained:
-            specs = plan(recipe)
             last = max(place for place, spec in enumerate(specs) if spec.kind == "train")
-            require_current(run, specs[: last + 1], recipe.seed)
+            require_current(run, specs[: last + 1], seed)
     except RunError:
         console.print(
             f"{run.path} holds a model of another recipe, seed or data. It stays until the one that is trained now "

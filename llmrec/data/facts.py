@@ -13,18 +13,18 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.sources import read
 from llmrec.data.starter import as_plain
 from llmrec.errors import DataError
-from llmrec.recipe import Recipe
+from llmrec.recipe import Data
 
 
-def of_recipe(recipe: Recipe) -> tuple[Dataset, str]:
+def cleaned(settings: Data, seed: int) -> tuple[Dataset, str]:
     """What a recipe reads, cleaned and split as a run would, and the unit of its times.
 
     Raises:
         DataError: see `sources.read` and `clean.clean`.
     """
-    raw = read(recipe.data)
-    cleaned = clean(raw, recipe.data, recipe.seed)
-    return Dataset(cleaned.interactions, cleaned.items), raw.unit
+    raw = read(settings)
+    found = clean(raw, settings, seed)
+    return Dataset(found.interactions, found.items), raw.unit
 
 
 def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:

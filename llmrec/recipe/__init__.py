@@ -145,6 +145,15 @@ class Recipe(Part):
                 )
         return self
 
+    @property
+    def read_paths(self) -> dict[str, str]:
+        """Key of the recipe → file or folder that it names, and that a run reads."""
+        oracle = self.tasks.oracle
+        named = {"data.interactions": self.data.interactions, "data.items": self.data.items}
+        named |= {"model.base": self.model.base, "model.from": self.model.start}
+        named |= {"tasks.oracle.cache": oracle.cache if oracle else None}
+        return {key: path for key, path in named.items() if path}
+
 
 def shrink(recipe: Recipe) -> Recipe:
     """The same recipe at a size that proves the path and not the numbers (`--tiny`)."""

@@ -25,7 +25,7 @@ from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, shipped_name
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.plan import evaluation
+from llmrec.run.plan import plan
 from llmrec.run.specs import Context
 
 BOOK = Path("results/ledger.jsonl")
@@ -51,13 +51,13 @@ def look(path: Path, book: Path, why: str, progress: Callable[[str, float], None
     """
     run, recipe = RunFolder(path.absolute()), recipe_of(path)
     read(book)  # before anything is looked at
-    judged = evaluation(recipe, "test")
+    judged = plan(recipe, "test")[-1]
 
     def note(folder: Path) -> None:
         about = {
             "run": run.path.resolve().name,
             "why": why,
-            "recipe": shipped_name(recipe),
+            "recipe": shipped_name(fingerprint(recipe)),
             "recipe hash": fingerprint(recipe),
             "trained at commit": read_made(run.last_trained).get("commit", "unknown"),
             "data": {"source": recipe.data.source, "hash": content_hash(run.data)},

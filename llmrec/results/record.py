@@ -23,7 +23,7 @@ from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, fingerprint, portable, shipped_name
 from llmrec.results import ledger
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.plan import evaluation, plan
+from llmrec.run.plan import plan
 from llmrec.run.status import require_current
 from llmrec.train.log import LOG, read_log
 
@@ -92,8 +92,7 @@ def tested(path: Path) -> FinishedRun:
     run, recipe = RunFolder(path), recipe_of(path)
     if not (run.evaluation("test") / MADE).is_file():
         raise RunError(f"{path} has not been judged on its test part. Type: llmrec evaluate {path} --test")
-    stages = [spec for spec in plan(recipe) if spec.kind != "evaluate"]
-    hashes = require_current(run, [*stages, evaluation(recipe, "test")], recipe.seed, all_files=False)
+    hashes = require_current(run, plan(recipe, "test"), recipe.seed, all_files=False)
     return FinishedRun(run, recipe, hashes, {name: read_made(run.stage(name)) for name in hashes})
 
 
@@ -116,7 +115,7 @@ def collect(paths: Sequence[Path], beside: Sequence[Path] = (), book: Path = led
     hashes, mine = sorted({seed["data hash"] for seed in seeds}), fingerprint(recipe)
     looks = [line for line in ledger.read(book) if line["data"]["hash"] in hashes]
     return {
-        "recipe": {"name": shipped_name(recipe), "hash": mine, "yaml": dump(portable(recipe))},
+        "recipe": {"name": shipped_name(mine), "hash": mine, "yaml": dump(portable(recipe))},
         "seeds": [one.recipe.seed for one in runs],
         "data": {
             "source": recipe.data.source,

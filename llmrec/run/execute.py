@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from llmrec.data import sources
 from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
 from llmrec.made import is_stage
-from llmrec.recipe import Recipe, Tasks, Training
+from llmrec.recipe import Data, Recipe, Tasks, Training
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch, memory
 from llmrec.run.layout import RunFolder
 from llmrec.run.making import Progress, StageMaker, reaches
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
-from llmrec.run.plan import evaluation, plan
+from llmrec.run.plan import plan
 from llmrec.run.specs import Context, EngineName, StageSpec
 from llmrec.run.status import require_current
 from llmrec.train import together, trackers
@@ -55,7 +55,7 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
     if reaches(until, "train"):
         _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, recipe.launch.processes)
         launch.check(recipe.launch)
-    folder = check_folder(recipe, out)
+    folder = check_folder(out, recipe.data, recipe.read_paths)
     if recipe.launch.rank:
         launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
         return folder.path
@@ -90,7 +90,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
         return run(recipe, out, "train", progress)
     extras.need("train")
     _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, together.world())
-    folder = RunFolder(out.absolute()) if held else check_folder(recipe, out)
+    folder = RunFolder(out.absolute()) if held else check_folder(out, recipe.data, recipe.read_paths)
     together.begin()
     first = together.is_first() and not held
     with lock(folder) if first else contextlib.nullcontext():
@@ -110,7 +110,13 @@ def _begin(folder: RunFolder, recipe: str, specs: Sequence[StageSpec]) -> None:
         put_back(folder.stage(spec.name), is_stage)
 
 
-def judge(recipe: Recipe, out: Path, stage: StageSpec, progress: Progress = _silent) -> Path:
+def judge(
+    recipe: Recipe,
+    out: Path,
+    stage: StageSpec,
+    progress: Progress = _silent,
+    aside: tuple[Path, EngineName] | None = None,
+) -> Path:
     """Judge the trained model of a run by a stage that need not be its recipe's own, such as that of another split.
 
     Nothing is trained; collaborative models that the evaluation reads are fitted where they are missing.
@@ -118,8 +124,10 @@ def judge(recipe: Recipe, out: Path, stage: StageSpec, progress: Progress = _sil
     Args:
         recipe: of the run.
         out: the run folder.
-        stage: see `plan.evaluation`.
+        stage: the last one of a plan.
         progress: called while stages are made.
+        aside: an empty folder for the figures, and the engine that runs the language model; the run keeps the figures
+            that it has. None to make the stage in the run.
 
     Returns:
         The folder of the evaluation.
@@ -128,45 +136,22 @@ def judge(recipe: Recipe, out: Path, stage: StageSpec, progress: Progress = _sil
         LlmrecError: see the stages.
         RunError: the run is in use, is not trained, or holds stages of two recipes.
     """
-    run = RunFolder(out.absolute())
-    with lock(run):
-        _fit_models(run, recipe, progress).make_stage(stage, [stage])
-    return run.stage(stage.name)
-
-
-def judge_into(
-    target: Path, recipe: Recipe, out: Path, engine: EngineName = "transformers", progress: Progress = _silent
-) -> None:
-    """Judge the trained model of a run otherwise than its recipe says; the run keeps the figures that it has.
-
-    Args:
-        target: an empty folder, for the figures.
-        recipe: of the run, with another `evaluate`.
-        out: the run folder.
-        engine: what runs the language model.
-        progress: called while stages are made.
-
-    Raises:
-        LlmrecError: see the stages.
-        RunError: as of `judge`.
-    """
-    run, judged = RunFolder(out.absolute()), evaluation(recipe, recipe.evaluate.target)
-    with lock(run):
-        _fit_models(run, recipe, progress)
-    judged.make(Context(run, target, target, "", recipe.seed, partial(progress, judged.kind), engine=engine))
-
-
-def _fit_models(run: RunFolder, recipe: Recipe, progress: Progress) -> StageMaker:
-    """Fit the collaborative models of a recipe that are missing, if the training of its run is finished."""
-    stages, maker = plan(recipe), StageMaker(run, recipe.seed, recipe.launch, progress)
+    run, stages = RunFolder(out.absolute()), plan(recipe)
+    maker = StageMaker(run, recipe.seed, recipe.launch, progress)
     read = {name for spec in stages if spec.kind == "train" for name in spec.reads}
-    needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
-    require_current(run, needed, recipe.seed)
-    memory.refuse_too_large(run, recipe.train, recipe.tasks, recipe.evaluate)
-    for spec in stages:
-        if spec.kind == "collaborative":
-            maker.make_stage(spec, stages)
-    return maker
+    with lock(run):
+        needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
+        require_current(run, needed, recipe.seed)
+        memory.refuse_too_large(run, recipe.train, recipe.tasks, recipe.evaluate)
+        for spec in stages:
+            if spec.kind == "collaborative":
+                maker.make_stage(spec, stages)
+        if not aside:
+            maker.make_stage(stage, [stage])
+            return run.stage(stage.name)
+    folder, engine = aside
+    stage.make(Context(run, folder, folder, "", recipe.seed, partial(progress, stage.kind), engine=engine))
+    return folder
 
 
 def _check_training(
@@ -202,23 +187,21 @@ def _check_tasks(train: Sequence[Training], tasks: Tasks) -> None:
             )
 
 
-def check_folder(recipe: Recipe, out: Path) -> RunFolder:
+def check_folder(out: Path, data: Data, named: Mapping[str, str]) -> RunFolder:
     """The run folder, if a run may be written there and nothing that the recipe reads lies in it.
 
     Args:
-        recipe: of the run.
         out: the folder, made or not.
+        data: of the recipe.
+        named: key of the recipe → file or folder that it names (`Recipe.read_paths`).
 
     Raises:
         RunError: see `ownership`.
     """
     run = RunFolder(out.absolute())  # DuckDB and Arrow take ~ for a home, and a colon for an address
     refuse_foreign(run)
-    named = {"data.interactions": recipe.data.interactions, "data.items": recipe.data.items}
-    named |= {"model.base": recipe.model.base, "model.from": recipe.model.start}
-    named |= {"tasks.oracle.cache": recipe.tasks.oracle.cache} if recipe.tasks.oracle else {}
-    refuse_below(((key, path) for key, path in named.items() if path), run.path)
+    refuse_below(named.items(), run.path)
     with contextlib.suppress(DataError):  # what is missing is told by the stage that reads it
-        given = sources.given(recipe.data)
-        refuse_below(((f"data.source: {recipe.data.source}", path) for _, path in given), run.path)
+        given = sources.given(data)
+        refuse_below(((f"data.source: {data.source}", path) for _, path in given), run.path)
     return run

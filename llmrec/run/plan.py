@@ -47,12 +47,17 @@ READ_BY_CHOICES = ("history", "history_tokens", "wordings", "candidates", "lette
 """Settings of tasks that decide how a model is judged by tasks with few possible answers."""
 
 
-def plan(recipe: Recipe) -> list[StageSpec]:
-    """The stages of a recipe, in the order in which they are made.
+def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
+    """The stages of a recipe, in the order in which they are made; the last one judges its last model.
 
     A fitted collaborative model comes right before the first stage that reads it.
+
+    Args:
+        recipe: what to do.
+        split: the held-out split that the model is judged on; that of `evaluate.target` if None.
     """
-    judged = evaluation(recipe, recipe.evaluate.target)
+    settings = recipe.evaluate.model_copy(update={"target": split or recipe.evaluate.target})
+    judged = _evaluation(settings, recipe.train, recipe.tasks, recipe.model.name)
     stages = [
         _data(recipe.data),
         _items(recipe.items),
@@ -234,21 +239,20 @@ def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
     return list(found.values())
 
 
-def evaluation(recipe: Recipe, split: Split) -> StageSpec:
-    """The stage that judges a recipe's last model on a held-out split, whichever its own `evaluate.target` is.
+def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, name: str) -> StageSpec:
+    """The stage that judges the last model.
 
     A model that no task trains to recommend is judged by its tasks alone, without the collaborative models.
     """
     from llmrec.tasks import templates
 
-    settings, tasks = recipe.evaluate.model_copy(update={"target": split}), recipe.tasks
-    trained = training_name(len(recipe.train), recipe.train[-1].method)
+    trained = training_name(len(train), train[-1].method)
     models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.run.makers import evaluate
 
-        return evaluate(context, settings, tasks, description_of(recipe, recipe.model.name))
+        return evaluate(context, settings, tasks, description_of(settings, train, name))
 
     config = settings.what()
     if not tasks.recommending:
@@ -258,18 +262,18 @@ def evaluation(recipe: Recipe, split: Split) -> StageSpec:
     fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
     prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys([*settings.writing, *tasks.choices])]
     reads: tuple[str | Outside, ...] = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
-    return StageSpec(evaluation_name(split), "evaluate", 4, config, reads, make)
+    return StageSpec(evaluation_name(settings.target), "evaluate", 4, config, reads, make)
 
 
-def description_of(recipe: Recipe, name: str) -> Description:
+def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> Description:
     """What the recommender of a recipe is made of; folders are below the run's.
 
     Args:
-        recipe: of the run.
+        settings: how it is judged.
+        train: the training stages.
         name: of the run.
     """
-    settings = recipe.evaluate
-    trained = training_name(len(recipe.train), recipe.train[-1].method)
+    trained = training_name(len(train), train[-1].method)
     node: dict[str, Any] = {
         "kind": "generative",
         "folder": model_of(Path(trained)).as_posix(),

@@ -46,7 +46,7 @@ def describe(folder: Path) -> Description:
             f"recommend. Its figures are in {run.evaluation(recipe.evaluate.target)}. For a model that recommends, "
             "train one with tasks.next_item=1"
         )
-    description = description_of(recipe, run.path.resolve().name)
+    description = description_of(recipe.evaluate, recipe.train, run.path.resolve().name)
     specs = plan(recipe)
     needed = [spec for spec in specs if spec.kind in ("data", "items", "catalogue", "tasks", "train")]
     require_current(run, needed + collaborative_stages(specs, description), recipe.seed)

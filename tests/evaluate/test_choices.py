@@ -30,7 +30,7 @@ from llmrec.recipe.tasks import CHOICES
 from llmrec.results import ledger
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder, model_of
-from llmrec.run.plan import evaluation
+from llmrec.run.plan import plan
 from llmrec.tasks import templates
 from llmrec.tasks.choices import Examples, Known, examples, held_out
 from llmrec.train.encode import encode
@@ -267,7 +267,7 @@ def test_the_same_seed_gives_the_same_files(judge: RunFolder, tmp_path: Path) ->
 )
 def test_the_key_of_an_evaluation_holds_what_judging_reads(tasks: dict, evaluate: dict, same: bool) -> None:
     changed = _recipe(tasks=SETTINGS["tasks"] | tasks, evaluate=SETTINGS["evaluate"] | evaluate)
-    assert (evaluation(changed, "test").config == evaluation(_recipe(), "test").config) is same
+    assert (plan(changed, "test")[-1].config == plan(_recipe(), "test")[-1].config) is same
 
 
 def test_ratings_that_the_data_lack_leave_no_cases(judge: RunFolder) -> None:
