@@ -14,6 +14,7 @@ from llmrec.run.layout import RunFolder
 from llmrec.run.specs import Outside, StageSpec
 from llmrec.run.stage import Stage
 
+_MISSING = object()
 _SMALL = 2**20  # bytes of a file of a base that is read whole; of larger ones the size counts
 
 
@@ -112,8 +113,11 @@ def _difference(made: Made, spec: StageSpec, inputs: dict[str, str], seed: int) 
 
 
 def _first_difference(made: Any, planned: Any, name: str = "") -> str:
-    """The first setting in which two configurations differ, and both values."""
+    """The first setting in which two configurations differ, and both values; one that is missing differs from null."""
     if isinstance(made, dict) and isinstance(planned, dict):
-        key = next(key for key in sorted(made.keys() | planned.keys()) if made.get(key) != planned.get(key))
-        return _first_difference(made.get(key), planned.get(key), f"{name}.{key}" if name else key)
-    return f"{name}: {json.dumps(made)}, and the recipe has {json.dumps(planned)}"
+        both = sorted(made.keys() | planned.keys())
+        key = next(key for key in both if made.get(key, _MISSING) != planned.get(key, _MISSING))
+        inside = f"{name}.{key}" if name else key
+        return _first_difference(made.get(key, _MISSING), planned.get(key, _MISSING), inside)
+    old, new = ("no such setting" if value is _MISSING else json.dumps(value) for value in (made, planned))
+    return f"{name}: {old}, and the recipe has {new}"

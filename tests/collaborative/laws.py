@@ -30,7 +30,9 @@ from llmrec.recipe.collaborative import TrainedSpec
 from llmrec.recipe.model_spec import ModelSpec
 
 ITEMS = Items.numbered(17)
-FRAGMENTED = 1.8  # memory of a process whose heap is fragmented, as a multiple of what it uses; measured: 1.4 to 2.1
+# Memory of a process whose heap is fragmented, as a multiple of what a model uses. Measured: 1.4 to 2.1 for the first
+# fit of a process and up to 2.5 for later ones, so what is announced may be passed where a process fits often.
+FRAGMENTED = 1.8
 
 
 def histories(seed: int, rows: int = 90) -> Sequences:

@@ -164,3 +164,14 @@ def test_a_run_whose_source_is_gone_is_read_and_only_its_making_needs_it(world: 
     with pytest.raises(LlmrecError, match=r"items\.csv|log\.csv"):
         execute.run(recipe, run.path, "items")
     assert everything(run.path) == before
+
+
+def test_a_setting_that_a_stage_did_not_know_is_named_though_it_is_null(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "data", tmp_path / "data")
+    file, recipe = tmp_path / "data" / "made.json", recipe_of(made)
+    record = json.loads(file.read_text())
+    name = next(key for key, value in record["config"].items() if value is None)
+    del record["config"][name]
+    file.write_text(json.dumps(record | {"key": "0" * 64}))
+    with pytest.raises(RunError, match=f"data was made with {name}: no such setting, and the recipe has null"):
+        require_current(RunFolder(tmp_path), plan(recipe)[:1], recipe.seed)
