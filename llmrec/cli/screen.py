@@ -104,6 +104,10 @@ def show_figures(result: dict[str, Any]) -> None:
     """The tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
     if "systems" in result:
         screen.print(metrics_table(result))
+    if "held_out_wording" in result:
+        from llmrec.report import words
+
+        screen.print(words.held_out_wording(result["held_out_wording"]) + "\n")
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(

@@ -119,6 +119,13 @@ class Generative:
             prompts = [note.search_history, note.search] if recent else [note.search, note.search_history]
         return encode(self.tokenizer, fill(next(filter(None, prompts)), pieces)[0])
 
+    def with_held_out_prompt(self) -> Generative | None:
+        """The same model, prompted with a template that training never saw; None if its task keeps none."""
+        if self.note.held_out_prompt == self.note.prompt:
+            return None
+        note = replace(self.note, prompt=self.note.held_out_prompt)
+        return Generative(self.tokenizer, note, self.catalogue, self.engine, self.beams)
+
     def filter(self, request: Request) -> Filter | None:
         """What a request may be given, as the search takes it."""
         trie, allowed = self.catalogue.trie, request.allowed
@@ -139,21 +146,19 @@ class GenerativeModel:
         note: prompts and settings that the model was trained with.
     """
 
-    def __init__(self, folder: Path, engines: EngineFactory, held_out_prompt: bool = False) -> None:
+    def __init__(self, folder: Path, engines: EngineFactory) -> None:
         """Read tokenizer and note.
 
         Args:
             folder: of the model.
             engines: runs it; see `engines_of`.
-            held_out_prompt: prompt with a template that training never saw.
 
         Raises:
             ModelError: not a model folder, a damaged one, or one of a model that was not trained to recommend.
         """
-        self.tokenizer, note = model_folder.load_words(folder)
-        if not note.prompt:
+        self.tokenizer, self.note = model_folder.load_words(folder)
+        if not self.note.prompt:
             raise ModelError(f"the model in {folder} was trained to judge candidates, not to recommend.")
-        self.note = replace(note, prompt=note.held_out_prompt) if held_out_prompt else note
         self._engines, self._folder = engines, folder
 
     def on(self, catalogue: Catalogue, folder: Path, beams: int | None = None) -> Generative:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from llmrec.decode.collaborative import Collaborative
 from llmrec.decode.description import Description
 from llmrec.decode.engine import EngineFactory, transformers_engines
 from llmrec.decode.ensemble import Ensemble, Member
-from llmrec.decode.generative import GenerativeModel
+from llmrec.decode.generative import Generative, GenerativeModel
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 
@@ -58,7 +58,7 @@ class _Generative:
 
     def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
         folder = root / node["folder"]
-        self.model = GenerativeModel(folder, options.engines(folder), options.held_out_prompt)
+        self.model = GenerativeModel(folder, options.engines(folder))
         self.beams = options.beams or node["beams"]
 
     def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
@@ -128,6 +128,7 @@ class RecommenderFolder:
         self.root, self.description = root, description
         self.catalogue_folder = root / description["catalogue"]
         self._model = load(description["recommender"], root, options)
+        self._held_out_prompt = options.held_out_prompt
 
     def on(self, folder: Path | None = None, catalogue: Catalogue | None = None) -> OpenedRecommender:
         """The recommender for a catalogue.
@@ -142,9 +143,23 @@ class RecommenderFolder:
         """
         folder = folder or self.catalogue_folder
         catalogue = catalogue or Catalogue.load(folder)
-        return OpenedRecommender(
-            self.description["name"], self._model.on(catalogue, folder), catalogue, self.description["exclude_seen"]
-        )
+        recommender = self._model.on(catalogue, folder)
+        if self._held_out_prompt:
+            recommender = with_held_out_prompt(recommender) or recommender
+        return OpenedRecommender(self.description["name"], recommender, catalogue, self.description["exclude_seen"])
+
+
+def with_held_out_prompt(recommender: Recommender) -> Recommender | None:
+    """The same recommender with its language model asked by a template that training never saw; None without one."""
+    if isinstance(recommender, Generative):
+        return recommender.with_held_out_prompt()
+    if not isinstance(recommender, Ensemble):
+        return None
+    other = [with_held_out_prompt(member.recommender) for member in recommender.members]
+    if not any(other):
+        return None
+    pairs = zip(recommender.members, other, strict=True)
+    return Ensemble([replace(member, recommender=new or member.recommender) for member, new in pairs])
 
 
 class OpenedRecommender:

@@ -25,10 +25,12 @@ from llmrec.metrics.ranking import Places, hit, mrr, ndcg
 from llmrec.metrics.rating import auc
 from llmrec.metrics.significance import Interval, bootstrap, bootstrap_of
 from llmrec.recipe import Evaluate, Tasks
+from llmrec.tasks import templates
 from llmrec.tasks.choices import Examples, Known, examples, held_out
 
 Figures = dict[str, Interval]
 MODEL, RANDOM, MEAN = "model", "random choice", "mean rating"
+HELD_OUT = "model, asked in a wording that training never saw"
 
 
 def evaluate_choices(
@@ -73,6 +75,10 @@ def evaluate_choices(
 
             scores = answer_scores(model, tokenizer, found.rows.to_pylist(), found.answers, tell)
             systems = figures(found, scores, known.ratings, seed)
+            if settings.wording == "trained" and templates.load(task).held_out:
+                other = examples(task, source, known, tasks, "held-out", seed)
+                again = answer_scores(model, tokenizer, other.rows.to_pylist(), other.answers, lambda done: None)
+                systems[HELD_OUT] = figures(other, again, known.ratings, seed)[MODEL]
             result["tasks"][task]["systems"] = {
                 system: {name: asdict(value) for name, value in values.items()} for system, values in systems.items()
             }

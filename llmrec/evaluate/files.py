@@ -40,6 +40,15 @@ class Protocol(TypedDict):
     beams: int
 
 
+class _HeldOutWording(TypedDict):
+    """Figures with a prompt that training never saw, and these less those with the trained prompt."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    cases: int
+    figures: Annotated[dict[str, Mean], Field(min_length=1)]
+    difference: dict[str, Mean]
+
+
 class Metrics(TypedDict):
     """metrics.json of an evaluation: how it was made, means of each system, and paired differences to the model."""
 
@@ -48,6 +57,7 @@ class Metrics(TypedDict):
     model: str
     systems: dict[str, Annotated[dict[str, Mean], Field(min_length=1)]]
     paired: NotRequired[dict[str, dict[str, Mean]]]
+    held_out_wording: NotRequired[_HeldOutWording]
 
 
 class Example(TypedDict):

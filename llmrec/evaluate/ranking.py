@@ -15,6 +15,7 @@ from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, S
 from llmrec.data.dataset import Cases, Dataset
 from llmrec.data.times import try_cast
 from llmrec.decode.ensemble import Ensemble
+from llmrec.decode.opened import with_held_out_prompt
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
@@ -26,6 +27,8 @@ from llmrec.recipe import Evaluate
 Progress = Callable[[float], None]
 ALONE = "the model alone"
 """What tables call the first member of an ensemble."""
+OTHER_CASES = 1000
+"""Cases, at most, that are ranked again with a prompt that training never saw."""
 BLOCK = 512
 """Cases that a collaborative model scores at once, each a row over the catalogue."""
 
@@ -44,7 +47,8 @@ def evaluate(
     """Rank, measure, compare, write `recommendations.parquet`, `per_user.parquet`, `examples.json`, `metrics.json`.
 
     Every system ranks the same cases from the same histories, and with `exclude_seen` none of them may give an item of
-    the history. Of an ensemble, its first member alone is a system more.
+    the history. Of an ensemble, its first member alone is a system more. Judged with the prompt that it is served with,
+    a model is asked once more with a prompt that training never saw: how much it depends on the wording.
 
     Args:
         recommender: over the items of the data, in their order.
@@ -69,7 +73,7 @@ def evaluate(
         raise DataError(
             f"the split holds out nothing for {settings.target}. Evaluate on another part, or split otherwise."
         )
-    ranked, alone = _recommend(recommender, cases, dataset.user_ids, settings, progress)
+    ranked, alone = _recommend(recommender, cases, np.arange(len(cases.users)), dataset.user_ids, settings, progress)
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
     places = {system: place_in_list(found, cases.targets) for system, found in lists.items()}
     for baseline, model in baselines.items():
@@ -88,6 +92,9 @@ def evaluate(
         "beyond": {system: beyond.figures(world, found) for system, found in lists.items()},
         "slices": beyond.by_slice(world, per_user),
     }
+    other = with_held_out_prompt(recommender) if settings.wording == "trained" else None
+    if other:
+        result["held_out_wording"] = _held_out_wording(other, dataset, cases, settings, per_user[name], seed)
     if settings.worth:
         result["worth"] = _worth(dataset, cases, settings, per_user)
     _write(folder, dataset, cases, ranked, per_user)
@@ -147,24 +154,51 @@ def _worth(
     }
 
 
+def _held_out_wording(
+    recommender: Recommender,
+    dataset: Dataset,
+    cases: Cases,
+    settings: Evaluate,
+    trained: dict[str, np.ndarray],
+    seed: int,
+) -> dict[str, Any]:
+    """Figures with another prompt on a sample of the cases, and these less the figures with the trained prompt."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(cases.users))[:OTHER_CASES])
+    ranked, _ = _recommend(recommender, cases, rows, dataset.user_ids, settings, lambda done: None)
+    figures = _per_user(place_in_list(ranked.items, cases.targets[rows]), settings.ranking)
+    return {
+        "cases": len(rows),
+        "figures": {metric: asdict(bootstrap(values, seed)) for metric, values in figures.items()},
+        "difference": {
+            metric: asdict(paired(values, trained[metric][rows], seed)) for metric, values in figures.items()
+        },
+    }
+
+
 def _recommend(
-    recommender: Recommender, cases: Cases, users: Sequence[str], settings: Evaluate, progress: Progress
+    recommender: Recommender,
+    cases: Cases,
+    which: np.ndarray,
+    users: Sequence[str],
+    settings: Evaluate,
+    progress: Progress,
 ) -> tuple[Ranked, np.ndarray | None]:
-    """(cases, k) items and scores, and the items of an ensemble's first member alone.
+    """(which, k) items and scores of some cases, and the items of an ensemble's first member alone.
 
     k is the deepest cut-off asked for, or as many items as lists are judged by, where the beams reach them.
     Histories of about one length share a batch.
     """
-    deepest, count = max(int(metric.split("@")[1]) for metric in settings.ranking), len(cases.histories)
+    deepest, count = max(int(metric.split("@")[1]) for metric in settings.ranking), len(which)
     k = min(max(deepest, min(beyond.K, settings.beams)), recommender.n_items)
     items, scores = np.full((count, k), -1, np.int32), np.full((count, k), -np.inf, np.float32)
     mixed = recommender if isinstance(recommender, Ensemble) else None
     alone = np.full((count, k), -1, np.int32)
-    order = np.argsort(cases.histories.lengths, kind="stable")
+    order = np.argsort(cases.histories.lengths[which], kind="stable")
     for start in range(0, len(order), settings.batch):
         rows = order[start : start + settings.batch]
         requests = [
-            _request(cases.histories[row], str(users[cases.users[row]]), settings.exclude_seen) for row in rows.tolist()
+            _request(cases.histories[case], str(users[cases.users[case]]), settings.exclude_seen)
+            for case in which[rows].tolist()
         ]
         if mixed:
             members = [mixed.rank_member(place, requests, k) for place in range(len(mixed.members))]

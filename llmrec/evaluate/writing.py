@@ -1,8 +1,8 @@
 """What a model writes: explanations, summaries, headlines and ratings of held-out reviews, beside one answer for all.
 
-P5's text tasks. Prompts are of the held-out wording, about events of the test part; an answer is generated freely and
-greedily. Beside it stands the commonest answer of the training part (for a rating, the mean): a model that has read
-nothing of the prompt can do as well as that.
+P5's text tasks. Prompts are about events of the test part, in a wording that the task was trained with; an answer is
+generated freely and greedily. Beside it stands the commonest answer of the training part (for a rating, the mean): a
+model that has read nothing of the prompt can do as well as that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from llmrec.metrics.rating import mae, rmse
 from llmrec.metrics.text import bleu, rouge
 from llmrec.model.prompting import encode
 from llmrec.recipe import Tasks
+from llmrec.recipe.tasks import Wordings
 from llmrec.tasks.maker import Maker
 from llmrec.tasks.source import Source
 
@@ -42,6 +43,8 @@ class Asked:
         data: name of the source, for the protocol.
         seed: of the sample.
         target: the part whose events are asked about.
+        wording: "trained" or "held-out".
+        wordings: for "trained": 1, or "shortest" where the model was trained with the shortest alone.
     """
 
     tasks: Sequence[str]
@@ -49,6 +52,8 @@ class Asked:
     data: str
     seed: int
     target: str = "test"
+    wording: str = "trained"
+    wordings: Wordings = 1
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -58,7 +63,7 @@ class Asked:
             "data": self.data + (caveat if self.data == "generated world" else ""),
             "target": self.target,
             "cases at most": self.most,
-            "wording": "held-out",
+            "wording": self.wording,
             "decoding": f"greedy, {ROOM} tokens at most",
             "seed": self.seed,
         }
@@ -92,7 +97,7 @@ def evaluate_writing(
     rows: list[pa.Table] = []
     caps: tuple[dict[str, int], dict[str, int]] = ({}, dict.fromkeys(asked.tasks, asked.most))
     for number, task in enumerate(asked.tasks):
-        before, cases = (_examples(task, source, cap, asked.seed) for source, cap in zip(sources, caps, strict=True))
+        before, cases = (_examples(task, source, cap, asked) for source, cap in zip(sources, caps, strict=True))
         result["tasks"][task] = {"cases": 0}
         if cases.num_rows:
             wrote = _write(model, tokenizer, cases["prompt"].to_pylist())
@@ -106,9 +111,10 @@ def evaluate_writing(
     return result
 
 
-def _examples(task: str, source: Source, caps: dict[str, int], seed: int) -> pa.Table:
-    """Examples of a task in its held-out wording, one an event, a sample of them where the task is capped."""
-    maker = Maker(Tasks.model_validate({"mixture": "none", "caps": caps, task: 1.0}), source, seed, held_out=True)
+def _examples(task: str, source: Source, caps: dict[str, int], asked: Asked) -> pa.Table:
+    """Examples of a task in one wording, one an event, a sample of them where the task is capped."""
+    tasks = Tasks.model_validate({"mixture": "none", "caps": caps, task: 1.0, "wordings": asked.wordings})
+    maker = Maker(tasks, source, asked.seed, held_out=asked.wording == "held-out")
     return pa.concat_tables([maker.table(shard)[0] for shard in maker.shards()])
 
 

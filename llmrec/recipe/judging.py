@@ -41,7 +41,7 @@ class Evaluate(Part):
     batch: Positive = 32
     exclude_seen: bool = True
     wording: Literal["trained", "held-out"] = Field(
-        "held-out", description="prompt with a wording seen in training, or not"
+        "trained", description="prompt as served, with the first wording of training, or with one it never saw"
     )
     baselines: list[CollaborativeSpec] = Field(
         [PopularitySpec(), EaseSpec(), EaseRecentSpec(), MarkovSpec()],

@@ -67,6 +67,7 @@ def figures(run: Run) -> str:
         f'<div class="wide">{charts.systems(metrics, shown, "systems")}</div>' if shown else "",
         _table_of_systems(metrics, measured),
         f'<p class="note">{esc(explain)}</p>',
+        f"<p>{esc(words.held_out_wording(other))}</p>" if (other := metrics.get("held_out_wording")) else "",
         _coverage(evaluation, run),
         "<h3>How it was measured</h3>",
         terms(metrics.get("protocol", {})),

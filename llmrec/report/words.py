@@ -91,6 +91,16 @@ def second_opinion(metrics: dict[str, Any]) -> str | None:
     return f"{metric_name(metric)} says the same." if same else verdict(metrics, metric)
 
 
+def held_out_wording(found: dict[str, Any]) -> str:
+    """One sentence: the figures with a prompt that training never saw, and how far they are from the trained one's."""
+    metric = "hr@10" if "hr@10" in found["figures"] else next(iter(found["figures"]))
+    mean, by = found["figures"][metric]["mean"], found["difference"][metric]
+    return (
+        f"Asked in a wording that training never saw: {metric_name(metric)} {mean:.3f} on {found['cases']} cases, "
+        f"{signed(by['mean'], 3)} ({signed(by['low'], 3)} to {signed(by['high'], 3)}) to the trained wording."
+    )
+
+
 def decimals(users: int) -> int:
     """Digits worth printing: one user more or less shows in the last one, about."""
     return 3 if users < 10_000 else 4

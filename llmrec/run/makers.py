@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmrec import collaborative
 from llmrec.contracts import CollaborativeModel, Items
@@ -115,7 +115,7 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: De
     if tasks.choices:
         facts |= _choices(context, settings, tasks, context.run.stage(found[0]))
     if settings.writing:
-        _writing(context, settings, context.run.stage(found[0]))
+        _writing(context, settings, tasks, context.run.stage(found[0]))
     return facts
 
 
@@ -165,7 +165,7 @@ def system(name: str, settings: Evaluate) -> str:
     return f"{name}+{settings.blend.teacher.name}" if settings.blend else name
 
 
-def _writing(context: Context, settings: Evaluate, model_folder: Path) -> None:
+def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> None:
     """What the model writes about held-out reviews."""
     import torch
 
@@ -178,5 +178,8 @@ def _writing(context: Context, settings: Evaluate, model_folder: Path) -> None:
     sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.target))
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
     data = str(dataset.facts.get("source"))
-    asked = Asked(settings.writing, settings.writing_cases, data, context.seed, settings.target)
+    first: Literal["shortest", 1] = "shortest" if tasks.wordings == "shortest" else 1
+    asked = Asked(
+        settings.writing, settings.writing_cases, data, context.seed, settings.target, settings.wording, first
+    )
     evaluate_writing(model, tokenizer, sources, asked, context.folder, context.progress)

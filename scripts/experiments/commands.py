@@ -55,4 +55,5 @@ def language_model(run: Path, catalogue: Path | None = None) -> Generative:
 
     folder, given = recommender.language_model(run), catalogue or RunFolder(run).catalogue
     held_out = recipe_of(run).evaluate.wording == "held-out"
-    return GenerativeModel(folder, engines_of("transformers", folder), held_out).on(Catalogue.load(given), given)
+    found = GenerativeModel(folder, engines_of("transformers", folder)).on(Catalogue.load(given), given)
+    return (found.with_held_out_prompt() or found) if held_out else found

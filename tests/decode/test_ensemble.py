@@ -168,7 +168,7 @@ def test_lists_come_mixed_wherever_a_run_is_opened_whose_recipe_says_so(tiny_run
     run(recipe_of(folder, ["evaluate.blend={teacher: markov, share: 0.3}"]), folder, "evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArrayModel, "fit", lambda *_: pytest.fail("a model was fitted to open a run"))
-        mixed, alone = llmrec.load(folder, held_out_prompt=True), llmrec.load(tiny_run)
+        mixed, alone = llmrec.load(folder), llmrec.load(tiny_run)
     assert isinstance(mixed.recommender, Ensemble) and isinstance(alone.recommender, Generative)
     judged, before = (read_metrics(RunFolder(one).evaluation("test")) for one in (folder, tiny_run))
     assert judged["model"] == "nano+markov" and "nano+markov" in judged["systems"]

@@ -44,7 +44,7 @@ def test_lists_are_made_as_they_are_judged_where_nobody_says_otherwise(tiny_run:
     judged = pq.read_table(RunFolder(tiny_run).evaluation("test") / "recommendations.parquet").to_pylist()
     data = Dataset.load(tiny_run / "data")
     for folder in (tiny_run, export(tiny_run, tmp_path / "export")):
-        opened = llmrec.load(folder, held_out_prompt=True)
+        opened = llmrec.load(folder)
         for user in (0, 7, 33):
             cases = data.cases("test")
             history = [data.item_ids[item] for item in cases.histories[user]]

@@ -18,7 +18,7 @@ from llmrec.cli.main import app
 from llmrec.data.dataset import Dataset
 from llmrec.decode.answer_scores import answer_scores
 from llmrec.errors import ModelError, RunError
-from llmrec.evaluate.choices import evaluate_choices, figures
+from llmrec.evaluate.choices import HELD_OUT, evaluate_choices, figures
 from llmrec.evaluate.files import read_choices, read_judged, read_metrics
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
@@ -194,7 +194,8 @@ def test_a_run_that_recommends_nothing_is_judged_by_its_tasks_alone(judge: RunFo
     assert judged["tasks"]["rerank"]["candidates"] == "4 items behind letters"
     assert judged["tasks"]["pointwise"]["candidates"] == "no or yes"
     assert judged["tasks"]["pairwise"]["systems"]["random choice"]["hr@1"]["mean"] == 0.5
-    assert judged["protocol"]["wording"] == "held-out"
+    assert judged["protocol"]["wording"] == "trained"
+    assert HELD_OUT in judged["tasks"]["rerank"]["systems"]
     rows = [row for row in pq.read_table(folder / "choices.parquet").to_pylist() if row["task"] == "pointwise"]
     yes = np.array([row["log-probabilities"][1] for row in rows])
     liked = np.array([row["answer"] == " yes" for row in rows])
@@ -242,7 +243,7 @@ def test_a_mixture_of_both_has_both_in_separate_files(p5: RunFolder) -> None:
     assert judged and set(judged["tasks"]) == {"direct_pick", "direct_yes_no", "rating"}
     assert not set(metrics["systems"]) & {"direct_pick", "rating", "random choice"}
     assert read_judged(folder) == metrics | {"choices": judged}
-    assert set(judged["tasks"]["rating"]["systems"]) == {"model", "mean rating"}
+    assert set(judged["tasks"]["rating"]["systems"]) == {"model", HELD_OUT, "mean rating"}
     assert judged["tasks"]["direct_pick"]["candidates"] == "5 items by their codes"
     assert "random choice" in judged["tasks"]["direct_yes_no"]["systems"]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import llmrec
 from llmrec.collaborative import fit
 from llmrec.contracts import Items
 from llmrec.data.dataset import Dataset
@@ -64,6 +65,24 @@ def test_the_model_s_figures_are_those_of_its_lists(folder: Path, truth: dict[st
         np.testing.assert_allclose(per_user[f"nano {metric}"], gains, rtol=1e-6)
         assert told["mean"] == pytest.approx(np.mean(gains))
         assert told["low"] <= told["mean"] <= told["high"]
+
+
+def test_a_wording_that_training_never_saw_is_a_figure_beside_that_of_the_served_one(
+    folder: Path, truth: dict[str, str], tiny_run: Path
+) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    other, data = metrics["held_out_wording"], Dataset.load(tiny_run / "data", texts=False)
+    assert metrics["protocol"]["wording"] == "trained"
+    assert other["cases"] == len(truth)
+    opened, cases = llmrec.load(tiny_run, held_out_prompt=True), data.cases("test")
+    hits = []
+    for row, user in enumerate(cases.users):
+        history = [data.item_ids[item] for item in cases.histories[row]]
+        given = [item for item, _ in opened.recommend(history, 5)]
+        hits.append(truth[data.user_ids[user]] in given)
+    assert other["figures"]["hr@5"]["mean"] == pytest.approx(np.mean(hits))
+    own = metrics["systems"]["nano"]["hr@5"]["mean"]
+    assert other["difference"]["hr@5"]["mean"] == pytest.approx(np.mean(hits) - own)
 
 
 def test_baselines_rank_every_item_from_the_same_histories_with_ties_in_expectation(

@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return execute.run(Recipe.model_validate(RECIPE), tmp_path_factory.mktemp("writing") / "run")
 
 
-def test_only_held_out_events_are_asked_about_in_a_wording_that_was_not_trained_on(run: Path) -> None:
+def test_only_held_out_events_are_asked_about_in_a_wording_of_training(run: Path) -> None:
     asked = pq.read_table(run / "evaluate-test" / "writing.parquet")
     dataset = Dataset.load(run / "data")
     users, items = dataset.targets("test")
@@ -53,7 +53,7 @@ def test_only_held_out_events_are_asked_about_in_a_wording_that_was_not_trained_
     pairs = zip(asked["user_id"].to_pylist(), asked["item_id"].to_pylist(), strict=True)
     assert set(pairs) <= held_out
     for task in ("explanation", "review_title", "review_rating", "review_summary"):
-        begins = templates.load(task).held_out[0].prompt.split("{")[0]
+        begins = templates.load(task).train[0].prompt.split("{")[0]
         prompts = [row["prompt"] for row in asked.to_pylist() if row["task"] == task]
         assert len(prompts) == 25 and all(prompt.startswith(begins) for prompt in prompts)
 
