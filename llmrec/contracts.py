@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,25 +83,6 @@ class Items:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Features:
-    """What a collaborative model may read beside histories; None where the data, or the recipe, have no such thing.
-
-    Times are no field: they belong to events, and so to `Sequences`.
-
-    Attributes:
-        text: (items, dim) float32 unit vectors of the items' texts.
-        attributes: column → a value for each item, such as brand and category.
-        relations: name → (pairs, 2) int32 item numbers, such as also_bought.
-        user_texts: a text for each row of the training part.
-    """
-
-    text: np.ndarray | None = None
-    attributes: Mapping[str, Sequence[Any]] | None = None
-    relations: Mapping[str, np.ndarray] | None = None
-    user_texts: Sequence[str] | None = None
-
-
 class Sizes(NamedTuple):
     """How much data a model is fitted on."""
 
@@ -126,7 +107,6 @@ class CollaborativeModel(Protocol):
 
     Attributes:
         score_kind: what its scores are.
-        needs: features that `fit` must be given: fields of `Features`, or `times`.
         items: the items that it was fitted on.
     """
 
@@ -134,31 +114,20 @@ class CollaborativeModel(Protocol):
     def score_kind(self) -> ScoreKind: ...
 
     @property
-    def needs(self) -> tuple[str, ...]: ...
-
-    @property
     def items(self) -> Items: ...
 
-    def fit(
-        self,
-        train: Sequences,
-        items: Items,
-        features: Features = Features(),
-        progress: Callable[[float], None] = lambda share: None,
-    ) -> Self:
+    def fit(self, train: Sequences, items: Items, progress: Callable[[float], None] = lambda share: None) -> Self:
         """Learn from the training part of every history; the order of users changes nothing.
 
         Args:
             train: the training part of every history.
             items: of the catalogue.
-            features: what else there is to learn from.
             progress: called with the share done, 0 to 1.
 
         Returns:
             The model itself.
 
         Raises:
-            DataError: a feature that the model needs is missing; says which, and what would give it.
             ModelError: training ended with numbers that are not finite.
         """
         ...
@@ -183,15 +152,6 @@ class CollaborativeModel(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write arrays, parameters and a hash of the items into a folder."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path, items: Items) -> Self:
-        """Read what `save` wrote; scores are the same to the bit.
-
-        Raises:
-            ModelError: damaged, of another class, or fitted on other items.
-        """
         ...
 
 

@@ -8,22 +8,15 @@ names others. All but `bpr`, `lightgcn` and `sasrec` are fitted in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-from llmrec.collaborative.array_model import ArrayModel
-from llmrec.collaborative.bpr import Bpr
-from llmrec.collaborative.ease import Ease, EaseRecent
-from llmrec.collaborative.item_knn import ItemKnn
-from llmrec.collaborative.lightgcn import LightGcn
-from llmrec.collaborative.markov import Markov
-from llmrec.collaborative.markov_ease import MarkovEase
-from llmrec.collaborative.members import MODELS, build, with_parts
-from llmrec.collaborative.popularity import Popularity
+from llmrec.collaborative.array_model import ArrayModel, SavedModel
+from llmrec.collaborative.counts import Markov, MarkovEase, Popularity
+from llmrec.collaborative.factors import Bpr, LightGcn
+from llmrec.collaborative.linear import Ease, EaseRecent, ItemKnn
+from llmrec.collaborative.members import MODELS, build, peak_memory, refuse_too_large, with_parts
 from llmrec.collaborative.sasrec import SasRec
-from llmrec.collaborative.saved import SavedModel
-from llmrec.collaborative.size_guard import peak_memory, refuse_too_large
-from llmrec.contracts import Features, Items, Sequences, Sizes
+from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.errors import ModelError
 from llmrec.recipe.collaborative import Device
 from llmrec.recipe.model_spec import ModelSpec
@@ -54,16 +47,13 @@ def fit(
     specs: Sequence[ModelSpec],
     train: Sequences,
     items: Items,
-    features: Features = Features(),
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, ArrayModel]:
-    """Fit models on one training part; a part that several are composed of is fitted once.
+    """Fit models on the training part of every history; a part that several are composed of is fitted once.
 
     Args:
         specs: which models.
-        train: the training part of every history, oldest item first.
-        items: of the catalogue.
-        features: what else there is to learn from.
+        train, items: as in `CollaborativeModel.fit`.
         progress: called with the share done, 0 to 1.
 
     Returns:
@@ -71,21 +61,23 @@ def fit(
 
     Raises:
         ModelError: one does not fit this machine's memory, or see `CollaborativeModel.fit`.
-        DataError: a feature that one needs is missing.
     """
     fitted: dict[str, ArrayModel] = {}
     refuse_too_large(specs, Sizes(len(train), len(items), len(train.items)))
     ordered = with_parts(specs)
     for number, spec in enumerate(ordered):
-        parts = {role: fitted[part.slug] for role, part in spec.parts.items()}
-        model = build(spec, parts)
-        fitted[spec.slug] = model.fit(train, items, features, partial(_progress_of, progress, number, len(ordered)))
+
+        def progress_of_all(share: float, done: int = number) -> None:
+            progress((done + share) / len(ordered))
+
+        model = build(spec, {role: fitted[part.slug] for role, part in spec.parts.items()})
+        fitted[spec.slug] = model.fit(train, items, progress_of_all)
     return {spec.name: fitted[spec.slug] for spec in specs}
 
 
-def fit_one(spec: ModelSpec, train: Sequences, items: Items, features: Features = Features()) -> ArrayModel:
+def fit_one(spec: ModelSpec, train: Sequences, items: Items) -> ArrayModel:
     """As `fit`, of one model."""
-    return fit([spec], train, items, features)[spec.name]
+    return fit([spec], train, items)[spec.name]
 
 
 def load(folder: Path, items: Items, device: Device = "auto") -> ArrayModel:
@@ -93,20 +85,15 @@ def load(folder: Path, items: Items, device: Device = "auto") -> ArrayModel:
 
     Args:
         folder: as `ArrayModel.save` wrote it.
-        items: those that will be scored.
+        items: those that will be scored; they must be those that it was fitted on.
         device: where it computes, if it is one that may use a GPU.
 
     Raises:
-        ModelError: see `ArrayModel.load`; or no model of that kind is known.
+        ModelError: damaged, of another version or a kind that is not known, or fitted on other items.
     """
-    saved = SavedModel.read(folder)
+    saved = SavedModel.read(folder, items)
     if saved.model not in MODELS:
         raise ModelError(f"{folder} holds the model '{saved.model}', but these are known: {', '.join(MODELS)}.")
-    model = MODELS[saved.model]
-    composed_of = saved.spec(model.Spec, folder).parts
-    parts = {role: load(folder.parent / part.slug, items, device) for role, part in composed_of.items()}
-    return model.load(folder, items, parts, device)
-
-
-def _progress_of(progress: Callable[[float], None], number: int, models: int, share: float) -> None:
-    progress((number + share) / models)
+    spec = saved.spec(MODELS[saved.model].Spec, folder, device)
+    parts = {role: load(folder.parent / part.slug, items, device) for role, part in spec.parts.items()}
+    return build(spec, parts).restore(folder, items)

@@ -1,18 +1,19 @@
-"""What collaborative models share: parameters, checks of features and numbers, and how they are saved and loaded."""
+"""The base class of collaborative models: parameters, checks of features and numbers, saving and loading."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
+from pydantic import ConfigDict, ValidationError
 
-from llmrec.checked import read_array
-from llmrec.collaborative.features import check_features
-from llmrec.collaborative.saved import FILE, FORMAT, REMEDY, SavedModel
-from llmrec.contracts import CollaborativeModel, Features, Items, Memory, ScoreKind, Sequences, Sizes
+from llmrec.checked import read_array, read_checked
+from llmrec.contracts import CollaborativeModel, Items, Memory, ScoreKind, Sequences, Sizes
 from llmrec.errors import ModelError
 from llmrec.files import write_json
 from llmrec.recipe.collaborative import Device
@@ -20,15 +21,58 @@ from llmrec.recipe.model_spec import ModelSpec
 
 Shape = tuple[str | int, ...]
 """The dtype of an array, and its axes: numbers, or names (`items`, a parameter, or one that other arrays share)."""
+_FORMAT, _FILE = 1, "collaborative.json"
+REMEDY = "Copy the folder again, or delete it and make it again with `llmrec run`."
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """collaborative.json: kind and parameters of the model in a folder, how many items it scores, hash of their ids."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    format: int
+    model: str
+    parameters: dict[str, Any]
+    items: int
+    item_ids: str
+
+    @classmethod
+    def read(cls, folder: Path, items: Items) -> SavedModel:
+        """Read it.
+
+        Raises:
+            ModelError: missing, damaged, of another version, or the model was fitted on other items than these.
+        """
+        saved: SavedModel = read_checked(folder / _FILE, cls, REMEDY, ModelError)
+        if saved.format != _FORMAT:
+            raise ModelError(f"{folder / _FILE} has format {saved.format}, this llmrec reads {_FORMAT}. {REMEDY}")
+        if (saved.items, saved.item_ids) != (len(items), items.hash):
+            raise ModelError(
+                f"{folder} holds a model that was fitted on {saved.items} items of another catalogue than these "
+                f"{len(items)}, or in another order: its scores would be given to the wrong items. Fit it on this "
+                "run's data: delete the folder, then `llmrec run`."
+            )
+        return saved
+
+    def spec(self, kind: type[ModelSpec], folder: Path, device: Device) -> ModelSpec:
+        """The parameters as a recipe has them.
+
+        Raises:
+            ModelError: that kind of model does not take them.
+        """
+        try:
+            return kind(**self.parameters, **({"device": device} if "device" in kind.model_fields else {}))
+        except (ValidationError, TypeError):
+            raise ModelError(f"{folder / _FILE} has parameters that {self.model} does not take. {REMEDY}") from None
 
 
 class ArrayModel(ABC):
     """A collaborative model that some arrays describe.
 
-    A subclass names its parameters (`Spec`) and arrays (`ARRAYS`), and defines `_fit`, `score` and `memory`.
+    A subclass names its parameters (`Spec`) and arrays (`ARRAYS`), and defines `score`; unless it only combines scores
+    of its parts, `_fit` and `memory`, too.
 
     Attributes:
-        spec: kind and parameters.
         parts: fitted models that it is composed of, by their role, as `spec.parts` names them.
         items: that it was fitted on.
     """
@@ -36,107 +80,63 @@ class ArrayModel(ABC):
     Spec: ClassVar[type[ModelSpec]]
     ARRAYS: ClassVar[Mapping[str, Shape]] = {}
     score_kind: ScoreKind = "shares"
-    needs: tuple[str, ...] = ()
     items: Items
 
     def __init__(self, parts: Mapping[str, CollaborativeModel] | None = None, **parameters: Any) -> None:
-        """Choose parameters.
-
-        Args:
-            parts: see `ArrayModel`; `llmrec.collaborative.fit` and `load` fill them in.
-            parameters: those that are not to be at their defaults.
-        """
+        """Set the parameters that are not to be at their defaults; `llmrec.collaborative.fit` fills in `parts`."""
         self.spec = self.Spec(**parameters)
         self.parts = dict(parts or {})
 
-    @classmethod
-    def of(cls, spec: ModelSpec, parts: Mapping[str, CollaborativeModel] | None = None) -> Self:
-        """The model of a recipe's entry, not fitted yet."""
-        model = cls(parts)
-        model.spec = spec
-        return model
-
-    def fit(
-        self,
-        train: Sequences,
-        items: Items,
-        features: Features = Features(),
-        progress: Callable[[float], None] = lambda share: None,
-    ) -> Self:
+    def fit(self, train: Sequences, items: Items, progress: Callable[[float], None] = lambda share: None) -> Self:
         """See `CollaborativeModel.fit`.
 
         Raises:
-            DataError: see `CollaborativeModel.fit`.
-            ModelError: numbers that are not finite, or `parts` are missing.
+            ModelError: training ended with numbers that are not finite.
         """
-        self._check_parts()
-        check_features(self.spec.name, self.needs, train, features)
         self.items = items
-        self._fit(train, features, progress)
+        self._fit(train, progress)
         for name, array in self._state().items():
             if not np.isfinite(array).all():
                 remedy = "Lower its learning_rate" if "learning_rate" in self.spec.parameters else "Raise its l2"
                 raise ModelError(f"{self.spec.name} ended with numbers in {name} that are not finite. {remedy}.")
         return self
 
-    @abstractmethod
-    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
-        """Learn; sets what `ARRAYS` names. `self.items` is set already."""
+    def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:  # noqa: B027  parts may be all
+        """Learn what `ARRAYS` names; `self.items` is set already."""
 
     @abstractmethod
     def score(self, histories: Sequences) -> np.ndarray:
-        """See `CollaborativeModel.score`."""
+        """(rows, n_items) float32, see `CollaborativeModel.score`."""
 
-    @abstractmethod
     def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
         """See `CollaborativeModel.memory`; of the model itself, without its parts."""
+        return Memory(0, 0)
 
     def save(self, folder: Path) -> None:
         """Write a `.npy` file for each array, and `collaborative.json`; parts are saved by themselves."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self._state().items():
             np.save(folder / f"{name}.npy", array)
-        about = {"format": FORMAT, "model": self.spec.kind, "parameters": self.spec.parameters}
-        write_json(folder / FILE, about | {"items": len(self.items), "item_ids": self.items.hash})
+        about = {"format": _FORMAT, "model": self.spec.kind, "parameters": self.spec.parameters}
+        write_json(folder / _FILE, about | {"items": len(self.items), "item_ids": self.items.hash})
 
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        items: Items,
-        parts: Mapping[str, CollaborativeModel] | None = None,
-        device: Device = "auto",
-    ) -> Self:
+    def restore(self, folder: Path, items: Items) -> Self:
         """Read what `save` wrote; arrays stay on disk, memory-mapped, where the model only reads them.
 
-        Args:
-            folder: as `save` wrote it.
-            items: those that will be scored; they must be those that it was fitted on.
-            parts: see `ArrayModel`.
-            device: where it computes, if it is one that may use a GPU.
-
         Raises:
-            ModelError: damaged, of another class or version, or fitted on other items.
+            ModelError: arrays are damaged.
         """
-        saved = SavedModel.read(folder)
-        model = cls.of(saved.spec(cls.Spec, folder, device), parts)
-        if (saved.items, saved.item_ids) != (len(items), items.hash):
-            raise ModelError(
-                f"{folder} holds a model that was fitted on {saved.items} items of another catalogue than these "
-                f"{len(items)}, or in another order: its scores would be given to the wrong items. Fit it on this "
-                "run's data: delete the folder, then `llmrec run`."
-            )
-        model._check_parts()
-        model.items = items
-        model._set_state(model._read(folder))
-        if not model._is_consistent():
+        self.items = items
+        self._set_state(self._read(folder))
+        if not self._is_consistent():
             raise ModelError(f"{folder} is damaged: its arrays contradict one another. {REMEDY}")
-        return model
+        return self
 
     def _read(self, folder: Path) -> dict[str, np.ndarray]:
         """The arrays of a folder, of the declared types and shapes."""
         sizes = {key: value for key, value in self.spec.parameters.items() if isinstance(value, int)}
-        sizes |= {"items": len(self.items), "items + 1": len(self.items) + 1}
+        sizes["items"] = len(self.items)
+        sizes |= {f"{name} + 1": size + 1 for name, size in sizes.items()}
         arrays = {}
         for name, (dtype, *axes) in self._declared().items():
             path = folder / f"{name}.npy"
@@ -167,7 +167,13 @@ class ArrayModel(ABC):
         """Whether values of the arrays fit together; shapes were checked."""
         return True
 
-    def _check_parts(self) -> None:
-        if missing := self.spec.parts.keys() - self.parts.keys():
-            names = ", ".join(self.spec.parts[role].kind for role in sorted(missing))
-            raise ModelError(f"{self.spec.name} is composed of {names}: fit or load it by llmrec.collaborative.")
+
+def torch_device(device: Device, model: str) -> torch.device:
+    """The device that a recipe asks for; `auto` is a GPU where there is one.
+
+    Raises:
+        ModelError: a GPU is asked for, and torch finds none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"{model}.device: cuda needs a GPU, and torch finds none here. Use device: auto or cpu.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -15,12 +15,7 @@ def topk_probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most probable next items of some histories, and their probabilities among one another.
 
-    Shares count by their `POWER`; of logits it is the softmax.
-
-    Args:
-        model: fitted.
-        histories: oldest item first.
-        allow_seen: whether items of the history may come again.
+    Shares count by their `POWER`; of logits it is the softmax. Items of the history are left out but for `allow_seen`.
 
     Returns:
         (rows, k) int32 items in no order; (rows, k) float64 probabilities that sum to 1, or all 0 where the model

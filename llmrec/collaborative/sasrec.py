@@ -8,35 +8,29 @@ prediction), and a cosine schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmrec.collaborative.array_model import ArrayModel, Shape
-from llmrec.collaborative.devices import torch_device
-from llmrec.collaborative.linear import canonical
-from llmrec.collaborative.softmax_loss import ROWS
-from llmrec.collaborative.transformer import IGNORED, Network
-from llmrec.contracts import Features, Memory, ScoreKind, Sequences, Sizes
+from llmrec.collaborative.array_model import ArrayModel, Shape, torch_device
+from llmrec.collaborative.factors import canonical
+from llmrec.collaborative.transformer import IGNORED, ROWS, Network
+from llmrec.contracts import Memory, ScoreKind, Sequences, Sizes
 from llmrec.recipe.collaborative import SasRecSpec
 from llmrec.seed import stream
 
 
 class SasRec(ArrayModel):
-    """Scores every item as the next one of a history, from the last `window` items of it.
-
-    Attributes:
-        network: set by `fit`.
-    """
+    """Scores every item as the next one of a history, from the last `window` items of it."""
 
     Spec = SasRecSpec
     score_kind: ScoreKind = "logits"
     spec: SasRecSpec
     network: Network
 
-    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+    def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
         """Learn from every item of every row. torch's global generators are left as they were."""
         train, spec, rng = canonical(train), self.spec, stream(self.spec.seed, "sasrec")
         device = torch_device(spec.device, spec.kind)
@@ -51,7 +45,9 @@ class SasRec(ArrayModel):
                 optimizer, spec.learning_rate, total_steps=total + 1, pct_start=0.05, cycle_momentum=False
             )
             for epoch in range(spec.epochs):
-                for rows in _shuffled(len(train), spec.batch, rng):
+                order = rng.permutation(len(train))
+                for start in range(0, len(train), spec.batch):
+                    rows = order[start : start + spec.batch]
                     loss = self.network.loss(*self._padded([train[int(row)] for row in rows]))
                     optimizer.zero_grad()
                     loss.backward()
@@ -122,8 +118,3 @@ class SasRec(ArrayModel):
             targets[number, : len(row)] = row
         device = self.network.bias.device
         return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
-
-
-def _shuffled(rows: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    order = rng.permutation(rows)
-    return (order[start : start + size] for start in range(0, rows, size))

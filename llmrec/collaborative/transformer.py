@@ -1,18 +1,24 @@
-"""The causal transformer of sequence models: item vectors in, states out, one vector table for both ends."""
+"""The causal transformer of sequence models, and its loss: cross-entropy over a whole catalogue.
+
+The ordinary loss reads and writes the scores of a batch, (rows, items) in float32, half a dozen times. Here a few rows
+of them at a time stay in the cache, and only the gradients of states and weights, computed in the forward pass, are
+kept.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmrec.collaborative.softmax_loss import softmax_loss
-
 IGNORED = -100
+ROWS = 256  # of scores at a time
 
 
 class Network(nn.Module):
-    """The transformer; item `n_items` is the start token that opens a history."""
+    """Item vectors in, states out, one vector table for both ends; item `n_items` is the token that opens a history."""
 
     def __init__(self, n_items: int, width: int, layers: int, heads: int, window: int, dropout: float) -> None:
         super().__init__()
@@ -66,3 +72,48 @@ class Block(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
         states = states + self.dropout(self.project_out(attended.transpose(1, 2).reshape(rows, positions, width)))
         return states + self.dropout(self.feed(self.feed_norm(states)))
+
+
+class SoftmaxLoss(torch.autograd.Function):
+    """`softmax_loss`, with the gradients of states, weight and bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, precision: torch.dtype
+    ) -> Tensor:
+        low = weight.to(precision)
+        loss, grad_states = states.new_zeros(()), torch.empty_like(states)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for start in range(0, len(states), ROWS):
+            rows, target = states[start : start + ROWS].to(precision), targets[start : start + ROWS, None]
+            logits = (rows @ low.T).float() + bias
+            total = logits.logsumexp(1, keepdim=True)
+            loss += (total - logits.gather(1, target)).sum()
+            grad_logits = logits.sub_(total).exp_()
+            grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=grad_logits.dtype))
+            slope = grad_logits.to(precision)
+            grad_states[start : start + ROWS] = slope @ low
+            grad_weight += slope.T @ rows
+            grad_bias += grad_logits.sum(0)
+        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
+        return loss / len(states)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0] / len(ctx.saved_tensors[0])
+        return *(scale * gradient for gradient in ctx.saved_tensors), None, None
+
+
+def softmax_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, precision: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Mean cross-entropy in nats of states · weightᵀ + bias.
+
+    Args:
+        states: (rows, width) float32, at least one row.
+        weight: (items, width) float32.
+        bias: (items,) float32.
+        targets: (rows,) int64 item of each row.
+        precision: of the products; sums are in float32.
+    """
+    return SoftmaxLoss.apply(states, weight, bias, targets, precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmrec.collaborative.size_guard import refuse_too_large as refuse
+from llmrec.collaborative.members import refuse_too_large as refuse
 from llmrec.contracts import Sizes
 from llmrec.made import read_made
 from llmrec.recipe import Evaluate, Tasks, Training

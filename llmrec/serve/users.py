@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.collaborative.popularity import users_of_items
+from llmrec.collaborative.counts import users_of_items
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.refused import Refused

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from llmrec.cli.main import main
-from llmrec.collaborative.size_guard import refuse_too_large
+from llmrec.collaborative.members import refuse_too_large
 from llmrec.contracts import Sizes
 from llmrec.data import starter
 from llmrec.data.starter import Size

@@ -18,12 +18,12 @@ from measuring import in_new_process, resident, traced
 
 from llmrec.collaborative import ArrayModel, build, fit_one, load, peak_memory
 from llmrec.collaborative.probabilities import TOP_K, topk_probabilities
-from llmrec.contracts import Features, Items, Sequences, Sizes
+from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future
 from llmrec.data.world_words import read_world
-from llmrec.errors import DataError, ModelError
+from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
 from llmrec.recipe import Data, World
 from llmrec.recipe.collaborative import TrainedSpec
@@ -71,18 +71,14 @@ def save(model: ArrayModel, root: Path) -> None:
 
 
 class Laws:
-    """The tests. A member names its `spec`, and where needed its features and a size at which memory is measured."""
+    """The tests. A member names its `spec`, and where needed a size at which memory is measured."""
 
     spec: ModelSpec
     large = Sizes(2000, 1500, 20000), {}  # sizes, parameters
 
-    def features(self, items: Items) -> Features:
-        """What the member needs beside histories."""
-        return Features()
-
     def fit(self, train: Sequences, items: Items = ITEMS, **parameters: Any) -> ArrayModel:
         """Fitted anew, with some parameters changed."""
-        return fit_one(self.spec.model_copy(update=parameters), train, items, self.features(items))
+        return fit_one(self.spec.model_copy(update=parameters), train, items)
 
     @pytest.fixture(scope="class")
     def fitted(self) -> ArrayModel:
@@ -139,7 +135,7 @@ class Laws:
 
     def test_fit_returns_the_model_itself_and_it_knows_its_items(self, fitted: ArrayModel) -> None:
         model = build(self.spec, fitted.parts)
-        assert model.fit(histories(0), ITEMS, self.features(ITEMS)) is model and model.items is ITEMS
+        assert model.fit(histories(0), ITEMS) is model and model.items is ITEMS
 
     def test_two_fits_agree_to_the_bit(self, fitted: ArrayModel) -> None:
         assert np.array_equal(fitted.score(histories(1)), self.fit(histories(0)).score(histories(1)))
@@ -175,12 +171,6 @@ class Laws:
         dataset = Dataset(cleaned.interactions, cleaned.items)
         known = dataset.before("valid")
         assert_no_future(lambda data: self.fit(data.before("valid"), Items(data.item_ids)).score(known), dataset)
-
-    def test_without_a_feature_that_it_needs_it_is_refused(self, fitted: ArrayModel) -> None:
-        if not fitted.needs:
-            pytest.skip("it needs no feature")
-        with pytest.raises(DataError, match="needs features that the data lack"):
-            fit_one(self.spec, histories(0), ITEMS)
 
     def test_a_loaded_model_scores_the_same_to_the_bit(self, fitted: ArrayModel, folder: Path) -> None:
         model = load(folder, ITEMS)

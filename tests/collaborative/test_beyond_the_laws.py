@@ -1,4 +1,4 @@
-"""Features, probabilities, progress, and saved models beyond the laws that all members keep."""
+"""Probabilities, progress, and saved models beyond the laws that all members keep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from llmrec.collaborative import Ease, Markov, MarkovEase, SasRec, fit, fit_one, load
-from llmrec.collaborative.features import GIVEN_BY, check_features
 from llmrec.collaborative.probabilities import topk_probabilities
-from llmrec.contracts import Features, Items, Sequences
-from llmrec.errors import DataError, ModelError
+from llmrec.contracts import Items, Sequences
+from llmrec.errors import ModelError
 from llmrec.recipe.collaborative import SPECS, BprSpec, EaseSpec, MarkovEaseSpec, MarkovSpec, SasRecSpec
 
 ITEMS = Items.numbered(6)
@@ -50,19 +49,6 @@ def test_shares_count_by_their_square_and_logits_by_the_softmax() -> None:
 def test_a_model_that_prefers_nothing_gives_no_probability(kind: str, scores: list[float]) -> None:
     assert not probabilities(kind, scores, [], True).any()
     assert not probabilities(kind, [5, 1, 1], [0, 1, 2], False).any()
-
-
-@pytest.mark.parametrize("need", GIVEN_BY)
-def test_a_feature_that_is_lacking_is_named_with_what_would_give_it(need: str) -> None:
-    with pytest.raises(DataError) as caught:
-        check_features("graph", [need], TRAIN, Features())
-    assert str(caught.value).startswith(f"graph needs features that the data lack: {need} ({GIVEN_BY[need]})")
-
-
-def test_features_that_are_there_are_enough() -> None:
-    timed = Sequences(TRAIN.offsets, TRAIN.items, np.arange(len(TRAIN.items)))
-    there = Features(np.zeros((6, 2), np.float32), {"brand": ["x"] * 6}, {"also": np.zeros((0, 2))}, ["", "", ""])
-    check_features("all", list(GIVEN_BY), timed, there)
 
 
 @pytest.mark.parametrize("model", [BprSpec(epochs=2), SasRecSpec(epochs=2, width=16)], ids=["bpr", "sasrec"])
@@ -111,20 +97,9 @@ def test_a_composed_model_is_loaded_with_the_parts_beside_it(tmp_path: Path) -> 
         load(tmp_path / "markov-ease", ITEMS)
 
 
-def test_a_composed_model_without_its_parts_is_refused() -> None:
-    with pytest.raises(ModelError, match="markov-ease is composed of markov, ease-recent"):
-        MarkovEase().fit(TRAIN, ITEMS)
-
-
 def test_a_matrix_stays_on_disk_where_it_is_only_read(tmp_path: Path) -> None:
     Ease().fit(TRAIN, ITEMS).save(tmp_path)
-    assert not Ease.load(tmp_path, ITEMS).weights.flags.writeable
-
-
-def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    Ease().fit(TRAIN, ITEMS).save(tmp_path)
-    with pytest.raises(ModelError, match=r"holds the model ease, not markov"):
-        Markov.load(tmp_path, ITEMS)
+    assert not load(tmp_path, ITEMS).weights.flags.writeable
 
 
 @pytest.mark.parametrize(

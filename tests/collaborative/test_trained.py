@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, softmax_loss
-from llmrec.collaborative.pairs import batches
+from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, transformer
+from llmrec.collaborative.factors import triple_batches
 from llmrec.collaborative.transformer import IGNORED
 from llmrec.contracts import Items, Sequences
 from llmrec.data.worlds import Truth, events
@@ -40,7 +40,7 @@ def test_item_knn_sums_shrunk_cosines_of_the_nearest(neighbours, shrink):
 
 def test_triples_hold_every_event_once_and_a_negative_that_its_row_lacks():
     rows, positives, negatives = (
-        np.concatenate(part) for part in zip(*batches(TRAIN, 15, 7, stream(0), CPU), strict=True)
+        np.concatenate(part) for part in zip(*triple_batches(TRAIN, 15, 7, stream(0), CPU), strict=True)
     )
     assert sorted(zip(rows, positives, strict=True)) == sorted(zip(TRAIN.rows, TRAIN.items, strict=True))
     assert not BINARY[rows, negatives].any()
@@ -81,13 +81,13 @@ def test_sasrec_s_loss_is_the_mean_surprise_over_every_item_of_every_row():
     ("precision", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
 )
 def test_the_softmax_loss_in_pieces_is_the_ordinary_one_with_its_gradients(precision, tolerance, monkeypatch):
-    monkeypatch.setattr(softmax_loss, "ROWS", 4)
+    monkeypatch.setattr(transformer, "ROWS", 4)
     torch.manual_seed(0)
     given = [torch.randn(shape, requires_grad=True) for shape in ((11, 6), (9, 6), (9,))]
     targets = torch.randint(9, (11,))
     states, weight, bias = given
     ordinary = functional.cross_entropy(states @ weight.T + bias, targets)
-    pieces = softmax_loss.softmax_loss(states, weight, bias, targets, precision)
+    pieces = transformer.softmax_loss(states, weight, bias, targets, precision)
     assert pieces.item() == pytest.approx(ordinary.item(), rel=tolerance)
     for one, other in zip(
         torch.autograd.grad(3 * pieces, given), torch.autograd.grad(3 * ordinary, given), strict=True

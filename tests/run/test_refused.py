@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.collaborative import size_guard
+from llmrec.collaborative import members
 from llmrec.contracts import Sizes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import LlmrecError, ModelError, RunError
@@ -110,7 +110,7 @@ def test_a_copied_run_whose_files_have_new_times_is_taken(copied: Path, world: P
     assert everything(copied) == before
 
 
-@pytest.mark.parametrize(("spec", "folder"), [(PopularitySpec(), "popularity"), (EaseRecentSpec(), "ease")])
+@pytest.mark.parametrize(("spec", "folder"), [(PopularitySpec(), "popularity"), (EaseRecentSpec(), "ease-recent")])
 def test_a_collaborative_model_of_another_catalogue_is_refused(
     spec: ModelSpec, folder: str, world: Path, tmp_path: Path
 ) -> None:
@@ -145,9 +145,9 @@ def test_collaborative_models_too_large_for_memory_are_refused_after_the_data_an
     change: str, place: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, sizes = load(world, [*BEFORE_TRAINING, change]), Sizes(60, 40, 840)
-    least = max(size_guard.peak_memory([PopularitySpec()], sizes))
-    assert least + 100 < max(size_guard.peak_memory([EaseSpec()], sizes))
-    monkeypatch.setattr(size_guard, "available_memory", lambda: least + 100)
+    least = max(members.peak_memory([PopularitySpec()], sizes))
+    assert least + 100 < max(members.peak_memory([EaseSpec()], sizes))
+    monkeypatch.setattr(members, "available_memory", lambda: least + 100)
     with pytest.raises(ModelError, match=rf"{place}: .*ease.* GiB .*these fit: popularity"):
         execute.run(recipe, tmp_path / "run")
     assert [path.name for path in RunFolder(tmp_path / "run").stages] == ["data"]

@@ -1,7 +1,4 @@
-"""A Markov model over short gaps: what tends to come soon after the last two items.
-
-Ours, after the usual item-to-item chain: nearer successors count more, and popular items are divided down.
-"""
+"""Models that count: popularity, Markov transitions, and these together with EASE."""
 
 from __future__ import annotations
 
@@ -11,13 +8,37 @@ from typing import ClassVar
 import numpy as np
 
 from llmrec.collaborative.array_model import ArrayModel, Shape
-from llmrec.collaborative.popularity import users_of_items
-from llmrec.contracts import Features, Memory, Sequences, Sizes
-from llmrec.recipe.collaborative import MarkovSpec
+from llmrec.contracts import Memory, Sequences, Sizes
+from llmrec.recipe.collaborative import MarkovEaseSpec, MarkovSpec, PopularitySpec
+
+
+def users_of_items(train: Sequences, n_items: int) -> np.ndarray:
+    """(n_items,) int64, how many rows of `train` hold each item; a repeat within a row counts once."""
+    pairs = np.unique(train.rows * n_items + train.items)
+    return np.bincount(pairs % n_items, minlength=n_items)
+
+
+class Popularity(ArrayModel):
+    """Scores an item by the number of training users that have it, `users`: (n_items,) int64."""
+
+    Spec = PopularitySpec
+    ARRAYS: ClassVar[Mapping[str, Shape]] = {"users": ("int64", "items")}
+    users: np.ndarray
+
+    def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
+        self.users = users_of_items(train, len(self.items))
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        """(rows, n_items) float32, the same row for every history."""
+        return np.tile(self.users.astype(np.float32), (len(histories), 1))
+
+    def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
+        """Some numbers for each event, and the scores."""
+        return Memory(40 * sizes.events + 16 * sizes.items, 4 * (rows + 3) * sizes.items)
 
 
 class Markov(ArrayModel):
-    """Scores items by normalised transitions from the last items of a history.
+    """Scores items by normalised transitions from the last two items of a history. Ours, after item-to-item chains.
 
     With c[a, b] the sum of 1 / distance over all places where b follows a within `max_gap`, and u the users of an item,
     T[a, b] = c[a, b] / sqrt((u[a] + 1) (u[b] + 1)); the score is T[last] + `fade` · T[last but one].
@@ -39,7 +60,7 @@ class Markov(ArrayModel):
     successors: np.ndarray
     strengths: np.ndarray
 
-    def _fit(self, train: Sequences, features: Features, progress: Callable[[float], None]) -> None:
+    def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
         """Count transitions, sparsely: memory grows with the pairs seen, not with items squared."""
         n_items, rows, items = len(self.items), train.rows, train.items.astype(np.int64)
         pairs, counts = [], []
@@ -82,3 +103,26 @@ class Markov(ArrayModel):
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         transition = np.repeat(self.starts[items], lengths) + within
         scores[np.repeat(rows, lengths), self.successors[transition]] += weight * self.strengths[transition]
+
+
+class MarkovEase(ArrayModel):
+    """Markov and EASE on recent items: each score as a share of the best that its model gives, summed, 0 to 2. Ours.
+
+    One knows what follows, the other what goes together; on Amazon Beauty the sum is past both by a fifth, so it is the
+    teacher to learn from, and a baseline to be held against. Scores below 0 count as 0.
+    """
+
+    Spec = MarkovEaseSpec
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        """(rows, n_items) float32; 0 for histories without items."""
+        scores = _shares(self.parts["markov"].score(histories))
+        scores += _shares(self.parts["recent"].score(histories))
+        return scores
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    np.maximum(scores, 0, out=scores)
+    best = scores.max(axis=1, keepdims=True, initial=0)
+    scores /= np.where(best > 0, best, 1)
+    return scores
