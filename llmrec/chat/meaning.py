@@ -9,8 +9,8 @@ import numpy as np
 
 from llmrec.chat.store import Store
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.encode import encode
 from llmrec.items.folder import read_vectors
+from llmrec.items.vectors import encode
 from llmrec.run.layout import RunFolder, recipe_of
 
 _KEPT = 500  # sayings whose vectors are remembered

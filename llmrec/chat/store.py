@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmrec.chat.words import Key, key
-from llmrec.items.attributes import number_of, values_of
+from llmrec.items.text import number_of, values_of
 
 FEW = 200  # a column with at most as many values is a vocabulary, whose words mean the value wherever they are said
 _LONG = 60  # characters of a value, on average, beyond which a column is text and no attribute

@@ -39,7 +39,7 @@ def command(
     from llmrec.chat.client import Client
     from llmrec.chat.counter import Counter
     from llmrec.chat.server import KEY, own_server
-    from llmrec.items.encode import check_encoder
+    from llmrec.items.vectors import check_encoder
 
     if page:
         from llmrec.chat.page_guard import LOGIN, check_host, login_of

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Cases, Dataset
 from llmrec.errors import DataError
-from llmrec.metrics import beyond, fairness
-from llmrec.metrics.slices import slices
+from llmrec.metrics import beyond
+from llmrec.metrics.ranking import slices
 from llmrec.recipe import Evaluate
 
 K = 10
@@ -86,9 +86,9 @@ def figures(world: World, lists: np.ndarray) -> dict[str, Any]:
     if world.category is not None:
         found["diversity of category"] = _mean(beyond.category_diversity(lists, world.category))
     if (lists >= 0).all():
-        shown = fairness.Exposure.of(lists, world.n_items)
-        found |= {f"fairness {name}": measure(shown) for name, measure in fairness.CORRECTED.items()}
-        found["gini by place"] = fairness.gini_weighted(lists, world.n_items)
+        shown = beyond.Exposure.of(lists, world.n_items)
+        found |= {f"fairness {name}": measure(shown) for name, measure in beyond.CORRECTED.items()}
+        found["gini by place"] = beyond.gini_weighted(lists, world.n_items)
     return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
 
 

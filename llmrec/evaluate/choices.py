@@ -21,8 +21,8 @@ from llmrec.decode.answer_scores import answer_scores
 from llmrec.evaluate.files import CHOICES
 from llmrec.files import write_json
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.metrics.predictions import auc
 from llmrec.metrics.ranking import Places, hit, mrr, ndcg
-from llmrec.metrics.rating import auc
 from llmrec.metrics.significance import Interval, bootstrap, bootstrap_of
 from llmrec.recipe import Evaluate, Tasks
 from llmrec.tasks import templates

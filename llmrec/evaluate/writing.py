@@ -21,8 +21,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.files import write_json
-from llmrec.metrics.rating import mae, rmse
-from llmrec.metrics.text import bleu, rouge
+from llmrec.metrics.predictions import bleu, mae, rmse, rouge
 from llmrec.model.prompting import encode
 from llmrec.recipe import Tasks
 from llmrec.recipe.tasks import Wordings

@@ -14,8 +14,8 @@ from llmrec.files import atomic_folder
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.catalogue_file import About
-from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
+from llmrec.items.vectors import encode
 from llmrec.recipe import Items
 
 _DIGITS = 16  # of the hash, that name a folder

@@ -11,7 +11,7 @@ from llmrec.contracts import Sequences
 from llmrec.indexing.codes import groups
 from llmrec.indexing.distances import kmeans, nearest
 from llmrec.indexing.wording import category_path
-from llmrec.items.ppmi import ppmi_vectors
+from llmrec.items.vectors import ppmi_vectors
 
 CLUSTERS, WIDTH = 32, 32  # that codes are compared with; numbers of a vector of co-occurrence
 _MOST = 200_000  # items beyond which co-occurrence is not clustered

@@ -16,7 +16,7 @@ from llmrec.checked import read_arrays
 from llmrec.contracts import Items, ItemVectors, Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing.align import align, aligned
-from llmrec.items.ppmi import ppmi_vectors
+from llmrec.items.vectors import ppmi_vectors
 from llmrec.recipe import Indexing
 from llmrec.recipe.collaborative import BprSpec, LightGcnSpec, SasRecSpec, TrainedSpec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,15 @@ import pyarrow as pa
 from llmrec.checked import REMEDY, read_array, read_checked
 from llmrec.errors import RunError
 from llmrec.files import write_json
-from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
+from llmrec.items.vectors import Progress, encode
 from llmrec.recipe import Items
 
 _TEXTS, _VECTORS = "texts.json", "vectors.npy"
 
 
-def make(settings: Items, items: pa.Table, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
-    """Write the text of every item and its vector.
-
-    Args:
-        settings: columns of the text, and the encoder.
-        items: the items table.
-        folder: to write into.
-        progress: called with the share done, 0 to 1.
-
-    Returns:
-        Facts for made.json.
+def make(settings: Items, items: pa.Table, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write the text of every item and its vector; returns facts for made.json.
 
     Raises:
         DataError: an item without text, or without a usable vector.
@@ -42,11 +32,7 @@ def make(settings: Items, items: pa.Table, folder: Path, progress: Callable[[flo
 
 
 def read_texts(folder: Path, items: int | None = None) -> list[str]:
-    """The text of each item.
-
-    Args:
-        folder: of the stage.
-        items: how many there must be; None for any number.
+    """The text of each item; `items` is how many there must be, None for any number.
 
     Raises:
         RunError: missing, damaged, or of another number of items.
@@ -63,6 +49,6 @@ def read_vectors(folder: Path, items: int | None = None) -> np.ndarray:
     return vectors
 
 
-def _check_count(path: Path, found: int, items: int | None) -> None:
-    if items is not None and found != items:
-        raise RunError(f"{path} is of {found} items, but the data have {items}. {REMEDY}")
+def _check_count(path: Path, count: int, items: int | None) -> None:
+    if items is not None and count != items:
+        raise RunError(f"{path} is of {count} items, but the data have {items}. {REMEDY}")

@@ -1,10 +1,12 @@
-"""The text of an item: chosen columns, joined; hostile control characters taken out."""
+"""Text and attributes of items, from the columns of the items table."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from llmrec.errors import DataError
@@ -28,16 +30,21 @@ def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> l
         raise DataError(
             f"items.text names the column(s) {', '.join(unknown)}, but items have: {', '.join(items.column_names)}."
         )
+    labels = ["", *(f"{name}: " for name in fields[1:])]
     columns = [[plain(value) for value in items[name].to_pylist()] for name in fields]
-    texts = []
-    for row in zip(*columns, strict=True):
-        parts = [
-            value if position == 0 else f"{name}: {value}"
-            for position, (name, value) in enumerate(zip(fields, row, strict=True))
-            if value
-        ]
-        texts.append("; ".join(parts))
-    return _without_gaps(texts, items["item_id"].to_pylist(), fields, missing)
+    texts = [
+        "; ".join(label + value for label, value in zip(labels, row, strict=True) if value)
+        for row in zip(*columns, strict=True)
+    ]
+    item_ids = items["item_id"].to_pylist()
+    empty = [item_id for item_id, text in zip(item_ids, texts, strict=True) if not text]
+    if empty and missing == "refuse":
+        shown = ", ".join(empty[:5]) + ("…" if len(empty) > 5 else "")
+        raise DataError(
+            f"{len(empty)} item(s) have no text in {', '.join(fields)}: {shown}\n"
+            "Add text to the items file, or let the id stand for it with items.missing_text=item-id"
+        )
+    return [text or item_id for text, item_id in zip(texts, item_ids, strict=True)]
 
 
 def titles(items: pa.Table) -> list[str]:
@@ -57,12 +64,16 @@ def plain(value: object) -> str:
     return re.sub(r"\s+", " ", kept).strip()[:_LONGEST]
 
 
-def _without_gaps(texts: list[str], item_ids: list[str], fields: list[str], missing: str) -> list[str]:
-    empty = [item_id for item_id, text in zip(item_ids, texts, strict=True) if not text]
-    if empty and missing == "refuse":
-        shown = ", ".join(empty[:5]) + ("…" if len(empty) > 5 else "")
-        raise DataError(
-            f"{len(empty)} item(s) have no text in {', '.join(fields)}: {shown}\n"
-            "Add text to the items file, or let the id stand for it with items.missing_text=item-id"
-        )
-    return [text or item_id for text, item_id in zip(texts, item_ids, strict=True)]
+def values_of(cell: Any) -> list[str]:
+    """The values of a cell: of a list, of a text with commas or bars, of the steps of a path."""
+    if isinstance(cell, list):
+        return [part for one in cell for part in values_of(one)]
+    return [part.strip() for part in re.split(r"[,|]| > ", str(cell)) if part.strip()] if cell is not None else []
+
+
+def number_of(cell: Any) -> float:
+    """A cell as a number, a date as its year; NaN for any other."""
+    try:
+        return float(str(cell)[:4] if re.match(r"\d{4}-\d", str(cell)) else cell)
+    except (TypeError, ValueError):
+        return np.nan

@@ -1,4 +1,4 @@
-"""Where the held-out item lands, and what that place is worth: one figure per user, ties in expectation.
+"""Rank of the held-out item, and metrics of it: one figure per case, ties in expectation; and slices of the cases.
 
 A target that ties with t other items stands on each of t + 1 places with equal chance. Every metric here is its exact
 mean over those places, so no order of items in memory can help or harm a model.
@@ -16,6 +16,7 @@ import numpy as np
 
 from llmrec.contracts import Sequences
 
+HEAD = 0.8  # the head of a catalogue is its most popular items that together have this share of the training events
 BEYOND = 2**40
 """The `higher` of a target that was not recommended at all: worse than every place of any catalogue."""
 
@@ -38,9 +39,9 @@ def place(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = N
 
     Args:
         scores: (rows, items), larger is better, minus infinity allowed; left as it is.
-        targets: (rows,) integers, the held-out item of each row.
-        exclude: items that may not be recommended, row by row (usually the history); repeats are harmless. A target
-            that is itself excluded is placed `BEYOND`, since no recommender could have shown it.
+        targets: (rows,) integers.
+        exclude: items that may not be recommended, row by row (usually the history). A target that is itself excluded
+            is placed `BEYOND`, since no recommender could have shown it.
 
     Raises:
         ValueError: the shapes disagree, or a score is not a number (it would pass for a perfect rank).
@@ -66,14 +67,11 @@ def place(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = N
 
 
 def place_in_list(items: np.ndarray, targets: np.ndarray) -> Places:
-    """Place each row's target in a list of recommendations; a list is an order, so nothing ties.
+    """Place each row's target in a list of recommendations, `BEYOND` where it is missing; nothing ties.
 
     Args:
         items: (rows, k) integers, best first; -1 where a list is shorter.
         targets: (rows,) integers, at least 0.
-
-    Returns:
-        Places whose `higher` is the position in the list, or `BEYOND` where the target is missing.
 
     Raises:
         ValueError: there are not as many targets as lists.
@@ -134,6 +132,8 @@ def _expected(places: Places, worth: np.ndarray) -> np.ndarray:
     return (total[after] - total[first]) / (places.tied + 1)
 
 
+# By the name in recipes and metrics.json: `hr@10` is `RANKING["hr"](places, 10)`. A row has one target, so recall is a
+# hit, and average precision the reciprocal place.
 RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
     "hr": hit,
     "ndcg": ndcg,
@@ -142,7 +142,30 @@ RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
     "precision": precision,
     "map": mrr,
 }
-"""The ranking metrics by the name that a recipe and metrics.json use: `hr@10` is `RANKING["hr"](places, 10)`.
 
-A row has one target, so recall is the hit and average precision the reciprocal place.
-"""
+
+def slices(targets: np.ndarray, histories: Sequences, events_of_item: np.ndarray) -> dict[str, np.ndarray]:
+    """Slice of the cases → (cases,) bool. Head, tail and cold items divide the cases; so do short and long histories.
+
+    Args:
+        targets: (cases,) held-out item of each case.
+        histories: what was known before each case.
+        events_of_item: (n_items,) training events of each item.
+    """
+    cold = events_of_item[targets] == 0
+    head = is_head(events_of_item)[targets] & ~cold
+    long = histories.lengths > np.median(histories.lengths) if len(histories) else np.zeros(0, bool)
+    return {
+        "head items": head,
+        "tail items": ~head & ~cold,
+        "cold items": cold,
+        "short histories": ~long,
+        "long histories": long,
+    }
+
+
+def is_head(events_of_item: np.ndarray) -> np.ndarray:
+    """(n_items,) bool: the fewest most popular items with the share `HEAD` of events; equal counts stay together."""
+    ordered = np.sort(events_of_item)[::-1]
+    reached = np.searchsorted(np.cumsum(ordered), HEAD * ordered.sum())
+    return (events_of_item >= max(ordered[min(reached, len(ordered) - 1)], 1)) if len(ordered) else np.zeros(0, bool)

@@ -1,4 +1,4 @@
-"""How sure a mean over users is: bootstrap intervals, paired differences and a permutation test.
+"""Bootstrap intervals of a mean over users, paired differences and a permutation test.
 
 Figures per user take few distinct values (a hit is 0 or 1), and a resampled mean depends only on how often each value
 was drawn. So one draw is one multinomial over the distinct values, not one choice per user: the same distribution,
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CELLS = 4_000_000
-"""Random counts held at once: 32 MB."""
+CELLS = 4_000_000  # random counts held at once: 32 MB
+TAIL = (1 - 0.95) / 2  # on either side of an interval
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over users and the interval that the level promises; in the unit of the values."""
+    """A mean over users and its 95 % interval, in the unit of the values."""
 
     mean: float
     low: float
@@ -37,14 +37,13 @@ class Difference:
     p: float
 
 
-def bootstrap(values: np.ndarray, seed: int, draws: int = 2000, level: float = 0.95) -> Interval:
+def bootstrap(values: np.ndarray, seed: int, draws: int = 2000) -> Interval:
     """Percentile bootstrap of the mean over users.
 
     Args:
         values: (users,) one finite figure per user.
         seed: the same seed and values give the same interval.
         draws: how often the users are drawn anew.
-        level: how often such intervals should hold the true mean, 0 to 1.
 
     Raises:
         ValueError: no user, or a value that is not finite.
@@ -54,29 +53,25 @@ def bootstrap(values: np.ndarray, seed: int, draws: int = 2000, level: float = 0
     rng = np.random.default_rng(seed)
     shares = counts / len(values)
     means = [rng.multinomial(len(values), shares, size) @ distinct for size in _sizes(draws, len(distinct))]
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means) / len(values), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means) / len(values), [TAIL, 1 - TAIL])
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def bootstrap_of(
-    figure: Callable[[np.ndarray], float], rows: int, seed: int, draws: int = 2000, level: float = 0.95
-) -> Interval:
+def bootstrap_of(figure: Callable[[np.ndarray], float], rows: int, seed: int, draws: int = 2000) -> Interval:
     """Percentile bootstrap of a figure that is no mean over rows, such as an AUC.
 
     Args:
         figure: (n,) row numbers → the figure of those rows; not a number where they have none, which is left out.
         rows: how many there are; all of them together have the figure.
-        seed, draws, level: as in `bootstrap`.
+        seed, draws: as in `bootstrap`.
     """
     rng = np.random.default_rng(seed)
     values = [figure(rng.integers(rows, size=rows)) for _ in range(draws)]
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [TAIL, 1 - TAIL])
     return Interval(float(figure(np.arange(rows))), float(low), float(high))
 
 
-def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000, level: float = 0.95) -> Difference:
+def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000) -> Difference:
     """Compare two systems on the same users: mean of `a - b`, its interval, and a two-sided sign-flip p-value.
 
     Args:
@@ -84,7 +79,6 @@ def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000, level: fl
         b: (users,) figures of the other, the same users in the same order.
         seed: the same seed and values give the same answer.
         draws: resamplings, and as many sign flips; p is at least 1 / (draws + 1).
-        level: as in `bootstrap`.
 
     Raises:
         ValueError: a and b differ in length, there is no user, or a value is not finite.
@@ -92,7 +86,7 @@ def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000, level: fl
     if np.shape(a) != np.shape(b):
         raise ValueError(f"Paired figures need the same users on both sides; got {np.shape(a)} and {np.shape(b)}.")
     difference = _checked(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
-    interval = bootstrap(difference, seed, draws, level)
+    interval = bootstrap(difference, seed, draws)
     return Difference(interval.mean, interval.low, interval.high, _sign_flip(difference, seed, draws))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmrec.errors import TextError
-from llmrec.text.cache import Cache
+from llmrec.text.oracle import Cache
 
 LONGEST = 16
 """Tokens of an answer at most: room for a number and a few words around it."""

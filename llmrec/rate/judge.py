@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrec.metrics import rating
+from llmrec.metrics import predictions as metrics
 from llmrec.seed import stream
 
 METRICS = ("rmse", "mae", "auc")
@@ -37,8 +37,12 @@ class Judge:
 
     def figures(self, predicted: np.ndarray) -> dict[str, float]:
         """RMSE and MAE in rating points, AUC 0 to 1 (not a number where all are liked, or none)."""
-        auc = rating.auc(predicted, self.liked)
-        return {"rmse": rating.rmse(predicted, self.given), "mae": rating.mae(predicted, self.given), "auc": auc}
+        auc = metrics.auc(predicted, self.liked)
+        return {
+            "rmse": metrics.rmse(predicted, self.given),
+            "mae": metrics.mae(predicted, self.given),
+            "auc": auc,
+        }
 
     def drawn(self, predicted: np.ndarray) -> dict[str, np.ndarray]:
         """Metric → (draws,) its value in every draw."""
@@ -112,7 +116,11 @@ def sliced(judge: Judge, predicted: np.ndarray, known: np.ndarray) -> dict[str, 
     for name, chosen in slices(known).items():
         if chosen.any():
             part, truth = predicted[chosen], judge.given[chosen]
-            values = (rating.rmse(part, truth), rating.mae(part, truth), rating.auc(part, judge.liked[chosen]))
+            values = (
+                metrics.rmse(part, truth),
+                metrics.mae(part, truth),
+                metrics.auc(part, judge.liked[chosen]),
+            )
             cleaned = {metric: _number(value) for metric, value in zip(METRICS, values, strict=True)}
             found[name] = {"cases": int(chosen.sum()), **cleaned}
     return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrec.contracts import ItemSet
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.attributes import number_of, values_of
+from llmrec.items.text import number_of, values_of
 from llmrec.serve.refused import Refused
 from llmrec.serve.shapes import Constraint
 

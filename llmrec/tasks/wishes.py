@@ -19,8 +19,7 @@ from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.source import Source
 from llmrec.tasks.templates import neutral
-from llmrec.text.oracle import Ask, Replay, Template, TextOracle
-from llmrec.text.server import Server
+from llmrec.text.oracle import Ask, Replay, Server, Template, TextOracle
 
 RECENT = 10  # titles of a history that a preference is written from
 _NAMES = {"item_id", "title", "description"}  # columns that say too much, or nothing, about what is wanted

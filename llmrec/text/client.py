@@ -1,6 +1,6 @@
-"""HTTP clients for servers that answer in JSON: requests that are retried, and streams of a chat completion.
+"""HTTP clients of servers that answer in JSON: requests that are tried again, and streams of a chat completion.
 
-`HttpClient` is any such server; `OpenAIClient` is one with OpenAI's API and one model of it. Redirects are refused,
+`HttpClient` is for any such server; `OpenAIClient` for one model of a server with OpenAI's API. Redirects are refused,
 since following one would send the key to another address.
 """
 
@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 from llmrec import addresses
 from llmrec.errors import TextError
 
-CONNECT = 5.0
-"""Seconds to wait for a connection at most; for the answer a client waits as long as its `patience`."""
+CONNECT = 5.0  # seconds to wait for a connection at most; for the answer a client waits as long as its `patience`
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses after which a request is sent again
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what a reply of other JSON raises
 _MOST = 65536  # bytes read at a time, and of a reply that is an error
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class NoAnswer(TextError):
-    """A server that gave no answer that could be read.
+    """A server gave no answer that could be read.
 
     Attributes:
         status: HTTP status of the last try; None where there was no reply, or one that could not be read.
@@ -37,17 +36,16 @@ class NoAnswer(TextError):
     """
 
     def __init__(self, message: str, status: int | None = None, reply: bytes = b"") -> None:
-        """Store the message, the status and the reply."""
         super().__init__(message)
         self.status, self.reply = status, reply
 
 
-class HttpClient:
-    """Sends requests to one server. May be used by several threads.
+class Nothing(ValueError):
+    """A reply without words."""
 
-    Attributes:
-        url: of the server, without a slash at its end.
-    """
+
+class HttpClient:
+    """Sends requests to one server. May be used by several threads."""
 
     def __init__(
         self, url: str, key: str | None = None, patience: float = 60.0, tries: int = 5, rest: float = 1.0
@@ -83,14 +81,16 @@ class HttpClient:
         Raises:
             NoAnswer: the server refuses, stays silent, or cannot be read, after all tries.
         """
-        for number in range(1, self.tries):
+        number = 1
+        while True:
             try:
-                return self._once(path, body, read), number
+                with self._open(path, body) as reply:
+                    return read(reply.read()), number
             except NoAnswer as error:
-                if error.status not in _BUSY | {None}:
+                if number >= self.tries or error.status not in _BUSY | {None}:
                     raise
             time.sleep(self.rest * 2 ** (number - 1))
-        return self._once(path, body, read), self.tries
+            number += 1
 
     def words(self, path: str, body: dict[str, Any]) -> Iterator[str]:
         """The words of a chat completion as the server sends them, one try.
@@ -103,10 +103,6 @@ class HttpClient:
                 text = line.decode(errors="replace")
                 if text.startswith("data:"):
                     yield _delta(text.removeprefix("data:").strip())
-
-    def _once(self, path: str, body: dict[str, Any] | None, read: Callable[[bytes], T]) -> T:
-        with self._open(path, body) as reply:
-            return read(reply.read())
 
     @contextlib.contextmanager
     def _open(self, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
@@ -128,11 +124,7 @@ class HttpClient:
 
 
 class OpenAIClient(HttpClient):
-    """One model of a server that speaks OpenAI's chat completions. The key goes to addresses that the user named.
-
-    Attributes:
-        model: the server's name for it.
-    """
+    """One model of a server with OpenAI's chat completions. The key is sent only to addresses that the user named."""
 
     def __init__(self, url: str, model: str, patience: float = 60.0, tries: int = 5, rest: float = 1.0) -> None:
         """Store an address and a model; nothing is sent yet.
@@ -161,8 +153,9 @@ class OpenAIClient(HttpClient):
             NoAnswer: as `request`.
         """
         try:
-            asked = {"model": self.model, **body}
-            return self.request("/chat/completions", asked, lambda reply: read(json.loads(reply)))
+            return self.request(
+                "/chat/completions", {"model": self.model, **body}, lambda reply: read(json.loads(reply))
+            )
         except NoAnswer as error:
             message = f"{self.url}/chat/completions gave no answer for the model '{self.model}' ({error})."
             raise NoAnswer(message, error.status, error.reply) from error
@@ -170,10 +163,6 @@ class OpenAIClient(HttpClient):
     def stream(self, body: dict[str, Any]) -> Iterator[str]:
         """The words of a chat completion as they come; see `words`."""
         return self.words("/chat/completions", {"model": self.model, **body})
-
-
-class Nothing(ValueError):
-    """A reply without words."""
 
 
 def _lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -194,38 +183,31 @@ def _delta(data: str) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Makes an error of a redirect."""
-
     def redirect_request(self, *args: Any) -> None:
-        """No further request."""
+        """No further request, so that a redirect is an error."""
 
 
 class _Connecting:
     """A connection that waits `CONNECT` seconds to be made, and its whole timeout for what is read."""
 
     def connect(self: Any) -> None:
-        """Open the socket."""
         patience, self.timeout = self.timeout, min(self.timeout, CONNECT)
         super().connect()  # type: ignore[misc]  # of http.client's connection, the other parent
         self.sock.settimeout(patience)
 
 
-class _Http(_Connecting, http.client.HTTPConnection):
-    pass
+class _Http(_Connecting, http.client.HTTPConnection): ...
 
 
-class _Https(_Connecting, http.client.HTTPSConnection):
-    pass
+class _Https(_Connecting, http.client.HTTPSConnection): ...
 
 
-class _HttpHandler(urllib.request.HTTPHandler):
+class _Handler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Http, request)
 
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Https, request)
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect, _HttpHandler, _HttpsHandler)
+_OPENER = urllib.request.build_opener(_NoRedirect, _Handler)

@@ -29,7 +29,7 @@ from llmrec.contracts import Items
 from llmrec.data import dataset as data
 from llmrec.data.content import content_hash
 from llmrec.data.dataset import Dataset
-from llmrec.metrics import Places, hit, ndcg, place
+from llmrec.metrics.ranking import Places, hit, ndcg, place
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
 from llmrec.results.record import write_result

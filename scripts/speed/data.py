@@ -26,8 +26,9 @@ import typer
 import data_peer
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.metrics import CORRECTED, RANKING, Exposure, place_in_list
 from llmrec.metrics import beyond as measures
+from llmrec.metrics.beyond import CORRECTED, Exposure
+from llmrec.metrics.ranking import RANKING, place_in_list
 from llmrec.recipe import Data
 from llmrec.results.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell

@@ -8,7 +8,7 @@ import pytest
 
 from llmrec.collaborative import MODELS, fit
 from llmrec.contracts import Items, Sequences
-from llmrec.metrics import Places, hit, ndcg, place
+from llmrec.metrics.ranking import Places, hit, ndcg, place
 
 # shared/data/README.md: R@5, N@5, R@10, N@10, R@20, N@20. Its row for popularity, alone, gives the target the best of
 # its tied places, against what the README says of ties; in expectation popularity is the second row here.

@@ -10,7 +10,7 @@ from llmrec.collaborative.factors import triple_batches
 from llmrec.collaborative.transformer import IGNORED
 from llmrec.contracts import Items, Sequences
 from llmrec.data.worlds import Truth, events
-from llmrec.metrics import hit, place
+from llmrec.metrics.ranking import hit, place
 from llmrec.recipe import World
 from llmrec.seed import stream
 

@@ -13,8 +13,8 @@ from llmrec.data.leaks import assert_no_future
 from llmrec.data.world_words import read_world
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
+from llmrec.items.vectors import encode
 from llmrec.recipe import Data, Indexing, Tasks, World
 from llmrec.tasks import examples
 from llmrec.tasks.source import Source

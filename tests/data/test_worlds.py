@@ -14,7 +14,7 @@ from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.data.world_words import read_world, words
 from llmrec.data.worlds import Truth, events
-from llmrec.metrics import hit, ndcg, place
+from llmrec.metrics.ranking import hit, ndcg, place
 from llmrec.recipe import Data, World
 
 SMALL = World(users=30, items=12, groups=3, events=5, order=0.4, taste=0.4, seed=1)

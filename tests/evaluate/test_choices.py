@@ -23,7 +23,7 @@ from llmrec.evaluate.files import read_choices, read_judged, read_metrics
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts
-from llmrec.metrics.rating import auc
+from llmrec.metrics.predictions import auc
 from llmrec.model import folder as model_folder
 from llmrec.recipe import Evaluate, Recipe, Tasks
 from llmrec.recipe.tasks import CHOICES

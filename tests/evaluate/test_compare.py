@@ -19,7 +19,7 @@ from renewed import renew
 from llmrec.cli.compare import command
 from llmrec.errors import RunError
 from llmrec.evaluate.compare import Judged, compare, read
-from llmrec.metrics import paired
+from llmrec.metrics.significance import paired
 
 
 def judged(run: Path) -> Judged:

@@ -12,8 +12,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.world_words import read_world
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.encode import encode
 from llmrec.items.text import item_texts
+from llmrec.items.vectors import encode
 from llmrec.recipe import Data, Indexing, World
 
 SMALL = {"levels": 2, "width": 8, "teacher": "ppmi", "spares": 6}

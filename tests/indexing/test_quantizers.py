@@ -13,7 +13,7 @@ from llmrec.errors import CodeError
 from llmrec.indexing import balanced, behaviour, kmeans_tree, product, rq_kmeans, rq_vae, separate
 from llmrec.indexing.agreement import nmi
 from llmrec.indexing.sinkhorn import plan
-from llmrec.items.ppmi import ppmi, ppmi_vectors
+from llmrec.items.vectors import ppmi, ppmi_vectors
 
 DRAW = np.random.default_rng(0)
 GROUP = DRAW.permutation(np.repeat(np.arange(8), 50))

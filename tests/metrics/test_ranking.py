@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from llmrec.contracts import Sequences
-from llmrec.metrics import BEYOND, RANKING, Places, hit, mrr, ndcg, place, place_in_list, precision, weighted
+from llmrec.metrics.ranking import BEYOND, RANKING, Places, hit, mrr, ndcg, place, place_in_list, precision, weighted
 
 
 def worth_of_rank(name: str, rank: int, k: int) -> float:

@@ -5,13 +5,11 @@ import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from llmrec.contracts import Sequences
-from llmrec.metrics.rating import auc, auc_of_users, mae, rmse
-from llmrec.metrics.slices import is_head, slices
-from llmrec.metrics.text import bleu, rouge
+from llmrec.metrics.predictions import auc, bleu, mae, rmse, rouge
+from llmrec.metrics.ranking import is_head, slices
 
 RNG = np.random.default_rng(0)
 GIVEN, PREDICTED = RNG.integers(1, 6, 80).astype(float), RNG.normal(3, 1, 80)
-USERS = np.r_[np.arange(9), RNG.integers(0, 9, 71)]
 
 
 def test_errors_are_those_of_scikit_learn():
@@ -20,15 +18,10 @@ def test_errors_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_auc_is_scikit_learn_s_with_and_without_ties_and_per_user(levels):
+def test_auc_is_scikit_learn_s_with_and_without_ties_and_nothing_where_all_are_alike(levels):
     scores, liked = RNG.integers(0, levels, 80).astype(float), GIVEN >= 4
     assert auc(scores, liked) == pytest.approx(roc_auc_score(liked, scores))
-    for user, told in enumerate(auc_of_users(scores, liked, USERS)):
-        rows = user == USERS
-        if 0 < liked[rows].mean() < 1:
-            assert told == pytest.approx(roc_auc_score(liked[rows], scores[rows]))
-        else:
-            assert np.isnan(told)
+    assert np.isnan([auc(scores, np.full(80, True)), auc(scores, np.full(80, False)), auc(scores[:0], liked[:0])]).all()
 
 
 def test_an_answer_that_could_not_be_read_is_not_averaged_away():

@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from llmrec import addresses
 from llmrec.addresses import KEY
 from llmrec.errors import LlmrecError, TextError
-from llmrec.text.cache import Cache, key
-from llmrec.text.oracle import Ask, Replay, Template
-from llmrec.text.server import Server
+from llmrec.text.oracle import Ask, Cache, Replay, Server, Template, key
 
 ASKS = [Ask(f"question {number}", f"draft {number}") for number in range(20)]
 

@@ -1,4 +1,4 @@
-"""Texts to vectors: all-MiniLM-L6-v2 by default, or hashed words where no encoder may be loaded (`--tiny`, tests)."""
+"""Vectors of items: of their texts by an encoder, and of co-occurrence in histories (PPMI and SVD)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 
 from llmrec import embedded
+from llmrec.contracts import Sequences
 from llmrec.errors import DataError, ModelError
 
-Progress = Callable[[float], None]
+REACH = 5  # items co-occur where they stand at most so many steps apart in a history
+Progress = Callable[[float], None]  # called with the share done, 0 to 1
 
 
 def encode(texts: list[str], encoder: str, progress: Progress = lambda done: None) -> np.ndarray:
-    """Unit vectors of texts.
-
-    Args:
-        texts: one an item.
-        encoder: a key of `ENCODERS`.
-        progress: told the share done, 0 to 1.
+    """Encode texts by a member of `ENCODERS`.
 
     Returns:
         (texts, dim) float32, rows of length 1.
@@ -87,7 +84,7 @@ def _minilm() -> tuple[Any, Any]:
 
 
 def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:
-    """Signed hashed bag of words and character trigrams, 256 numbers: no model, no meaning beyond spelling.
+    """Signed hashed bag of words and character trigrams, 256 numbers: for `--tiny` and tests, without a model.
 
     Source: Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning".
     """
@@ -104,3 +101,52 @@ def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:
 
 
 ENCODERS: dict[str, Callable[[list[str], Progress], np.ndarray]] = {"minilm-l6": minilm, "hashing": hashed_words}
+
+
+def ppmi_vectors(train: Sequences, n_items: int, width: int, seed: int) -> np.ndarray:
+    """Vectors whose inner products approximate PPMI: truncated SVD with symmetric weights (singular values to 1/2).
+
+    Args:
+        train: the training part of every history, oldest item first.
+        n_items: of the catalogue.
+        width: dimensions of a vector; fewer where there are fewer items.
+        seed: of the randomised SVD.
+
+    Returns:
+        (n_items, width) float32; zeros for an item without co-occurrences.
+
+    Source: Levy and Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization".
+    """
+    import torch
+
+    first, second, value = ppmi(train, n_items)
+    width = min(width, n_items)
+    if not len(value):
+        return np.zeros((n_items, width), np.float32)
+    indices = torch.from_numpy(np.stack([first, second]))
+    table = torch.sparse_coo_tensor(
+        indices, torch.from_numpy(value), (n_items, n_items), check_invariants=True
+    ).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        left, size, _ = torch.svd_lowrank(table, q=min(n_items, width + 8), niter=4)
+    vectors = (left[:, :width] * size[:width].sqrt()).numpy()
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)])  # the SVD leaves them open
+    met = np.bincount(first, minlength=n_items) > 0
+    return np.ascontiguousarray(vectors * np.where(signs == 0, 1, signs) * met[:, None], np.float32)
+
+
+def ppmi(train: Sequences, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positive PMI: (n,) int64 items, (n,) int64 items they co-occur with, (n,) float32 nats; sorted, symmetric."""
+    rows, items = train.rows, train.items.astype(np.int64)
+    keys = []
+    for step in range(1, REACH + 1):
+        same = (rows[step:] == rows[:-step]) & (items[step:] != items[:-step])
+        one, other = items[:-step][same], items[step:][same]
+        keys += [one * n_items + other, other * n_items + one]
+    pairs, counts = np.unique(np.concatenate(keys), return_counts=True)
+    first, second = pairs // n_items, pairs % n_items
+    total = np.bincount(first, counts, minlength=n_items)
+    value = np.log(counts * total.sum() / (total[first] * total[second])) if len(pairs) else np.zeros(0)
+    keep = value > 0
+    return first[keep], second[keep], value[keep].astype(np.float32)
