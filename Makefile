@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 VLLM := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all test-vllm check clean
+.PHONY: help setup quickstart test test-all test-vllm check docs clean
 
 help:  ## this list
 	@echo "llmrec: fine-tune language models for recommendation"
@@ -39,6 +39,10 @@ check: setup  ## ruff and mypy
 	$(BIN)/ruff check llmrec tests scripts
 	$(BIN)/ruff format --check llmrec tests scripts
 	$(BIN)/mypy
+
+docs: setup  ## the documentation as a site, in build/site; a broken link is an error
+	$(BIN)/python scripts/pages/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove .venv, .venv-vllm and caches; runs/ and the cache of embedded defaults stay
 	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
