@@ -12,7 +12,7 @@ from llmrec.cli.paths import current_run
 from llmrec.cli.screen import console, plain, say, screen, stages
 
 if TYPE_CHECKING:
-    from llmrec.data.problems import Checked
+    from llmrec.data.inspection import Checked
     from llmrec.recipe import Data
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": [
 @app.command("list")
 def list_sources(as_json: bool = typer.Option(False, "--json", help="print JSON")) -> None:
     """Data sets that `data.source` can name: whether they are here, how large, on what terms, from where."""
-    from llmrec.data.origins import ORIGINS
+    from llmrec.data.fetch import ORIGINS
     from llmrec.data.sources import where
 
     sources = [
@@ -51,8 +51,7 @@ def fetch_set(
     mirror: str = typer.Option(None, help="an address below which the same files lie"),
 ) -> None:
     """Fetch a data set from its makers into the cache; a fetch that was cut goes on where it was."""
-    from llmrec.data.fetch import fetch
-    from llmrec.data.origins import ORIGINS
+    from llmrec.data.fetch import ORIGINS, fetch
 
     if name in ORIGINS:
         console.print(f"{ORIGINS[name].about}. {ORIGINS[name].size}.", highlight=False, soft_wrap=True)
@@ -84,7 +83,7 @@ def show(
 ) -> None:
     """Counts, density, lengths of histories, time and text of a run's data, or of what a recipe reads."""
     from llmrec import shipped
-    from llmrec.data import facts
+    from llmrec.data import inspection
     from llmrec.data.dataset import Dataset
     from llmrec.recipe_file import load
     from llmrec.run.layout import RunFolder
@@ -95,15 +94,15 @@ def show(
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(shipped.recipe(run))
-        dataset, unit = facts.cleaned(recipe.data, recipe.seed)
-    found = facts.facts(dataset, recipe.items.text, unit)
+        dataset, unit = inspection.cleaned(recipe.data, recipe.seed)
+    found = inspection.facts(dataset, recipe.items.text, unit)
     if as_json:
-        say(found | {"interactions by tenth of the items": facts.long_tail(dataset)})
+        say(found | {"interactions by tenth of the items": inspection.long_tail(dataset)})
         return
     for name, value in found.items():
         typer.echo(f"{name:<26} {plain(value)}")
     typer.echo("\nInteractions by tenth of the items, most popular first:")
-    for place, share in enumerate(facts.long_tail(dataset), 1):
+    for place, share in enumerate(inspection.long_tail(dataset), 1):
         typer.echo(f"{place * 10:>4} %  {'█' * round(60 * share) or '▏'} {share:.1%}")
 
 
@@ -111,8 +110,8 @@ def _check(files: list[Path]) -> Checked:
     import tempfile
 
     from llmrec.data import starter
+    from llmrec.data.inspection import check
     from llmrec.data.look import look
-    from llmrec.data.problems import check
 
     if len(files) == 1 and files[0].suffix in (".yaml", ".yml"):
         data, text = _of_recipe(files[0])

@@ -1,4 +1,4 @@
-"""Amazon Reviews as their maker publishes them: one JSON a line, reviews and metadata of a category, plain or gzipped.
+"""Amazon Reviews as published: one JSON a line, reviews and metadata of a category, plain or gzipped.
 
 Three editions name their fields differently. Reviews go into a database that spills; metadata lines of 2014
 are Python literals, not JSON, so metadata of all editions is read line by line.
@@ -20,11 +20,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from llmrec.data import origins
+from llmrec.data import fetch
 from llmrec.data.own import files
-from llmrec.data.raw import BadRow, Raw, Scan
-from llmrec.data.store import database
-from llmrec.data.tables import glob_free, refuse_many
+from llmrec.data.raw import BadRow, Raw, Scan, database, file_names, path_literal, refuse_many
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -33,14 +31,10 @@ _PRICE = re.compile(r"^\s*(?:from\s+)?\$?\s*([\d,]+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
-class Edition:
-    """How an edition names things.
+class _Edition:
+    """Names of the fields of reviews and of metadata (from `key` on), and of files, the usual one first.
 
-    Attributes:
-        user, item, rating, time, review, summary: fields of a review.
-        scale: by which its times are divided to give seconds.
-        key, brand, category: fields of the metadata.
-        reviews, items: names of its files, the usual one first.
+    Times divided by `scale` are seconds.
     """
 
     user: str
@@ -59,11 +53,11 @@ class Edition:
 
 _OLD = ("reviewerID", "asin", "overall", "unixReviewTime", "reviewText", "summary", 1, "asin", "brand")
 EDITIONS = {
-    "amazon-reviews-2014": Edition(
+    "amazon-reviews-2014": _Edition(
         *_OLD, "categories", ("reviews_{}_5.json", "reviews_{}.json"), ("meta_{}.json",)
     ),
-    "amazon-reviews-2018": Edition(*_OLD, "category", ("{}.json", "{}_5.json"), ("meta_{}.json",)),
-    "amazon-reviews-2023": Edition(
+    "amazon-reviews-2018": _Edition(*_OLD, "category", ("{}.json", "{}_5.json"), ("meta_{}.json",)),
+    "amazon-reviews-2023": _Edition(
         "user_id", "parent_asin", "rating", "timestamp", "text", "title", 1000, "parent_asin", "store", "categories",
         ("{}.jsonl",), ("meta_{}.jsonl",),
     ),
@@ -94,14 +88,13 @@ def read_amazon(data: Data) -> Raw:
     for path in (*logs, *catalogues):
         if not path.is_file():
             raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
-    with ThreadPoolExecutor(1) as pool:  # DuckDB reads the ones while Python reads the others
+    with ThreadPoolExecutor(1) as pool:  # DuckDB reads the reviews while Python reads the metadata
         reviews = pool.submit(_reviews, logs, edition)
         items, broken, against = _metadata(catalogues, edition)
     scan, bad = reviews.result()
     refuse_many(bad + broken, data.max_bad_rows)
-    about = origins.ORIGINS[data.source]
-    named = {"source": about.about, "licence": about.licence, "files": _names([*logs, *catalogues])}
-    return Raw(scan, items, "seconds", named, bad + broken + against)
+    origin = fetch.about(data.source) | {"files": file_names([*logs, *catalogues])}
+    return Raw(scan, items, "seconds", origin, bad + broken + against)
 
 
 def _find(data: Data, names: tuple[str, ...]) -> Path:
@@ -110,7 +103,7 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
             f"data.source: {data.source} needs data.category=NAME (such as Beauty), or the files themselves: "
             "data.interactions=FILE data.items=FILE"
         )
-    folder = origins.folder(data.source)
+    folder = fetch.folder(data.source)
     tried = [f"{name.format(data.category)}{ending}" for name in names for ending in (".gz", "")]
     for name in tried:
         if (folder / name).is_file():
@@ -120,13 +113,12 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
     )
 
 
-def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[BadRow]]:
-    """The reviews, read once into a database, and a line of words for each that lacks an id, a time or a rating."""
-    paths = "[" + ", ".join("'" + glob_free(path).replace("'", "''") + "'" for path in logs) + "]"
+def _reviews(logs: list[Path], edition: _Edition) -> tuple[Scan, list[BadRow]]:
+    """The reviews, read once into a database, and those that lack an id, a time or a rating."""
     kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")
     kinds |= {edition.rating: "DOUBLE", edition.time: "BIGINT"}
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in kinds.items()) + "}"
-    source = f"read_json({paths}, format='newline_delimited', ignore_errors=true, columns={columns})"
+    source = f"read_json({path_literal(logs)}, format='newline_delimited', ignore_errors=true, columns={columns})"
     chosen = {
         "user_id": edition.user,
         "item_id": edition.item,
@@ -141,11 +133,11 @@ def _reviews(logs: list[Path], edition: Edition) -> tuple[Scan, list[BadRow]]:
     try:
         db.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {source}")
     except duckdb.Error as error:
-        raise DataError(f"{_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
+        raise DataError(f"{file_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
     broken = db.execute(f"DELETE FROM raw WHERE {lacks}").fetchall()[0][0]
     needed = (edition.user, edition.item, edition.time, edition.rating)
-    told = [line for path in logs for line in _lacking(path, needed)] if broken else []
-    return Scan("SELECT * FROM raw", list(chosen), db), told
+    bad = [row for path in logs for row in _lacking(path, needed)] if broken else []
+    return Scan("SELECT * FROM raw", list(chosen), db), bad
 
 
 def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
@@ -160,7 +152,7 @@ def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
             yield BadRow("missing", f"{path.name}, line {number}", f"{missing[0]} is missing")
 
 
-def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[BadRow], list[BadRow]]:
+def _metadata(catalogues: list[Path], edition: _Edition) -> tuple[pa.Table, list[BadRow], list[BadRow]]:
     """One row an item, the first that its files have; lines that do not parse, and rows against an earlier one."""
     rows: dict[str, dict[str, Any]] = {}
     firsts: dict[str, str] = {}
@@ -169,7 +161,7 @@ def _metadata(catalogues: list[Path], edition: Edition) -> tuple[pa.Table, list[
         for number, text in _lines(path):
             place = f"{path.name}, line {number}"
             try:
-                row = _item(_parse(text), edition)
+                row = _item(text, edition)
             except (ValueError, SyntaxError, KeyError, AttributeError, MemoryError, RecursionError):
                 broken.append(BadRow("malformed", place, f"neither JSON nor a Python literal with '{edition.key}'"))
                 continue
@@ -192,30 +184,27 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path.name} cannot be read: {error}. Fetch it again.") from error
 
 
-def _parse(text: str) -> Any:
+def _item(text: str, edition: _Edition) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        row = json.loads(text)
     except ValueError:
-        return ast.literal_eval(text.strip())
-
-
-def _item(given: Any, edition: Edition) -> dict[str, Any]:
-    key = str(given[edition.key]).strip()
+        row = ast.literal_eval(text.strip())
+    key = str(row[edition.key]).strip()
     if not key:
         raise KeyError(edition.key)
-    path = given.get(edition.category) or []
+    path = row.get(edition.category) or []
     path = path[0] if path and isinstance(path[0], list) else path  # 2014 has several paths, the first is the main one
     return {
         "item_id": key,
-        "title": _words(given.get("title")),
-        "brand": _words(given.get(edition.brand)),
-        "category": _words(path if isinstance(path, str) else " > ".join(map(str, path))),
-        "description": _words(given.get("description")),
-        "price": _price(given.get("price")),
+        "title": _plain(row.get("title")),
+        "brand": _plain(row.get(edition.brand)),
+        "category": _plain(path if isinstance(path, str) else " > ".join(map(str, path))),
+        "description": _plain(row.get("description")),
+        "price": _price(row.get("price")),
     }
 
 
-def _words(value: Any) -> str | None:
+def _plain(value: Any) -> str | None:
     """Text without entities, tags and needless blanks; lists joined; None where nothing is left."""
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
     text = html.unescape(text)
@@ -226,7 +215,3 @@ def _price(value: Any) -> float | None:
     """The first number of a price; later editions have pieces of a page in the field, which are no price."""
     found = _PRICE.match(str(value)) if value is not None else None
     return float(found[1].replace(",", "")) if found else None
-
-
-def _names(paths: list[Path]) -> str:
-    return ", ".join(path.name for path in paths)

@@ -1,7 +1,6 @@
 """Cleaning, ordering and splitting, in DuckDB: one SQL statement for each rule, a reason for every row dropped.
 
-Ids become numbers first, so that a hundred million rows are a table of integers; `store.database` spills what does not
-fit into memory.
+Ids become numbers first, so that a hundred million rows are a table of integers; DuckDB spills what does not fit.
 """
 
 from __future__ import annotations
@@ -14,30 +13,64 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.data import splits
-from llmrec.data.raw import BadRow, Raw, Scan
-from llmrec.data.store import database
+from llmrec.data.raw import BadRow, Raw, Scan, database, text_literal
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
+MONOTONE = ("leave-one-out", "temporal")
+"""Splits in which no training event of a user comes after a held-out one."""
 TEXTS = ("review", "summary", "explanation")
 """Words that an event may come with. They stay where they were read until the order of events is known."""
 
-
 _PLAIN = "DICTIONARY_SIZE_LIMIT 16000"  # of words, all different, DuckDB would build large dictionaries and drop them
+_SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test",)}
+
+
+def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
+    """Drop what the recipe says, order each history, split.
+
+    Events of one user with the same timestamp are ordered by a hash of seed, user and item: seeded random, whatever
+    the order of the file. (Ordering them by item id would move HR@10 on MovieLens 100K from about .08 to .18.)
+
+    Raises:
+        DataError: nothing is left (which rule emptied it), items contradict one another, a temporal split of
+            timestamps that are positions, or a split column with other values than the three.
+    """
+    return Cleaned(raw, data, seed)
 
 
 class Cleaned:
     """Interactions in history order with their split, the catalogue's rows, and what each rule dropped.
 
+    Tables: `users` (u, user_id) and `things` (i, item_id) number the ids; `events` becomes `placed`, in history order.
+
     Attributes:
         dropped: rule → rows.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, query: str, dropped: dict[str, int]) -> None:
-        self._db = db
-        self._query = query
-        self.dropped = dropped
+    def __init__(self, raw: Raw, data: Data, seed: int) -> None:
+        self.dropped: dict[str, int] = {}
+        self._texts = [name for name in TEXTS if name in raw.columns]
+        self._extras = [name for name in ("rating", "part") if name in raw.columns]
+        self._db = _opened(raw, bool(self._texts))
+        self._refuse_contradicting_items()
+        self._drop_malformed(raw.dropped)
+        self._number()
+        self._drop_repeated()
+        self._apply(raw, data, seed)
+        if not self._count("SELECT count(*) FROM events"):
+            took = [f"'{reason}' took {count}" for reason, count in self.dropped.items() if count]
+            story = ", ".join(took) or "the source has none"
+            raise DataError(f"no interactions are left after cleaning: {story}. Loosen the rule in `data:`.")
+        self._make_catalogue(data)
+        self._place(seed)
+        split = _split_expression(self._db, data, seed, raw.unit)
+        shown = [f"placed.{name}" for name in self._extras if name != "part"] + [f"raw.{name}" for name in self._texts]
+        self._query = f"""
+            SELECT users.user_id, things.item_id, placed.timestamp{"".join(f", {name}" for name in shown)},
+                   {split} AS split
+            FROM placed JOIN users USING (u) JOIN things USING (i)
+                 {"JOIN raw ON raw.rowid = placed.words" if self._texts else ""} ORDER BY placed.u, placed.place"""
 
     @cached_property
     def interactions(self) -> pa.Table:
@@ -51,138 +84,161 @@ class Cleaned:
 
     def save(self, folder: Path) -> None:
         """Write `interactions.parquet`, `items.parquet` and `dropped.parquet`, interactions without holding them."""
-        self._copy(self._query, folder / "interactions.parquet")
-        pq.write_table(self.items, folder / "items.parquet")
-        dropped = """SELECT user_id, item_id, timestamp, reason FROM dropped LEFT JOIN people USING (u)
+        dropped = """SELECT user_id, item_id, timestamp, reason FROM dropped LEFT JOIN users USING (u)
                      LEFT JOIN things USING (i) ORDER BY dropped.number, user_id, item_id, timestamp"""
-        self._copy(dropped, folder / "dropped.parquet")
+        pq.write_table(self.items, folder / "items.parquet")
+        for name, query in (("interactions", self._query), ("dropped", dropped)):
+            target = text_literal(str((folder / f"{name}.parquet").absolute()))  # ~ would be a home to DuckDB
+            self._db.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION snappy, {_PLAIN})")
 
-    def _copy(self, query: str, path: Path) -> None:
-        name = str(path.absolute()).replace("'", "''")  # a name that begins with ~ would be a home to DuckDB
-        self._db.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, COMPRESSION snappy, {_PLAIN})")
+    def _count(self, query: str) -> int:
+        return int(self._db.execute(query).fetchall()[0][0] or 0)
 
+    def _refuse_contradicting_items(self) -> None:
+        query = """
+            SELECT item_id, count(*) FROM (SELECT DISTINCT * FROM raw_items) WHERE item_id IS NOT NULL
+            GROUP BY item_id HAVING count(*) > 1 ORDER BY item_id LIMIT 5"""
+        twice = self._db.execute(query).fetchall()
+        if twice:
+            names = ", ".join(f"'{name}' ({count} times)" for name, count in twice)
+            raise DataError(f"the items file has different rows for one item id: {names}. Keep one row for each item.")
 
-def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
-    """Drop what the recipe says, order each history, split.
-
-    Events of one user with the same timestamp are ordered by a hash of seed, user and item: seeded random, whatever
-    the order of the file. (Ordering them by item id would move HR@10 on MovieLens 100K from about .08 to .18.)
-
-    Raises:
-        DataError: nothing is left (which rule emptied it), items contradict one another, or see `splits.expression`.
-    """
-    texts = [name for name in TEXTS if name in raw.columns]
-    db = _registered(raw, bool(texts))
-    _refuse_contradicting_items(db)
-    rules = _Rules(db)
-    rules.malformed(raw.dropped)
-    extras: list[str] = [name for name in ("rating", "part") if name in raw.columns]
-    _number(db, extras, texts)
-    rules.repeated()
-    _apply(rules, raw, data, seed)
-    if rules.left == 0:
-        raise DataError(f"no interactions are left after cleaning: {rules.story()}. Loosen the rule in `data:`.")
-    _catalogue(db, data, rules)
-    return Cleaned(db, _placed(db, data, seed, raw.unit, extras, texts), rules.counts)
-
-
-def _apply(rules: _Rules, raw: Raw, data: Data, seed: int) -> None:
-    if data.since or data.until:
-        if raw.unit != "seconds":
-            raise DataError("data.since and data.until need clock times; these timestamps are only positions.")
-        if data.since:
-            rules.drop(f"events before {data.since}", f"timestamp < {_seconds(data.since)}")
-        if data.until:
-            rules.drop(f"events from {data.until} on", f"timestamp >= {_seconds(data.until)}")
-    if data.min_rating is not None:
-        if "rating" not in raw.columns:
-            raise DataError("data.min_rating: the interactions have no rating. Name it: data.columns.rating=NAME")
-        rules.drop(f"events rated below {data.min_rating:g}", f"rating < {data.min_rating}")
-    if data.min_text:
-        title = "title" if "title" in raw.items.column_names else "NULL"
-        long = f"SELECT item_id FROM raw_items WHERE length(trim({title})) >= {data.min_text}"
-        short = f"i IN (SELECT i FROM things WHERE item_id NOT IN ({long}))"
-        rules.drop(f"items with a title of fewer than {data.min_text} characters", short)
-    if data.max_users:
-        kept = f"""SELECT u FROM (SELECT DISTINCT u FROM events) JOIN people USING (u)
-                   ORDER BY md5(concat('{seed}', '|', user_id)) LIMIT {data.max_users}"""
-        rules.drop("users outside the sample", f"u NOT IN ({kept})")
-    if data.core > 1:
-        rules.core(data.core)
-
-
-class _Rules:
-    """Takes rows out of `events` and writes them, with the reason, into `dropped`."""
-
-    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
-        self.db = db
-        self.counts: dict[str, int] = {}
-        db.execute("CREATE TABLE dropped (u INTEGER, i INTEGER, timestamp BIGINT, reason VARCHAR, number INTEGER)")
-
-    @property
-    def left(self) -> int:
-        """Events that are still there."""
-        return int(self.db.execute("SELECT count(*) FROM events").fetchall()[0][0])
-
-    def story(self) -> str:
-        """What each rule dropped, in words."""
-        told = [f"'{reason}' took {count}" for reason, count in self.counts.items() if count]
-        return ", ".join(told) or "the source has none"
-
-    def malformed(self, rows: list[BadRow]) -> None:
-        """Rows that were left out when the files were read."""
-        self.counts["malformed rows"] = len(rows)
+    def _drop_malformed(self, rows: list[BadRow]) -> None:
+        """Note the rows that were left out when the files were read."""
+        self._db.execute(
+            "CREATE TABLE dropped (u INTEGER, i INTEGER, timestamp BIGINT, reason VARCHAR, number INTEGER)"
+        )
+        self.dropped["malformed rows"] = len(rows)
         if rows:
-            self.db.register("lines", pa.table({"line": [str(row) for row in rows]}))
-            self.db.execute("INSERT INTO dropped SELECT NULL, NULL, NULL, 'malformed: ' || line, 0 FROM lines")
+            self._db.register("lines", pa.table({"line": [str(row) for row in rows]}))
+            self._db.execute("INSERT INTO dropped SELECT NULL, NULL, NULL, 'malformed: ' || line, 0 FROM lines")
 
-    def repeated(self) -> None:
-        """Copies of an event, of which `_number` kept one."""
-        copies = self.db.execute("SELECT sum(copies - 1)::BIGINT FROM events").fetchall()[0][0]
-        self.counts["repeated rows"] = int(copies or 0)
-        self.db.execute(
+    def _number(self) -> None:
+        """Make `users`, `things` and `events` (one row for each user, item and time).
+
+        Of copies with different ratings the highest is kept, and with it what else its row says.
+        """
+        for table, key, name in (("users", "u", "user_id"), ("things", "i", "item_id")):
+            also = " UNION SELECT item_id FROM raw_items WHERE item_id IS NOT NULL" if key == "i" else ""
+            self._db.execute(
+                f"""CREATE TABLE {table} AS
+                    SELECT (row_number() OVER (ORDER BY length({name}), {name}) - 1)::INTEGER {key}, {name}
+                    FROM (SELECT DISTINCT {name} FROM raw{also})"""
+            )
+        best = [f"max({name}) AS {name}" for name in self._extras]
+        if self._texts:
+            best.append("max(raw.rowid) AS words")
+        numbered = "raw JOIN users USING (user_id) JOIN things USING (item_id)"
+        self._db.execute(
+            f"""CREATE TABLE events AS SELECT {", ".join(["u, i, timestamp, count(*) AS copies", *best])}
+                FROM {numbered} GROUP BY u, i, timestamp"""
+        )
+        if self._texts:
+            ranked = f"struct_pack({', '.join([*self._extras, *self._texts])})"
+            self._db.execute(
+                f"""UPDATE events SET words = best.words FROM (
+                        SELECT u, i, timestamp, arg_max(raw.rowid, {ranked}) AS words FROM {numbered}
+                        SEMI JOIN (SELECT u, i, timestamp FROM events WHERE copies > 1) AS twice USING (u, i, timestamp)
+                        GROUP BY u, i, timestamp) AS best
+                    WHERE events.u = best.u AND events.i = best.i AND events.timestamp = best.timestamp"""
+            )
+
+    def _drop_repeated(self) -> None:
+        """Note the copies of an event, of which `_number` kept one."""
+        self.dropped["repeated rows"] = self._count("SELECT sum(copies - 1)::BIGINT FROM events")
+        self._db.execute(
             "INSERT INTO dropped SELECT u, i, timestamp, 'repeated rows', 0 FROM events, range(copies - 1) "
             "WHERE copies > 1"
         )
-        self.db.execute("ALTER TABLE events DROP COLUMN copies")
+        self._db.execute("ALTER TABLE events DROP COLUMN copies")
 
-    def drop(self, reason: str, condition: str) -> None:
-        """Take out the events that meet a condition."""
-        number = len(self.counts)
-        self.db.execute(
+    def _apply(self, raw: Raw, data: Data, seed: int) -> None:
+        """The rules of the recipe, in order."""
+        if (data.since or data.until) and raw.unit != "seconds":
+            raise DataError("data.since and data.until need clock times; these timestamps are only positions.")
+        if data.since:
+            self._drop(f"events before {data.since}", f"timestamp < {_seconds(data.since)}")
+        if data.until:
+            self._drop(f"events from {data.until} on", f"timestamp >= {_seconds(data.until)}")
+        if data.min_rating is not None:
+            if "rating" not in raw.columns:
+                raise DataError("data.min_rating: the interactions have no rating. Name it: data.columns.rating=NAME")
+            self._drop(f"events rated below {data.min_rating:g}", f"rating < {data.min_rating}")
+        if data.min_text:
+            title = "title" if "title" in raw.items.column_names else "NULL"
+            long = f"SELECT item_id FROM raw_items WHERE length(trim({title})) >= {data.min_text}"
+            short = f"i IN (SELECT i FROM things WHERE item_id NOT IN ({long}))"
+            self._drop(f"items with a title of fewer than {data.min_text} characters", short)
+        if data.max_users:
+            kept = f"""SELECT u FROM (SELECT DISTINCT u FROM events) JOIN users USING (u)
+                       ORDER BY md5(concat('{seed}', '|', user_id)) LIMIT {data.max_users}"""
+            self._drop("users outside the sample", f"u NOT IN ({kept})")
+        if data.core > 1:
+            self._drop_outside_core(data.core)
+
+    def _drop(self, reason: str, condition: str) -> None:
+        """Move the events that meet a condition from `events` to `dropped`."""
+        number = len(self.dropped)
+        self._db.execute(
             f"INSERT INTO dropped SELECT u, i, timestamp, $reason, {number} FROM events WHERE {condition}",
             {"reason": reason},
         )
-        self.counts[reason] = int(self.db.execute(f"DELETE FROM events WHERE {condition}").fetchall()[0][0])
+        self.dropped[reason] = self._count(f"DELETE FROM events WHERE {condition}")
 
-    def core(self, core: int) -> None:
+    def _drop_outside_core(self, core: int) -> None:
         """Take out users and items with fewer than `core` events until none is left to take out."""
-        reason = f"users or items with fewer than {core} events"
-        self.db.execute("CREATE TABLE pairs AS SELECT u, i FROM events")
+        self._db.execute("CREATE TABLE pairs AS SELECT u, i FROM events")
         count = -1
-        while count != (count := int(self.db.execute("SELECT count(*) FROM pairs").fetchall()[0][0])):
+        while count != (count := self._count("SELECT count(*) FROM pairs")):
             for key in ("i", "u"):
                 poor = f"SELECT {key} FROM pairs GROUP BY {key} HAVING count(*) < {core}"
-                self.db.execute(f"DELETE FROM pairs WHERE {key} IN ({poor})")
-        # Whoever is taken out loses all rows, so what is left is told by who is left.
-        for table, key, whole in (("poor_users", "u", "people"), ("poor_items", "i", "things")):
+                self._db.execute(f"DELETE FROM pairs WHERE {key} IN ({poor})")
+        # A user or item that is taken out loses all rows, so those without rows are the ones taken out.
+        for table, key, whole in (("poor_users", "u", "users"), ("poor_items", "i", "things")):
             left = f"SELECT DISTINCT {key} FROM pairs"
-            self.db.execute(f"CREATE TABLE {table} AS SELECT {key} FROM {whole} WHERE {key} NOT IN ({left})")
-        self.db.execute("DROP TABLE pairs")
-        self.drop(reason, "u IN (SELECT u FROM poor_users) OR i IN (SELECT i FROM poor_items)")
+            self._db.execute(f"CREATE TABLE {table} AS SELECT {key} FROM {whole} WHERE {key} NOT IN ({left})")
+        self._db.execute("DROP TABLE pairs")
+        self._drop(
+            f"users or items with fewer than {core} events",
+            "u IN (SELECT u FROM poor_users) OR i IN (SELECT i FROM poor_items)",
+        )
+
+    def _make_catalogue(self, data: Data) -> None:
+        """Every item of the catalogue, and every item of the log that the catalogue lacks (with no text)."""
+        seen = data.catalogue == "seen" or (data.catalogue is None and data.source.startswith("amazon-reviews"))
+        chosen = "i IN (SELECT i FROM events)"
+        if not seen:
+            chosen += " OR item_id IN (SELECT item_id FROM raw_items)"
+            if data.min_text:
+                chosen = f"({chosen}) AND (i IN (SELECT i FROM events) OR length(trim(title)) >= {data.min_text})"
+        self._db.execute(
+            f"""CREATE TABLE catalogue AS SELECT i, things.item_id, raw_items.* EXCLUDE (item_id)
+                FROM things LEFT JOIN (SELECT DISTINCT * FROM raw_items) AS raw_items USING (item_id) WHERE {chosen}"""
+        )
+
+    def _place(self, seed: int) -> None:
+        """Put every history in order: table `placed`."""
+        # Few events share their moment with another of their user; only those are worth a hash. Sixteen digits of it
+        # sort as all of them do, in a quarter of the memory.
+        tie = f"('0x' || substr(md5(concat('{seed}', '|', user_id, '|', item_id)), 1, 16))::UBIGINT"
+        self._db.execute(
+            f"""CREATE TABLE ties AS SELECT u, i, timestamp, {tie} AS tie
+                FROM events SEMI JOIN
+                     (SELECT u, timestamp FROM events GROUP BY u, timestamp HAVING count(*) > 1) AS shared
+                USING (u, timestamp) JOIN users USING (u) JOIN things USING (i)"""
+        )
+        carried = "".join(f", {name}" for name in [*self._extras, *(("words",) if self._texts else ())])
+        self._db.execute(
+            f"""CREATE TABLE placed AS SELECT u, i, timestamp{carried},
+                    row_number() OVER history AS place, count(*) OVER (PARTITION BY u) AS events_of_user
+                FROM events LEFT JOIN ties USING (u, i, timestamp)
+                WINDOW history AS (PARTITION BY u ORDER BY timestamp, tie, i)"""
+        )
+        self._db.execute("DROP TABLE ties")
+        self._db.execute("DROP TABLE events")
 
 
-def _refuse_contradicting_items(db: duckdb.DuckDBPyConnection) -> None:
-    query = """
-        SELECT item_id, count(*) FROM (SELECT DISTINCT * FROM raw_items) WHERE item_id IS NOT NULL
-        GROUP BY item_id HAVING count(*) > 1 ORDER BY item_id LIMIT 5"""
-    twice = db.execute(query).fetchall()
-    if twice:
-        names = ", ".join(f"'{name}' ({count} times)" for name, count in twice)
-        raise DataError(f"the items file has different rows for one item id: {names}. Keep one row for each item.")
-
-
-def _registered(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
+def _opened(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
     """A database with `raw` and `raw_items`: views, but where words must be found again by their row, `raw` is a table.
 
     Where the source keeps its rows in a database, what follows goes into a schema of its own there.
@@ -203,77 +259,58 @@ def _registered(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
     return db
 
 
-def _number(db: duckdb.DuckDBPyConnection, extras: list[str], texts: list[str]) -> None:
-    """Make `people`, `things` and `events` (one row for each user, item and time).
-
-    Of copies with different ratings the highest is kept, and with it what else its row says.
-    """
-    for table, key, name in (("people", "u", "user_id"), ("things", "i", "item_id")):
-        also = " UNION SELECT item_id FROM raw_items WHERE item_id IS NOT NULL" if key == "i" else ""
-        db.execute(
-            f"""CREATE TABLE {table} AS SELECT (row_number() OVER (ORDER BY length({name}), {name}) - 1)::INTEGER {key},
-                {name} FROM (SELECT DISTINCT {name} FROM raw{also})"""
-        )
-    best = "".join(f", max({name}) AS {name}" for name in extras) + (", max(raw.rowid) AS words" if texts else "")
-    numbered = "raw JOIN people USING (user_id) JOIN things USING (item_id)"
-    db.execute(
-        f"""CREATE TABLE events AS SELECT u, i, timestamp, count(*) AS copies{best}
-            FROM {numbered} GROUP BY u, i, timestamp"""
-    )
-    if texts:
-        ranked = f"struct_pack({', '.join([*extras, *texts])})"
-        db.execute(
-            f"""UPDATE events SET words = best.words FROM (
-                    SELECT u, i, timestamp, arg_max(raw.rowid, {ranked}) AS words FROM {numbered}
-                    SEMI JOIN (SELECT u, i, timestamp FROM events WHERE copies > 1) AS twice USING (u, i, timestamp)
-                    GROUP BY u, i, timestamp) AS best
-                WHERE events.u = best.u AND events.i = best.i AND events.timestamp = best.timestamp"""
-        )
-
-
-def _catalogue(db: duckdb.DuckDBPyConnection, data: Data, rules: _Rules) -> None:
-    """Every item of the catalogue, and every item of the log that the catalogue lacks (with no text)."""
-    seen = data.catalogue == "seen" or (data.catalogue is None and data.source.startswith("amazon-reviews"))
-    chosen = "i IN (SELECT i FROM events)"
-    if not seen:
-        chosen += " OR item_id IN (SELECT item_id FROM raw_items)"
-        short = [reason for reason in rules.counts if reason.startswith("items with a title")]
-        if short:
-            chosen = f"({chosen}) AND (i IN (SELECT i FROM events) OR length(trim(title)) >= {data.min_text})"
-    db.execute(
-        f"""CREATE TABLE catalogue AS SELECT i, things.item_id, raw_items.* EXCLUDE (item_id)
-            FROM things LEFT JOIN (SELECT DISTINCT * FROM raw_items) AS raw_items USING (item_id) WHERE {chosen}"""
-    )
-
-
-def _placed(
-    db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str, extras: list[str], texts: list[str]
-) -> str:
-    """Put every history in order (table `placed`); returns the query for the interactions with their split."""
-    # Few events share their moment with another of their user; only those are worth a hash. Sixteen digits of it sort
-    # as all of them do, in a quarter of the memory.
-    tie = f"('0x' || substr(md5(concat('{seed}', '|', user_id, '|', item_id)), 1, 16))::UBIGINT"
-    db.execute(
-        f"""CREATE TABLE ties AS SELECT u, i, timestamp, {tie} AS tie
-            FROM events SEMI JOIN (SELECT u, timestamp FROM events GROUP BY u, timestamp HAVING count(*) > 1) AS shared
-            USING (u, timestamp) JOIN people USING (u) JOIN things USING (i)"""
-    )
-    carried = [*extras, "words"] if texts else extras
-    db.execute(
-        f"""CREATE TABLE placed AS SELECT u, i, timestamp{"".join(f", {name}" for name in carried)},
-                row_number() OVER history AS place, count(*) OVER (PARTITION BY u) AS events_of_user
-            FROM events LEFT JOIN ties USING (u, i, timestamp)
-            WINDOW history AS (PARTITION BY u ORDER BY timestamp, tie, i)"""
-    )
-    db.execute("DROP TABLE ties")
-    db.execute("DROP TABLE events")
-    shown = [f"placed.{name}" for name in extras if name != "part"] + [f"raw.{name}" for name in texts]
-    found = " JOIN raw ON raw.rowid = placed.words" if texts else ""
-    return f"""
-        SELECT people.user_id, things.item_id, placed.timestamp{"".join(f", {name}" for name in shown)},
-               {splits.expression(db, data, seed, unit)} AS split
-        FROM placed JOIN people USING (u) JOIN things USING (i){found} ORDER BY placed.u, placed.place"""
-
-
 def _seconds(day: str) -> int:
     return int(datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC).timestamp())
+
+
+def _split_expression(db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str) -> str:
+    """SQL for train | valid | test over the columns of `placed`."""
+    if data.split == "temporal":
+        return _temporal(db, data.held_out, unit)
+    if data.split == "column":
+        return _column(db)
+    if data.split == "leave-one-out":  # users of two events or fewer are only trained on
+        return """CASE WHEN events_of_user < 3 THEN 'train' WHEN place = events_of_user THEN 'test'
+                       WHEN place = events_of_user - 1 THEN 'valid' ELSE 'train' END"""
+    # All events of a seeded share of items, or users, are the test; of as many more, validation. Whether one is drawn
+    # depends on the seed and its id alone, so a larger log never moves an item across.
+    key, table, name = ("i", "things", "item_id") if data.split == "cold-items" else ("u", "users", "user_id")
+    draw = f"('0x' || substr(md5(concat('{seed}|{data.split}|', {name})), 1, 13))::BIGINT / 4503599627370496.0"
+    return f"""(SELECT CASE WHEN drawn < {data.held_out} THEN 'test' WHEN drawn < {2 * data.held_out} THEN 'valid'
+                       ELSE 'train' END
+               FROM (SELECT {key}, {draw} AS drawn FROM {table}) AS draws WHERE draws.{key} = placed.{key})"""
+
+
+def _temporal(db: duckdb.DuckDBPyConnection, held_out: float, unit: str) -> str:
+    """One moment for all users: the latest share is the test, the share before validates.
+
+    As in MiniOneRec, a user's first event is no case (nothing comes before it) and does not count towards the shares.
+    Here a moment is never cut in two: events of one timestamp are on one side.
+    """
+    if unit != "seconds":
+        raise DataError(
+            "data.split: temporal needs clock times, but these timestamps are only positions in each user's history, "
+            "which say nothing across users. Use data.split=leave-one-out"
+        )
+    cases = int(db.execute("SELECT count(*) FROM placed WHERE place > 1").fetchall()[0][0])
+    if not cases:
+        raise DataError("data.split: temporal found no user with two events. More interactions are needed.")
+    in_time = "SELECT timestamp FROM placed WHERE place > 1 ORDER BY timestamp LIMIT 1 OFFSET"
+    firsts = (int(cases * (1 - 2 * held_out)), int(cases * (1 - held_out)))
+    valid, test = (db.execute(f"{in_time} {first}").fetchall()[0][0] for first in firsts)
+    return (
+        f"CASE WHEN placed.timestamp < {valid} THEN 'train' WHEN placed.timestamp < {test} THEN 'valid' ELSE 'test' END"
+    )
+
+
+def _column(db: duckdb.DuckDBPyConnection) -> str:
+    known = {word: name for name, words in _SPLITS.items() for word in words}
+    found = [row[0] for row in db.execute("SELECT DISTINCT part FROM placed ORDER BY part").fetchall()]
+    other = [value for value in found if str(value).strip().lower() not in known]
+    if other:
+        raise DataError(
+            f"data.columns.split: the column holds {', '.join(repr(value) for value in other[:5])}; "
+            f"known are {', '.join(known)}. Write one of them in every row."
+        )
+    cases = " ".join(f"WHEN '{word}' THEN '{name}'" for word, name in known.items())
+    return f"CASE lower(trim(part)) {cases} END"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +16,10 @@ import pyarrow.parquet as pq
 
 from llmrec.checked import REMEDY, read_table
 from llmrec.contracts import Sequences
-from llmrec.data.clean import clean
-from llmrec.data.raw import Raw
+from llmrec.data.clean import MONOTONE, clean
 from llmrec.data.sources import read
-from llmrec.data.splits import MONOTONE
 from llmrec.errors import DataError, RunError
+from llmrec.files import hash_json
 from llmrec.made import MADE, read_made
 from llmrec.recipe import Data
 
@@ -26,6 +27,7 @@ Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
 _EVENTS = {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "split": pa.string()}
 _IDS = ["user_id", "item_id", "split"]
+ROWS = 1 << 16  # read at once by `content_hash`; changes no hash
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Dataset:
         """Read `interactions.parquet` and `items.parquet` of a folder.
 
         Args:
-            folder: as `save` or the stage left it.
+            folder: of the stage.
             texts: read ratings and what users wrote, too; a log of reviews takes a small part of the memory without.
 
         Raises:
@@ -101,13 +103,10 @@ class Dataset:
         return {item_id: number for number, item_id in enumerate(self.item_ids)}
 
     def check_catalogue(self, item_ids: list[str]) -> None:
-        """See that a catalogue has the items of the data, by the same numbers.
-
-        Args:
-            item_ids: of the catalogue, by item number.
+        """Refuse a catalogue whose items (ids by item number) are not those of the data, by the same numbers.
 
         Raises:
-            RunError: it does not.
+            RunError: they are not.
         """
         if item_ids != self.item_ids:
             raise RunError(
@@ -162,11 +161,7 @@ class Dataset:
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
 
     def targets(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """The held-out events of a split; leave-one-out has one of each user. See `cases` for what was known before.
-
-        Returns:
-            (events,) user numbers and (events,) item numbers.
-        """
+        """(events,) user numbers and (events,) item numbers of the held-out events of a split. See also `cases`."""
         events = np.flatnonzero(self.splits == _SPLITS.index(split))
         return self.histories.rows[events], self.histories.items[events]
 
@@ -183,11 +178,7 @@ class Dataset:
 
 
 def _positions(column: pa.ChunkedArray, known: pa.Array, what: str) -> np.ndarray:
-    """(rows,) where each value stands among the known ones.
-
-    Raises:
-        RunError: a value is not known; `what` says what it is.
-    """
+    """(rows,) where each value stands among the known ones; raises RunError where one is not known."""
     found = [np.zeros(0, np.int32)]
     for chunk in column.chunks:
         numbered = pa.types.is_dictionary(chunk.type)
@@ -204,16 +195,16 @@ def _positions(column: pa.ChunkedArray, known: pa.Array, what: str) -> np.ndarra
 
 
 def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
-    """The stage `data`: read the source, clean, split, write the folder.
-
-    Returns:
-        Facts for `made.json`: counts, what was dropped and why, where the data come from.
+    """The stage `data`: read the source, clean, split, write the folder; returns facts for `made.json`.
 
     Raises:
         DataError: see `sources.read` and `clean.clean`; or nothing is held out.
     """
     raw = read(data)
-    dropped = _clean_into(folder, raw, data, seed)
+    cleaned = clean(raw, data, seed)
+    cleaned.save(folder)
+    dropped = cleaned.dropped
+    del cleaned  # what cleaning holds in memory, before the files are read
     dataset = Dataset.load(folder, texts=False)
     cases = dataset.cases("test")
     if not len(cases.users):
@@ -233,13 +224,6 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
-def _clean_into(folder: Path, raw: Raw, data: Data, seed: int) -> dict[str, int]:
-    """Clean into a folder; what cleaning held in memory is let go before the files are read."""
-    cleaned = clean(raw, data, seed)
-    cleaned.save(folder)
-    return cleaned.dropped
-
-
 _NOTHING_HELD_OUT = {
     "leave-one-out": "no user has three or more events, so nothing can be held out for test. "
     "More interactions are needed.",
@@ -251,7 +235,7 @@ _NOTHING_HELD_OUT = {
 
 
 def assert_order(dataset: Dataset, monotone: bool = True) -> None:
-    """The leak check of the data stage: time never runs backwards.
+    """The leak check of the data stage: time never runs backwards within a user.
 
     Args:
         dataset: as made.
@@ -261,10 +245,54 @@ def assert_order(dataset: Dataset, monotone: bool = True) -> None:
         DataError: an event stands before an earlier one of its user.
     """
     rows, times = dataset.histories.rows, dataset.interactions["timestamp"].to_numpy()
-    same_user = rows[1:] == rows[:-1]
-    turned = (same_user & (np.diff(dataset.splits) < 0)).any() if monotone else False
-    if (same_user & (np.diff(times) < 0)).any() or turned:
+    backwards = np.diff(times) < 0
+    if monotone:
+        backwards |= np.diff(dataset.splits) < 0
+    if (backwards & (rows[1:] == rows[:-1])).any():
         raise DataError(
             "an event stands before an earlier one of the same user: the split would leak. "
             "This is a bug; please report it."
         )
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names, types and values of all columns of both tables of a folder `data/`, in row order.
+
+    It is the same whichever version of a writer made the files.
+
+    Raises:
+        RunError: a file is missing.
+    """
+    tables = {}
+    for name in ("interactions.parquet", "items.parquet"):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
+        tables[name] = _table_hashes(folder / name)
+    return hash_json(tables)
+
+
+def _table_hashes(path: Path) -> dict[str, list[str]]:
+    """Column → type, hash of the lengths of its values as text, hash of these texts."""
+    file = pq.ParquetFile(path)
+    kinds = {field.name: str(_plain(field.type)) for field in file.schema_arrow}
+    sizes, words = ({name: hashlib.sha256() for name in kinds} for _ in range(2))
+    for batch in file.iter_batches(ROWS):
+        for name in kinds:
+            column = batch[name]
+            if pa.types.is_nested(column.type):
+                values = column.to_pylist()
+                texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+                column = pa.array(texts, pa.string())
+            column = column.cast(pa.string())
+            lengths = pc.binary_length(column).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            sizes[name].update(lengths.tobytes())
+            words[name].update("".join(column.drop_null().to_pylist()).encode())
+    return {name: [kind, sizes[name].hexdigest(), words[name].hexdigest()] for name, kind in sorted(kinds.items())}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Which kind of values, however they are held."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return pa.string() if pa.types.is_large_string(kind) else kind

@@ -1,4 +1,4 @@
-"""The leak check: whatever is fitted must be the same to the byte when the held-out events are others."""
+"""The leak check: a fitted component must be the same to the byte when the held-out events are others."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ def perturbed(dataset: Dataset, seed: int = 0) -> Dataset:
     shift = draw.integers(1, dataset.n_items, held_out.sum())
     items = dataset.histories.items.astype(np.int64)
     items[held_out] = (items[held_out] + shift) % dataset.n_items
-    columns = {"item_id": dataset.items["item_id"].take(pa.array(items))}
     mask = pa.array(held_out)
-    columns["timestamp"] = pc.if_else(mask, pc.add(table["timestamp"], 1_000_000), table["timestamp"])
+    columns = {
+        "item_id": dataset.items["item_id"].take(pa.array(items)),
+        "timestamp": pc.if_else(mask, pc.add(table["timestamp"], 1_000_000), table["timestamp"]),
+    }
     if "rating" in table.column_names:
-        columns["rating"] = pc.if_else(
-            mask, pc.subtract(pa.scalar(6.0, pa.float32()), table["rating"]), table["rating"]
-        )
+        other = pc.subtract(pa.scalar(6.0, pa.float32()), table["rating"])
+        columns["rating"] = pc.if_else(mask, other, table["rating"])
     for name in {"review", "summary", "explanation"} & set(table.column_names):
         columns[name] = pc.if_else(mask, pa.scalar("words of another event"), table[name])
     for name, column in columns.items():
@@ -66,7 +67,7 @@ def fingerprint(made: Any) -> str:
         TypeError: of another kind.
     """
     if isinstance(made, dict):
-        return hash_bytes(repr([(key, fingerprint(value)) for key, value in made.items()]).encode())
+        made = list(made.items())
     if isinstance(made, list | tuple):
         return hash_bytes(repr([fingerprint(value) for value in made]).encode())
     if isinstance(made, np.ndarray):

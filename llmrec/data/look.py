@@ -1,4 +1,7 @@
-"""What somebody's files hold, seen from names and contents: log or catalogue, and what each column is."""
+"""Schema inference for a user's files: which is the log and which the catalogue, and what each column is.
+
+Names and contents of columns decide; each decision comes with a line of words.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.columns import LOOSELY, Column, column_of, loosely
+from llmrec.data.columns import LOOSELY, Column, column_of, loosely, try_cast
 from llmrec.data.tables import Rows, read_table
-from llmrec.data.times import try_cast
 from llmrec.errors import DataError
 
 # Beginnings of words in the names of columns, lower case; a name counts by the words it is made of.
@@ -24,15 +26,9 @@ ITEM = (
     "item", "product", "article", "sku", "asin", "isbn", "ean", "movie", "film", "book", "track", "song", "video",
     "game", "recipe", "goods", "content", "listing", "offer", "course", "iid", "pid", "artikel", "produkt",
 )  # fmt: skip
-TIME = (
-    "time", "date", "ts", "when", "datum", "zeit", "created", "ordered", "at",
-)  # fmt: skip
-RATING = (
-    "rating", "star", "score", "grade", "bewertung",
-)  # fmt: skip
-TITLE = (
-    "title", "name", "label", "titel", "bezeichnung", "nombre", "designation",
-)  # fmt: skip
+TIME = ("time", "date", "ts", "when", "datum", "zeit", "created", "ordered", "at")
+RATING = ("rating", "star", "score", "grade", "bewertung")
+TITLE = ("title", "name", "label", "titel", "bezeichnung", "nombre", "designation")
 TEXT = (
     "brand", "categor", "genre", "author", "artist", "maker", "manufacturer", "type", "kind", "colo", "tag",
     "subject", "year", "material", "style", "department", "topic", "description", "group", "marke", "kategorie",
@@ -60,15 +56,15 @@ class Look:
 
     log: Rows
     catalogue: Rows
+    item: str
+    key: str
+    why: list[str]
     user: str = ""
-    item: str = ""
     timestamp: str | None = None
     rating: str | None = None
-    key: str = ""
     title: str | None = None
     text: list[str] = field(default_factory=list)
     day_first: bool | None = None
-    why: list[str] = field(default_factory=list)
 
     @property
     def one_file(self) -> bool:
@@ -88,40 +84,26 @@ def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> 
     """
     rows = [read_table(path) for path in paths]
     columns = {id(one): [column_of(one.table, name) for name in one.table.column_names] for one in rows}
-    found = _one(rows[0], columns[id(rows[0])], ask) if len(rows) == 1 else _pair(rows, columns, ask)
+    found = _one_file(rows[0], columns[id(rows[0])], ask) if len(rows) == 1 else _pair(rows, columns, ask)
     log, catalogue = columns[id(found.log)], columns[id(found.catalogue)]
     _refuse_headless(found.log, log)
     taken = {found.item, *([found.key] if found.one_file else [])}
     found.user = _user([column for column in log if column.name not in taken], found, ask)
     found.timestamp = _time([column for column in log if column.name not in {found.user, *taken}], found, ask)
-    rest = [column for column in log if column.name not in {found.user, found.timestamp, *taken}]
-    rated = [c for c in rest if named(c.name, RATING) and c.kind == "number" and c.filled == 1 and c.distinct <= 101]
-    found.rating = rated[0].name if rated else None
-    if found.rating:
-        found.why.append(f"rating: '{found.rating}'")
-    for column in rest if not rated else []:
-        if named(column.name, RATING) and column.kind == "text" and column.distinct > 1 and not column.prose > 0.5:
-            odd = column.text.filter(pc.is_null(try_cast(column.text, "DOUBLE")))
-            shown = next(filter(None, odd.to_pylist()), "an empty one")
-            found.why.append(f"rating: '{column.name}' is named so, but not all values are numbers (such as '{shown}')")
+    taken |= {found.user, found.timestamp or found.item}
+    found.rating = _rating([column for column in log if column.name not in taken], found)
     used = {found.key, *({found.user, found.timestamp, found.rating} if found.one_file else ())}
     texts = [column for column in catalogue if column.name not in used]
     if found.one_file:
         texts = [column for column in texts if _belongs_to_items(found, column)]
-    _texts(texts, found)
+    _choose_texts(texts, found)
     return found
 
 
 def _refuse_headless(rows: Rows, columns: list[Column]) -> None:
-    """Refuse a log whose first line is a row: then names of columns, which seldom are values of their own, are several.
-
-    Raises:
-        DataError: says so.
-    """
-    if rows.dialect.delimiter is None:
-        return
+    """Refuse a log whose first line is a row: then many names of columns are among their own values."""
     own = [c for c in columns if re.fullmatch(r"-?[\d.]+", c.name) or pc.any(pc.equal(c.text, c.name)).as_py()]
-    if 2 * len(own) > len(columns):
+    if rows.dialect.delimiter is not None and 2 * len(own) > len(columns):
         raise DataError(
             f"{rows.path.name}, line 1: {', '.join(c.name for c in columns)}: this looks like a row and not like a "
             "header. Put a line with the names of the columns above it, such as user_id, item_id, timestamp."
@@ -138,6 +120,11 @@ def named(name: str, beginnings: Iterable[str]) -> bool:
     return any(word == b or (len(b) > 3 and word.startswith(b)) for word in words(name) for b in beginnings)
 
 
+def _id_name(column: Column, beginnings: tuple[str, ...]) -> float:
+    """Whether a column is named like an id of something: 2, 1 where the name says something else as well, or 0."""
+    return 0.0 if not named(column.name, beginnings) else 1.0 if named(column.name, _NOT_AN_ID) else 2.0
+
+
 def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
     """The log, the catalogue, and the two columns by which they belong together."""
     fits = [
@@ -148,8 +135,8 @@ def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
         for column in columns[id(log)]
         for key in columns[id(catalogue)]
     ]
-    best = max(fits, key=lambda fit: fit[0])
-    if best[0] <= 0:
+    best, log, catalogue, column, key = max(fits, key=lambda fit: fit[0])
+    if best <= 0:
         names = " and ".join(one.path.name for one in rows)
         alike = [(c.name, key.name) for *_, c, key in fits if key.identifies and c.inside(key, loosely) >= 0.5]
         hint = f" ('{alike[0][0]}' and '{alike[0][1]}' would, but for {LOOSELY})" if alike else ""
@@ -157,23 +144,20 @@ def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
             f"{names}: no column of one holds values of a column of the other{hint}, so log and catalogue do not "
             "belong together. Give the file of interactions and the file of items, whose ids must be the same."
         )
-    _, log, catalogue, column, key = best
-    near = [fit for fit in fits if fit[1] is log and fit[2] is catalogue and fit[0] > best[0] - 0.5]
+    near = [fit for fit in fits if fit[1] is log and fit[2] is catalogue and fit[0] > best - 0.5]
     answers = list(dict.fromkeys(fit[3].name for fit in near))
     if len(answers) > 1:
         item = ask(f"Which column of {log.path.name} names the item?", column.name, answers)
-        _, log, catalogue, column, key = max((f for f in near if f[3].name == item), key=lambda fit: fit[0])
-    found = Look(log, catalogue, item=column.name, key=key.name)
-    share = f"{column.inside(key):.0%} of its values stand in '{key.name}' of {catalogue.path.name}"
-    found.why = [
+        *_, column, key = max((fit for fit in near if fit[3].name == item), key=lambda fit: fit[0])
+    why = [
         f"interactions: {log.path.name}, {log.table.num_rows} rows",
         f"items: {catalogue.path.name}, {catalogue.table.num_rows} rows",
-        f"item: '{column.name}'; {share}",
+        f"item: '{column.name}'; {column.inside(key):.0%} of its values stand in '{key.name}' of {catalogue.path.name}",
     ]
     unused = [one.path.name for one in rows if one is not log and one is not catalogue]
     if unused:
-        found.why.append(f"not used: {', '.join(unused)} (put logs of several months into one file)")
-    return found
+        why.append(f"not used: {', '.join(unused)} (put logs of several months into one file)")
+    return Look(log, catalogue, column.name, key.name, why)
 
 
 def _fit(column: Column, key: Column, others: list[Column]) -> float:
@@ -186,16 +170,11 @@ def _fit(column: Column, key: Column, others: list[Column]) -> float:
     if not inside or (inside < 0.3 and not both_named):
         return 0.0
     has_user = any(named(other.name, USER) and other.name != column.name for other in others)
-    repeated = 1 - column.distinct / max(column.rows * column.filled, 1)
-    return 3 * inside + repeated + has_user + _id_name(column, ITEM) - _id_name(column, USER) + _id_name(key, ITEM) / 2
+    name = _id_name(column, ITEM) - _id_name(column, USER) + _id_name(key, ITEM) / 2
+    return 3 * inside + column.repeated + has_user + name
 
 
-def _id_name(column: Column, beginnings: tuple[str, ...]) -> float:
-    """Whether a column is named like an id of something: 2, 1 where the name says something else as well, or 0."""
-    return 0.0 if not named(column.name, beginnings) else 1.0 if named(column.name, _NOT_AN_ID) else 2.0
-
-
-def _one(rows: Rows, columns: list[Column], ask: Ask) -> Look:
+def _one_file(rows: Rows, columns: list[Column], ask: Ask) -> Look:
     """One file for both: its item column, by name, then by how often values repeat."""
     candidates = [c for c in columns if c.kind in ("text", "number") and c.distinct > 1 and not named(c.name, TIME)]
     scored = sorted(candidates, key=lambda c: -(_id_name(c, ITEM) - _id_name(c, USER) + c.repeated))
@@ -211,61 +190,72 @@ def _one(rows: Rows, columns: list[Column], ask: Ask) -> Look:
         f"interactions and items: {rows.path.name}, {rows.table.num_rows} rows (each row an interaction)",
         f"item: '{item}'",
     ]
-    return Look(rows, rows, item=item, key=item, why=why)
+    return Look(rows, rows, item, item, why)
 
 
 def _user(columns: list[Column], found: Look, ask: Ask) -> str:
-    named_so = [column for column in columns if column.kind in ("text", "number") and _id_name(column, USER) == 2]
-    able = [column for column in columns if column.kind in ("text", "number") and column.distinct > 1]
-    able += named_so if not any(column.distinct > 1 for column in named_so) else []  # a log of one user
-    scored = sorted(able, key=lambda c: -(_id_name(c, USER) - _id_name(c, ITEM) + c.repeated))
+    able = [column for column in columns if column.kind in ("text", "number")]
+    named_so = [column for column in able if _id_name(column, USER) == 2]
+    one_user = not any(column.distinct > 1 for column in named_so)  # a log of one user
+    scored = [column for column in able if column.distinct > 1] + (named_so if one_user else [])
+    scored.sort(key=lambda c: -(_id_name(c, USER) - _id_name(c, ITEM) + c.repeated))
     if not scored:
         raise DataError(f"{found.log.path.name} has no column that could name the user, beside '{found.item}'.")
-    best, sure = scored[0], _id_name(scored[0], USER) == 2
-    name = best.name
-    if not sure:
+    name, guess = scored[0].name, ""
+    if _id_name(scored[0], USER) != 2:
         name = ask(f"Which column of {found.log.path.name} names the user?", name, [column.name for column in scored])
+        guess = " (a guess, by how often its values repeat: look whether it is right)"
     chosen = next(column for column in scored if column.name == name)
-    guess = "" if sure else " (a guess, by how often its values repeat: look whether it is right)"
     found.why.append(f"user: '{name}'; {chosen.distinct} of them{guess}")
     return name
 
 
 def _time(columns: list[Column], found: Look, ask: Ask) -> str | None:
     scored = [(column.time_likely(named(column.name, TIME)), column) for column in columns]
-    able = sorted((pair for pair in scored if pair[0] >= 1), key=lambda pair: -pair[0])
-    if not able:
+    best = max((score for score, _ in scored), default=0.0)
+    if best < 1:
         unread = [c for c in columns if c.kind == "text" and named(c.name, TIME)]
         why = [f"'{c.name}' is named so, but its values (such as '{c.text[0]}') are read as no time" for c in unread]
         found.why.append(f"time: {'; '.join(why) or 'no column'}; the order of the file is taken for the order of time")
         return None
-    name = able[0][1].name
-    near = [column.name for score, column in able if score == able[0][0]]
+    near = {column.name: column for score, column in scored if score == best}
+    name = next(iter(near))
     if len(near) > 1:
-        name = ask(f"Which column of {found.log.path.name} says when it happened?", name, near)
-    chosen = next(column for _, column in able if column.name == name)
-    if chosen.order_unknown:
+        name = ask(f"Which column of {found.log.path.name} says when it happened?", name, list(near))
+    if near[name].order_unknown:
         found.day_first = ask(f"Is 3/4/2021 in '{name}' in April?", "yes", ["yes", "no"]) == "yes"
     order = " (nothing in it tells days from months: days are taken to come first)" if found.day_first else ""
-    found.why.append(f"time: '{name}', {chosen.time_words or 'dates'}{order}")
+    found.why.append(f"time: '{name}', {near[name].time_words or 'dates'}{order}")
     return name
+
+
+def _rating(columns: list[Column], found: Look) -> str | None:
+    named_so = [column for column in columns if named(column.name, RATING)]
+    for column in named_so:
+        if column.kind == "number" and column.filled == 1 and column.distinct <= 101:
+            found.why.append(f"rating: '{column.name}'")
+            return column.name
+    for column in named_so:
+        if column.kind == "text" and column.distinct > 1 and not column.prose > 0.5:
+            odd = column.text.filter(pc.is_null(try_cast(column.text, "DOUBLE")))
+            shown = next(filter(None, odd.to_pylist()), "an empty one")
+            found.why.append(f"rating: '{column.name}' is named so, but not all values are numbers (such as '{shown}')")
+    return None
 
 
 def _belongs_to_items(found: Look, column: Column) -> bool:
     """Whether a column of a log says the same each time that an item appears."""
     if column.name == found.item:
         return True
-    pairs = pa.table({"item": found.log.table[found.item], "value": column.text})
-    pairs = pairs.filter(pc.and_(pc.is_valid(pairs["item"]), pc.is_valid(pairs["value"])))
+    pairs = pa.table({"item": found.log.table[found.item], "value": column.text}).drop_null()
     counted = pairs.group_by(["item", "value"]).aggregate([([], "count_all")])
     # Spellings change over the years, so a share of items may have a second one.
     return counted.num_rows <= 1.3 * max(len(pc.unique(counted["item"])), 1)
 
 
-def _texts(columns: list[Column], found: Look) -> None:
-    able = [
-        column for column in columns if column.kind in ("text", "list") and column.filled >= 0.2 and not column.links
-    ]
+def _choose_texts(columns: list[Column], found: Look) -> None:
+    """Set the title and the texts of items: the title and the three most telling columns."""
+    able = [c for c in columns if c.kind in ("text", "list") and c.filled >= 0.2 and not c.links]
     titles = sorted(
         (column for column in able if column.kind == "text" and column.name != found.key),
         key=lambda c: -(2.0 * (words(c.name)[-1:] in (["title"], ["name"])) + named(c.name, TITLE) + c.prose),

@@ -1,24 +1,33 @@
-"""Where data come from: embedded, prepared, raw as published, somebody's own files, or generated.
-
-Every source returns the same two tables and what it knows about itself; nothing is cleaned or split here.
-"""
+"""Sources of data by name: MovieLens, prepared and raw Amazon sets, a user's own files, generated worlds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+
 from llmrec import embedded
-from llmrec.data import amazon, movielens, origins, own
+from llmrec.data import amazon, fetch, own
 from llmrec.data.amazon import EDITIONS, read_amazon
-from llmrec.data.movielens import read_csv, read_dat, read_ml_100k
 from llmrec.data.own import read_files
-from llmrec.data.raw import Raw
+from llmrec.data.raw import Raw, Scan, glob_free, path_literal
 from llmrec.data.tables import read_table
-from llmrec.data.world_words import read_world
+from llmrec.data.worlds import read_world
+from llmrec.errors import DataError
 from llmrec.recipe import Data
 
-__all__ = ["SOURCES", "Raw", "given", "read", "where"]
+_YEAR = r"'\((\d{4})\)\s*$'"
+_FILM = f"""CAST(item_id AS VARCHAR) AS item_id, trim(regexp_replace(title, {_YEAR}, '')) AS title,
+            nullif(regexp_extract(title, {_YEAR}, 1), '') AS year, replace(genres, '|', ', ') AS genres"""
+_MOVIELENS = {
+    "ml-100k": ("ml-100k.inter", "ml-100k.item"),
+    "ml-1m": ("ratings.dat", "movies.dat"),
+    "ml-32m": ("ratings.csv", "movies.csv"),
+    "ml-latest-small": ("ratings.csv", "movies.csv"),
+}
+_PREPARED = ("amazon-beauty-2014", "amazon-games-2018")
 
 
 def read(data: Data) -> Raw:
@@ -30,51 +39,19 @@ def read(data: Data) -> Raw:
     return SOURCES[data.source](data)
 
 
-def read_prepared(data: Data) -> Raw:
-    """A folder that holds interactions.parquet and items.parquet (the prepared Amazon sets)."""
-    interactions, items = (read_table(path).table for (path,) in _prepared(data))
-    licence = origins.ORIGINS[data.source].licence
-    return Raw(interactions, items, "position", {"source": data.source, "licence": licence})
-
-
-def _prepared(data: Data) -> tuple[list[Path], list[Path]]:
-    folder = origins.folder(data.source)
-    return [folder / "interactions.parquet"], [folder / "items.parquet"]
-
-
 def given(data: Data) -> list[tuple[str, Path]]:
     """Every file that `read` reads, as "interactions" or as "items".
 
     Raises:
         DataError: they are not on this machine.
     """
-    found = _PATHS[data.source](data)
-    return [(name, path) for name, paths in zip(("interactions", "items"), found, strict=True) for path in paths]
-
-
-SOURCES: dict[str, Callable[[Data], Raw]] = {
-    "ml-100k": read_ml_100k,
-    "ml-1m": read_dat,
-    "ml-32m": read_csv,
-    "ml-latest-small": read_csv,
-    "amazon-beauty-2014": read_prepared,
-    "amazon-games-2018": read_prepared,
-    **dict.fromkeys(EDITIONS, read_amazon),
-    "files": read_files,
-    "world": lambda data: read_world(data.world),
-}
-_PATHS: dict[str, Callable[[Data], tuple[list[Path], list[Path]]]] = {
-    **dict.fromkeys(("ml-100k", "ml-1m", "ml-32m", "ml-latest-small"), movielens.paths),
-    **dict.fromkeys(("amazon-beauty-2014", "amazon-games-2018"), _prepared),
-    **dict.fromkeys(EDITIONS, amazon.paths),
-    "files": own.paths,
-    "world": lambda data: ([], []),
-}
+    logs, items = _PATHS[data.source](data)
+    return [("interactions", path) for path in logs] + [("items", path) for path in items]
 
 
 def where() -> list[tuple[str, bool, str]]:
     """Every source by name: whether it is here, and where it is or how to get it."""
-    found = [(name, *_where(name)) for name in origins.ORIGINS]
+    found = [(name, *_where(name)) for name in fetch.ORIGINS]
     mine = [("files", True, "your own: llmrec init FILES"), ("world", True, "generated, its truth known: data.world")]
     return found + mine
 
@@ -83,8 +60,101 @@ def _where(name: str) -> tuple[bool, str]:
     if name == "ml-100k":
         here = embedded.is_fetched(name)
         return here, str(embedded.cache_folder() / name) if here else "get it with: llmrec setup"
-    place = next((folder for folder in origins.places(name) if folder.is_dir()), None)
+    place = next((folder for folder in fetch.places(name) if folder.is_dir()), None)
     if place:
         return True, str(place)
-    fetch = f"llmrec data fetch {name}" + (" --category NAME" if origins.ORIGINS[name].by_category else "")
-    return False, fetch if origins.ORIGINS[name].addresses else f"read from $LLMREC_DATA/{name}"
+    command = f"llmrec data fetch {name}" + (" --category NAME" if fetch.ORIGINS[name].by_category else "")
+    return False, command if fetch.ORIGINS[name].addresses else f"read from $LLMREC_DATA/{name}"
+
+
+def _movielens(data: Data) -> tuple[list[Path], list[Path]]:
+    """Ratings and films, in the set's folder, or in one of its name inside it, as its archive unpacks."""
+    name = data.source
+    ratings, films = _MOVIELENS[name]
+    outer = embedded.path(name) if name == "ml-100k" else fetch.folder(name)
+    for folder in (outer, outer / name):
+        if name == "ml-100k" or (folder / ratings).is_file():
+            return [folder / ratings], [folder / films]
+    raise DataError(f"{outer} has no {ratings}. Unpack {name}.zip there, or fetch it: llmrec data fetch {name}")
+
+
+def read_ml_100k(data: Data) -> Raw:
+    """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
+    (ratings,), (films,) = _movielens(data)
+    read = "read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
+    interactions = _query(
+        f"""SELECT "user_id:token" AS user_id, "item_id:token" AS item_id,
+                   CAST(CAST("timestamp:float" AS DOUBLE) AS BIGINT) AS timestamp,
+                   CAST("rating:float" AS FLOAT) AS rating FROM {read}""",
+        ratings,
+    )
+    items = _query(
+        f"""SELECT "item_id:token" AS item_id, "movie_title:token_seq" AS title, "release_year:token" AS year,
+                   replace("class:token_seq", ' ', ', ') AS genres FROM {read}""",
+        films,
+    )
+    return Raw(interactions, items, "seconds", fetch.about("ml-100k"))
+
+
+def read_dat(data: Data) -> Raw:
+    """`ratings.dat` and `movies.dat`: fields between two colons, no header, Latin letters (MovieLens 1M)."""
+    (ratings,), (films,) = _movielens(data)
+    read = "read_csv($path, delim='::', header=false, quote='', escape='', encoding='latin-1', columns={columns})"
+    columns = "{user_id: 'VARCHAR', item_id: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
+    interactions = _query(f"SELECT user_id, item_id, timestamp, rating FROM {read.format(columns=columns)}", ratings)
+    columns = "{item_id: 'VARCHAR', title: 'VARCHAR', genres: 'VARCHAR'}"
+    items = _query(f"SELECT {_FILM} FROM {read.format(columns=columns)}", films)
+    return Raw(interactions, items, "seconds", fetch.about(data.source))
+
+
+def read_csv(data: Data) -> Raw:
+    """`ratings.csv` and `movies.csv` (latest-small, 32M); ratings stay in their file until they are cleaned."""
+    logs, (films,) = _movielens(data)
+    kinds = "{userId: 'VARCHAR', movieId: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
+    query = f"""SELECT userId AS user_id, movieId AS item_id, timestamp, rating
+                FROM read_csv({path_literal(logs)}, header=true, columns={kinds})"""
+    items = _query(
+        f"SELECT {_FILM} FROM (SELECT movieId AS item_id, * FROM read_csv($path, header=true, all_varchar=true))",
+        films,
+    )
+    interactions = Scan(query, ["user_id", "item_id", "timestamp", "rating"])
+    return Raw(interactions, items, "seconds", fetch.about(data.source))
+
+
+def _query(query: str, path: Path) -> pa.Table:
+    try:
+        found = duckdb.connect().sql(query, params={"path": glob_free(path)})
+        assert found is not None  # a SELECT always gives a relation
+        return found.to_arrow_table()
+    except duckdb.Error as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]} Fetch or unpack it again.") from error
+
+
+def _prepared(data: Data) -> tuple[list[Path], list[Path]]:
+    folder = fetch.folder(data.source)
+    return [folder / "interactions.parquet"], [folder / "items.parquet"]
+
+
+def read_prepared(data: Data) -> Raw:
+    """A folder that holds interactions.parquet and items.parquet (the prepared Amazon sets)."""
+    interactions, items = (read_table(path).table for (path,) in _prepared(data))
+    return Raw(interactions, items, "position", fetch.about(data.source) | {"source": data.source})
+
+
+SOURCES: dict[str, Callable[[Data], Raw]] = {
+    "ml-100k": read_ml_100k,
+    "ml-1m": read_dat,
+    "ml-32m": read_csv,
+    "ml-latest-small": read_csv,
+    **dict.fromkeys(_PREPARED, read_prepared),
+    **dict.fromkeys(EDITIONS, read_amazon),
+    "files": read_files,
+    "world": lambda data: read_world(data.world),
+}
+_PATHS: dict[str, Callable[[Data], tuple[list[Path], list[Path]]]] = {
+    **dict.fromkeys(_MOVIELENS, _movielens),
+    **dict.fromkeys(_PREPARED, _prepared),
+    **dict.fromkeys(EDITIONS, amazon.paths),
+    "files": own.paths,
+    "world": lambda data: ([], []),
+}

@@ -1,4 +1,4 @@
-"""A first recipe for somebody's files: settings that suit their size, each with its reason."""
+"""A first recipe for a user's files: settings that suit their size, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 import yaml
 
 from llmrec.data.clean import Cleaned, clean
+from llmrec.data.columns import as_plain, as_text
 from llmrec.data.look import Look
-from llmrec.data.own import as_text, read_files
-from llmrec.data.raw import BadRow
+from llmrec.data.own import read_files
+from llmrec.data.raw import BadRow, quoted, text_literal
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
@@ -62,32 +63,24 @@ def derive_items(look: Look, target: Path, force: bool = False) -> None:
     """
     if target.exists() and not force:
         raise DataError(f"{target} is there already. Give it as the items file too, or write over it with --force.")
-    ids, texts = as_text(look.log.table[look.item]), [name for name in look.text if name != look.item]
-    table = pa.table({"item_id": ids, **{f"c{n}": look.log.table[name] for n, name in enumerate(texts)}})
+    texts = {f"c{n}": name for n, name in enumerate(name for name in look.text if name != look.item)}
+    values = {column: look.log.table[name] for column, name in texts.items()}
     db = duckdb.connect()
-    db.register("log", table)
-    names = {f"c{n}": '"' + name.replace('"', '""') + '"' for n, name in enumerate(texts)}
+    db.register("log", pa.table({"item_id": as_text(look.log.table[look.item]), **values}))
     # A tie between values goes to the alphabet, so that the same log always gives the same catalogue.
     chosen = [
         f"""(SELECT {column} FROM log AS one WHERE one.item_id = items.item_id AND {column} IS NOT NULL
-             GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT 1) AS {name}"""
-        for column, name in names.items()
+             GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT 1) AS {quoted(name)}"""
+        for column, name in texts.items()
     ]
-    query = ", ".join(["item_id", *chosen])
-    found = db.sql(
-        f"SELECT {query} FROM (SELECT DISTINCT item_id FROM log WHERE item_id IS NOT NULL) AS items ORDER BY item_id"
-    )
+    items = "SELECT DISTINCT item_id FROM log WHERE item_id IS NOT NULL"
+    found = db.sql(f"SELECT {', '.join(['item_id', *chosen])} FROM ({items}) AS items ORDER BY item_id")
     db.register("found", found.to_arrow_table())
-    db.execute(f"COPY found TO '{str(target.absolute()).replace(chr(39), chr(39) * 2)}' (FORMAT csv, HEADER)")
+    db.execute(f"COPY found TO {text_literal(str(target.absolute()))} (FORMAT csv, HEADER)")
 
 
 def data_part(look: Look, items: Path | None = None) -> Data:
-    """The recipe's `data:` for what was seen.
-
-    Args:
-        look: what the files hold.
-        items: the derived catalogue, where the log carried it.
-    """
+    """The recipe's `data:` for what was seen; `items` is the derived catalogue, where the log carried it."""
     key = "item_id" if items else look.key
     title = None if items and look.title == look.item else look.title
     columns = Columns(
@@ -128,58 +121,27 @@ def measure(data: Data, text: list[str], seed: int = 42) -> Size:
             found = clean(raw, data.model_copy(update={"core": tried}), seed)
         except DataError:
             continue  # nothing is left
-        if all(_kept(found, whole, column) for column in ("user_id", "")):
+        if _keeps_most(found, whole):
             core, cleaned = tried, found
             break
-    return _size(cleaned, core, text, raw.dropped)
-
-
-def _kept(found: Cleaned, whole: Cleaned, column: str) -> bool:
-    """Whether most of what there was is left: users, or interactions where no column is named."""
-    left, had = (
-        len(pc.unique(one.interactions[column])) if column else one.interactions.num_rows for one in (found, whole)
-    )
-    return left >= 0.8 * had
-
-
-def _size(cleaned: Cleaned, core: int, text: list[str], bad: list[BadRow]) -> Size:
     events = cleaned.interactions
-    counted = events.group_by(["user_id"]).aggregate([([], "count_all")])["count_all"].to_numpy()
+    lengths = events.group_by(["user_id"]).aggregate([([], "count_all")])["count_all"].to_numpy()
     pairs = events.group_by(["user_id", "item_id"]).aggregate([([], "count_all")]).num_rows
-    columns = [as_plain(cleaned.items[name]) for name in text]
-    textless = sum(not any(row) for row in zip(*columns, strict=True))
-    return Size(
-        len(counted), cleaned.items.num_rows, events.num_rows, core, counted, 1 - pairs / events.num_rows, textless, bad
-    )
+    textless = cleaned.items.num_rows - with_text(cleaned.items, text)
+    repeats = 1 - pairs / events.num_rows
+    return Size(len(lengths), cleaned.items.num_rows, events.num_rows, core, lengths, repeats, textless, raw.dropped)
 
 
-def as_plain(column: pa.ChunkedArray) -> list[str]:
-    """Values as text without blanks around them; nothing where there is none."""
-    return [str(value).strip() if value not in (None, []) else "" for value in column.to_pylist()]
+def _keeps_most(found: Cleaned, whole: Cleaned) -> bool:
+    """Whether four fifths of the users, and of the interactions, are left."""
+    left, had = found.interactions, whole.interactions
+    users = len(pc.unique(left["user_id"])) >= 0.8 * len(pc.unique(had["user_id"]))
+    return users and left.num_rows >= 0.8 * had.num_rows
 
 
-def settings(size: Size) -> dict[str, Any]:
-    """Settings that suit a size: placeholders of the recipe below."""
-    typical = float(np.percentile(size.lengths, 90))
-    history = next((steps for steps in (5, 10, 20) if typical <= steps), 50)
-    windows = 2 if size.events * 2 <= _LEARNED else 1
-    small = size.items < 100
-    epochs = int(np.clip(_LEARNED // (size.events * windows), 3, 60))
-    return {
-        "history": history,
-        "windows": windows,
-        "epochs": epochs,
-        "taught": 0.2 if epochs >= _LONG else 0.0,
-        "teacher": "markov-ease" if size.items <= _SQUARED else "markov",
-        "batch": 8 if size.events < 20_000 else 32,
-        "width": _width(size.items),
-        "levels": 2 if size.items < 1000 else 3,
-        "vocabulary": 1000 if size.items > 500 else 500,
-        "ranking": "[hr@1, hr@5, ndcg@5]" if small else "[hr@5, ndcg@5, hr@10, ndcg@10, hr@20, ndcg@20]",
-        "beams": min(50, max(5, size.items // 2)) if small else 50,
-        "exclude_seen": size.repeats < 0.1,
-        "baselines": "" if size.items <= _SQUARED else ", baselines: [popularity, markov]",
-    }
+def with_text(items: pa.Table, text: list[str]) -> int:
+    """How many items have text in some of the columns."""
+    return sum(any(row) for row in zip(*(as_plain(items[name]) for name in text), strict=True))
 
 
 def _width(items: int) -> int:
@@ -197,13 +159,30 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         target: where the recipe will stand; files are named from there.
         origin: the command that made it.
     """
-    chosen = settings(size)
     columns = data.columns.model_dump(exclude_defaults=True)
-    lengths = f"{int(np.median(size.lengths))} in the middle, {int(size.lengths.max())} at most"
-    optional = [f"  day_first: {str(data.day_first).lower()}"] if data.day_first is not None else []
+    small, width = size.items < 100, _width(size.items)
+    typical = float(np.percentile(size.lengths, 90))
+    history = next((steps for steps in (5, 10, 20) if typical <= steps), 50)
+    windows = 2 if size.events * 2 <= _LEARNED else 1
+    epochs = int(np.clip(_LEARNED // (size.events * windows), 3, 60))
+    batch = 8 if size.events < 20_000 else 32
+    ranking = "[hr@1, hr@5, ndcg@5]" if small else "[hr@5, ndcg@5, hr@10, ndcg@10, hr@20, ndcg@20]"
+    beams = min(50, max(5, size.items // 2)) if small else 50
+    baselines = "" if size.items <= _SQUARED else ", baselines: [popularity, markov]"
+    if epochs >= _LONG:
+        taught = f"taught: 0.2, teacher: {'markov-ease' if size.items <= _SQUARED else 'markov'}"
+        why_taught = (
+            "One of five items of a history gives way to what a linear teacher expects there, others in every epoch."
+        )
+    else:
+        taught = "taught: 0"
+        why_taught = f"A teacher's help (taught: 0.2) pays in a long training; {epochs} epochs are few."
+    core = "users and items with fewer interactions than this are left out" if size.core else "everybody stays in"
+    optional = [f"  columns: {_flow(columns)}   # ours: yours"] if columns else []
+    if data.day_first is not None:
+        optional.append(f"  day_first: {str(data.day_first).lower()}")
     if size.bad:
         optional.append(f"  max_bad_rows: {len(size.bad)}   # rows that do not parse; `llmrec data check` names each")
-    missing = [f"  missing_text: item-id   # {size.textless} item(s) have none"] if size.textless else []
     lines = [
         f"# {size.users} users, {size.items} items, {size.events} interactions. Written by: {origin}",
         f"# Try:   llmrec run {target.name} --tiny     (a minute: proves the path, not the numbers)",
@@ -213,47 +192,30 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         "  source: files",
         f"  interactions: {_flow(_from(data.interactions, target))}",
         f"  items: {_flow(_from(data.items, target))}",
-        *([f"  columns: {_flow(columns)}   # ours: yours"] if columns else []),
         *optional,
-        f"  core: {size.core}   # {_core_words(size.core)}",
+        f"  core: {size.core}   # {core}",
         "  split: leave-one-out   # the last interaction of each user is the test, the last but one validates",
         "items:",
         f"  text: {_flow(text)}   # what the language model reads about an item, most telling first",
-        *missing,
+        *([f"  missing_text: item-id   # {size.textless} item(s) have none"] if size.textless else []),
         "  encoder: minilm-l6",
-        f"# Codes of text and of what goes together in histories; {chosen['width']} a level suit {size.items} items.",
-        f"indexing: {{method: rq-kmeans, levels: {chosen['levels']}, width: {chosen['width']}, vectors: weighted, "
+        f"# Codes of text and of what goes together in histories; {width} a level suit {size.items} items.",
+        f"indexing: {{method: rq-kmeans, levels: {2 if size.items < 1000 else 3}, width: {width}, vectors: weighted, "
         "teacher: ppmi}",
-        f"# Interactions of a user: {lengths}.",
-        f"tasks: {{history: {chosen['history']}, windows: {chosen['windows']}, "
-        "item_to_text: 0.25, text_to_item: 0.25}",
+        f"# Interactions of a user: {int(np.median(size.lengths))} in the middle, {int(size.lengths.max())} at most.",
+        f"tasks: {{history: {history}, windows: {windows}, item_to_text: 0.25, text_to_item: 0.25}}",
         '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with softmax: '
         "vocabulary below",
-        f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {chosen['vocabulary']}, "
+        f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {1000 if size.items > 500 else 500}, "
         "init_tokens: vectors}",
-        f"# {_taught_words(chosen)}",
+        f"# {why_taught}",
         "train:",
-        f"  - {{method: sft, epochs: {chosen['epochs']}, batch: {chosen['batch']}, learning_rate: 2.0e-3, "
-        f"precision: bf16, softmax: catalogue, {_taught(chosen)}}}",
+        f"  - {{method: sft, epochs: {epochs}, batch: {batch}, learning_rate: 2.0e-3, "
+        f"precision: bf16, softmax: catalogue, {taught}}}",
         f"# {size.repeats:.0%} of the interactions are with an item that the user had before.",
-        f"evaluate: {{ranking: {chosen['ranking']}, beams: {chosen['beams']}, "
-        f"exclude_seen: {str(chosen['exclude_seen']).lower()}{chosen['baselines']}}}",
+        f"evaluate: {{ranking: {ranking}, beams: {beams}, exclude_seen: {str(size.repeats < 0.1).lower()}{baselines}}}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _taught(chosen: dict[str, Any]) -> str:
-    return f"taught: {chosen['taught']}, teacher: {chosen['teacher']}" if chosen["taught"] else "taught: 0"
-
-
-def _taught_words(chosen: dict[str, Any]) -> str:
-    if chosen["taught"]:
-        return "One of five items of a history gives way to what a linear teacher expects there, others in every epoch."
-    return f"A teacher's help (taught: 0.2) pays in a long training; {chosen['epochs']} epochs are few."
-
-
-def _core_words(core: int) -> str:
-    return "users and items with fewer interactions than this are left out" if core else "everybody stays in"
 
 
 def _from(name: str | None, target: Path) -> str:

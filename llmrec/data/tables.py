@@ -1,4 +1,4 @@
-"""Somebody's own files as tables: CSV, TSV, JSONL and Parquet, plain or gzipped, with the line of every problem."""
+"""User files as tables: CSV, TSV, JSONL and Parquet, plain or gzipped, with the line of every problem."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.dialect import Dialect, detect
-from llmrec.data.raw import BadRow
+from llmrec.data.dialect import Dialect, detect, zipped
+from llmrec.data.raw import BadRow, glob_free, quoted
 from llmrec.errors import DataError
 
 # Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
@@ -50,25 +50,19 @@ class Rows:
     dialect: Dialect = field(default_factory=Dialect)
 
     def places(self, records: Sequence[int]) -> list[str]:
-        """Where rows of `table` stand, such as `log.csv, line 7`; the file is only read again when asked.
-
-        Args:
-            records: row numbers of the table, ascending.
-        """
+        """Where rows of `table` (ascending numbers) stand, such as `log.csv, line 7`; reads the file again."""
         if not records:
             return []
         if kind_of(self.path) == ".parquet":
             return [f"{self.path.name}, row {record + 1}" for record in records]
         wanted, found = set(records), []
-        for record, line in enumerate(line for line in self._lines() if line not in self.rejected):
+        kept = (line for line, _ in _records(self.path, self.dialect) if line not in self.rejected)
+        for record, line in enumerate(kept):
             if record in wanted:
                 found.append(f"{self.path.name}, line {line}")
             if record == records[-1]:
                 break
         return found
-
-    def _lines(self) -> Iterator[int]:
-        return (line for line, _ in _records(self.path, self.dialect))
 
     @property
     def malformed(self) -> list[BadRow]:
@@ -83,7 +77,8 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file; the first three also as .gz.
-        delimiter, encoding: see `dialect.detect`.
+        delimiter: what stands between columns; detected where None.
+        encoding: of a file that is not UTF-8; Windows-1252 where None.
 
     Raises:
         DataError: no such file, unknown kind, empty, not of its kind at all, or in another encoding.
@@ -102,9 +97,8 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
                 raise
             rows = _read(path, kind, dialect, strict=False)  # lines that end one way here and another there
     except (duckdb.Error, OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
-        raise DataError(
-            f"{path.name} cannot be read: {_first_line(error)}. Mend the file, or write it again."
-        ) from error
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"{path.name} cannot be read: {first}. Mend the file, or write it again.") from error
     if kind == ".jsonl":
         _refuse_other_json(rows)
         rows = _without_bad_lines(rows)
@@ -128,27 +122,6 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def glob_free(path: Path) -> str:
-    """A path as DuckDB must be given it to mean just this file, whatever characters its name has."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path.absolute()))
-
-
-def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
-    """Stop when more rows are malformed than the recipe allows.
-
-    Raises:
-        DataError: names the first few.
-    """
-    if len(bad) > max_bad_rows:
-        more = f"\n… and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(
-            f"{len(bad)} row(s) do not parse (data.max_bad_rows allows {max_bad_rows}):\n"
-            + "\n".join(map(str, bad[:5]))
-            + more
-            + f"\nMend them, or drop them with data.max_bad_rows={len(bad)}"
-        )
-
-
 def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
     db = duckdb.connect()
     with dialect.as_utf8(path) as readable:
@@ -156,10 +129,19 @@ def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
         if dialect.delimiter:
             columns = dict.fromkeys(_header(path, dialect), "VARCHAR")
             values |= {"columns": columns, "strict": strict, "delimiter": dialect.delimiter}
-        found = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
-        assert found is not None  # a SELECT always gives a relation
-        table = _flat(found).to_arrow_table()
+        read = db.sql(f"SELECT * FROM {_READERS[kind]}", params=values)
+        assert read is not None  # a SELECT always gives a relation
+        leaves = [leaf for name, kind in zip(read.columns, read.types, strict=True) for leaf in _leaves([name], kind)]
+        table = read.select(", ".join(leaves)).to_arrow_table()
         return Rows(path, table, _rejected(db, readable, path.name) if dialect.delimiter else {}, dialect)
+
+
+def _leaves(names: list[str], kind: Any) -> list[str]:
+    """What to select for a field; nested fields at every depth, and values of mixed kinds (JSON) as text."""
+    if kind.id == "struct":
+        return [leaf for name, inner in kind.children for leaf in _leaves([*names, name], inner)]
+    value = ".".join(map(quoted, names)) + (" ->> '$'" if str(kind) == "JSON" else "")
+    return [f"{value} AS {quoted('.'.join(names))}"]
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
@@ -177,11 +159,7 @@ def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
 
 
 def _header(path: Path, dialect: Dialect) -> list[str]:
-    """Column names of a CSV or TSV file, without the blanks around them; nameless columns get their number.
-
-    Raises:
-        DataError: no header in the first line, or a name twice.
-    """
+    """Column names of a CSV or TSV file, without the blanks around them; nameless columns get their number."""
     assert dialect.delimiter
     with dialect.open(path) as file:
         names = next(csv.reader(file, delimiter=dialect.delimiter), [])
@@ -194,27 +172,8 @@ def _header(path: Path, dialect: Dialect) -> list[str]:
     return names
 
 
-def _flat(read: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Nested fields as columns of their own, at every depth."""
-    leaves = [leaf for name, kind in zip(read.columns, read.types, strict=True) for leaf in _leaves([name], kind)]
-    return read.select(", ".join(leaves))
-
-
-def _leaves(names: list[str], kind: Any) -> list[str]:
-    """What to select for a field: values of mixed kinds (ids that are numbers here and text there) become text."""
-    if kind.id == "struct":
-        return [leaf for name, inner in kind.children for leaf in _leaves([*names, name], inner)]
-    place = ".".join(map(_quoted, names))
-    value = f"{place} ->> '$'" if str(kind) == "JSON" else place
-    return [f"{value} AS {_quoted('.'.join(names))}"]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _without_bad_lines(rows: Rows) -> Rows:
-    """DuckDB reads a line that is not JSON as a row of nothing; find those rows and say what is wrong with them."""
+    """DuckDB reads a line that is not JSON as a row of nulls; find those rows and say what is wrong with them."""
     nothing = pa.array([True] * rows.table.num_rows)
     for column in rows.table.columns:
         nothing = pc.and_(nothing, pc.is_null(column))
@@ -228,14 +187,8 @@ def _without_bad_lines(rows: Rows) -> Rows:
 
 
 def _refuse_other_json(rows: Rows) -> None:
-    """DuckDB gives up on columns where one line is JSON, but no object with fields.
-
-    Raises:
-        DataError: names the first such line.
-    """
-    if rows.table.column_names != ["json"]:
-        return
-    for line, text in _records(rows.path, rows.dialect):
+    """DuckDB gives up on columns where one line is JSON, but no object with fields; name the first such line."""
+    for line, text in _records(rows.path, rows.dialect) if rows.table.column_names == ["json"] else ():
         with contextlib.suppress(ValueError):
             if not isinstance(json.loads(text), dict):
                 shown = text.strip()[:40]
@@ -254,16 +207,13 @@ def _rejected(db: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[int,
     """Line → complaint for the rows that DuckDB's CSV reader left out, and for every line that they took with them.
 
     DuckDB counts records where it says lines, so the line is counted here from the byte at which the row begins.
-
-    Raises:
-        DataError: a quote that opens is never closed, so that all lines from there on are one value.
     """
     errors = db.sql(
         "SELECT DISTINCT ON (line) line_byte_position, error_message FROM reject_errors ORDER BY 1"
     ).fetchall()
     if not errors:
         return {}
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+    with (gzip.open if zipped(path) else open)(path, "rb") as file:
         content = file.read()
     found, line, reached = {}, 1, 0
     for position, message in errors:
@@ -271,7 +221,7 @@ def _rejected(db: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[int,
         while content[start : start + 1] in (b"\r", b"\n"):
             start += 1
         line, reached = line + content.count(b"\n", reached, start), start
-        more, closed = _taken_in(content, start)
+        more, closed = _lines_of_row(content, start)
         if more and not closed:
             raise DataError(
                 f'{name}, line {line}: a quote (") opens a value there that is never closed, so the {more} line(s) '
@@ -282,18 +232,14 @@ def _rejected(db: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[int,
     return found
 
 
-def _taken_in(content: bytes, start: int) -> tuple[int, bool]:
+def _lines_of_row(content: bytes, start: int) -> tuple[int, bool]:
     """How many further lines the row that begins at a byte goes on over, and whether its quotes are closed."""
-    quoted, lines = False, 0
+    inside, lines = False, 0
     for mark in re.finditer(rb"[\"\n]", content[start:]):
         if mark[0] == b'"':
-            quoted = not quoted
-        elif not quoted:
+            inside = not inside
+        elif not inside:
             return lines, True
         else:
             lines += mark.end() < len(content) - start
-    return lines, not quoted
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return lines, not inside

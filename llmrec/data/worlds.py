@@ -1,4 +1,4 @@
-"""Worlds with known truth: users, items, words and events drawn from stated chances, and the best score there can be.
+"""Generated data with known truth: users, items, texts and events drawn from stated chances, and the best score.
 
 The next item of a user who had h and likes group g is drawn among the items not in h with chances in proportion to
 
@@ -14,18 +14,29 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
 from llmrec.contracts import Sequences
+from llmrec.data.raw import Raw
 from llmrec.recipe import World
 from llmrec.seed import stream
 
-BLOCK = 2048
-"""Users whose chances are held at once, each a row over all items."""
+BEST = ("hr@1", "hr@5", "hr@10", "ndcg@10")  # best achievable figures in a run's facts, for leave-one-out
+BLOCK = 2048  # users whose chances are held at once, each a row over all items
+_ONSETS, _VOWELS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"], ["a", "e", "i", "o", "u"]
+_WORDS = 12  # words that only one group uses
+_JUDGED = {
+    1: ("a waste of time", "fell apart and disappoints"),
+    2: ("not for me", "is weak and disappoints"),
+    3: ("it will do", "is neither good nor bad"),
+    4: ("a good one", "is good and pleases"),
+    5: ("a joy", "is excellent and delights"),
+}
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a world is made of.
+    """Parameters of a world.
 
     Attributes:
         order, taste: shares of the recipe; the rest is popularity.
@@ -61,7 +72,7 @@ class Truth:
 
     @cached_property
     def background(self) -> np.ndarray:
-        """(groups, items) what the last item has no part in: taste · P(item | group) + rest · P(item)."""
+        """(groups, items) taste · P(item | group) + rest · P(item), which do not depend on the last item."""
         members = self.group_of_item == np.arange(self.group_of_item.max() + 1)[:, None]
         within = members * self.popular
         rest = 1 - self.order - self.taste
@@ -94,15 +105,15 @@ class Truth:
         return np.stack([self.belief(row) @ self.given_group([row] * len(groups), groups) for row in rows])
 
     def best(self, histories: Sequences, metrics: Iterable[str]) -> dict[str, float]:
-        """The mean of each metric (`hr@10`, `ndcg@10`, `mrr@10`) that no recommender can exceed but by luck."""
+        """The highest expected mean of each metric (`hr@10`, `ndcg@10`, `mrr@10`) over the next items."""
         wanted = [(metric, *metric.split("@")) for metric in metrics]
         totals = dict.fromkeys([metric for metric, _, _ in wanted], 0.0)
         for history in histories:
             ordered = np.sort(self.chances([history])[0])[::-1]
             for metric, kind, k in wanted:
                 places = np.arange(1, int(k) + 1)
-                worth = {"hr": np.ones(int(k)), "ndcg": 1 / np.log2(places + 1), "mrr": 1 / places}[kind]
-                totals[metric] += float(ordered[: int(k)] @ worth[: len(ordered)])
+                gains = {"hr": np.ones(int(k)), "ndcg": 1 / np.log2(places + 1), "mrr": 1 / places}[kind]
+                totals[metric] += float(ordered[: int(k)] @ gains[: len(ordered)])
         return {metric: total / len(histories) for metric, total in totals.items()}
 
 
@@ -122,3 +133,65 @@ def events(world: World, truth: Truth) -> Sequences:
                 histories[row] = np.append(histories[row], item)
         found += histories
     return Sequences.of(found)
+
+
+def words(world: World) -> list[list[str]]:
+    """Of each group, words that no other group has: three syllables of a made-up language."""
+    draw = stream(world.seed, "world", "words")
+    found: dict[str, None] = {}
+    while len(found) < world.groups * _WORDS:
+        found["".join(f"{draw.choice(_ONSETS)}{draw.choice(_VOWELS)}" for _ in range(3))] = None
+    every = list(found)
+    return [every[group * _WORDS : (group + 1) * _WORDS] for group in range(world.groups)]
+
+
+def read_world(world: World) -> Raw:
+    """A world as a source; its origin has the best score there can be for each user's last event."""
+    truth, vocabulary = Truth.of(world), words(world)
+    happened = events(world, truth)
+    last_left_out = Sequences.of(row[:-1] for row in happened)
+    best = {metric: round(value, 4) for metric, value in truth.best(last_left_out, BEST).items()}
+    origin = {"source": "generated world", "licence": "made by llmrec, yours", "best achievable": best}
+    return Raw(_interactions(world, truth, happened, vocabulary), _items(truth, vocabulary), "seconds", origin)
+
+
+def _items(truth: Truth, vocabulary: list[list[str]]) -> pa.Table:
+    rows = []
+    for item, group in enumerate(truth.group_of_item.tolist()):
+        own = vocabulary[group]
+        first, second = own[1 + item % (_WORDS - 1)], own[1 + item // (_WORDS - 1) % (_WORDS - 1)]
+        about = f"A {first} {own[0]} with {second} and {own[1 + (item * 7 + 3) % (_WORDS - 1)]}"
+        row = {"item_id": f"i{item}", "title": f"{first} {second} {item}", "category": own[0], "description": about}
+        rows.append(row | {"price": round(5 + 95 * float(stream(item, "price").random()), 2)})
+    return pa.Table.from_pylist(rows)
+
+
+def _interactions(world: World, truth: Truth, happened: Sequences, vocabulary: list[list[str]]) -> pa.Table:
+    draw = stream(world.seed, "world", "reviews")
+    rows, items = happened.rows, happened.items
+    liked = truth.group_of_user[rows] == truth.group_of_item[items]
+    ratings = np.clip(np.where(liked, draw.integers(4, 7, len(items)), draw.integers(1, 5, len(items))), 1, 5)
+    steps = draw.integers(60, 7 * 86_400, len(items))
+    start = 1_600_000_000 + draw.integers(0, 180 * 86_400, len(happened))
+    times = np.cumsum(steps) - np.repeat(np.cumsum(steps)[happened.offsets[:-1]], happened.lengths) + start[rows]
+    texts = [
+        _texts(vocabulary[truth.group_of_item[item]], item, rating, like)
+        for item, rating, like in zip(items.tolist(), ratings.tolist(), liked.tolist(), strict=True)
+    ]
+    return pa.table(
+        {
+            "user_id": [f"u{row}" for row in rows],
+            "item_id": [f"i{item}" for item in items],
+            "timestamp": pa.array(times, pa.int64()),
+            "rating": pa.array(ratings, pa.float32()),
+            **dict(zip(("review", "summary", "explanation"), zip(*texts, strict=True), strict=True)),
+        }
+    )
+
+
+def _texts(own: list[str], item: int, rating: int, like: bool) -> tuple[str, str, str]:
+    """What the user writes of an item, its headline, and why it was or was not for this user."""
+    feature = own[1 + item % (_WORDS - 1)]
+    headline, verdict = _JUDGED[rating]
+    reason = f"it is a {own[0]}, which is what they like" if like else f"a {own[0]} is not what they look for"
+    return f"The {feature} of this {own[0]} {verdict}.", headline, f"For its {feature}: {reason}."

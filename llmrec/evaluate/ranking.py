@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, Sequences
+from llmrec.data.columns import try_cast
 from llmrec.data.dataset import Cases, Dataset
-from llmrec.data.times import try_cast
 from llmrec.decode.ensemble import Ensemble
 from llmrec.decode.opened import with_held_out_prompt
 from llmrec.errors import DataError

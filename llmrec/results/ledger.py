@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import provenance
-from llmrec.data.content import content_hash
+from llmrec.data.dataset import content_hash
 from llmrec.errors import RunError
 from llmrec.evaluate.files import CHOICES, METRICS, read_judged
 from llmrec.files import explain_disk, hash_file

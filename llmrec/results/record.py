@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmrec import provenance
-from llmrec.data.content import content_hash
+from llmrec.data.dataset import content_hash
 from llmrec.errors import RunError
 from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.files import read_json, write_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrec.data.content import content_hash
+from llmrec.data.dataset import content_hash
 from llmrec.errors import RecipeError, RunError
 from llmrec.evaluate.files import read_metrics
 from llmrec.files import read_json

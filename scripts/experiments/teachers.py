@@ -27,8 +27,7 @@ from commands import typed
 from llmrec.collaborative import MODELS, fit_one
 from llmrec.contracts import Items
 from llmrec.data import dataset as data
-from llmrec.data.content import content_hash
-from llmrec.data.dataset import Dataset
+from llmrec.data.dataset import Dataset, content_hash
 from llmrec.metrics.ranking import Places, hit, ndcg, place
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data

@@ -16,7 +16,7 @@ from llmrec.chat.server import OwnServer, own_server
 from llmrec.chat.store import Store, Thing
 from llmrec.chat.titles import Titles
 from llmrec.chat.understand import Understanding
-from llmrec.data.movielens import read_ml_100k
+from llmrec.data.sources import read_ml_100k
 from llmrec.recipe import Data
 
 SCRIPT = (

@@ -22,7 +22,7 @@ from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future
-from llmrec.data.world_words import read_world
+from llmrec.data.worlds import read_world
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
 from llmrec.recipe import Data, World

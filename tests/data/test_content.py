@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec.data.content import content_hash
+from llmrec.data.dataset import content_hash
 
 EVENTS = {"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "a"], "timestamp": [1, 2, 3], "rating": [1.5, None, 2.0]}
 ITEMS = {"item_id": ["a", "b"], "title": ["A", None], "genres": [["x", "y"], []]}

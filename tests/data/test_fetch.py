@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 from llmrec.data import fetch as fetching
-from llmrec.data.fetch import fetch
-from llmrec.data.origins import ORIGINS, fetched
+from llmrec.data.fetch import ORIGINS, fetch, fetched
 from llmrec.data.sources import read
 from llmrec.errors import DataError
 from llmrec.recipe import Data

@@ -12,7 +12,7 @@ import pytest
 
 from llmrec.data import own
 from llmrec.data.clean import clean
-from llmrec.data.problems import check
+from llmrec.data.inspection import check
 from llmrec.data.raw import BadRow, Scan
 from llmrec.data.sources import read
 from llmrec.errors import DataError

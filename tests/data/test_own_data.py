@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data import starter
-from llmrec.data.columns import column_of
+from llmrec.data.columns import column_of, read_times
+from llmrec.data.inspection import Checked, check
 from llmrec.data.look import Look, look, named, words
-from llmrec.data.problems import Checked, check
 from llmrec.data.sources import read
-from llmrec.data.times import read_times
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 

@@ -13,7 +13,7 @@ import pytest
 from llmrec.data import dataset as data
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.facts import facts
+from llmrec.data.inspection import facts
 from llmrec.data.raw import Raw
 from llmrec.errors import DataError
 from llmrec.recipe import Data

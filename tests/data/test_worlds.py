@@ -12,8 +12,7 @@ from llmrec.collaborative import Ease, Markov, Popularity
 from llmrec.contracts import Items, Sequences
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.data.world_words import read_world, words
-from llmrec.data.worlds import Truth, events
+from llmrec.data.worlds import Truth, events, read_world, words
 from llmrec.metrics.ranking import hit, ndcg, place
 from llmrec.recipe import Data, World
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.world_words import read_world
+from llmrec.data.worlds import read_world
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import item_texts
