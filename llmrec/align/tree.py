@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmrec.decode.attention import Attention
+from llmrec.decode.scorer import Attention
 from llmrec.model.logits import OutputHead, plain
 from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE

@@ -64,7 +64,7 @@ class CollaborativeNode(TypedDict):
 
 @_STRICT
 class MemberNode(TypedDict):
-    """A member of an ensemble; see `ensemble.Member`."""
+    """A member of an ensemble; see `recommenders.Member`."""
 
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     depth: _Count

@@ -1,20 +1,29 @@
-"""Exact scoring: the log-probability of every item, so that small catalogues are ranked with nothing lost.
+"""Exact scores: the log-probability of every item of a catalogue, or of each of a few possible answers to a prompt.
 
 The whole trie hangs on the prompt as one tree of query positions, walked in chunks that fit a memory budget. Within a
-chunk a node attends to the prompt and to its own ancestors, so each prefix is computed once, not once an item.
+chunk a node attends to the prompt and to its own ancestors, so each prefix is computed once, not once an item. Of
+possible answers, what all of a prompt begin with counts as the prompt, and what is left of each is a path of a trie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.filters import FilterList, Filters
 from llmrec.decode.scorer import Branches, Logits, Scorer
 from llmrec.decode.search import Normalise, check_normalise
+from llmrec.errors import ModelError
 from llmrec.indexing.trie import ROOT, Trie
+from llmrec.model.prompting import wrap
+from llmrec.tasks.shorten import Row, shorten
+from llmrec.tasks.tokens import CodedTexts
 
+TOGETHER = 16  # prompts of a batch of possible answers
 WIDEST = 512  # nodes a pass; past this, attention between unrelated nodes costs more than a bigger pass saves
 
 
@@ -24,7 +33,7 @@ def score_all(
     token_ids: np.ndarray,
     prompts: Sequence[Sequence[int]],
     normalise: Normalise = "catalogue",
-    filters: Sequence[Filter | None] | None = None,
+    filters: FilterList = None,
     memory: int = 2**30,
 ) -> np.ndarray:
     """Log-probability of every item after every prompt.
@@ -44,11 +53,13 @@ def score_all(
         ModelError: a token of the codes that the model does not have.
     """
     check_normalise(normalise)
-    rows, sieve = len(prompts), Filters(trie, filters, len(prompts))
-    masked = sieve if normalise == "allowed" else Filters(trie, None, rows)  # filters that change probabilities
+    sieve = Filters(trie, filters, len(prompts))
     state = scorer.prefill(prompts, token_ids, trie.depth, normalise == "vocabulary")
-    ranking = score_nodes(scorer, trie, state, normalise, masked, memory)[:, trie.leaf[trie.position]]
-    ranking[_denied(sieve, trie, rows)] = -np.inf
+    changing = sieve if normalise == "allowed" else None
+    ranking = score_nodes(scorer, trie, state, normalise, changing, memory)[:, trie.leaf[trie.position]]
+    if sieve.any:
+        rows, at = np.repeat(np.arange(len(prompts)), len(trie)), np.tile(trie.position, len(prompts))
+        ranking[(sieve.count(rows, at, at + 1) == 0).reshape(ranking.shape)] = -np.inf
     return ranking
 
 
@@ -82,30 +93,14 @@ def score_nodes(
 
 
 def sum_paths(trie: Trie, scores: np.ndarray) -> np.ndarray:
-    """Log-probability of every node, from that of each given its parent.
-
-    Args:
-        trie: of the nodes.
-        scores: (rows, nodes) in nats, 0 at the root; changed in place.
-
-    Returns:
-        `scores`.
-    """
+    """Log-probability of every node, from that of each given its parent; `scores` (rows, nodes) is changed in place."""
     for first, last in zip(trie.level[1:-1], trie.level[2:], strict=True):
         scores[:, first:last] += scores[:, trie.parent[first:last]]
     return scores
 
 
-def _denied(sieve: Filters, trie: Trie, rows: int) -> np.ndarray:
-    """(rows, items) bool, by item number, whether a row's filter takes the item out."""
-    if not sieve.any:
-        return np.zeros((rows, len(trie)), bool)
-    at = np.tile(trie.position, rows)
-    return (sieve.count(np.repeat(np.arange(rows), len(trie)), at, at + 1) == 0).reshape(rows, -1)
-
-
 def _open(trie: Trie, normalise: Normalise) -> np.ndarray:
-    """(n,) nodes below the root whose children the model must be asked about, depth first."""
+    """(n,) nodes below the root whose children need a forward pass, depth first."""
     inner = ~trie.is_leaf(np.arange(len(trie.start)))
     if normalise != "vocabulary":  # what follows a prefix of one item is certain
         inner &= trie.stop - trie.start > 1
@@ -152,3 +147,74 @@ def _score_children(trie: Trie, sieve: Filters, nodes: np.ndarray, logits: Logit
     scores[:, child] = np.where(
         np.isneginf(values), -np.inf, values - np.where(np.isneginf(total), 0, total)[:, source]
     )
+
+
+def answer_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    answers: Sequence[Sequence[str]],
+    progress: Callable[[float], None] = lambda done: None,
+) -> list[np.ndarray]:
+    """How likely each possible answer to each prompt is, among the possible answers of that prompt.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        rows: examples with `prompt`, `slots` and `task`, as `tasks.maker.SCHEMA` has them; one that is longer than the
+            model's window loses the oldest items of its history, as in training.
+        answers: the possible answers to each, at least one, all different.
+        progress: called with the share done, 0 to 1.
+
+    Returns:
+        For each example (answers,) float64 log-probabilities in nats; their exponentials sum to 1.
+
+    Raises:
+        ModelError: an example does not fit into the window even with one item of its history; or see `Scorer`.
+        CodeError: two answers have the same tokens, or one begins with another and the tokenizer has no end token.
+    """
+    scorer, tokenize = Scorer(model), CodedTexts(tokenizer, special=not tokenizer.chat_template)
+    read = [_tokens(row, possible, tokenize, scorer.limit) for row, possible in zip(rows, answers, strict=True)]
+    alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}  # answers → examples that have them
+    for number, (_, endings) in enumerate(read):
+        alike.setdefault(endings, []).append(number)
+    scores, done = [np.zeros(0)] * len(read), 0
+    for endings, numbers in alike.items():
+        symbols = np.unique(np.concatenate(endings))
+        trie = Trie.build([np.searchsorted(symbols, ending).tolist() for ending in endings], len(symbols))
+        numbers.sort(key=lambda number: len(read[number][0]))
+        for start in range(0, len(numbers), TOGETHER):
+            batch = numbers[start : start + TOGETHER]
+            prompts = [read[number][0] for number in batch]
+            found = score_all(scorer, trie, symbols, prompts, "vocabulary").astype(np.float64)
+            found -= np.logaddexp.reduce(found, axis=1, keepdims=True)
+            for number, row in zip(batch, found, strict=True):
+                scores[number] = row
+            done += len(batch)
+            progress(done / len(read))
+    return scores
+
+
+def _tokens(
+    row: Row, answers: Sequence[str], tokenize: CodedTexts, window: int
+) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
+    """Tokens that all answers to a prompt share from the beginning, and those that each goes on with, at least one."""
+    tokenizer: Any = tokenize.tokenizer
+
+    def whole(prompt: str) -> list[list[int]]:
+        text, _ = wrap(tokenizer, prompt)
+        found = tokenize(pa.array([f"{text}{answer}{tokenizer.eos_token or ''}" for answer in answers]))
+        return [found.text(number)[0].tolist() for number in range(len(answers))]
+
+    texts = whole(row["prompt"])
+    if max(map(len, texts)) > window:
+        texts = whole(shorten(row, window, lambda prompt: max(map(len, whole(prompt))))["prompt"])
+        if (longest := max(map(len, texts))) > window:
+            raise ModelError(
+                f"an example of '{row['task']}' has {longest} tokens but the model holds {window}. Lower tasks.history "
+                "or tasks.candidates."
+            )
+    first, last = min(texts), max(texts)  # what these two share, all share
+    most = min(map(len, texts)) - 1
+    shared = next((place for place in range(most) if first[place] != last[place]), most)
+    return texts[0][:shared], tuple(tuple(text[shared:]) for text in texts)

@@ -94,10 +94,14 @@ def _positions(trie: Trie, items: Sequence[int] | np.ndarray, what: str) -> np.n
     return np.unique(trie.position[numbers]).astype(np.int64)
 
 
+FilterList = Sequence[Filter | None] | None
+"""A filter for each prompt, None where every item is allowed; or None where there are no filters."""
+
+
 class Filters:
     """The filters of a batch, counted together."""
 
-    def __init__(self, trie: Trie, filters: Sequence[Filter | None] | None, rows: int) -> None:
+    def __init__(self, trie: Trie, filters: FilterList, rows: int) -> None:
         """Compile one filter a row; None allows every item.
 
         Raises:
@@ -107,34 +111,32 @@ class Filters:
             raise RequestError(f"{len(filters)} filters for {rows} prompts: pass one each, None where all is allowed.")
         given = list(filters or [None] * rows)
         self.trie, self.items = trie, len(trie)
-        self.deny = self._keys([None if f is None or not len(f.deny) else f.deny for f in given])
-        self.allow = self._keys([None if f is None else f.allow for f in given])
+        self.deny = self._keys([f.deny if f else None for f in given])
+        self.allow = self._keys([f.allow if f else None for f in given])
         self.handful = np.array([f is not None and f.allow is not None for f in given], bool)
         self.any = any(f is not None for f in given)
-        self.subsets: list[Subset] = []
-        self.subset_of = np.full(rows, -1)
-        for row, one in enumerate(given):
-            if one is not None and one.subset is not None:
-                same = [number for number, other in enumerate(self.subsets) if other is one.subset]
-                self.subset_of[row] = same[0] if same else len(self.subsets)
-                self.subsets += [] if same else [one.subset]
+        subsets = [f.subset if f else None for f in given]
+        self.subsets = list(dict.fromkeys(subset for subset in subsets if subset))
+        self.subset_of = np.array([self.subsets.index(one) if one else -1 for one in subsets], np.int64)
 
     def _keys(self, positions: list[np.ndarray | None]) -> np.ndarray:
         """Positions of all rows in one sorted array, row by row, so that one binary search serves the whole batch."""
         keys = [row * self.items + at for row, at in enumerate(positions) if at is not None]
-        return np.concatenate(keys) if keys else np.zeros(0, np.int64)
+        return np.concatenate([np.zeros(0, np.int64), *keys])
 
     def count(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """(n,) items that each row may still be given among sorted positions start..stop - 1."""
-        left = (stop - start).astype(np.int64)
+        left = self._offered(rows, start, stop)
         if not self.any:
             return left
-        for number, subset in enumerate(self.subsets):
-            mine = self.subset_of[rows] == number
-            left[mine] = subset.before[stop[mine]] - subset.before[start[mine]]
         low, high = rows.astype(np.int64) * self.items + start, rows.astype(np.int64) * self.items + stop
         left = np.where(self.handful[rows], _between(self.allow, low, high), left) if self.handful.any() else left
         return left - _between(self.deny, low, high) if len(self.deny) else left
+
+    def left(self) -> np.ndarray:
+        """(rows,) items that each row may still be given."""
+        rows = np.arange(len(self.handful))
+        return self.count(rows, np.zeros_like(rows), np.full_like(rows, self.items))
 
     def without(self, rows: np.ndarray, positions: np.ndarray) -> Filters:
         """The same filters, with sorted positions denied besides: (n,) positions of (n,) rows."""
@@ -185,17 +187,22 @@ class Filters:
         nodes = len(self.trie.start)
         row, position = np.divmod(self.deny, self.items)
         leaf = self.trie.leaf[position].astype(np.int64)
-        depth, leaf_keys, found = self.trie.depth_of(leaf), row * nodes + leaf, [self.deny[:0]]
-        below = self.deny[:0]
+        depth, leaf_keys, below = self.trie.depth_of(leaf), row * nodes + leaf, self.deny[:0]
+        found = [below]
         for level in range(self.trie.depth if len(leaf) else 0, 0, -1):
             below = np.sort(np.concatenate([below, leaf_keys[depth == level]]), kind="stable")  # runs in order
             found.append(below)
             row, node = np.divmod(below, nodes)
             above = row * nodes + self.trie.parent[node]
             first = np.flatnonzero(np.diff(above, prepend=-1))
-            closed = np.add.reduceat(self._offered(row, node), first) if len(first) else first
-            below = above[first][closed == self._offered(*np.divmod(above[first], nodes))]
+            closed = np.add.reduceat(self._under(below), first) if len(first) else first
+            below = above[first][closed == self._under(above[first])]
         return np.sort(np.concatenate(found), kind="stable")
+
+    def _under(self, keys: np.ndarray) -> np.ndarray:
+        """(n,) items offered under each node, denied ones counted too."""
+        row, node = np.divmod(keys, len(self.trie.start))
+        return self._offered(row, self.trie.start[node], self.trie.stop[node])
 
     def _edges(self, keys: np.ndarray, rows: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """(listed nodes that are children of the nodes,) the edge that leads to each, numbered as in `keep`."""
@@ -208,10 +215,9 @@ class Filters:
         before = np.cumsum(last - first) - last - base  # edges are numbered through
         return listed + before[which]
 
-    def _offered(self, rows: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """(n,) items under each node of which the row was not allowed a handful only, denied ones counted too."""
-        start, stop = self.trie.start[nodes], self.trie.stop[nodes]
-        offered = stop - start
+    def _offered(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """(n,) int64 items in a range, of the row's subset where it has one; other filters are not counted."""
+        offered = (stop - start).astype(np.int64)
         for number, subset in enumerate(self.subsets):
             mine = self.subset_of[rows] == number
             offered[mine] = subset.before[stop[mine]] - subset.before[start[mine]]

@@ -1,21 +1,28 @@
-"""The generative recommender: a language model writes the code of the next item, and only codes of items."""
+"""The generative recommender: a language model writes the code of the next item, and only codes of items.
+
+A `Generative` turns requests into prompts and filters; an engine ranks prompts: on transformers here, on vLLM in
+`vllm_engine`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec import extras
-from llmrec.contracts import ItemSet, Ranked, Request, check_k
-from llmrec.decode.engine import Engine, EngineFactory, transformers_engines
-from llmrec.decode.filters import Filter, Subset
+from llmrec.contracts import ItemSet, Ranked, Recommender, Request, check_k
+from llmrec.decode.exact import score_all
+from llmrec.decode.filters import Filter, FilterList, Subset
+from llmrec.decode.scorer import Scorer
+from llmrec.decode.search import beam_search
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.trie import Trie
 from llmrec.items.text import plain
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
@@ -27,13 +34,97 @@ EngineName = Literal["transformers", "vllm"]
 BEAMS = 50  # prefixes that a search keeps; narrow beams lose items
 
 
-class Generative:
-    """Language model × codes × trie × engine; see `contracts.Recommender`.
+class Engine(Protocol):
+    """What a generative recommender needs of a model."""
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raise a RequestError where prompt and answer do not fit the model's window."""
+
+    def rank(
+        self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList = None, beams: int | None = None
+    ) -> Ranked:
+        """The k best items after each prompt of token ids; see `search.beam_search`."""
+
+    def score(self, prompts: Sequence[Sequence[int]], filters: FilterList = None) -> np.ndarray:
+        """(rows, items) float32 log-probability of every item; see `exact.score_all`."""
+
+
+class TransformersEngine(Engine):
+    """A model of transformers in this process, on CPU or GPU; its weights may go on changing."""
+
+    def __init__(self, model: PreTrainedModel, trie: Trie, tokens: np.ndarray) -> None:
+        """Use a model.
+
+        Args:
+            tokens: (n_symbols,) the model's token of each symbol of the trie.
+
+        Raises:
+            ModelError: see `Scorer`.
+        """
+        self.scorer, self.trie, self.tokens = Scorer(model), trie, tokens
+
+    def check(self, prompt: Sequence[int]) -> None:
+        if len(prompt) + self.trie.depth > self.scorer.limit:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens and its answer {self.trie.depth}, but the model's window is "
+                f"{self.scorer.limit}: shorten the query."
+            )
+
+    def rank(
+        self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList = None, beams: int | None = None
+    ) -> Ranked:
+        return beam_search(self.scorer, self.trie, self.tokens, prompts, k, beams, filters)
+
+    def score(self, prompts: Sequence[Sequence[int]], filters: FilterList = None) -> np.ndarray:
+        return score_all(self.scorer, self.trie, self.tokens, prompts, filters=filters)
+
+
+EngineFactory = Callable[[Catalogue, Path, np.ndarray], Engine]
+"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine; its model is loaded before."""
+
+
+def transformers_engines(folder: Path) -> EngineFactory:
+    """Load a model folder; the engines of all catalogues share its weights.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    model = model_folder.load_model(folder)
+    return lambda catalogue, _, tokens: TransformersEngine(model, catalogue.trie, tokens)
+
+
+def engines_of(name: EngineName, folder: Path, **options: Any) -> EngineFactory:
+    """The engines of a model folder in this process.
+
+    Args:
+        name: transformers, which loads the model now; or vllm, which takes half a minute to start for each catalogue.
+        options: arguments of `vllm.LLM`, for that engine.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ExtraError: vLLM is not installed.
+    """
+    if name == "transformers":
+        return transformers_engines(folder)
+    extras.need("serve")
+    from llmrec.decode.vllm_engine import VllmEngine
+
+    return lambda catalogue, catalogue_folder, _: VllmEngine.open(folder, catalogue_folder, **options)
+
+
+def engine_named(name: str) -> EngineName:
+    """An engine's name, as a user typed it; a RequestError where there is no such engine."""
+    for engine in get_args(EngineName):
+        if engine == name:
+            return engine
+    raise RequestError(f"there is no engine '{name}': say transformers or vllm.")
+
+
+class Generative(Recommender):
+    """A language model over a catalogue.
 
     Attributes:
-        catalogue: items and codes.
         note: prompts and settings that the model was trained with.
-        engine: runs the model.
         beams: prefixes that a search keeps at each level; at least k are kept.
     """
 
@@ -45,50 +136,37 @@ class Generative:
         engine: Engine,
         beams: int | None = None,
     ) -> None:
-        """Put a recommender together; `GenerativeModel` loads one from a model folder.
-
-        Args:
-            beams: as a recipe has them if it says nothing, if None.
-
-        Raises:
-            ModelError: the model was trained on another catalogue.
-        """
-        _check_catalogue(note, catalogue, "the model")
+        """Put a recommender together; `GenerativeModel` loads one from a model folder. `BEAMS` beams if None."""
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
         self.beams = beams or BEAMS
 
     @property
     def n_items(self) -> int:
-        """See `contracts.Recommender`."""
         return len(self.catalogue.codes)
 
     @property
     def reads(self) -> frozenset[str]:
-        """See `contracts.Recommender`."""
         read = {"history": True, "user": "{user}" in self.note.prompt}
         read["words"] = bool(self.note.search or self.note.search_history)
         return frozenset(name for name, wanted in read.items() if wanted)
 
     @property
     def reads_items(self) -> int:
-        """See `contracts.Recommender`."""
         return self.note.history
 
     def check(self, request: Request) -> None:
-        """Refuse a request whose prompt and answer exceed the model's window."""
         self.engine.check(self.prompt(request))
 
     def notes(self, request: Request) -> list[str]:
-        """See `contracts.Recommender`."""
-        alone = request.words and len(request.history) and not self.note.search_history
-        unknown = "user" in self.reads and not request.user
-        return [
-            *(["the model read the query alone: it was not trained to read one after a history"] if alone else []),
-            *(["the model was trained with ids of users, and none is given"] if unknown else []),
-        ]
+        notes = []
+        if request.words and len(request.history) and not self.note.search_history:
+            notes.append("the model read the query alone: it was not trained to read one after a history")
+        if "user" in self.reads and not request.user:
+            notes.append("the model was trained with ids of users, and none is given")
+        return notes
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
-        """See `contracts.Recommender`; items that the beams miss are missed."""
+        """See `Recommender.rank`; items that the beams miss are missed."""
         check_k(k, self.n_items)
         if not requests:
             return Ranked.empty(0, k)
@@ -103,7 +181,7 @@ class Generative:
         """(rows, items) float32 log-probability of every item, by forward passes over the whole trie.
 
         Raises:
-            RequestError: the engine is vLLM, which tells only the likeliest.
+            RequestError: the engine is vLLM, which gives only those of the likeliest.
         """
         return self.engine.score([self.prompt(one) for one in requests], [self.filter(one) for one in requests])
 
@@ -140,18 +218,14 @@ class Generative:
 
 
 class GenerativeModel:
-    """A model folder; `on` gives a recommender for any catalogue of its tokens, and all of these share its weights.
+    """A model folder; `on` gives a recommender for any catalogue of its tokens, and all of these share its weights."""
 
-    Attributes:
-        note: prompts and settings that the model was trained with.
-    """
-
-    def __init__(self, folder: Path, engines: EngineFactory) -> None:
-        """Read tokenizer and note.
+    def __init__(self, folder: Path, engines: EngineFactory, beams: int | None = None) -> None:
+        """Read the tokenizer and the prompts of a model folder.
 
         Args:
-            folder: of the model.
-            engines: runs it; see `engines_of`.
+            engines: runs the model; see `engines_of`.
+            beams: see `Generative`.
 
         Raises:
             ModelError: not a model folder, a damaged one, or one of a model that was not trained to recommend.
@@ -159,64 +233,21 @@ class GenerativeModel:
         self.tokenizer, self.note = model_folder.load_words(folder)
         if not self.note.prompt:
             raise ModelError(f"the model in {folder} was trained to judge candidates, not to recommend.")
-        self._engines, self._folder = engines, folder
+        self._engines, self._folder, self._beams = engines, folder, beams
 
-    def on(self, catalogue: Catalogue, folder: Path, beams: int | None = None) -> Generative:
-        """A recommender for a catalogue.
+    def on(self, catalogue: Catalogue, folder: Path) -> Generative:
+        """A recommender for a catalogue: the one that the model was trained on, or one that extends it.
 
         Args:
-            catalogue: the one that the model was trained on, or one that extends it.
-            folder: where it lies; vLLM's processes load it there.
-            beams: see `Generative`.
+            folder: of the catalogue; vLLM's processes load it there.
 
         Raises:
             ModelError: the model was trained on another catalogue, or lacks tokens of it.
         """
-        _check_catalogue(self.note, catalogue, f"the model in {self._folder}")
-        tokens = token_ids(self.tokenizer, catalogue.tokens)
-        return Generative(self.tokenizer, self.note, catalogue, self._engines(catalogue, folder, tokens), beams)
-
-
-def _check_catalogue(note: Note, catalogue: Catalogue, model: str) -> None:
-    """See that a model was trained on a catalogue, or on one that it extends.
-
-    Raises:
-        ModelError: it was not; `model` is how the message begins.
-    """
-    if note.catalogue not in catalogue.lineage:
-        raise ModelError(
-            f"{model} was trained on the catalogue {note.catalogue[:12]}…, not on {catalogue.hash[:12]}…. "
-            "Use the catalogue folder of its own run."
-        )
-
-
-def engines_of(name: EngineName, folder: Path, **options: Any) -> EngineFactory:
-    """What runs a model folder in this process.
-
-    Args:
-        name: transformers, which loads it now; or vllm, which takes half a minute to start for each catalogue.
-        folder: of the model.
-        options: arguments of `vllm.LLM`, for that engine.
-
-    Raises:
-        ModelError: it cannot be loaded.
-        ExtraError: vLLM is not installed.
-    """
-    if name == "transformers":
-        return transformers_engines(folder)
-    extras.need("serve")
-    from llmrec.decode.vllm_engine import VllmEngine
-
-    return lambda catalogue, catalogue_folder, _: VllmEngine.open(folder, catalogue_folder, **options)
-
-
-def engine_named(name: str) -> EngineName:
-    """An engine's name, as a user typed it.
-
-    Raises:
-        RequestError: there is no such engine.
-    """
-    known: dict[str, EngineName] = {engine: engine for engine in get_args(EngineName)}
-    if name in known:
-        return known[name]
-    raise RequestError(f"there is no engine '{name}': say transformers or vllm.")
+        if self.note.catalogue not in catalogue.lineage:
+            raise ModelError(
+                f"the model in {self._folder} was trained on the catalogue {self.note.catalogue[:12]}…, not on "
+                f"{catalogue.hash[:12]}…. Use the catalogue folder of its own run."
+            )
+        engine = self._engines(catalogue, folder, token_ids(self.tokenizer, catalogue.tokens))
+        return Generative(self.tokenizer, self.note, catalogue, engine, self._beams)

@@ -11,31 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from llmrec import collaborative
 from llmrec.contracts import Items, Recommender, Request
-from llmrec.decode.collaborative import Collaborative
 from llmrec.decode.description import Description
-from llmrec.decode.engine import EngineFactory, transformers_engines
-from llmrec.decode.ensemble import Ensemble, Member
-from llmrec.decode.generative import Generative, GenerativeModel
+from llmrec.decode.generative import EngineFactory, Generative, GenerativeModel, transformers_engines
+from llmrec.decode.recommenders import Collaborative, Ensemble, Member
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 
-
-class Model(Protocol):
-    """What a node of a description becomes: loaded once, and used for any catalogue that it knows the codes of."""
-
-    def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
-        """A recommender for a catalogue, which lies in a folder.
-
-        Raises:
-            ModelError: it is not one of this model.
-        """
-        ...
+Model = Callable[[Catalogue, Path], Recommender]
+"""A loaded model: a catalogue that it knows the codes of, and its folder → a recommender; ModelError for others."""
 
 
 @dataclass(frozen=True)
@@ -53,81 +42,46 @@ class Options:
     held_out_prompt: bool = False
 
 
-class _Generative:
-    """See `description.GenerativeNode`."""
-
-    def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
-        folder = root / node["folder"]
-        self.model = GenerativeModel(folder, options.engines(folder))
-        self.beams = options.beams or node["beams"]
-
-    def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
-        return self.model.on(catalogue, folder, self.beams)
+def _generative(node: dict[str, Any], root: Path, options: Options) -> Model:
+    folder, beams = root / node["folder"], options.beams or node["beams"]
+    return GenerativeModel(folder, options.engines(folder), beams).on
 
 
-class _Collaborative:
-    """See `description.CollaborativeNode`."""
-
-    def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
-        ids = Catalogue.load(root / node["items"]).item_ids
-        self.model = collaborative.load(root / node["folder"], Items(ids))
-
-    def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
-        return Collaborative(self.model, catalogue.item_ids)
+def _collaborative(node: dict[str, Any], root: Path, options: Options) -> Model:
+    ids = Catalogue.load(root / node["items"]).item_ids
+    model = collaborative.load(root / node["folder"], Items(ids))
+    return lambda catalogue, folder: Collaborative(model, catalogue.item_ids)
 
 
-class _Ensemble:
-    """See `description.EnsembleNode`."""
-
-    def __init__(self, node: dict[str, Any], root: Path, options: Options) -> None:
-        self.members = [
-            (load(member["recommender"], root, options), member["weight"], member["depth"])
-            for member in node["members"]
-        ]
-
-    def on(self, catalogue: Catalogue, folder: Path) -> Recommender:
-        return Ensemble([Member(model.on(catalogue, folder), weight, depth) for model, weight, depth in self.members])
+def _ensemble(node: dict[str, Any], root: Path, options: Options) -> Model:
+    members = [(_open(one["recommender"], root, options), one["weight"], one["depth"]) for one in node["members"]]
+    return lambda catalogue, folder: Ensemble(
+        [Member(model(catalogue, folder), weight, depth) for model, weight, depth in members]
+    )
 
 
 KINDS: dict[str, Callable[[dict[str, Any], Path, Options], Model]] = {
-    "generative": _Generative,
-    "collaborative": _Collaborative,
-    "ensemble": _Ensemble,
+    "generative": _generative,
+    "collaborative": _collaborative,
+    "ensemble": _ensemble,
 }
 
 
-def load(node: dict[str, Any], root: Path, options: Options) -> Model:
-    """Load what a node of a description names.
-
-    Raises:
-        ModelError: a folder is damaged or missing, or of another kind.
-    """
+def _open(node: dict[str, Any], root: Path, options: Options) -> Model:
     return KINDS[node["kind"]](node, root, options)
 
 
 class RecommenderFolder:
-    """A run's recommender or an export, opened: models are loaded once, for any catalogue of theirs.
-
-    Attributes:
-        root: the run or export.
-        description: what it is made of.
-        catalogue_folder: the catalogue that it was trained on.
-    """
+    """A run's recommender or an export, opened: models are loaded once, for any catalogue of theirs."""
 
     def __init__(self, root: Path, description: Description, options: Options = Options()) -> None:
-        """Load the models of a description.
-
-        Args:
-            root: folder that the description's folders lie in.
-            description: as `read_description` gives it, or a run's plan.
-            options: how to open it.
+        """Load the models of a description, as `read_description` or a run's plan give it, whose folders lie in `root`.
 
         Raises:
             ModelError: a folder is damaged or missing, or of another kind.
         """
-        self.root, self.description = root, description
-        self.catalogue_folder = root / description["catalogue"]
-        self._model = load(description["recommender"], root, options)
+        self.description, self.catalogue_folder = description, root / description["catalogue"]
+        self._model = _open(description["recommender"], root, options)
         self._held_out_prompt = options.held_out_prompt
 
     def on(self, folder: Path | None = None, catalogue: Catalogue | None = None) -> OpenedRecommender:
@@ -143,14 +97,14 @@ class RecommenderFolder:
         """
         folder = folder or self.catalogue_folder
         catalogue = catalogue or Catalogue.load(folder)
-        recommender = self._model.on(catalogue, folder)
+        recommender = self._model(catalogue, folder)
         if self._held_out_prompt:
             recommender = with_held_out_prompt(recommender) or recommender
         return OpenedRecommender(self.description["name"], recommender, catalogue, self.description["exclude_seen"])
 
 
 def with_held_out_prompt(recommender: Recommender) -> Recommender | None:
-    """The same recommender with its language model asked by a template that training never saw; None without one."""
+    """The same recommender with its language model prompted by a template that training never saw; None without one."""
     if isinstance(recommender, Generative):
         return recommender.with_held_out_prompt()
     if not isinstance(recommender, Ensemble):
@@ -162,19 +116,20 @@ def with_held_out_prompt(recommender: Recommender) -> Recommender | None:
     return Ensemble([replace(member, recommender=new or member.recommender) for member, new in pairs])
 
 
+@dataclass(eq=False)
 class OpenedRecommender:
-    """A recommender and its catalogue: item ids in, item ids out.
+    """A recommender and its catalogue: item ids in, item ids out. `llmrec.load` makes one of a folder.
 
     Attributes:
         name: of the model.
         recommender: works on item numbers; see `contracts.Recommender`.
-        catalogue: items by number.
         exclude_seen: whether items of the history are left out where a caller does not say.
     """
 
-    def __init__(self, name: str, recommender: Recommender, catalogue: Catalogue, exclude_seen: bool) -> None:
-        """Put them together; `llmrec.load` does it for a folder."""
-        self.name, self.recommender, self.catalogue, self.exclude_seen = name, recommender, catalogue, exclude_seen
+    name: str
+    recommender: Recommender
+    catalogue: Catalogue
+    exclude_seen: bool
 
     def recommend(
         self,
@@ -211,8 +166,8 @@ class OpenedRecommender:
             raise RequestError("this model was not trained with words: leave `words` out.")
         numbers = self.known(history)
         excluded = numbers if (self.exclude_seen if exclude_seen is None else exclude_seen) else []
-        denied = np.array([*self._numbers(deny, "deny"), *excluded], np.int64)
-        allowed = None if allow is None else np.array(self._numbers(allow, "allow"), np.int64)
+        denied = np.array([*self._all(deny, "deny"), *excluded], np.int64)
+        allowed = None if allow is None else np.array(self._all(allow, "allow"), np.int64)
         request = Request(numbers, words=words, user=user, allowed=allowed, denied=denied)
         self.recommender.check(request)
         ranked = self.recommender.rank([request], int(k))
@@ -223,40 +178,32 @@ class OpenedRecommender:
         return named
 
     def known(self, history: Sequence[str]) -> list[int]:
-        """Item numbers of the known items of a history.
+        """Item numbers of the known items of a history; unknown ones are left out with a warning.
 
         Raises:
             RequestError: it has items and none is known.
         """
-        history, known = _ids(history, "history"), self.catalogue.item_number
-        unknown = [item_id for item_id in history if item_id not in known]
-        if unknown and len(unknown) == len(history):
-            raise RequestError(f"no item of the history is in the catalogue: {self._named(unknown)}")
+        numbers, unknown = self._numbers(history, "history")
+        if unknown and not numbers:
+            raise RequestError(f"no item of the history is in the catalogue: {unknown}")
         if unknown:
-            warnings.warn(
-                f"left out of the history, since the catalogue lacks them: {self._named(unknown)}", stacklevel=3
-            )
-        return [known[item_id] for item_id in history if item_id in known]
+            warnings.warn(f"left out of the history, since the catalogue lacks them: {unknown}", stacklevel=3)
+        return numbers
 
-    def _numbers(self, item_ids: Iterable[str], what: str) -> list[int]:
-        known, wanted = self.catalogue.item_number, _ids(item_ids, what)
-        unknown = [item_id for item_id in wanted if item_id not in known]
+    def _all(self, item_ids: Iterable[str], what: str) -> list[int]:
+        """Item numbers of a filter, whose items must all be known."""
+        numbers, unknown = self._numbers(item_ids, what)
         if unknown:
-            raise RequestError(f"`{what}` names items that the catalogue lacks: {self._named(unknown)}")
-        return [known[item_id] for item_id in wanted]
+            raise RequestError(f"`{what}` names items that the catalogue lacks: {unknown}")
+        return numbers
 
-    def _named(self, unknown: list[str]) -> str:
-        near = difflib.get_close_matches(str(unknown[0]), self.catalogue.item_ids[:100_000], 1, 0.7)
+    def _numbers(self, item_ids: Iterable[object], what: str) -> tuple[list[int], str]:
+        """Item numbers of the known ids, and the unknown ids in words; ids may be numbers, as a data frame has them."""
+        if isinstance(item_ids, str):
+            raise RequestError(f"`{what}` is a list of item ids, not the text '{item_ids}': ['{item_ids}']")
+        ids, known = [str(item_id) for item_id in item_ids], self.catalogue.item_number
+        unknown = [item_id for item_id in ids if item_id not in known]
+        near = difflib.get_close_matches(unknown[0], self.catalogue.item_ids[:100_000], 1, 0.7) if unknown else []
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        return ", ".join(f"'{item_id}'" for item_id in unknown[:5]) + ("…" if len(unknown) > 5 else ".") + hint
-
-
-def _ids(given: Iterable[object], what: str) -> list[str]:
-    """Item ids as texts: a data frame holds numbers where it can. One text is no list, though Python takes it for one.
-
-    Raises:
-        RequestError: it is one text.
-    """
-    if isinstance(given, str):
-        raise RequestError(f"`{what}` is a list of item ids, not the text '{given}': ['{given}']")
-    return [str(item_id) for item_id in given]
+        words = ", ".join(f"'{item_id}'" for item_id in unknown[:5]) + ("…" if len(unknown) > 5 else ".") + hint
+        return [known[item_id] for item_id in ids if item_id in known], words if unknown else ""

@@ -1,4 +1,4 @@
-"""The item trie as a transformers `LogitsProcessor`, for anybody's own `generate`."""
+"""The item trie as a transformers `LogitsProcessor`, for any call of `generate`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from llmrec.decode.answers import Answers, Mode
+from llmrec.decode.answers import Answers, Mode, mask
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.mask import mask
 from llmrec.errors import CodeError, RequestError
 from llmrec.indexing.trie import Trie
 
@@ -19,7 +18,7 @@ from llmrec.indexing.trie import Trie
 class ItemProcessor(LogitsProcessor):
     """Lets only the codes of allowed items be generated, then only the end token; or lists of items, or a chat.
 
-    Nothing is remembered between calls: what is allowed follows from the tokens since `prompt_length`, so beams may be
+    No state is kept between calls: what is allowed follows from the tokens since `prompt_length`, so beams may be
     reordered. Use it as `generate(logits_processor=[ItemProcessor(...)])`.
     """
 
@@ -46,9 +45,9 @@ class ItemProcessor(LogitsProcessor):
             filters: one a prompt; `generate`'s beams or return sequences of a prompt share its filter.
             outside: what to do with a row whose answer begins no code: 'raise', or 'end' it. Say 'end' when num_beams
                 exceeds the prefixes there are: `generate` then fills up with beams of probability 0.
-            mode: one item, several (parted by `separator`), or free words that mention items (after `mention`).
+            mode: one item, several (with `separator` between), or free words that mention items (after `mention`).
             max_new_tokens: as given to `generate`: lists and chats then begin no item that would be cut short.
-            words: how many ids the tokenizer knows, where the model has more: a chat then says none of the others.
+            words: size of the tokenizer, where the model has more rows: a chat then uses none of the others.
         """
         self.reader = Answers(trie, token_ids, eos_token_id, separator, mention, words)
         self.prompt_length, self.outside, self.mode = prompt_length, outside, mode
@@ -75,29 +74,20 @@ class ItemProcessor(LogitsProcessor):
         if self.outside == "raise" and lost.any():
             row = int(np.argmax(lost))
             raise CodeError(
-                f"The answer of row {row} begins no allowed item: {input_ids[row, self.prompt_length :].tolist()}. "
-                "Set prompt_length to the column where answers begin, let the filter allow an item, or say "
-                "outside='end' if there are more beams than prefixes."
+                f"The answer of row {row} begins no allowed item: {answers[row].tolist()}. Set prompt_length to the "
+                "column where answers begin, let the filter allow an item, or say outside='end' if there are more "
+                "beams than prefixes."
             )
-        self._refuse_endless(answers)
-        return masked
-
-    def _filters(self, rows: int) -> Filters:
-        if self.filters is None:
-            return Filters(self.reader.trie, None, rows)
-        if not len(self.filters) or rows % len(self.filters):
-            raise RequestError(
-                f"{len(self.filters)} filters for {rows} rows: pass one a prompt, None where all is allowed."
-            )
-        copies = rows // len(self.filters)
-        return Filters(self.reader.trie, [one for one in self.filters for _ in range(copies)], rows)
-
-    def _refuse_endless(self, answers: np.ndarray) -> None:
-        if self.reader.end is not None:
-            return
-        ended = self.reader.read(answers, self.mode).end
-        if ended.any():
+        if self.reader.end is None and (ended := self.reader.read(answers, self.mode).end).any():
             raise CodeError(
                 f"Row {int(np.argmax(ended))} has its whole item and generation goes on: give eos_token_id, or set "
                 "max_new_tokens to the length of the codes."
             )
+        return masked
+
+    def _filters(self, rows: int) -> Filters:
+        filters = self.filters
+        if filters is not None and (not len(filters) or rows % len(filters)):
+            raise RequestError(f"{len(filters)} filters for {rows} rows: pass one a prompt, None where all is allowed.")
+        repeated = filters and [one for one in filters for _ in range(rows // len(filters))]
+        return Filters(self.reader.trie, repeated, rows)

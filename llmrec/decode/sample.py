@@ -12,36 +12,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.filters import FilterList, Filters
 from llmrec.decode.scorer import Scorer
-from llmrec.decode.search import Beams, best_of, dense, expand, finish, join, open_rows, slots
+from llmrec.decode.search import best_of, dense, expand, finish, join, open_rows, table
 from llmrec.errors import RequestError
 from llmrec.indexing.trie import Trie
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Items drawn for every row, independent of one another.
+    """Items drawn for every row: with replacement, or distinct ones in the order of drawing.
 
     Attributes:
-        items: (rows, n) int32 item numbers; a whole row of -1 where a filter allows nothing.
-        log_probs: (rows, n) float32 log-probability of each draw in nats, under the distribution drawn from.
-    """
-
-    items: np.ndarray
-    log_probs: np.ndarray
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Distinct items drawn for every row, in the order of drawing.
-
-    Attributes:
-        items: (rows, n) int32 item numbers; -1 after the last, where fewer than n are allowed.
-        log_probs: (rows, n) float32 log-probability of each item in nats, had one been drawn; -inf where none.
-        threshold: (rows,) float32 the log-probability with Gumbel noise of the item that came next, or -inf where all
-            were drawn. An item is among those drawn with probability 1 - exp(-exp(log_prob - threshold)): divide by it
-            for unbiased sums.
+        items: (rows, n) int32 item numbers; -1 where there is no further allowed item.
+        log_probs: (rows, n) float32 log-probability of each draw in nats; -inf where there is none.
+        threshold: of distinct items, (rows,) float32 the log-probability with Gumbel noise of the item that came next,
+            -inf where all were drawn. An item is among those drawn with probability
+            1 - exp(-exp(log_prob - threshold)): divide by it for unbiased sums.
     """
 
     items: np.ndarray
@@ -56,28 +43,20 @@ def sample(
     prompts: Sequence[Sequence[int]],
     n: int,
     temperature: float = 1.0,
-    filters: Sequence[Filter | None] | None = None,
+    filters: FilterList = None,
     seed: int | np.random.Generator = 0,
 ) -> Sampled:
     """Draw n items a row with replacement.
 
-    Args:
-        token_ids: (n_symbols,) the model's token of each symbol.
-        prompts: token ids of each row; lengths may differ.
-        temperature: divides the logits; each symbol is drawn from the softmax over the children that trie and filter
-            allow.
-        filters: what each row may be given; None allows every item.
-        seed: of the noise, or a generator to go on with.
+    Other arguments and errors are those of `beam_search`.
 
-    Raises:
-        RequestError: n < 1, temperature not above 0, not one filter a prompt, an empty or too long prompt.
-        ModelError: a token of the codes that the model does not have.
+    Args:
+        temperature: above 0, divides the logits; each symbol is drawn from the softmax over the children that trie and
+            filter allow.
+        seed: of the noise, or a generator to go on with.
     """
-    _check(n, temperature)
-    random, rows = np.random.default_rng(seed), len(prompts)
-    sieve = Filters(trie, filters, rows)
-    state = scorer.prefill(prompts, token_ids, trie.depth)
-    live = open_rows(trie, sieve, rows)
+    rows, sieve, random = len(prompts), Filters(trie, filters, len(prompts)), _random(n, temperature, seed)
+    state, live = scorer.prefill(prompts, token_ids, trie.depth), open_rows(sieve)
     who = np.repeat(live.row, n) * n + np.tile(np.arange(n), len(live.row))  # sample numbers still growing
     at = np.repeat(np.arange(len(live.row)), n)  # and the beam that each has come to
     items, log_probs = np.full(rows * n, -1, np.int32), np.full(rows * n, -np.inf, np.float32)
@@ -92,7 +71,7 @@ def sample(
         who, at = who[~over], at[~over]
         if len(who):
             scorer.step(state, *dense(live, rows))
-    return Sampled(items.reshape(rows, n), log_probs.reshape(rows, n))
+    return Sampled(items.reshape(rows, n), log_probs.reshape(rows, n), np.zeros(0, np.float32))
 
 
 def sample_without_replacement(
@@ -102,18 +81,15 @@ def sample_without_replacement(
     prompts: Sequence[Sequence[int]],
     n: int,
     temperature: float = 1.0,
-    filters: Sequence[Filter | None] | None = None,
+    filters: FilterList = None,
     seed: int | np.random.Generator = 0,
-) -> Drawn:
+) -> Sampled:
     """Draw n distinct items a row: Gumbel top-k over the trie. Arguments and errors as in `sample`.
 
     Source: Kool et al. 2019, arXiv 1903.06059, algorithm 1.
     """
-    _check(n, temperature)
-    random, rows = np.random.default_rng(seed), len(prompts)
-    sieve = Filters(trie, filters, rows)
-    state = scorer.prefill(prompts, token_ids, trie.depth)
-    live = open_rows(trie, sieve, rows)
+    rows, sieve, random = len(prompts), Filters(trie, filters, len(prompts)), _random(n, temperature, seed)
+    state, live = scorer.prefill(prompts, token_ids, trie.depth), open_rows(sieve)
     live = replace(live, key=random.gumbel(size=len(live.row)))
     done = live[:0]
     while len(live.row):
@@ -124,12 +100,14 @@ def sample_without_replacement(
         done, live, _ = finish(trie, sieve, pool, "allowed")
         if len(live.row):
             scorer.step(state, *dense(live, rows))
-    return _drawn(trie, done, rows, n)
+    items, (log_probs, noisy) = table(trie, done, rows, n + 1, done.score, done.key)
+    return Sampled(items[:, :n], log_probs[:, :n], noisy[:, n])
 
 
-def _check(n: int, temperature: float) -> None:
+def _random(n: int, temperature: float, seed: int | np.random.Generator) -> np.random.Generator:
     if n < 1 or not temperature > 0:
         raise RequestError(f"n={n} samples at temperature={temperature}: draw at least 1, at a temperature above 0.")
+    return np.random.default_rng(seed)
 
 
 def _pick(mass: np.ndarray, source: np.ndarray, at: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -143,12 +121,7 @@ def _pick(mass: np.ndarray, source: np.ndarray, at: np.ndarray, random: np.rando
 
 
 def _given_largest(noisy: np.ndarray, largest: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Shift Gumbel-perturbed values of siblings so that the largest of them is what their parent already has.
-
-    Args:
-        noisy: (edges,) log-probability plus Gumbel noise.
-        largest: (beams,) the parent's perturbed value.
-        source: (edges,) the parent of each edge, in order.
+    """Shift Gumbel-perturbed values of siblings (edges,) so that the largest of them is their parent's (beams,) value.
 
     Source: Kool et al. 2019, arXiv 1903.06059, appendix B.3, in its numerically stable form.
     """
@@ -156,14 +129,3 @@ def _given_largest(noisy: np.ndarray, largest: np.ndarray, source: np.ndarray) -
     with np.errstate(divide="ignore"):
         v = largest[source] - noisy + np.log1p(-np.exp(np.minimum(noisy - top, 0)))
     return largest[source] - np.maximum(v, 0) - np.log1p(np.exp(-np.abs(v)))
-
-
-def _drawn(trie: Trie, done: Beams, rows: int, n: int) -> Drawn:
-    order = np.lexsort((trie.start[done.node], -done.key, done.row))
-    done = done[order]
-    slot = slots(done.row)
-    items = np.full((rows, n + 1), -1, np.int32)
-    log_probs, noisy = np.full((2, rows, n + 1), -np.inf, np.float32)
-    items[done.row, slot] = trie.item_at(done.node)
-    log_probs[done.row, slot], noisy[done.row, slot] = done.score, done.key
-    return Drawn(items[:, :n], log_probs[:, :n], noisy[:, n])

@@ -18,18 +18,75 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from llmrec.decode.attention import Attention
 from llmrec.errors import ModelError, RequestError
 from llmrec.model.logits import OutputHead, plain
+
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+class Attention:
+    """Attention masks of our own, in the form that a decoder-only model of transformers takes.
+
+    Attributes:
+        window: how far sliding layers look back, in positions; None without such layers.
+        kinds: the kinds of layers that the model has.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        """Read the configuration of a plain model of transformers.
+
+        Raises:
+            ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
+                kernel that takes no mask.
+        """
+        name, config = type(inner).__name__, inner.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or [])
+        self.window: int | None = getattr(config, "sliding_window", None)
+        self.kinds = kinds or {"sliding_attention" if self.window else "full_attention"}
+        if inner.config.is_encoder_decoder or not self.kinds <= LAYERS:
+            raise ModelError(
+                f"{name} has {', '.join(sorted(self.kinds - LAYERS)) or 'an encoder'}, whose state branches cannot "
+                "share: use a decoder-only model with full or sliding attention."
+            )
+        if "flash" in str(config._attn_implementation) or "flex" in str(config._attn_implementation):
+            raise ModelError(
+                f"{name} was loaded with {config._attn_implementation}, which takes no tree mask: load it with "
+                "attn_implementation='sdpa' (or 'eager')."
+            )
+        self.sdpa = config._attn_implementation == "sdpa"
+        self.dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
+
+    def mask(self, sees: Tensor, places: Tensor, slots: Tensor) -> Tensor | dict[str, Tensor]:
+        """What to pass as `attention_mask`; one for each kind of layer where the model has two.
+
+        Args:
+            sees: (rows, queries, slots) bool, whether a query may attend to a slot at all.
+            places: (rows, queries) position of each query in its own sequence.
+            slots: (rows, slots) position of the token in each slot.
+
+        Returns:
+            (rows, 1, queries, slots) masks.
+        """
+        masks = {"full_attention": self._mask(sees)}
+        if "sliding_attention" in self.kinds and self.window is not None:
+            near = slots[:, None, :] > places[:, :, None] - self.window
+            masks["sliding_attention"] = self._mask(sees & near)
+        return masks if len(self.kinds) == 2 else masks[next(iter(self.kinds))]
+
+    def _mask(self, sees: Tensor) -> Tensor:
+        if self.sdpa:  # bool fits whatever type attention computes in, which a quantised model does not tell
+            return sees[:, None]
+        mask = torch.zeros(sees.shape, dtype=self.dtype, device=sees.device)
+        return mask.masked_fill_(~sees, torch.finfo(self.dtype).min)[:, None]
 
 
 @dataclass
 class Logits:
-    """What the model thinks of the next symbol, for a grid of query positions.
+    """Logits of the next symbol, for a grid of query positions.
 
     Attributes:
         symbols: (rows, queries, n_symbols) float32 logits of the tokens of the symbols.
-        total: (rows, queries) float32 logsumexp over the whole vocabulary, or None where it was not asked for.
+        total: (rows, queries) float32 logsumexp over the whole vocabulary; None where `prefill` was not asked for it.
     """
 
     symbols: Tensor
@@ -53,7 +110,7 @@ class Logits:
 
 @dataclass
 class Branches:
-    """What is kept between steps: the shared cache, and what each branch sees of it.
+    """State between steps: the shared cache, and which of its slots each branch attends to.
 
     Attributes:
         cache: keys and values of the padded prompts, then of every branch token so far.
@@ -77,14 +134,16 @@ class Branches:
 
 
 class Scorer:
-    """Logits of branches after prompts, from a decoder-only model of transformers (Llama, Qwen, Gemma, Phi, ...)."""
+    """Logits of branches after prompts, from a decoder-only model of transformers (Llama, Qwen, Gemma, Phi, ...).
+
+    It runs under no_grad, not inference_mode: roll-outs run inside training, whose buffers must stay usable.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Look at the model once; its weights may go on changing.
+        """Use a model, whose weights may go on changing.
 
         Raises:
-            ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
-                kernel that takes no mask.
+            ModelError: see `Attention`.
         """
         inner: Any = plain(model)
         config = inner.config.get_text_config()
@@ -106,7 +165,7 @@ class Scorer:
             self.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
         return cache
 
-    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    @torch.no_grad()
     def prefill(
         self,
         prompts: Sequence[Sequence[int]],
@@ -153,7 +212,7 @@ class Scorer:
         sees = (places < lengths)[:, None]
         return Branches(cache, tokens, whole, lengths, places, sees, 0, self._logits(last, tokens, whole))
 
-    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    @torch.no_grad()
     def step(self, state: Branches, symbols: np.ndarray, parents: np.ndarray) -> None:
         """Grow every branch by one symbol; `state` then holds the new branches and their logits.
 
@@ -170,7 +229,7 @@ class Scorer:
         state.depth += 1
         state.logits = self._branch(state, symbols, places, state.places, state.sees)
 
-    @torch.no_grad()  # not inference_mode: roll-outs run inside training, whose buffers must stay usable
+    @torch.no_grad()
     def tree(self, state: Branches, symbols: np.ndarray, depths: np.ndarray, above: np.ndarray) -> Logits:
         """Logits after every node of one tree that hangs on every prompt, in a single pass; `state` is left as it was.
 
@@ -201,7 +260,7 @@ class Scorer:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Our own head must say what the model's says, or scores would be silently wrong."""
+        """Refuse a model whose logits differ from those of our own head, which would make scores silently wrong."""
         ids = torch.zeros((1, 2), dtype=torch.long, device=self.device)
         tokens = torch.arange(min(self.vocabulary, 64), device=self.device)
         truth = self.model(input_ids=ids, use_cache=False).logits.float()[..., tokens]
@@ -214,7 +273,7 @@ class Scorer:
         self.head_checked = True
 
     def _branch(self, state: Branches, symbols: np.ndarray, places: Tensor, slots: Tensor, sees: Tensor) -> Logits:
-        """Append a grid of tokens to the cache, each seeing only what it may."""
+        """Append a grid of tokens to the cache and run them; `sees` says what each attends to."""
         tokens = state.token_ids[torch.from_numpy(np.array(symbols, np.int64)).to(self.device)]
         mask = self.attention.mask(sees, places, slots)
         hidden = self.decoder(
@@ -223,7 +282,7 @@ class Scorer:
         return self._logits(hidden, state.token_ids, state.whole)
 
     def _logits(self, hidden: Tensor, tokens: Tensor, whole: bool) -> Logits:
-        """Logits of the symbols only; the whole vocabulary is summed piece by piece and never kept."""
+        """Logits of the symbols alone; those of the whole vocabulary are summed in pieces and never kept."""
         symbols = self.head.of_tokens(hidden, tokens)
         if not whole:
             return Logits(symbols, None)

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from llmrec.contracts import Ranked
-from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.filters import FilterList, Filters
 from llmrec.decode.scorer import Logits, Scorer
 from llmrec.errors import RequestError
 from llmrec.indexing.trie import ROOT, Trie
 
 Normalise = Literal["catalogue", "allowed", "vocabulary"]
-"""What a step's probability is shared over.
+"""The tokens over which a step's probabilities are normalised.
 
 'catalogue': the children in the trie. A filter takes items out and leaves the scores of the others as they were, so the
 order among them is the model's own. The default.
@@ -37,7 +37,7 @@ class Beams:
         row: (n,) int64, the prompt each belongs to.
         node: (n,) int64, its node in the trie.
         score: (n,) float64, its log-probability.
-        key: (n,) float64, what it is judged by: the log-probability in a search, perturbed when sampling.
+        key: (n,) float64, what it is ranked by: the log-probability in a search, perturbed when sampling.
         query: (n,) int64, the parent's query position in the scorer's grid.
         symbol: (n,) int64, the symbol that led here.
     """
@@ -66,7 +66,7 @@ def beam_search(
     prompts: Sequence[Sequence[int]],
     k: int,
     beams: int | None = None,
-    filters: Sequence[Filter | None] | None = None,
+    filters: FilterList = None,
     normalise: Normalise = "catalogue",
 ) -> Ranked:
     """The k best items after each prompt.
@@ -87,10 +87,11 @@ def beam_search(
             prompt.
         ModelError: a token of the codes that the model does not have.
     """
-    width = _checked(k, beams, normalise)
+    check_normalise(normalise)
+    width = beam_width(k, beams)
     sieve = Filters(trie, filters, len(prompts))
     state = scorer.prefill(prompts, token_ids, trie.depth, normalise == "vocabulary")
-    live = open_rows(trie, sieve, len(prompts))
+    live = open_rows(sieve)
     done = live[:0]
     while len(live.row):
         _, grown = expand(trie, sieve, live, state.logits, normalise)
@@ -101,29 +102,22 @@ def beam_search(
     return ranked(trie, done, len(prompts), k)
 
 
-def _checked(k: int, beams: int | None, normalise: str) -> int:
-    """Beams a row, after refusing what makes no sense."""
-    check_normalise(normalise)
+def beam_width(k: int, beams: int | None) -> int:
+    """Beams a row; a RequestError for k < 1 or fewer beams than k."""
     if k < 1 or (beams is not None and beams < k):
         raise RequestError(f"k={k} items from beams={beams}: ask for at least one item, and as many beams.")
     return k if beams is None else beams
 
 
 def check_normalise(normalise: str) -> None:
-    """Refuse a way to normalise that there is not.
-
-    Raises:
-        RequestError: not one of `Normalise`.
-    """
+    """Raise a RequestError for what is not one of `Normalise`."""
     if normalise not in get_args(Normalise):
         raise RequestError(f"normalise={normalise!r} is not known: say one of {', '.join(get_args(Normalise))}.")
 
 
-def open_rows(trie: Trie, sieve: Filters, rows: int) -> Beams:
+def open_rows(sieve: Filters) -> Beams:
     """A root for every row that may be given anything at all."""
-    every = np.arange(rows)
-    left = sieve.count(every, np.zeros(rows, np.int64), np.full(rows, len(trie), np.int64))
-    return Beams.roots(every[left > 0])
+    return Beams.roots(np.flatnonzero(sieve.left() > 0))
 
 
 def slots(row: np.ndarray) -> np.ndarray:
@@ -165,8 +159,10 @@ def expand(
     return source, Beams(row, child, scores, key, query, symbol)
 
 
-def finish(trie: Trie, sieve: Filters, pool: Beams, normalise: Normalise) -> tuple[Beams, Beams, np.ndarray]:
-    """Part the finished from the live, and say which of the pool (n,) bool were finished.
+def finish(
+    trie: Trie, sieve: Filters, pool: Beams, normalise: Normalise = "catalogue"
+) -> tuple[Beams, Beams, np.ndarray]:
+    """Finished beams, live beams, and (n,) bool which of the pool are finished.
 
     A prefix with one item left (in the trie, or among the allowed) is finished too where the probability of what
     follows is shared over those alone: it is certain, so the model need not be asked.
@@ -205,27 +201,32 @@ def best_of(pool: Beams, width: int, rows: int) -> Beams:
     ends = np.cumsum(counts)
     for row in np.flatnonzero(counts > width).tolist():  # one partition of a row's own keys beats any table of all rows
         mine = slice(int(ends[row] - counts[row]), int(ends[row]))
-        keep[mine] = _largest(pool.key[mine], width)
+        keys = pool.key[mine]
+        least = np.partition(keys, len(keys) - width)[len(keys) - width]
+        chosen = keys > least
+        chosen[np.flatnonzero(keys == least)[: width - np.count_nonzero(chosen)]] = True
+        keep[mine] = chosen
     chosen = np.flatnonzero(keep)
     return pool[chosen[pool.key[chosen] > -np.inf]]
 
 
-def _largest(keys: np.ndarray, width: int) -> np.ndarray:
-    """(n,) bool, the `width` largest of more than so many keys; of equals the first."""
-    bar = np.partition(keys, len(keys) - width)[len(keys) - width]
-    chosen = keys > bar
-    equal = np.flatnonzero(keys == bar)
-    chosen[equal[: width - np.count_nonzero(chosen)]] = True
-    return chosen
-
-
 def ranked(trie: Trie, done: Beams, rows: int, k: int) -> Ranked:
     """Finished beams as a table, best first, ties in sorted position."""
-    order = np.lexsort((trie.start[done.node], -done.score, done.row))
-    row, node, score = done.row[order], done.node[order], done.score[order]
-    slot = slots(row)
-    keep = slot < k
-    items, scores = np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32)
-    items[row[keep], slot[keep]] = trie.item_at(node[keep])
-    scores[row[keep], slot[keep]] = score[keep]
+    items, (scores,) = table(trie, done, rows, k, done.score)
     return Ranked(items, scores)
+
+
+def table(trie: Trie, done: Beams, rows: int, width: int, *values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, width) int32 items of beams, -1 where there is none, and float32 tables of values, -inf there.
+
+    Beams go by their last values, largest first, ties in sorted position; those past the width are left out.
+    """
+    order = np.lexsort((trie.start[done.node], -values[-1], done.row))
+    row, slot = done.row[order], slots(done.row[order])
+    keep = slot < width
+    order, place = order[keep], (row[keep], slot[keep])
+    items, tables = np.full((rows, width), -1, np.int32), np.full((len(values), rows, width), -np.inf, np.float32)
+    items[place] = trie.item_at(done.node[order])
+    for column, value in enumerate(values):
+        tables[column][place] = value[order]
+    return items, tables

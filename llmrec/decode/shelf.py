@@ -14,18 +14,13 @@ from llmrec.errors import CodeError, LlmrecError, RequestError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 
-SHELF = "LLMREC_CATALOGUES"  # folders, parted as in PATH; every process of a server inherits it
+SHELF = "LLMREC_CATALOGUES"  # folders, separated as in PATH; every process of a server inherits it
 _KEPT = 4  # catalogues held beside those that requests in flight hold
 log = logging.getLogger("vllm.llmrec.catalogues")  # below vLLM's own logger, which a server has set up
 
 
 class Listing(NamedTuple):
-    """Catalogue folders.
-
-    Attributes:
-        known: by hash.
-        skipped: folders whose catalogue.json cannot be used, with the reason, which names no path.
-    """
+    """Catalogue folders by hash, and those whose catalogue.json cannot be used, with a reason that names no path."""
 
     known: dict[str, Path]
     skipped: dict[Path, str]
@@ -40,16 +35,15 @@ def listing(roots: Iterable[Path]) -> Listing:
     found = Listing({}, {})
     for folder in (folder for root in roots for folder in _inside(root)):
         try:
-            found.known.setdefault(_hash(folder), folder)
-        except (LlmrecError, OSError, RecursionError) as error:
-            reason = str(error) if isinstance(error, _Unusable) else "its catalogue.json cannot be read, or is not JSON"
-            found.skipped[folder] = reason
+            about = read_json(folder / "catalogue.json")
+            digest = about.get("hash") if isinstance(about, dict) else None
+            if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+                found.known.setdefault(digest, folder)
+            else:
+                found.skipped[folder] = "its catalogue.json has no `hash` of 64 hexadecimal digits"
+        except (LlmrecError, OSError, RecursionError):
+            found.skipped[folder] = "its catalogue.json cannot be read, or is not JSON"
     return found
-
-
-def folders(roots: Iterable[Path]) -> dict[str, Path]:
-    """Catalogue folders by hash; see `listing`."""
-    return listing(roots).known
 
 
 def roots() -> list[Path]:
@@ -65,7 +59,7 @@ def by_hash(wanted: str) -> tuple[Path, Catalogue]:
         RequestError: no catalogue has this hash.
         CodeError: its folder is not intact.
     """
-    known = folders(roots())
+    known = listing(roots()).known
     if wanted not in known:
         raise RequestError(
             f"no catalogue {wanted[:12]!r}… is known here: there are {', '.join(one[:12] for one in known) or 'none'}. "
@@ -80,10 +74,6 @@ def by_hash(wanted: str) -> tuple[Path, Catalogue]:
         ) from error
 
 
-class _Unusable(CodeError):
-    """A catalogue.json that is JSON, but none of a catalogue."""
-
-
 def _inside(root: Path) -> list[Path]:
     """Folders with a catalogue.json: the root itself, or those in it."""
     try:
@@ -92,11 +82,3 @@ def _inside(root: Path) -> list[Path]:
     except OSError as error:
         log.error(f"catalogues cannot be looked for in {root}: {error.strerror}")
         return []
-
-
-def _hash(folder: Path) -> str:
-    about = read_json(folder / "catalogue.json")
-    found = about.get("hash") if isinstance(about, dict) else None
-    if not isinstance(found, str) or not re.fullmatch("[0-9a-f]{64}", found):
-        raise _Unusable("its catalogue.json has no `hash` of 64 hexadecimal digits")
-    return found

@@ -19,8 +19,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from llmrec.decode.answers import OUTSIDE, PAD, Answers, Mode
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.vllm_request import check
-from llmrec.decode.vllm_served import Served, mask_and_log
+from llmrec.decode.vllm_request import Served, check, mask_and_log
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -33,8 +32,6 @@ class Row(NamedTuple):
     Attributes:
         begun: tokens of its answer that stand in the prompt.
         output: tokens generated so far; vLLM's own list, which grows.
-        filter: what it may be given.
-        mode: the kind of answer.
         limit: tokens that may be generated.
         reader: reads its answer, by its own catalogue.
     """
@@ -52,19 +49,11 @@ class ItemLogitsProcessor(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuse a bad request at admission.
-
-        Raises:
-            ValueError: see `vllm_request.check`.
-        """
+        """Refuse a bad request at admission, by a ValueError; see `vllm_request.check`."""
         check(sampling_params)
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
-
-        Raises:
-            CodeError, ModelError: see `Served`.
-        """
+        """Open the catalogue that LLMREC_CATALOGUE names and check it against the model; errors as in `Served`."""
         self.served = Served(vllm_config)
         self.window: int = vllm_config.model_config.max_model_len
         self.rows: dict[int, Row] = {}
@@ -90,8 +79,7 @@ class ItemLogitsProcessor(LogitsProcessor):
 
     def _compile(self, mode: Mode, reader: Answers) -> tuple[np.ndarray, Filters]:
         """The rows of one kind and catalogue, and their filters, kept while the batch stays the same."""
-        mine = (number for number, row in self.rows.items() if row.mode == mode and row.reader is reader)
-        order = np.array(sorted(mine))
+        order = np.array(sorted(n for n, row in self.rows.items() if row.mode == mode and row.reader is reader))
         return order, Filters(reader.trie, [self.rows[row].filter for row in order.tolist()], len(order))
 
     def _row(self, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> Row | None:
@@ -110,16 +98,9 @@ class ItemLogitsProcessor(LogitsProcessor):
 def _answers(rows: list[Row], mode: Mode, reader: Answers) -> np.ndarray:
     """(rows, length) tokens since each answer began, as many as tell where it stands, padded by -1."""
     reach = reader.reach(mode)
-    said = [_said(row, mode, reach) for row in rows]
-    answers = np.full((len(rows), max(map(len, said))), PAD, np.int64)
-    for place, tokens in enumerate(said):
+    part = slice(-reach, None) if mode == "chat" and reach else slice(reach)
+    texts = [(row.begun[part] + row.output[part])[part] for row in rows]
+    answers = np.full((len(rows), max(map(len, texts))), PAD, np.int64)
+    for place, tokens in enumerate(texts):
         answers[place, : len(tokens)] = tokens
     return answers
-
-
-def _said(row: Row, mode: Mode, reach: int | None) -> list[int]:
-    if reach is None:
-        return row.begun + row.output
-    if mode == "chat":
-        return (row.begun[-reach:] + row.output[-reach:])[-reach:]
-    return (row.begun[:reach] + row.output[:reach])[:reach]

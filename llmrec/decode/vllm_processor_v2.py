@@ -17,8 +17,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 
 from llmrec.decode.answers import OUTSIDE, PAD, Answers, Mode
 from llmrec.decode.filters import Filters
-from llmrec.decode.vllm_request import Asked, check
-from llmrec.decode.vllm_served import Served, mask_and_log
+from llmrec.decode.vllm_request import Asked, Served, check, mask_and_log
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -30,19 +29,11 @@ class ItemLogitsProcessor(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuse a bad request at admission.
-
-        Raises:
-            ValueError: see `vllm_request.check`.
-        """
+        """Refuse a bad request at admission, by a ValueError; see `vllm_request.check`."""
         check(sampling_params)
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
-        """Open the catalogue that LLMREC_CATALOGUE names and check it against the model.
-
-        Raises:
-            CodeError, ModelError: see `Served`.
-        """
+        """Open the catalogue that LLMREC_CATALOGUE names and check it against the model; errors as in `Served`."""
         self.served = Served(vllm_config)
         self.states = req_states
         self.asked: list[tuple[Asked, Answers] | None] = [None] * req_states.max_num_reqs
@@ -57,8 +48,7 @@ class ItemLogitsProcessor(LogitsProcessor):
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Mask (rows, vocabulary) logits in place; rows that ask for no items are left alone."""
         slots = ctx.idx_mapping_np  # one row a request, in this order, since nothing is drafted
-        asked_for = [self.asked[slot] for slot in slots.tolist()]
-        kinds = [one and (one[0].mode, one[1]) for one in asked_for]
+        kinds = [one and (one[0].mode, one[1]) for one in map(self.asked.__getitem__, slots.tolist())]
         for kind in {one for one in kinds if one}:
             rows = np.array([row for row, one in enumerate(kinds) if one == kind])
             self._mask(logits, rows, slots[rows], *kind, ctx)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.data.dataset import Dataset
-from llmrec.decode.answer_scores import answer_scores
+from llmrec.decode.exact import answer_scores
 from llmrec.evaluate.files import CHOICES
 from llmrec.files import write_json
 from llmrec.indexing.catalogue import Catalogue

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, Sequences
 from llmrec.data.columns import try_cast
 from llmrec.data.dataset import Cases, Dataset
-from llmrec.decode.ensemble import Ensemble
 from llmrec.decode.opened import with_held_out_prompt
+from llmrec.decode.recommenders import Ensemble
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
@@ -201,7 +201,7 @@ def _recommend(
             for case in which[rows].tolist()
         ]
         if mixed:
-            members = [mixed.rank_member(place, requests, k) for place in range(len(mixed.members))]
+            members = mixed.rank_members(requests, k)
             alone[rows] = members[0].items[:, :k]
             ranked = mixed.combine(requests, members, k)
         else:

@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.engine import TransformersEngine
-from llmrec.decode.generative import Generative
+from llmrec.decode.generative import Generative, TransformersEngine
 from llmrec.errors import DataError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.metrics.ranking import RANKING, Places, place_in_list

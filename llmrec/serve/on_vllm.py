@@ -6,8 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmrec.contracts import Recommender, Request
-from llmrec.decode.engine import EngineFactory
-from llmrec.decode.generative import Generative
+from llmrec.decode.generative import EngineFactory, Generative
 from llmrec.decode.vllm_engine import AsyncVllmEngine
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.ranker import RankedItems, Ranker

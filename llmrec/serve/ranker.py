@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from llmrec.contracts import Ranked, Recommender, Request
-from llmrec.decode.ensemble import Ensemble
+from llmrec.decode.recommenders import Ensemble
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class EnsembleRanker:
 
     async def rank(self, request: Request, k: int) -> RankedItems:
         """See `Ranker.rank`."""
-        n_items, depths = self.ensemble.n_items, [member.depth for member in self.ensemble.members]
-        wanted = [min(max(k, depth), n_items) for depth in depths]
+        wanted = self.ensemble.depths(k)
         found = await asyncio.gather(
             *(ranker.rank(request, depth) for ranker, depth in zip(self.members, wanted, strict=True))
         )

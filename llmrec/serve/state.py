@@ -11,7 +11,7 @@ from pathlib import Path
 from llmrec import __version__
 from llmrec.contracts import Request
 from llmrec.decode import shelf
-from llmrec.decode.engine import EngineFactory, transformers_engines
+from llmrec.decode.generative import EngineFactory, transformers_engines
 from llmrec.decode.opened import OpenedRecommender, Options, RecommenderFolder
 from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import write_text

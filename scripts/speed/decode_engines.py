@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from decode_peers import Rank, dictionary_generate, vllm_beam_search
 from decode_subject import prompts
-from llmrec.decode.engine import TransformersEngine
+from llmrec.decode.generative import TransformersEngine
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.model import folder as model_folder

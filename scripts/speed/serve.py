@@ -23,9 +23,9 @@ import typer
 import llmrec
 from llmrec import extras
 from llmrec.contracts import Request
-from llmrec.decode.ensemble import Ensemble
 from llmrec.decode.generative import EngineName, Generative
 from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.recommenders import Ensemble
 from llmrec.results.record import write_result
 from llmrec.serve.settings import Settings
 from llmrec.serve.users import Users

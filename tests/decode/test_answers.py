@@ -9,9 +9,8 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.answers import OUTSIDE, Answers, separator_tokens
+from llmrec.decode.answers import OUTSIDE, Answers, mask, separator_tokens
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.mask import mask
 from llmrec.decode.processor import ItemProcessor
 from llmrec.errors import ModelError
 from llmrec.indexing.trie import Trie

@@ -14,9 +14,8 @@ from llmrec.collaborative import ArrayModel, Markov
 from llmrec.collaborative.probabilities import POWER
 from llmrec.contracts import Items, Request, Sequences
 from llmrec.data.dataset import Dataset
-from llmrec.decode.collaborative import Collaborative
-from llmrec.decode.ensemble import Ensemble, Member
 from llmrec.decode.generative import Generative
+from llmrec.decode.recommenders import Collaborative, Ensemble, Member
 from llmrec.evaluate.files import read_metrics
 from llmrec.evaluate.ranking import ALONE
 from llmrec.run.execute import run

@@ -15,8 +15,7 @@ import pytest
 import llmrec
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.engine import transformers_engines
-from llmrec.decode.generative import Generative, GenerativeModel, engine_named
+from llmrec.decode.generative import Generative, GenerativeModel, engine_named, transformers_engines
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.errors import ModelError, RequestError, RunError
 from llmrec.export import export

@@ -15,10 +15,8 @@ from recommender_laws import ITEMS, RecommenderLaws
 from llmrec.collaborative import Markov
 from llmrec.contracts import CollaborativeModel, Items, Recommender, Request, Sequences
 from llmrec.data.dataset import Dataset
-from llmrec.decode.collaborative import Collaborative
-from llmrec.decode.engine import transformers_engines
-from llmrec.decode.ensemble import Ensemble, Member
-from llmrec.decode.generative import Generative, GenerativeModel
+from llmrec.decode.generative import Generative, GenerativeModel, transformers_engines
+from llmrec.decode.recommenders import Collaborative, Ensemble, Member
 from llmrec.indexing.catalogue import Catalogue
 
 UNKNOWN = [f"unknown {number}" for number in range(30)]  # to the catalogue, not to a collaborative model
@@ -27,8 +25,8 @@ UNKNOWN = [f"unknown {number}" for number in range(30)]  # to the catalogue, not
 def generative(run: Path) -> Generative:
     """The language model of a run, with as many beams as there are items."""
     folder = run / "train-1-sft" / "model"
-    model = GenerativeModel(folder, transformers_engines(folder))
-    return model.on(Catalogue.load(run / "catalogue"), run / "catalogue", ITEMS)
+    model = GenerativeModel(folder, transformers_engines(folder), beams=ITEMS)
+    return model.on(Catalogue.load(run / "catalogue"), run / "catalogue")
 
 
 def markov(run: Path) -> Collaborative:

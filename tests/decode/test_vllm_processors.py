@@ -16,8 +16,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 
 from llmrec.decode import vllm_processor, vllm_processor_v2
 from llmrec.decode.vllm_engine import PROCESSORS
-from llmrec.decode.vllm_request import VARIABLE
-from llmrec.decode.vllm_served import Served
+from llmrec.decode.vllm_request import VARIABLE, Served
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
 from llmrec.indexing.catalogue import Catalogue

@@ -7,13 +7,12 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, random_prompts, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.answers import OUTSIDE, Answers
+from llmrec.decode.answers import OUTSIDE, Answers, mask
 from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.mask import mask
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
+from llmrec.decode.vllm_engine import Reply, rounds
 from llmrec.decode.vllm_request import VARIABLE, asked, served_catalogue
-from llmrec.decode.vllm_rounds import Reply, rounds
 from llmrec.errors import CodeError, ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
@@ -57,8 +56,8 @@ def random_filter(random, trie):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(["catalogue", "allowed"]))
-def test_rounds_find_what_beam_search_finds(seed, normalise):
+@given(st.integers(0, 2**32))
+def test_rounds_find_what_beam_search_finds(seed):
     random = np.random.default_rng(seed)
     trie = Trie.build(random_codes(random, int(random.integers(1, 40))), SYMBOLS)
     prompts = random_prompts(random, 3)
@@ -66,8 +65,8 @@ def test_rounds_find_what_beam_search_finds(seed, normalise):
     k = int(random.integers(1, 12))
     beams = k + int(random.integers(0, 5))
     model = tiny("llama")
-    ours = search(model, trie, prompts, k, beams, filters, normalise)
-    truth = beam_search(Scorer(model), trie, TOKENS, prompts, k, beams, filters, normalise)
+    ours = search(model, trie, prompts, k, beams, filters)
+    truth = beam_search(Scorer(model), trie, TOKENS, prompts, k, beams, filters)
     assert (ours.items == truth.items).all()
     np.testing.assert_allclose(ours.scores, truth.scores, rtol=0, atol=5e-5)
 
@@ -78,7 +77,6 @@ def test_a_round_never_asks_for_more_log_probabilities_than_a_prefix_has_childre
     first = rounds(trie, TOKENS, [[5, 6]], 1, filters=deny).send(None)
     assert [(ask.tokens, ask.answer_start, ask.logprobs) for ask in first] == [([5, 6], 2, 2)]  # the best may be denied
     assert rounds(trie, TOKENS, [[5]], 9, filters=deny).send(None)[0].logprobs == 3
-    assert rounds(trie, TOKENS, [[5]], 1, filters=deny, normalise="allowed").send(None)[0].logprobs == 3
 
 
 def test_requests_that_make_no_sense_and_servers_without_the_processor_are_refused():
@@ -86,8 +84,6 @@ def test_requests_that_make_no_sense_and_servers_without_the_processor_are_refus
     for bad, says in [
         ({"k": 0}, "at least one item"),
         ({"k": 3, "beams": 2}, "as many beams"),
-        ({"k": 1, "normalise": "vocabulary"}, "transformers engine"),
-        ({"k": 1, "normalise": "none"}, "not known"),
         ({"k": 1, "filters": [None, None]}, "2 filters for 1"),
     ]:
         with pytest.raises(RequestError, match=says):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import llmrec
 from llmrec.cli.main import app
 from llmrec.data.dataset import Dataset
-from llmrec.decode.answer_scores import answer_scores
+from llmrec.decode.exact import answer_scores
 from llmrec.errors import ModelError, RunError
 from llmrec.evaluate.choices import HELD_OUT, evaluate_choices, figures
 from llmrec.evaluate.files import read_choices, read_judged, read_metrics
@@ -210,8 +210,7 @@ def test_a_run_that_recommends_nothing_refuses_to_recommend_in_words(judge: RunF
         export(judge.path, tmp_path / "export")
     with pytest.raises(RunError, match=f"no figures over the whole catalogue.*{says}"):
         read_metrics(judge.evaluation("test"))
-    from llmrec.decode.engine import transformers_engines
-    from llmrec.decode.generative import GenerativeModel
+    from llmrec.decode.generative import GenerativeModel, transformers_engines
 
     with pytest.raises(ModelError, match=says):
         GenerativeModel(model_of(judge.last_trained), transformers_engines(model_of(judge.last_trained)))

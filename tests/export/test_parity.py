@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import llmrec
 from llmrec.contracts import Request
-from llmrec.decode.engine import TransformersEngine
+from llmrec.decode.generative import TransformersEngine
 from llmrec.export import export
 from llmrec.model.vocabulary import token_ids
 

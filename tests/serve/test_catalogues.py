@@ -182,7 +182,7 @@ def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_i
 def test_the_shelf_finds_folders_by_hash_and_passes_over_what_is_none(served, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     roots = [served.run / "catalogue", served.run / "catalogues", tmp_path / "empty", tmp_path / "missing"]
-    assert set(shelf.folders(roots)) == {served.first, served.second, served.foreign}
+    assert set(shelf.listing(roots).known) == {served.first, served.second, served.foreign}
     monkeypatch.delenv(shelf.SHELF, raising=False)
     with pytest.raises(RequestError, match="there are none"):
         shelf.by_hash("1" * 64)

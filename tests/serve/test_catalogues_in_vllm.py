@@ -13,7 +13,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
 from llmrec.decode import vllm_processor, vllm_processor_v2
-from llmrec.decode.vllm_served import Served
+from llmrec.decode.vllm_request import Served
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.settings import Settings
 

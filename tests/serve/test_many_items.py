@@ -20,14 +20,10 @@ COUNT = 25_000
 KINDS = ("drama", "comedy", "horror", "western")
 
 
-class DotProductFolder:
+def dot_product(node, root, options):
     """Vectors in a file: {kind: dot-product, folder}."""
-
-    def __init__(self, node, root, options):
-        self.vectors = np.load(root / node["folder"] / "vectors.npy")
-
-    def on(self, catalogue, folder):
-        return DotProduct(self.vectors)
+    vectors = np.load(root / node["folder"] / "vectors.npy")
+    return lambda catalogue, folder: DotProduct(vectors)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def folder(rows, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(opened.KINDS, "dot-product", DotProductFolder)
+        patch.setitem(opened.KINDS, "dot-product", dot_product)
         patch.setitem(description.NODES, "dot-product", dict[str, str])
         client = TestClient(build(Settings(run=folder), Keys(KEY, None)), headers=CLIENT)
         client.recommender = llmrec.load(folder)

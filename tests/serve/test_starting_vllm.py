@@ -41,7 +41,7 @@ def test_settings_travel_by_the_environment_and_keys_do_not(served, tmp_path, mo
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings.from_environment() == settings
-    assert set(shelf.folders(shelf.roots())) == {served.first, served.second, served.foreign}
+    assert set(shelf.listing(shelf.roots()).known) == {served.first, served.second, served.foreign}
     monkeypatch.delenv(SERVE)
     with pytest.raises(Exception, match="llmrec serve RUN"):
         Settings.from_environment()

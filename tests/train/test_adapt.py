@@ -11,8 +11,7 @@ import torch
 from tiny_bases import FAMILIES, base, catalogue, examples, train
 from transformers import PreTrainedModel
 
-from llmrec.decode.engine import TransformersEngine
-from llmrec.decode.generative import Generative
+from llmrec.decode.generative import Generative, TransformersEngine
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt, old_rows_trained

@@ -11,7 +11,7 @@ import pytest
 from tiny_bases import CODES, WIDTHS, base, catalogue
 from transformers import AutoTokenizer
 
-from llmrec.decode.engine import TransformersEngine
+from llmrec.decode.generative import TransformersEngine
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.rows import sides
 from llmrec.model.vocabulary import token_ids
