@@ -29,9 +29,8 @@ from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
 from llmrec.chat.replies import say
 from llmrec.chat.visits import CARDS, VISITS, Page, cards
 from llmrec.serve import logs
+from llmrec.serve.access import TrustedHosts, bind, listen
 from llmrec.serve.connections import BoundedServer, room
-from llmrec.serve.hosts import TrustedHosts
-from llmrec.serve.listen import bind, listen
 
 CONNECTIONS = 1000  # at a time; a visitor has two, and six while the page loads
 SECONDS = 30.0  # in which a request must have come, or an answer be read

@@ -16,8 +16,8 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrec.errors import ChatError
-from llmrec.serve.listen import is_loopback
-from llmrec.serve.refused import Refused
+from llmrec.serve.access import is_loopback
+from llmrec.serve.shapes import Refused
 
 LOGIN = "LLMREC_PAGE_LOGIN"
 SHORTEST = 8  # characters of a password

@@ -43,7 +43,7 @@ def command(
 
     if page:
         from llmrec.chat.page_guard import LOGIN, check_host, login_of
-        from llmrec.serve.listen import bind, url
+        from llmrec.serve.access import bind, url
 
         login = login_of(os.environ.pop(LOGIN, None))  # the server that is started below has no use for it
         check_host(host, login)

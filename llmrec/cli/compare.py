@@ -11,7 +11,7 @@ from llmrec.cli.paths import current_run
 from llmrec.cli.screen import say, screen
 
 if TYPE_CHECKING:
-    from llmrec.evaluate.compare import Judged
+    from llmrec.evaluate.files import Judged
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     from rich import box
     from rich.table import Table
 
-    from llmrec.evaluate.compare import compare
+    from llmrec.evaluate.files import compare
 
     a, b = _judged(first), _judged(second)
     found = compare(a, b)
@@ -51,7 +51,7 @@ def command(
 
 def _judged(path: Path) -> Judged:
     """The figures of a run, if all of its stages are those of its recipe."""
-    from llmrec.evaluate.compare import read
+    from llmrec.evaluate.files import read
 
     run, recipe = current_run(path, "evaluate")
     return read(run.evaluation(recipe.evaluate.target), path.resolve().name)

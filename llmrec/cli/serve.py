@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from llmrec.serve.keys import Keys
+    from llmrec.serve.access import Keys
     from llmrec.serve.settings import Settings
 
 DAY = 86_400  # seconds
@@ -50,10 +50,6 @@ def command(
     _fill_closed_streams()
     if engine not in EXTRA:
         raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
-    from llmrec.serve.listen import bind, is_loopback
-
-    if without_key and not is_loopback(host):
-        raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
     options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel), *(more or [])]
     if options and engine == "transformers":
         raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
@@ -63,12 +59,14 @@ def command(
             "(where there is no GPU: 'llmrec[serve-cpu]')"
         )
     extras.need(EXTRA[engine])
+    from llmrec.serve.access import API_KEY, Keys, bind, is_loopback
+    from llmrec.serve.settings import Limits, Settings
+
+    if without_key and not is_loopback(host):
+        raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
     _check_seconds("--read-timeout", read_timeout, 0.1)
     _check_seconds("--grace", grace, 0)
     listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
-    from llmrec.serve.keys import Keys
-    from llmrec.serve.settings import API_KEY, Limits, Settings
-
     keys = Keys.from_environment()
     limits = Limits(
         k=max_k,
@@ -124,8 +122,8 @@ def _parallel(tensor: int, pipeline: int, data: int) -> list[str]:
 
 
 def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None:
-    from llmrec.serve.listen import url
-    from llmrec.serve.start_vllm import command as start
+    from llmrec.serve.access import url
+    from llmrec.serve.settings import command as start
 
     address, (host, port) = url(listening), listening.getsockname()[:2]
     listening.close()  # vLLM takes it itself
@@ -135,8 +133,8 @@ def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None
 
 
 def _transformers(settings: Settings, keys: Keys, listening: socket.socket) -> None:
+    from llmrec.serve.access import url
     from llmrec.serve.app import serve
-    from llmrec.serve.listen import url
 
     os.environ.update(settings.environment())
     serve(settings, keys, listening, lambda: _print(url(listening)))

@@ -1,4 +1,4 @@
-"""What a system's lists are like beside whether they hit, and how it does for whom: one dict of figures a system."""
+"""Figures of lists beyond accuracy (coverage, novelty, diversity, fairness), and figures by slice of the cases."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ class World:
     """What lists are judged against.
 
     Attributes:
-        cases: who was asked, and for what.
-        n_items: of the catalogue.
         users_of_item: (n_items,) int64, training users of each item.
         users: training users.
-        obvious: (cases, K) the most popular items that each case may be given: what anybody could have said.
+        obvious: (cases, K) the most popular items that each case may be given.
         vectors: (n_items, dimensions) float32, or None.
         category: (n_items,) int64 label of each item, or None.
     """
@@ -44,16 +42,10 @@ class World:
 
     @classmethod
     def of(cls, dataset: Dataset, cases: Cases, settings: Evaluate, vectors: np.ndarray | None) -> World:
-        """From the training part of a data set and its items.
-
-        Args:
-            dataset: split.
-            cases: of the split that is judged.
-            settings: of the recipe: a column of the items for their category, and whether seen items are left out.
-            vectors: (n_items, dimensions) of the items, or None.
+        """From the training part of a data set, its items and their vectors (n_items, dimensions).
 
         Raises:
-            DataError: the items have no such column.
+            DataError: the items have no column that `settings.category` names.
         """
         train = dataset.before("valid")
         pairs = np.unique(train.rows * dataset.n_items + train.items)
@@ -68,7 +60,6 @@ def figures(world: World, lists: np.ndarray) -> dict[str, Any]:
     """Name → figure of one system's first `K` items; a figure that has no value is None.
 
     Args:
-        world: what to judge against.
         lists: (cases, at least 1) item numbers, best first, -1 where a list ends.
     """
     lists = lists[:, :K]
@@ -93,12 +84,7 @@ def figures(world: World, lists: np.ndarray) -> dict[str, Any]:
 
 
 def by_slice(world: World, per_user: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Slice → how many cases it has, and system → metric → mean over them; empty slices are left out.
-
-    Args:
-        world: what to judge against.
-        per_user: system → metric → (cases,).
-    """
+    """Slice → how many cases it has, and system → metric → mean of (cases,) over them; empty slices are left out."""
     masks = slices(world.cases.targets, world.cases.histories, world.users_of_item)
     return {
         name: {
@@ -116,7 +102,6 @@ def top(scores: np.ndarray, exclude: Sequences | None, k: int) -> np.ndarray:
     Args:
         scores: (rows, n_items), larger is better; left as they are.
         exclude: items that may not be given, row by row.
-        k: items wanted.
     """
     # Not by item number: neighbours in a catalogue are often alike, which would make tied lists look uniform.
     mixed = np.random.default_rng(0).permutation(scores.shape[1])

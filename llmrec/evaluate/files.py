@@ -1,7 +1,8 @@
-"""The files of an evaluation: what each must hold, so that readers find it checked."""
+"""The files of an evaluation, checked as they are read, and two runs compared, paired over the same cases."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -12,6 +13,7 @@ from typing_extensions import TypedDict
 
 from llmrec.checked import REMEDY, read_checked, read_table
 from llmrec.errors import RunError
+from llmrec.metrics.significance import bootstrap, paired
 
 METRICS, CHOICES = "metrics.json", "choices.json"
 _OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
@@ -101,21 +103,13 @@ class Choices(TypedDict):
 
 
 def read_choices(folder: Path) -> dict[str, Any] | None:
-    """choices.json of a folder with an evaluation; None where the model has no task with few possible answers.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """choices.json of an evaluation; None where the model has no task with few possible answers."""
     path = folder / CHOICES
     return dict(read_checked(path, Choices)) if path.exists() else None
 
 
 def read_judged(folder: Path) -> dict[str, Any]:
-    """What a model was judged by: metrics.json, and under `choices` what choices.json holds, each where there is one.
-
-    Raises:
-        RunError: one is damaged, or there is neither.
-    """
+    """What a model was judged by: metrics.json, and under `choices` choices.json, each where there is one."""
     choices = read_choices(folder)
     if choices is None:
         return read_metrics(folder)
@@ -123,11 +117,7 @@ def read_judged(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """metrics.json of a folder with an evaluation.
-
-    Raises:
-        RunError: it is missing or damaged, or the model was not trained to recommend.
-    """
+    """metrics.json of an evaluation; a RunError where it is missing or damaged, or the model does not recommend."""
     if not (folder / METRICS).exists() and (folder / CHOICES).exists():
         raise RunError(
             f"{folder} has no figures over the whole catalogue: its model was trained to judge candidates, not to "
@@ -138,11 +128,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_cases(path: Path) -> pa.Table:
-    """per_user.parquet of an evaluation: user_id, target, and a column of figures for each system and metric.
-
-    Raises:
-        RunError: it is missing or damaged, or of a version that did not write down what was held out.
-    """
+    """per_user.parquet of an evaluation: user_id, target, and a column of figures for each system and metric."""
     table = read_table(path, {"user_id": pa.string()})
     if "target" not in table.column_names:
         raise RunError(f"{path} does not say what was held out: it is of an older version. Evaluate the run again.")
@@ -158,3 +144,100 @@ def _with_its_model(metrics: Metrics) -> Metrics:
     if metrics["model"] not in metrics["systems"]:
         raise ValueError(f"the model {metrics['model']!r} is not among the systems")
     return metrics
+
+
+ALIKE = {
+    "split": "the split",
+    "target": "the part that is predicted",
+    "tie-break": "how events of one moment are ordered",
+    "candidates": "the candidates",
+    "items": "the size of the catalogue",
+    "ties": "how tied scores count",
+    "beams": "the beam width",
+    "wording": "the wording of prompts",
+    "exclude_seen": "whether items of the history may be recommended",
+}
+"""What of a protocol must agree before two figures may stand side by side."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation that was read.
+
+    Attributes:
+        metrics: metrics.json.
+        cases: (cases,) user and held-out item, as `user|item`, and which of the user's cases.
+        values: metric → (cases,) figures of the run's model.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    cases: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def read(folder: Path, name: str) -> Judged:
+    """Read the evaluation in a folder; a RunError where it is missing, damaged or too old to name its cases."""
+    metrics, table = read_metrics(folder), read_cases(folder / "per_user.parquet")
+    cases = _numbered(table["user_id"].to_pylist(), table["target"].to_pylist())
+    columns = {metric: f"{metrics['model']} {metric}" for metric in metrics["systems"][metrics["model"]]}
+    missing = set(columns.values()) - set(table.column_names)
+    if missing or not len(cases):
+        what = f"column '{min(missing)}'" if missing else "cases"
+        raise RunError(f"{folder / 'per_user.parquet'} has no {what}. Evaluate the run again.")
+    values = {metric: table[name].to_numpy() for metric, name in columns.items()}
+    return Judged(name, metrics, cases, values)
+
+
+def compare(first: Judged, second: Judged) -> dict[str, Any]:
+    """Metric → means with intervals of both, and the paired difference, first minus second, with its p-value.
+
+    Raises:
+        RunError: the two were not judged alike, on the same cases; says in what they differ.
+    """
+    differences = _differences(first, second)
+    if differences:
+        raise RunError(
+            f"{first.name} and {second.name} cannot be compared: they differ in\n"
+            + "\n".join(f"  {line}" for line in differences)
+            + "\nEvaluate both the same way: set the same values in their recipes and run them again."
+        )
+    order, other = np.argsort(first.cases), np.argsort(second.cases)
+    shared = [metric for metric in first.values if metric in second.values]
+    if not shared:
+        raise RunError(f"{first.name} and {second.name} share no metric. Name the same ones in evaluate.ranking.")
+    pairs = {metric: (first.values[metric][order], second.values[metric][other]) for metric in shared}
+    return {
+        metric: {
+            "first": asdict(bootstrap(a, seed=0)),
+            "second": asdict(bootstrap(b, seed=0)),
+            "difference": asdict(paired(a, b, seed=0)),
+        }
+        for metric, (a, b) in pairs.items()
+    }
+
+
+def _differences(first: Judged, second: Judged) -> list[str]:
+    """In words, what of the two protocols disagrees."""
+    mine, theirs = first.metrics["protocol"], second.metrics["protocol"]
+    found = [
+        f"{words}: {mine.get(key)} and {theirs.get(key)}"
+        for key, words in ALIKE.items()
+        if mine.get(key) != theirs.get(key)
+    ]
+    both = np.intersect1d(first.cases, second.cases)
+    if len(both) < max(len(first.cases), len(second.cases)):
+        sizes = f"{len(first.cases)} and {len(second.cases)} cases, of which {len(both)} are the same"
+        found.append(f"what was held out: {sizes}")
+    return found
+
+
+def _numbered(users: list[str], targets: list[str]) -> np.ndarray:
+    """A name for each case; a user who meets an item again has a second case of that name, so they are counted."""
+    met: dict[str, int] = {}
+    names = []
+    for user, target in zip(users, targets, strict=True):
+        name = f"{user}|{target}"
+        met[name] = met.get(name, 0) + 1
+        names.append(f"{name}|{met[name]}")
+    return np.array(names)

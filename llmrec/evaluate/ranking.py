@@ -1,29 +1,36 @@
-"""Next-item ranking over the whole catalogue, for every user with a held-out item, beside the baselines."""
+"""Next-item ranking over the whole catalogue: evaluation beside baselines, and validation while a model trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
 
 from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, Sequences
 from llmrec.data.columns import try_cast
 from llmrec.data.dataset import Cases, Dataset
+from llmrec.decode.generative import Generative, TransformersEngine
 from llmrec.decode.opened import with_held_out_prompt
 from llmrec.decode.recommenders import Ensemble
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
+from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import titles as item_titles
 from llmrec.metrics.ranking import RANKING, Places, place, place_in_list, weighted
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.recipe import Evaluate
+from llmrec.model.folder import Note
+from llmrec.model.vocabulary import token_ids
+from llmrec.recipe import Evaluate, Validation
+from llmrec.seed import stream
 
+LOST = "hr@50"  # what a model that narrows loses while its first places get better
 Progress = Callable[[float], None]
 ALONE = "the model alone"
 """What tables call the first member of an ensemble."""
@@ -52,13 +59,9 @@ def evaluate(
 
     Args:
         recommender: over the items of the data, in their order.
-        name: what to call it.
-        dataset: split.
         settings: of the recipe; `target` is the split that is predicted.
         baselines: name → fitted collaborative model.
         seed: of intervals and tests.
-        folder: to write into.
-        progress: called with the share done, 0 to 1.
         vectors: (items, dimensions) of the items' texts, for the variety of lists; left out without them.
 
     Returns:
@@ -222,11 +225,7 @@ def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:
 
 
 def _write(
-    folder: Path,
-    dataset: Dataset,
-    cases: Cases,
-    ranked: Ranked,
-    per_user: dict[str, dict[str, np.ndarray]],
+    folder: Path, dataset: Dataset, cases: Cases, ranked: Ranked, per_user: dict[str, dict[str, np.ndarray]]
 ) -> None:
     titles = item_titles(dataset.items)
     user_ids, item_ids = np.array(dataset.user_ids)[cases.users], np.array(dataset.item_ids)
@@ -261,3 +260,52 @@ def _rank(items: np.ndarray, target: int) -> int | None:
     """Place of the target in a list, from 1; None where it is not in it. By item, not by title: titles may be twins."""
     found = np.flatnonzero(items == target)
     return int(found[0]) + 1 if len(found) else None
+
+
+def validator(
+    settings: Validation, evaluation: Evaluate, dataset: Dataset, catalogue: Catalogue, seed: int, wide: bool = False
+) -> Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]:
+    """What early stopping measures: how well validation items are ranked after the training part of each history.
+
+    Args:
+        evaluation: beams, batch, wording and whether seen items are excluded, as the final evaluation has them.
+        dataset: of the run; its test items are not looked at.
+        wide: also measure what a narrowing model loses first: `hr@50`, and `coverage@10`, the share of all items that
+            stand among the first ten of any list.
+
+    Returns:
+        A function of a model in evaluation mode, its tokenizer and its note: metric → mean over the sampled users, the
+        one of `settings` first.
+
+    Raises:
+        DataError: nobody has a validation item.
+        RunError: the catalogue has other items than the data.
+    """
+    dataset.check_catalogue(catalogue.item_ids)
+    cases = dataset.cases("valid")
+    if not len(cases.users):
+        raise DataError("no user has a validation item, so nothing can be validated. Set train.N.validation.every: 0.")
+    drawn = stream(seed, "validation").permutation(len(cases.users))[: settings.users]
+    chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
+    histories, targets = [cases.histories[case].tolist() for case in chosen], cases.targets[chosen]
+    users = [str(dataset.user_ids[user]) for user in cases.users[chosen]]
+    metrics = [settings.metric, *([LOST] if wide and settings.metric != LOST else [])]
+    k = min(max(int(metric.split("@")[1]) for metric in metrics), dataset.n_items)
+
+    def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
+        engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
+        asked = replace(note, prompt=note.held_out_prompt) if evaluation.wording == "held-out" else note
+        live = Generative(tokenizer, asked, catalogue, engine, evaluation.beams)
+        found = []
+        for start in range(0, len(histories), evaluation.batch):
+            batch, names = (rows[start : start + evaluation.batch] for rows in (histories, users))
+            pairs = zip(batch, names, strict=True)
+            requests = [_request(history, user, evaluation.exclude_seen) for history, user in pairs]
+            found.append(live.rank(requests, k).items)
+        lists = np.concatenate(found)
+        per_user = _per_user(place_in_list(lists, targets), metrics)
+        figures = {metric: float(values.mean()) for metric, values in per_user.items()}
+        shown = np.unique(lists[:, :10])
+        return figures | ({"coverage@10": float((shown >= 0).sum() / dataset.n_items)} if wide else {})
+
+    return measure

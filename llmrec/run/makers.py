@@ -91,7 +91,7 @@ def _teacher(run: RunFolder, model: ModelSpec) -> CollaborativeModel:
 
 def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validate | None:
     """What early stopping measures; None where the stage has none."""
-    from llmrec.evaluate.validation import validator
+    from llmrec.evaluate.ranking import validator
 
     if not stage.validation.every:
         return None
@@ -149,7 +149,7 @@ def _choices(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
     """How well the model chooses from few possible answers about held-out events."""
     import torch
 
-    from llmrec.evaluate.choices import evaluate_choices
+    from llmrec.evaluate.tasks import evaluate_choices
     from llmrec.model import folder
 
     run = context.run
@@ -169,7 +169,7 @@ def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
     """What the model writes about held-out reviews."""
     import torch
 
-    from llmrec.evaluate.writing import Asked, evaluate_writing
+    from llmrec.evaluate.tasks import Asked, evaluate_writing
     from llmrec.model import folder
     from llmrec.tasks.source import Source
 

@@ -16,17 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from llmrec import __version__
-from llmrec.serve import docs, logs
+from llmrec.serve import logs
+from llmrec.serve.access import Keys, TrustedHosts, listen
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
-from llmrec.serve.hosts import TrustedHosts
-from llmrec.serve.keys import Keys
-from llmrec.serve.listen import listen
-from llmrec.serve.refused import Refused
-from llmrec.serve.routes import Routes
+from llmrec.serve.routes import Figures, Routes, attach_docs
 from llmrec.serve.settings import Settings
+from llmrec.serve.shapes import Refused
 from llmrec.serve.state import ServerState
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the pools of clients keep theirs
@@ -50,7 +47,7 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
         await engine.close()
 
     app = FastAPI(title="llmrec", version=__version__, lifespan=lifespan)
-    docs.attach(app)
+    attach_docs(app)
     routes.attach(app)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", lambda: _metrics(figures), methods=["GET"], tags=["server"], response_class=Response)

@@ -8,13 +8,32 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from llmrec.contracts import Ranked, Recommender, Request
-from llmrec.serve.ranker import RankedItems, Ranker
+from llmrec.decode.recommenders import Ensemble
 
 BATCH = 32  # requests at a time; a larger batch makes all of them wait for the longest
 DELAY = 0.1  # of a batch's time, the longest that the next one waits to become as large (results/serve-linger.json)
 TICK = 0.0005  # seconds
 SMALL_K = 50  # requests for at most so many items share batches
+
+
+@dataclass(frozen=True)
+class RankedItems:
+    """The items for one request.
+
+    Attributes:
+        items: (k,) item numbers, best first; -1 where the filter left fewer.
+        scores: (k,) log-probabilities in nats; -inf there.
+        waited: seconds until a model took the request up.
+        ranked: seconds of the models and the search.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    waited: float
+    ranked: float
 
 
 @dataclass
@@ -34,7 +53,7 @@ class _Waiting:
 
 
 class DynamicBatching:
-    """Recommenders of this process, one batch at a time in a thread of its own."""
+    """Runs the recommenders of this process, one batch at a time in a thread of its own."""
 
     name = "transformers"
 
@@ -46,18 +65,31 @@ class DynamicBatching:
         self._work: asyncio.Task[None] | None = None
         self._last = (0, 0.0)  # requests and seconds of the last batch
 
-    def ranker(self, recommender: Recommender) -> Ranker:
-        """See `Engine.ranker`."""
-        return _Ranker(self, recommender)
+    async def rank(self, recommender: Recommender, request: Request, k: int) -> RankedItems:
+        """The k best items for one request; the members of an ensemble work at the same time.
 
-    def add(self, one: _Waiting) -> None:
-        """Queue a request; must be called in the event loop."""
-        self.waiting.append(one)
+        Raises:
+            RequestError: the request does not fit the model; it is refused alone, before it could spoil a batch.
+        """
+        if isinstance(recommender, Ensemble):
+            return await self._mixed(recommender, request, k)
+        recommender.check(request)
+        answer: asyncio.Future[RankedItems] = asyncio.get_running_loop().create_future()
+        self.waiting.append(_Waiting(recommender, request, k, answer))
         if self._work is None or self._work.done():
             self._work = asyncio.get_running_loop().create_task(self._empty())
+        return await answer
+
+    async def _mixed(self, ensemble: Ensemble, request: Request, k: int) -> RankedItems:
+        members = zip(ensemble.members, ensemble.depths(k), strict=True)
+        found = await asyncio.gather(*(self.rank(member.recommender, request, depth) for member, depth in members))
+        begin = time.perf_counter()
+        mixed = ensemble.combine([request], [Ranked(one.items[None], one.scores[None]) for one in found], k)
+        seconds = max(one.ranked for one in found) + time.perf_counter() - begin
+        return RankedItems(mixed.items[0], mixed.scores[0], max(one.waited for one in found), seconds)
 
     async def close(self) -> None:
-        """See `Engine.close`."""
+        """Stop, when nothing is in flight."""
         if self._work is not None:
             await self._work
         self._thread.shutdown()
@@ -100,20 +132,6 @@ class DynamicBatching:
         chosen = set(map(id, taken))
         self.waiting = deque(one for one in self.waiting if id(one) not in chosen)
         return taken
-
-
-class _Ranker:
-    """One recommender."""
-
-    def __init__(self, batching: DynamicBatching, recommender: Recommender) -> None:
-        self.batching, self.recommender = batching, recommender
-
-    async def rank(self, request: Request, k: int) -> RankedItems:
-        """See `Ranker.rank`. A request that does not fit is refused alone, before it could spoil a batch."""
-        self.recommender.check(request)
-        answer: asyncio.Future[RankedItems] = asyncio.get_running_loop().create_future()
-        self.batching.add(_Waiting(self.recommender, request, k, answer))
-        return await answer
 
 
 def _rank(batch: list[_Waiting]) -> Ranked:

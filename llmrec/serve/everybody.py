@@ -29,7 +29,7 @@ from llmrec.errors import RequestError, RunError
 from llmrec.files import atomic_file, explain_disk, hash_json, read_json, write_json
 from llmrec.run.layout import RunFolder
 from llmrec.run.recommender import describe, is_export
-from llmrec.serve.users import Users
+from llmrec.serve.lookup import Users
 
 Thing = TypeVar("Thing")
 BATCH = 64  # users at a time in the engine

@@ -10,12 +10,11 @@ from typing import Any
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmrec.serve.docs import DOCUMENTATION
-from llmrec.serve.door import Door
-from llmrec.serve.figures import Figures
-from llmrec.serve.keys import Keys
-from llmrec.serve.refused import Refused
+from llmrec.serve.access import Keys
+from llmrec.serve.routes import DOCUMENTATION, Figures
 from llmrec.serve.settings import Limits
+from llmrec.serve.shapes import Refused
+from llmrec.serve.state import Door
 
 # Open without a key: what load balancers ask, which says only that the server lives, and what says how to ask.
 OPEN = ("/health", "/ping", *DOCUMENTATION)

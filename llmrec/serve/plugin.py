@@ -9,24 +9,27 @@ import asyncio
 import shutil
 import time
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llmrec.serve import docs, logs
+from llmrec.contracts import Recommender, Request
+from llmrec.decode.generative import EngineFactory, Generative
+from llmrec.decode.vllm_engine import AsyncVllmEngine
+from llmrec.serve import logs
+from llmrec.serve.access import Keys, TrustedHosts
 from llmrec.serve.connections import Watch, room
-from llmrec.serve.door import Door
-from llmrec.serve.figures import Figures
+from llmrec.serve.dynamic_batching import DynamicBatching, RankedItems
 from llmrec.serve.gate import Gate
-from llmrec.serve.hosts import TrustedHosts
-from llmrec.serve.keys import Keys
-from llmrec.serve.on_vllm import VllmServerEngine, engines
-from llmrec.serve.routes import Routes
+from llmrec.serve.routes import Figures, Routes, attach_docs
 from llmrec.serve.settings import Limits, Settings
-from llmrec.serve.state import ServerState
+from llmrec.serve.state import Door, ServerState
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 
 class Plugin:
@@ -50,7 +53,7 @@ class Plugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes, and the gate before all."""
-        docs.attach(app)
+        attach_docs(app)
         self.routes.attach(app)
         settings, keys = self.settings, None if self.settings.without_key else self.keys
         if settings.without_key:
@@ -94,3 +97,26 @@ def _finish_first(llm: Any, door: Door, settings: Settings) -> None:
             shutil.rmtree(settings.state.parent, ignore_errors=True)
 
     llm.shutdown = shutdown
+
+
+class VllmServerEngine(DynamicBatching):
+    """Ranks by language models on the engine of the vLLM server, whose batches hold our rounds and all else.
+
+    Other recommenders run in this process.
+    """
+
+    name = "vllm"
+
+    async def rank(self, recommender: Recommender, request: Request, k: int) -> RankedItems:
+        """See `DynamicBatching.rank`. vLLM schedules each round by itself, so no time counts as waiting."""
+        engine: Any = recommender.engine if isinstance(recommender, Generative) else None
+        if not isinstance(recommender, Generative) or not isinstance(engine, AsyncVllmEngine):
+            return await super().rank(recommender, request, k)
+        begin, prompt, filters = time.perf_counter(), recommender.prompt(request), [recommender.filter(request)]
+        ranked = await engine.rank([prompt], k, filters, recommender.width(k))
+        return RankedItems(ranked.items[0], ranked.scores[0], 0.0, time.perf_counter() - begin)
+
+
+def engines(llm: AsyncLLM) -> EngineFactory:
+    """Engines on a server's `AsyncLLM`, which has loaded the model already."""
+    return lambda catalogue, folder, tokens: AsyncVllmEngine(llm, catalogue)  # type: ignore[return-value]  # async

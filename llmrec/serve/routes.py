@@ -1,4 +1,4 @@
-"""The routes, for vLLM's server and for our own."""
+"""The routes, for vLLM's server and for our own, with their documentation and their metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,20 +7,35 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
-from llmrec.serve import browse, logs
-from llmrec.serve.figures import Figures
-from llmrec.serve.keys import Keys
-from llmrec.serve.refused import Refused, from_errors
-from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Page, Refusal, Switch, Version
+from llmrec.serve import logs
+from llmrec.serve.access import Keys
+from llmrec.serve.lookup import page
+from llmrec.serve.service import RecommendationService
+from llmrec.serve.shapes import (
+    Answer,
+    Answers,
+    AskBody,
+    Asks,
+    Catalogues,
+    Page,
+    Refusal,
+    Refused,
+    Switch,
+    Version,
+    from_errors,
+)
 from llmrec.serve.state import ServerState
 
 PAGE = 1000  # items of a page at most
@@ -45,6 +60,64 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
         503: "the server is starting or stopping",
     }.items()
 }
+PARTS = {"/docs": ("docs.html", "text/html"), "/docs/docs.js": ("docs.js", "text/javascript")}
+SCHEMA = "/openapi.json"
+DOCUMENTATION = (*PARTS, SCHEMA)
+_REPLACED = {*DOCUMENTATION, "/redoc", "/docs/oauth2-redirect"}  # FastAPI's own pages load scripts from other hosts
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Figures:
+    """Counters and histograms of one server."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        """Make them; in vLLM's server they join its own."""
+        self.registry = registry
+        self.requests = Counter(
+            "llmrec_requests", "Responses by route and status.", ["route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "llmrec_request_seconds",
+            "Time of a request by phase.",
+            ["phase"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.items = Counter("llmrec_items", "Items given.", ["ranked_by"], registry=registry)
+        self.invalid = Counter(
+            "llmrec_invalid_items", "Items that a recommender gave and that were no allowed ones.", registry=registry
+        )
+        self.inside = Gauge(
+            "llmrec_requests_inside",
+            "Requests that wait or are worked on.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.catalogue = Gauge(
+            "llmrec_catalogue_items",
+            "Items of the catalogue in use, by its hash.",
+            ["hash"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+
+    def answered(self, answers: list[Answer], service: RecommendationService) -> None:
+        """Count the answers that a service gave."""
+        for answer in answers:
+            for phase, milliseconds in answer.timing_ms:
+                self.seconds.labels(phase).observe(milliseconds / 1e3)
+            self.items.labels(answer.ranked_by).inc(len(answer.items))
+        self.invalid.inc(service.take_invalid())
+
+    def serving(self, catalogue: str, items: int) -> None:
+        """Set the catalogue in use in place of the last one."""
+        self.catalogue.clear()
+        self.catalogue.labels(catalogue).set(items)
 
 
 class Routes:
@@ -115,7 +188,7 @@ class Routes:
     ) -> Response:
         """The items of the catalogue, page by page, with all their columns."""
         service = await self._open().now()
-        found = await asyncio.to_thread(browse.page, service.catalogue, start, limit, q)
+        found = await asyncio.to_thread(page, service.catalogue, start, limit, q)
         return Response(found.model_dump_json(), media_type="application/json")
 
     async def catalogues(self, request: Request) -> Catalogues:
@@ -212,3 +285,30 @@ def _refusal(error: Exception, content_type: str) -> Refused:
 def _log(request_id: str, error: Exception) -> None:
     """Kind and place of an error, without its message, which may quote a client."""
     log.error("request %s failed: %s at %s", request_id, type(error).__name__, logs.place(error))
+
+
+def attach_docs(app: FastAPI) -> None:
+    """Add the documentation of an app's routes to it, in place of what FastAPI or vLLM has there.
+
+    The schema is made when it is first asked for, so that routes that are added later are in it, and kept.
+    """
+    if app.openapi_url is None:  # vLLM's --disable-fastapi-docs
+        return
+    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") not in _REPLACED]
+
+    @cache
+    def schema() -> bytes:
+        if app.root_path and not app.servers:
+            app.servers = [{"url": app.root_path}]
+        return json.dumps(app.openapi()).encode()
+
+    _add(app, SCHEMA, schema, "application/json")
+    for path, (name, kind) in PARTS.items():
+        _add(app, path, cache((Path(__file__).parent / "page" / name).read_bytes), kind)
+
+
+def _add(app: FastAPI, path: str, content: Callable[[], bytes], kind: str) -> None:
+    def route() -> Response:
+        return Response(content(), media_type=kind, headers=_HEADERS)
+
+    app.router.add_api_route(path, route, methods=["GET"], include_in_schema=False)

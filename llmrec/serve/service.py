@@ -10,34 +10,23 @@ import numpy as np
 from llmrec.contracts import ItemSet, Request
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.items.text import plain
-from llmrec.serve.constraints import Constraints
-from llmrec.serve.ranker import Ranker
-from llmrec.serve.refused import Refused
+from llmrec.serve.dynamic_batching import DynamicBatching
+from llmrec.serve.lookup import Constraints, Users
 from llmrec.serve.settings import Limits
-from llmrec.serve.shapes import Answer, Ask, Item, Timing
-from llmrec.serve.users import Users
+from llmrec.serve.shapes import Answer, Ask, Item, Refused, Timing
 from llmrec.tasks.templates import neutral
 
 SHOWN = 100  # unknown items listed in an answer
 
 
 class RecommendationService:
-    """One catalogue of a model.
+    """Answers requests from one catalogue of a model."""
 
-    Attributes:
-        opened: recommender and catalogue.
-        ranker: ranks requests one by one.
-    """
-
-    def __init__(self, name: str, opened: OpenedRecommender, ranker: Ranker, users: Users, limits: Limits) -> None:
-        """Serve a recommender.
-
-        Args:
-            name: of the model, for clients.
-            users: of the run's data.
-            limits: of a request.
-        """
-        self.name, self.opened, self.ranker, self.users, self.limits = name, opened, ranker, users, limits
+    def __init__(
+        self, name: str, opened: OpenedRecommender, engine: DynamicBatching, users: Users, limits: Limits
+    ) -> None:
+        """Serve a recommender under a name for clients, run by an engine."""
+        self.name, self.opened, self.engine, self.users, self.limits = name, opened, engine, users, limits
         self.catalogue = opened.catalogue
         self._constraints = Constraints(self.catalogue)
         self._popular = users.popular(self.catalogue)
@@ -55,7 +44,7 @@ class RecommendationService:
         by_model = bool(len(request.history) or request.words)
         prepared = time.perf_counter() - begin
         if by_model:
-            found = await self.ranker.rank(request, ask.k)
+            found = await self.engine.rank(self.opened.recommender, request, ask.k)
             items, scores, waited, ranked = found.items, found.scores, found.waited, found.ranked
         else:
             items, scores, waited, ranked = *self._by_popularity(request, ask.k), 0.0, 0.0

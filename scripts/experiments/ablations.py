@@ -28,7 +28,7 @@ import yaml
 from commands import call_llmrec, finished
 from llmrec import shipped
 from llmrec.errors import LlmrecError
-from llmrec.evaluate.compare import Judged, read
+from llmrec.evaluate.files import Judged, read
 from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load

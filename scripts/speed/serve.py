@@ -27,8 +27,8 @@ from llmrec.decode.generative import EngineName, Generative
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.decode.recommenders import Ensemble
 from llmrec.results.record import write_result
+from llmrec.serve.lookup import Users
 from llmrec.serve.settings import Settings
-from llmrec.serve.users import Users
 from serve_load import Client, Load, press
 from serve_server import Server, serving
 from shared import RESULTS, command_line, ratio, tell

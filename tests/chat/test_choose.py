@@ -20,11 +20,10 @@ from llmrec.contracts import Request
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.refused import Refused
+from llmrec.serve.lookup import Users
 from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Limits
-from llmrec.serve.shapes import Ask
-from llmrec.serve.users import Users
+from llmrec.serve.shapes import Ask, Refused
 
 COLUMNS = ("year", "price", "kind")
 
@@ -65,7 +64,7 @@ def chooser_of(count: int) -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
     catalogue = Catalogue.of(items, np.stack([numbers // side, numbers % side], axis=1).astype(np.int32), [side, side])
     recommender = DotProduct(vectors)
     opened = OpenedRecommender("dots", recommender, catalogue, exclude_seen=True)
-    service = RecommendationService("dots", opened, DynamicBatching().ranker(recommender), Users(None), Limits())
+    service = RecommendationService("dots", opened, DynamicBatching(), Users(None), Limits())
     things = [Thing(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
     return Chooser(InProcess(service), Store(catalogue.hash, things)), recommender, columns
 

@@ -26,11 +26,10 @@ from llmrec.evaluate.ranking import evaluate
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.ranker import ranker_of
+from llmrec.serve.lookup import Users
 from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Limits
 from llmrec.serve.shapes import Ask
-from llmrec.serve.users import Users
 
 ITEMS = 40
 CLOSE = 2e-4  # nats in which two float32 sums of the same terms may differ
@@ -255,8 +254,7 @@ class RecommenderLaws:
 
     def test_a_server_gives_what_it_recommends(self, opened: OpenedRecommender, catalogue: Catalogue) -> None:
         engine = DynamicBatching()
-        ranker = ranker_of(opened.recommender, engine)
-        service = RecommendationService("mine", opened, ranker, Users(None), Limits())
+        service = RecommendationService("mine", opened, engine, Users(None), Limits())
         asks = [
             Ask(history=[catalogue.item_ids[item] for item in history], k=7, exclude_seen=exclude_seen)
             for history in histories()[1:]

@@ -18,8 +18,8 @@ from llmrec.cli.main import app
 from llmrec.data.dataset import Dataset
 from llmrec.decode.exact import answer_scores
 from llmrec.errors import ModelError, RunError
-from llmrec.evaluate.choices import HELD_OUT, evaluate_choices, figures
 from llmrec.evaluate.files import read_choices, read_judged, read_metrics
+from llmrec.evaluate.tasks import HELD_OUT, evaluate_choices, figures
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts

@@ -18,7 +18,7 @@ from renewed import renew
 
 from llmrec.cli.compare import command
 from llmrec.errors import RunError
-from llmrec.evaluate.compare import Judged, compare, read
+from llmrec.evaluate.files import Judged, compare, read
 from llmrec.metrics.significance import paired
 
 

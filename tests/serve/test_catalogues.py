@@ -16,11 +16,10 @@ from serving import ADMIN, CLIENT, KEY, MASTER, opened
 from llmrec.decode import shelf
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.keys import Keys
-from llmrec.serve.refused import Refused
 from llmrec.serve.settings import Settings
-from llmrec.serve.shapes import Ask
+from llmrec.serve.shapes import Ask, Refused
 
 
 def names(catalogue):

@@ -10,12 +10,12 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.door import Door
-from llmrec.serve.figures import Figures
 from llmrec.serve.gate import Gate
-from llmrec.serve.keys import Keys
+from llmrec.serve.routes import Figures
 from llmrec.serve.settings import Limits, Settings
+from llmrec.serve.state import Door
 
 
 @pytest.fixture

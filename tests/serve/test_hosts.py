@@ -6,8 +6,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from llmrec.serve.hosts import TrustedHosts
-from llmrec.serve.listen import is_loopback
+from llmrec.serve.access import TrustedHosts, is_loopback
 
 HERE = ("localhost", "LOCALHOST", "127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "[::1]", "::ffff:127.0.0.1")
 ELSEWHERE = ("", "0.0.0.0", "::", "[::]", "128.0.0.1", "192.168.1.5", "localhost.example", "127.0.0.1.example", "127.1")

@@ -11,9 +11,9 @@ import pytest
 from serving import ADMIN, CLIENT, KEY
 
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.browse import page
-from llmrec.serve.keys import Keys
+from llmrec.serve.lookup import page
 from llmrec.serve.settings import Settings
 
 

@@ -12,8 +12,8 @@ from serving import CLIENT, KEY
 import llmrec
 from llmrec.decode import description, opened
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.keys import Keys
 from llmrec.serve.settings import Settings
 
 COUNT = 25_000

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from serving import ADMIN, CLIENT, KEY, MASTER
 
 from llmrec.export import export
+from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.keys import Keys
 from llmrec.serve.settings import Limits, Settings
 
 LIMITS = Limits(body=20_000, history=100, listed=50, k=20, query=30, batch=4, concurrency=2)

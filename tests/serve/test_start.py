@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from llmrec.cli.main import app
 from llmrec.errors import LlmrecError, RunError
-from llmrec.serve import listen
-from llmrec.serve.keys import Keys
-from llmrec.serve.settings import ADMIN_KEY, API_KEY
-from llmrec.serve.start_vllm import _temporary_folder
+from llmrec.serve import access
+from llmrec.serve.access import ADMIN_KEY, API_KEY, Keys
+from llmrec.serve.settings import _temporary_folder
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_a_host_that_is_none_of_this_machine_is_named_and_no_other_port_advised(
 
 def _bound(host):
     with pytest.raises(RunError) as found:
-        listen.bind(host, 8000)
+        access.bind(host, 8000)
     return str(found.value)
 
 
@@ -86,23 +85,23 @@ def _bound(host):
     ("number", "says"), [(errno.EACCES, "below 1024"), (errno.EADDRINUSE, "another port"), (errno.EMFILE, "Too many")]
 )
 def test_each_reason_why_a_port_cannot_be_had_has_its_remedy(number, says):
-    with pytest.raises(RunError, match=says), listen._explained("127.0.0.1", 80):
+    with pytest.raises(RunError, match=says), access._explained("127.0.0.1", 80):
         raise OSError(number, os.strerror(number))
 
 
 def test_of_two_servers_that_took_one_port_the_second_to_listen_is_refused():
-    first = listen.bind("127.0.0.1", 0)
-    with first, listen.bind("127.0.0.1", first.getsockname()[1]) as second:
-        listen.listen(first)
+    first = access.bind("127.0.0.1", 0)
+    with first, access.bind("127.0.0.1", first.getsockname()[1]) as second:
+        access.listen(first)
         with pytest.raises(RunError, match=f"cannot listen on 127.0.0.1:{first.getsockname()[1]}: .*--port"):
-            listen.listen(second)
+            access.listen(second)
 
 
 def test_an_address_of_ipv6_is_taken_with_or_without_brackets():
     for host in ("::1", "[::1]"):
         try:
-            with listen.bind(host, 0) as bound:
-                assert listen.url(bound) == f"http://[::1]:{bound.getsockname()[1]}"
+            with access.bind(host, 0) as bound:
+                assert access.url(bound) == f"http://[::1]:{bound.getsockname()[1]}"
         except RunError:
             assert not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6")  # noqa: PTH110
 

@@ -7,8 +7,7 @@ import pytest
 
 from llmrec.cli.serve import _parallel
 from llmrec.decode import shelf
-from llmrec.serve.settings import SERVE, Settings
-from llmrec.serve.start_vllm import NAME, _options, _plugins
+from llmrec.serve.settings import NAME, SERVE, Settings, _options, _plugins
 
 
 def test_options_are_vllm_s_own_flags():

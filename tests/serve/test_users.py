@@ -8,7 +8,7 @@ from llmrec.cli.recommend import _history_of
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.run.layout import RunFolder
-from llmrec.serve.users import Users
+from llmrec.serve.lookup import Users
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import pytest
 import llmrec
 from llmrec.data.dataset import Dataset
 from llmrec.errors import DataError
-from llmrec.evaluate.ranking import evaluate
-from llmrec.evaluate.validation import validator
+from llmrec.evaluate.ranking import evaluate, validator
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.recipe import Validation

@@ -1,21 +1,68 @@
-"""Constraints of a request on columns of the items, as sets of items; found once and kept."""
+"""Look-ups that requests need: users' histories, items by their columns, and items page by page."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from llmrec.collaborative.counts import users_of_items
 from llmrec.contracts import ItemSet
+from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import number_of, values_of
-from llmrec.serve.refused import Refused
-from llmrec.serve.shapes import Constraint
+from llmrec.serve.shapes import Constraint, Entry, Page, Refused
 
 _USUAL = ("category", "categories", "genre", "genres", "kind", "brand", "type")
 _KEPT = 64  # combinations of constraints
 _COLUMNS = 8  # columns whose values or numbers are kept
+
+
+class Users:
+    """Users of the run's data, by id; none in an export."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Read the run's interactions.
+
+        Args:
+            folder: a run's `data/`; None where there is none.
+
+        Raises:
+            RunError: a file is missing.
+        """
+        self._data = Dataset.load(folder, texts=False) if folder else None
+        self._number = {user: at for at, user in enumerate(self._data.user_ids)} if self._data else {}
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    @property
+    def ids(self) -> list[str]:
+        """Every user, in the order of the data."""
+        return list(self._number)
+
+    def history(self, user: str) -> list[str]:
+        """Item ids of a user, oldest first.
+
+        Raises:
+            Refused: there is no such user, or no users at all.
+        """
+        if self._data is None:
+            raise Refused(422, "this model was served without its data, so it knows no users: send `history`.", "user")
+        if user not in self._number:
+            raise Refused(422, "the run's data have no user of this id: send `history` instead.", "user")
+        return [self._data.item_ids[item] for item in self._data.histories[self._number[user]]]
+
+    def popular(self, catalogue: Catalogue) -> np.ndarray:
+        """(items,) float64 users of each item of a catalogue, by item number; empty where there are no data."""
+        if self._data is None:
+            return np.zeros(0)
+        users = users_of_items(self._data.before("valid"), self._data.n_items)
+        counts = dict(zip(self._data.item_ids, users.tolist(), strict=True))
+        return np.array([counts.get(item_id, 0) for item_id in catalogue.item_ids], np.float64)
 
 
 class Constraints:
@@ -104,3 +151,30 @@ class Constraints:
 def _key(constraint: Constraint) -> tuple[Any, ...]:
     values = (tuple(sorted(value.strip().lower() for value in listed)) for listed in (constraint.any, constraint.none))
     return (*values, constraint.min, constraint.max)
+
+
+def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> Page:
+    """Some items in the order of the catalogue.
+
+    Args:
+        start: how many to pass over.
+        limit: how many to give at most.
+        words: only items whose title has all of these in it, in any case; "" for every item.
+    """
+    wanted = words.lower().split()
+    numbers: range | list[int] = range(len(catalogue.item_ids))
+    if wanted:
+        titles = (title.lower() for title in catalogue.titles)
+        numbers = [at for at, title in enumerate(titles) if all(word in title for word in wanted)]
+    chosen = list(numbers[start : start + limit])
+    rows = catalogue.items.take(pa.array(chosen, pa.int64())).to_pylist()
+    items = [
+        Entry(
+            item_id=catalogue.item_ids[at],
+            title=catalogue.titles[at],
+            code=catalogue.code_texts[at],
+            columns={name: value for name, value in row.items() if name not in ("item_id", "title")},
+        )
+        for at, row in zip(chosen, rows, strict=True)
+    ]
+    return Page(catalogue=catalogue.hash, total=len(numbers), start=start, items=items)
