@@ -80,14 +80,7 @@ class Answers:
         return {"item": self.trie.depth, "items": None, "chat": self.trie.depth + 1}[mode]
 
     def read(self, answers: np.ndarray, mode: Mode) -> Places:
-        """What may come next in each answer.
-
-        Args:
-            answers: (n, length) tokens since each answer began, padded by -1.
-
-        Raises:
-            ModelError: a list without a separator.
-        """
+        """What may come next in each answer (n, length), padded by -1; a ModelError for a list without a separator."""
         if mode == "items" and not len(self.separator):
             raise ModelError("a list of items needs the tokens that part them: give `separator`.")
         return {"item": self._item, "items": self._items, "chat": self._chat}[mode](answers)

@@ -90,11 +90,7 @@ NODES: dict[str, Any] = {"generative": GenerativeNode, "collaborative": Collabor
 
 
 def read_description(folder: Path) -> Description:
-    """recommender.json of an export.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
+    """recommender.json of an export; a ModelError where it is missing or damaged."""
     description: Description = read_checked(folder / FILE, Description, REMEDY, ModelError)
     _check(description["recommender"], folder / FILE)
     return description
@@ -113,11 +109,7 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check(node: dict[str, Any], path: Path) -> None:
-    """See that a node and all below it hold what their kinds need.
-
-    Raises:
-        ModelError: one does not.
-    """
+    """Raise a ModelError unless a node and all below it hold what their kinds need."""
     kind = node.get("kind")
     if not isinstance(kind, str) or kind not in NODES:
         raise ModelError(f"{path} has a recommender of the kind {kind!r:.60}; there are: {', '.join(NODES)}. {REMEDY}")

@@ -36,21 +36,13 @@ def score_all(
     filters: FilterList = None,
     memory: int = 2**30,
 ) -> np.ndarray:
-    """Log-probability of every item after every prompt.
+    """Log-probability of every item after every prompt; other arguments and errors are `beam_search`'s.
 
     Args:
-        token_ids: (n_symbols,) the model's token of each symbol.
-        prompts: token ids of each row; lengths may differ.
-        normalise: as in `beam_search`, whose scores these are.
-        filters: what each row may be given; None allows every item.
         memory: bytes that one pass may take, roughly, beside the model; the walk is cut into chunks to fit.
 
     Returns:
         (rows, items) float32 in nats, by item number; -inf where a filter denies the item.
-
-    Raises:
-        RequestError: unknown `normalise`, not one filter a prompt, an empty or too long prompt.
-        ModelError: a token of the codes that the model does not have.
     """
     check_normalise(normalise)
     sieve = Filters(trie, filters, len(prompts))
@@ -158,9 +150,9 @@ def answer_scores(
 ) -> list[np.ndarray]:
     """How likely each possible answer to each prompt is, among the possible answers of that prompt.
 
+    Prompt, answer and end are tokenized as one text, as in training.
+
     Args:
-        model: in evaluation mode.
-        tokenizer: of the model.
         rows: examples with `prompt`, `slots` and `task`, as `tasks.maker.SCHEMA` has them; one that is longer than the
             model's window loses the oldest items of its history, as in training.
         answers: the possible answers to each, at least one, all different.

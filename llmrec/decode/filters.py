@@ -21,14 +21,7 @@ class Subset:
     """A large named set of items (a category, what is in stock): prefix sums, made once and shared by many requests."""
 
     def __init__(self, trie: Trie, mask: np.ndarray) -> None:
-        """Count the allowed items up to each sorted position.
-
-        Args:
-            mask: (items,) bool by item number, True where the item belongs.
-
-        Raises:
-            RequestError: the mask is not one bool an item.
-        """
+        """Count the allowed items of an (items,) bool mask by item number, up to each sorted position."""
         if mask.shape != (len(trie),) or mask.dtype != bool:
             raise RequestError(
                 f"A subset is a bool for each of the {len(trie)} items, not {mask.dtype} of shape {mask.shape}: "
@@ -102,11 +95,7 @@ class Filters:
     """The filters of a batch, counted together."""
 
     def __init__(self, trie: Trie, filters: FilterList, rows: int) -> None:
-        """Compile one filter a row; None allows every item.
-
-        Raises:
-            RequestError: not one filter a row.
-        """
+        """Compile one filter a row; a RequestError where there are more or fewer."""
         if filters is not None and len(filters) != rows:
             raise RequestError(f"{len(filters)} filters for {rows} prompts: pass one each, None where all is allowed.")
         given = list(filters or [None] * rows)
@@ -153,10 +142,8 @@ class Filters:
         """(edges,) bool, whether each child has items left: `count` > 0, by looking up listed nodes, not children.
 
         Args:
-            rows: (n,) the row that each of the nodes belongs to.
-            nodes: (n,) nodes of the trie, no leaves.
-            source: (edges,) which of the nodes each child is of, in order, as `Trie.children` gives it.
-            child: (edges,) all children of the nodes.
+            rows, nodes: (n,) inner nodes of the trie, and the row that each belongs to.
+            source, child: (edges,) all children of the nodes, and which of these each is of; see `Trie.children`.
         """
         keep = np.ones(len(child), bool)
         for number, subset in enumerate(self.subsets):

@@ -53,14 +53,7 @@ class TransformersEngine(Engine):
     """A model of transformers in this process, on CPU or GPU; its weights may go on changing."""
 
     def __init__(self, model: PreTrainedModel, trie: Trie, tokens: np.ndarray) -> None:
-        """Use a model.
-
-        Args:
-            tokens: (n_symbols,) the model's token of each symbol of the trie.
-
-        Raises:
-            ModelError: see `Scorer`.
-        """
+        """Use a model; `tokens` (n_symbols,) has its token of each symbol of the trie. Errors as in `Scorer`."""
         self.scorer, self.trie, self.tokens = Scorer(model), trie, tokens
 
     def check(self, prompt: Sequence[int]) -> None:
@@ -84,11 +77,7 @@ EngineFactory = Callable[[Catalogue, Path, np.ndarray], Engine]
 
 
 def transformers_engines(folder: Path) -> EngineFactory:
-    """Load a model folder; the engines of all catalogues share its weights.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
+    """Load a model folder; the engines of all catalogues share its weights."""
     model = model_folder.load_model(folder)
     return lambda catalogue, _, tokens: TransformersEngine(model, catalogue.trie, tokens)
 
@@ -178,11 +167,7 @@ class Generative(Recommender):
         return min(max(k, self.beams), self.n_items)
 
     def score(self, requests: Sequence[Request]) -> np.ndarray:
-        """(rows, items) float32 log-probability of every item, by forward passes over the whole trie.
-
-        Raises:
-            RequestError: the engine is vLLM, which gives only those of the likeliest.
-        """
+        """(rows, items) float32 log-probability of every item; a RequestError where the engine is vLLM."""
         return self.engine.score([self.prompt(one) for one in requests], [self.filter(one) for one in requests])
 
     def prompt(self, request: Request) -> list[int]:
@@ -221,11 +206,7 @@ class GenerativeModel:
     """A model folder; `on` gives a recommender for any catalogue of its tokens, and all of these share its weights."""
 
     def __init__(self, folder: Path, engines: EngineFactory, beams: int | None = None) -> None:
-        """Read the tokenizer and the prompts of a model folder.
-
-        Args:
-            engines: runs the model; see `engines_of`.
-            beams: see `Generative`.
+        """Read the tokenizer and the prompts of a model folder, whose model the engines run.
 
         Raises:
             ModelError: not a model folder, a damaged one, or one of a model that was not trained to recommend.
@@ -236,10 +217,7 @@ class GenerativeModel:
         self._engines, self._folder, self._beams = engines, folder, beams
 
     def on(self, catalogue: Catalogue, folder: Path) -> Generative:
-        """A recommender for a catalogue: the one that the model was trained on, or one that extends it.
-
-        Args:
-            folder: of the catalogue; vLLM's processes load it there.
+        """A recommender for a catalogue in a folder: the one that the model was trained on, or one that extends it.
 
         Raises:
             ModelError: the model was trained on another catalogue, or lacks tokens of it.

@@ -75,11 +75,7 @@ class RecommenderFolder:
     """A run's recommender or an export, opened: models are loaded once, for any catalogue of theirs."""
 
     def __init__(self, root: Path, description: Description, options: Options = Options()) -> None:
-        """Load the models of a description, as `read_description` or a run's plan give it, whose folders lie in `root`.
-
-        Raises:
-            ModelError: a folder is damaged or missing, or of another kind.
-        """
+        """Load the models of a description whose folders lie in `root`; a ModelError where one is damaged."""
         self.description, self.catalogue_folder = description, root / description["catalogue"]
         self._model = _open(description["recommender"], root, options)
         self._held_out_prompt = options.held_out_prompt
@@ -92,7 +88,6 @@ class RecommenderFolder:
             catalogue: what lies there, where it is loaded already.
 
         Raises:
-            CodeError: the catalogue's folder is not intact.
             ModelError: it is none of this model.
         """
         folder = folder or self.catalogue_folder
@@ -178,11 +173,7 @@ class OpenedRecommender:
         return named
 
     def known(self, history: Sequence[str]) -> list[int]:
-        """Item numbers of the known items of a history; unknown ones are left out with a warning.
-
-        Raises:
-            RequestError: it has items and none is known.
-        """
+        """Item numbers of the known items of a history; unknown ones give a warning, or an error if all are."""
         numbers, unknown = self._numbers(history, "history")
         if unknown and not numbers:
             raise RequestError(f"no item of the history is in the catalogue: {unknown}")

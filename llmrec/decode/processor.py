@@ -54,14 +54,7 @@ class ItemProcessor(LogitsProcessor):
         self.filters, self.limit = filters, max_new_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Mask what may not come next.
-
-        Args:
-            input_ids: (rows, length) tokens so far, prompts included.
-            scores: (rows, vocabulary) of the next token.
-
-        Returns:
-            (rows, vocabulary) scores, -inf where not allowed; no row is all -inf.
+        """Scores (rows, vocabulary) of the next token after `input_ids` (rows, length), -inf for what may not come.
 
         Raises:
             CodeError: an answer that begins no allowed code, or is finished though no end token was given.

@@ -33,7 +33,7 @@ class Attention:
     """
 
     def __init__(self, inner: Any) -> None:
-        """Read the configuration of a plain model of transformers.
+        """Read a plain model of transformers.
 
         Raises:
             ModelError: the model is not decoder-only, has layers other than full or sliding attention, or an attention
@@ -57,15 +57,12 @@ class Attention:
         self.dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
 
     def mask(self, sees: Tensor, places: Tensor, slots: Tensor) -> Tensor | dict[str, Tensor]:
-        """What to pass as `attention_mask`; one for each kind of layer where the model has two.
+        """The (rows, 1, queries, slots) `attention_mask`, by kind of layer where the model has two kinds.
 
         Args:
             sees: (rows, queries, slots) bool, whether a query may attend to a slot at all.
             places: (rows, queries) position of each query in its own sequence.
             slots: (rows, slots) position of the token in each slot.
-
-        Returns:
-            (rows, 1, queries, slots) masks.
         """
         masks = {"full_attention": self._mask(sees)}
         if "sliding_attention" in self.kinds and self.window is not None:
@@ -140,11 +137,7 @@ class Scorer:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Use a model, whose weights may go on changing.
-
-        Raises:
-            ModelError: see `Attention`.
-        """
+        """Use a model, whose weights may go on changing; errors as in `Attention`."""
         inner: Any = plain(model)
         config = inner.config.get_text_config()
         self.attention = Attention(inner)
@@ -231,16 +224,13 @@ class Scorer:
 
     @torch.no_grad()
     def tree(self, state: Branches, symbols: np.ndarray, depths: np.ndarray, above: np.ndarray) -> Logits:
-        """Logits after every node of one tree that hangs on every prompt, in a single pass; `state` is left as it was.
+        """(rows, nodes, n_symbols) logits after every node of one tree that hangs on every prompt, in a single pass.
 
         Args:
-            state: fresh from `prefill`.
+            state: fresh from `prefill`; left as it was.
             symbols: (nodes,) symbol that leads into each node.
             depths: (nodes,) symbols since the prompt, 1 for the first.
             above: (nodes, nodes) bool, whether the second node is the first or an ancestor of it.
-
-        Returns:
-            logits of shape (rows, nodes, n_symbols).
         """
         rows, nodes = len(state.lengths), len(symbols)
         own = torch.from_numpy(above).to(self.device).expand(rows, -1, -1)

@@ -27,11 +27,7 @@ class Listing(NamedTuple):
 
 
 def listing(roots: Iterable[Path]) -> Listing:
-    """Find catalogue folders.
-
-    Args:
-        roots: catalogue folders, or folders of them; what is neither is passed over, so one may be made later.
-    """
+    """Find catalogue folders among the roots or in them; what is neither is passed over, so one may be made later."""
     found = Listing({}, {})
     for folder in (folder for root in roots for folder in _inside(root)):
         try:

@@ -41,16 +41,10 @@ CPU_BLOCK = 32  # tokens; the CPU's default of 128 would cache nothing of a shor
 
 
 def engine_arguments(folder: Path, catalogue_folder: Path, **more: Any) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` or `AsyncEngineArgs` for a model folder, and the environment they need.
+    """Arguments of `vllm.LLM` or `AsyncEngineArgs` for a model folder; `more` of vLLM's own win over ours.
 
     Sets LLMREC_CATALOGUE, which vLLM's own processes inherit, and where they are not set
     VLLM_USE_V2_MODEL_RUNNER=0 and, on CPUs, VLLM_CPU_KVCACHE_SPACE. So a process serves one catalogue.
-
-    Args:
-        more: arguments of vLLM, which win over ours.
-
-    Raises:
-        CodeError: not an intact catalogue folder.
     """
     import vllm.envs as envs
     from vllm.platforms import current_platform
@@ -151,9 +145,7 @@ def _grown(
     """Scored children that the replies name and the filters allow, in the order of row and sorted position.
 
     Args:
-        symbol_of: symbol by token; -2 for none.
-        parent: (edges,) the live beam that each of the next is a child of.
-        allowed: (edges,) every child that the filters allow.
+        parent, allowed: (edges,) every child that the filters allow, and the live beam that it is a child of.
     """
     source = np.repeat(np.arange(len(live.row)), [len(reply.tokens) for reply in replies])
     tokens = np.concatenate([np.asarray(reply.tokens, np.int64) for reply in replies])
@@ -220,11 +212,7 @@ class VllmEngine(_Engine):
     """Ranks batches of prompts through an offline `vllm.LLM`."""
 
     def __init__(self, llm: LLM, catalogue: Catalogue) -> None:
-        """Use an `LLM` made with `engine_arguments`.
-
-        Raises:
-            ModelError: its tokenizer lacks the catalogue's tokens.
-        """
+        """Use an `LLM` made with `engine_arguments`, whose tokenizer has the catalogue's tokens."""
         tokens = token_ids(llm.get_tokenizer(), catalogue.tokens)
         super().__init__(catalogue, tokens, llm.model_config.max_model_len)
         self.llm = llm
@@ -239,11 +227,7 @@ class VllmEngine(_Engine):
     def rank(
         self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList = None, beams: int | None = None
     ) -> Ranked:
-        """The k best items after each prompt; arguments, errors and result as in `rounds`.
-
-        Raises:
-            ModelError: vLLM was started without the item processor.
-        """
+        """The k best items after each prompt; arguments, errors and result as in `rounds`."""
         search = self._rounds(prompts, k, filters, beams)
         replies: Any = None
         while True:
@@ -264,11 +248,7 @@ class AsyncVllmEngine(_Engine):
     """Ranks through an `AsyncLLM`, such as the one inside a vLLM server; calls share its batches."""
 
     def __init__(self, llm: AsyncLLM, catalogue: Catalogue) -> None:
-        """Use an `AsyncLLM` made with `engine_arguments`.
-
-        Raises:
-            ModelError: its tokenizer lacks the catalogue's tokens.
-        """
+        """Use an `AsyncLLM` made with `engine_arguments`, whose tokenizer has the catalogue's tokens."""
         tokens = token_ids(tokenizer_from(llm.model_config.tokenizer), catalogue.tokens)
         super().__init__(catalogue, tokens, llm.model_config.max_model_len)
         self.llm = llm

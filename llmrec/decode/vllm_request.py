@@ -77,11 +77,7 @@ class Asked:
 
 
 def served_catalogue() -> Catalogue:
-    """The catalogue that this server was started for: the first.
-
-    Raises:
-        CodeError: the variable LLMREC_CATALOGUE is not set, or names no intact catalogue folder.
-    """
+    """The catalogue that this server was started for; a CodeError where LLMREC_CATALOGUE names no intact one."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         raise CodeError(
@@ -120,11 +116,7 @@ def asked(extra_args: Mapping[str, Any] | None, catalogue: Catalogue) -> Asked |
 
 
 def check(params: SamplingParams) -> None:
-    """Refuse a request that could not be answered with a real item; vLLM makes HTTP 400 of the error.
-
-    Raises:
-        ValueError: see `asked`; or another option of the request could leave no token or cut the code short.
-    """
+    """Refuse by a ValueError, of which vLLM makes HTTP 400, a request that could not be answered with a real item."""
     try:
         wanted = asked(params.extra_args, catalogue := named_catalogue(params.extra_args))
     except LlmrecError as error:
@@ -178,11 +170,7 @@ def _numbers(ids: Any, what: str, catalogue: Catalogue) -> list[int]:
 
 
 class Served:
-    """How to read the answers of the model that vLLM serves, by any catalogue that a request names.
-
-    Attributes:
-        first: reads by the catalogue that the server was started for.
-    """
+    """Readers of the answers of vLLM's model, by any catalogue that a request names; `first` by the server's own."""
 
     def __init__(self, config: VllmConfig) -> None:
         """Check the model and its catalogue.

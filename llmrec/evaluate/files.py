@@ -192,8 +192,7 @@ def read(folder: Path, name: str) -> Judged:
 def compare(first: Judged, second: Judged) -> dict[str, Any]:
     """Metric → means with intervals of both, and the paired difference, first minus second, with its p-value.
 
-    Raises:
-        RunError: the two were not judged alike, on the same cases; says in what they differ.
+    A RunError says in what they differ where the two were not judged alike, on the same cases.
     """
     differences = _differences(first, second)
     if differences:

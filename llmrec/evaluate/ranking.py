@@ -59,14 +59,12 @@ def evaluate(
 
     Args:
         recommender: over the items of the data, in their order.
-        settings: of the recipe; `target` is the split that is predicted.
         baselines: name → fitted collaborative model.
         seed: of intervals and tests.
-        vectors: (items, dimensions) of the items' texts, for the variety of lists; left out without them.
+        vectors: (items, dimensions) of the items' texts, for the diversity of lists; left out without them.
 
     Returns:
-        What metrics.json holds: protocol, systems with intervals, paired differences to the model, what lists are like
-        beyond accuracy, and means by slice.
+        What metrics.json holds.
 
     Raises:
         DataError: nothing is held out.
@@ -249,23 +247,17 @@ def _write(
             "history": [titles[item] for item in cases.histories[row][-8:]],
             "recommended": [titles[item] for item in items[row][:10] if item >= 0],
             "held_out": titles[int(cases.targets[row])],
-            "held_out_rank": _rank(items[row], int(cases.targets[row])),
+            "held_out_rank": next((int(place) + 1 for place in np.flatnonzero(items[row] == cases.targets[row])), None),
         }
         for row in np.random.default_rng(0).permutation(len(cases.users))[:6].tolist()
     ]
     write_json(folder / "examples.json", examples)
 
 
-def _rank(items: np.ndarray, target: int) -> int | None:
-    """Place of the target in a list, from 1; None where it is not in it. By item, not by title: titles may be twins."""
-    found = np.flatnonzero(items == target)
-    return int(found[0]) + 1 if len(found) else None
-
-
 def validator(
     settings: Validation, evaluation: Evaluate, dataset: Dataset, catalogue: Catalogue, seed: int, wide: bool = False
 ) -> Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]:
-    """What early stopping measures: how well validation items are ranked after the training part of each history.
+    """The function that measures for early stopping how well validation items are ranked, on a sample of users.
 
     Args:
         evaluation: beams, batch, wording and whether seen items are excluded, as the final evaluation has them.
@@ -274,11 +266,10 @@ def validator(
             stand among the first ten of any list.
 
     Returns:
-        A function of a model in evaluation mode, its tokenizer and its note: metric → mean over the sampled users, the
-        one of `settings` first.
+        (model in evaluation mode, tokenizer, note) → metric → mean, the metric of `settings` first.
 
     Raises:
-        DataError: nobody has a validation item.
+        DataError: no user has a validation item.
         RunError: the catalogue has other items than the data.
     """
     dataset.check_catalogue(catalogue.item_ids)

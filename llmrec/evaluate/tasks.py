@@ -43,6 +43,8 @@ from llmrec.tasks.source import Source
 Figures = dict[str, Interval]
 MODEL, RANDOM, MEAN = "model", "random choice", "mean rating"
 HELD_OUT = "model, asked in a wording that training never saw"
+ROOM = 64  # tokens that a written answer may have
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 
 def evaluate_choices(
@@ -60,15 +62,13 @@ def evaluate_choices(
     Args:
         data: split data set with its ratings, catalogue, and the items' texts.
         tasks: that the model was trained on.
-        settings: `target` is the split, `wording` that of the prompts, `writing_cases` the cases of a task at most.
         seed: of the sample of events, wrong candidates and intervals.
 
     Returns:
-        protocol; task → cases, candidates, how wrong ones are drawn, and system → figures, where there are cases.
+        What choices.json holds.
 
     Raises:
         DataError: nothing is held out.
-        PromptError: see `tasks.choices.examples`.
     """
     source = held_out(*data, settings.target, settings.writing_cases, seed)
     known, tables = Known.of(data[0]), []
@@ -101,10 +101,8 @@ def figures(found: Examples, scores: Sequence[np.ndarray], trained: np.ndarray, 
     """System → figures, of the model and of one that has not read the prompt.
 
     Args:
-        found: the examples, at least one.
         scores: of each example, (answers,) log-probability in nats of each possible answer among these.
         trained: (events,) ratings of the training part.
-        seed: of the intervals.
     """
     if found.slot == "rating":
         steps, stars = np.array(found.pieces[0], np.float64), found.rows["label"].to_numpy().astype(np.float64)
@@ -143,9 +141,8 @@ def _verdicts(scores: Sequence[np.ndarray], right: np.ndarray, seed: int) -> Fig
 def _rating_errors(errors: np.ndarray, correct: np.ndarray, seed: int) -> Figures:
     """Errors of expected ratings, in stars, and how often the likeliest rating is the right one."""
     squared = bootstrap(errors**2, seed)
-    rmse = np.sqrt([squared.mean, squared.low, squared.high]).tolist()
     return {
-        "rmse": Interval(*rmse),
+        "rmse": Interval(*np.sqrt([squared.mean, squared.low, squared.high]).tolist()),
         "mae": bootstrap(np.abs(errors), seed),
         "accuracy": bootstrap(correct.astype(np.float64), seed),
     }
@@ -185,10 +182,6 @@ def _table(found: Examples, scores: Sequence[np.ndarray]) -> pa.Table:
     return kept.append_column("log-probabilities", pa.array([row.tolist() for row in scores], pa.list_(pa.float64())))
 
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
-ROOM = 64  # tokens that an answer may have
-
-
 @dataclass(frozen=True)
 class Asked:
     """What is asked of a model.
@@ -197,8 +190,6 @@ class Asked:
         tasks: of P5's text tasks.
         most: events asked about for each, a seeded sample.
         data: name of the source, for the protocol.
-        seed: of the sample.
-        target: the part whose events are asked about.
         wording: "trained" or "held-out".
         wordings: for "trained": 1, or "shortest" where the model was trained with the shortest alone.
     """
@@ -233,16 +224,13 @@ def evaluate_writing(
     folder: Path,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Ask for each task about held-out events, and measure the answers; writes `writing.json` and `writing.parquet`.
+    """Generate answers about held-out events for each task and measure them; writes `writing.json`, `writing.parquet`.
 
     Args:
         sources: the training part, and the test part with its own events.
 
     Returns:
-        protocol; task → cases, and system → figures. A task that no held-out event has words for has 0 cases.
-
-    Raises:
-        LlmrecError: a package that measures text is not installed.
+        What writing.json holds; a task that no held-out event has words for has 0 cases.
     """
     result: dict[str, Any] = {"protocol": asked.protocol, "tasks": {}}
     rows: list[pa.Table] = []
@@ -307,9 +295,7 @@ def _measured(task: str, wrote: list[str], asked: pa.Table, before: pa.Table) ->
         systems = {name: {"rmse": rmse(values, stars), "mae": mae(values, stars)} for name, values in pairs}
         return {"cases": len(meant), "read as a number": sum(number is not None for number in said), "systems": systems}
     commonest = Counter(known).most_common(1)[0][0] if known else ""
-    systems = {
-        name: _likeness(texts, meant) for name, texts in (("model", wrote), ("commonest", [commonest] * len(meant)))
-    }
+    systems = {"model": _likeness(wrote, meant), "commonest": _likeness([commonest] * len(meant), meant)}
     return {"cases": len(meant), "systems": systems}
 
 

@@ -34,10 +34,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything slow is loaded; `listen` lets clients come.
-
-    Args:
-        host: a name or an address of this machine; of a name that has addresses of both kinds, the IPv4 one is taken.
+    """Take a port before anything slow is loaded, of a name's addresses an IPv4 one; `listen` lets clients come.
 
     Raises:
         RunError: the port is in use or closed to this user, or the host is none of this machine's.
@@ -58,11 +55,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(bound: socket.socket) -> None:
-    """Let clients come to a bound socket; 1,024 connections may wait until they are accepted.
-
-    Raises:
-        RunError: another program listens there; of two that bound the port, the first that listens has it.
-    """
+    """Let clients come, up to 1,024 waiting; a RunError where another program that bound the port listens already."""
     with _explained(*bound.getsockname()[:2]):
         bound.listen(1024)
 
@@ -105,11 +98,7 @@ class Keys:
 
     @classmethod
     def from_environment(cls) -> Keys:
-        """LLMREC_API_KEY and LLMREC_ADMIN_KEY.
-
-        Raises:
-            RunError: one of them holds a key that no client can send; the message does not repeat it.
-        """
+        """LLMREC_API_KEY and LLMREC_ADMIN_KEY; a RunError that does not repeat the key where no client can send one."""
         for name in (API_KEY, ADMIN_KEY):
             _check(name, os.environ.get(name, ""))
         return cls(os.environ.get(API_KEY), os.environ.get(ADMIN_KEY))
@@ -152,11 +141,9 @@ class TrustedHosts:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None = ()) -> None:
-        """Wrap an app.
+        """Wrap an app that also has the names or addresses `hosts`, such as `films.example`, beside those of loopback.
 
-        Args:
-            hosts: names and addresses of the server beside those of loopback, such as `films.example`; None allows
-                every Host header, for a server that asks for a key or a login.
+        None allows every Host header, for a server that asks for a key or a login.
         """
         self.app, self.hosts = app, None if hosts is None else {host.lower() for host in hosts}
 

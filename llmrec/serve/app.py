@@ -17,11 +17,11 @@ from starlette.routing import Match
 
 from llmrec import __version__
 from llmrec.serve import logs
-from llmrec.serve.access import Keys, TrustedHosts, listen
+from llmrec.serve.access import Keys, listen
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.gate import Gate
-from llmrec.serve.routes import Figures, Routes, attach_docs
+from llmrec.serve.gate import protect
+from llmrec.serve.routes import Figures, Routes
 from llmrec.serve.settings import Settings
 from llmrec.serve.shapes import Refused
 from llmrec.serve.state import ServerState
@@ -30,11 +30,7 @@ KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the p
 
 
 def build(settings: Settings, keys: Keys) -> FastAPI:
-    """The app, its model loaded.
-
-    Raises:
-        LlmrecError: the run holds no model, or its catalogue does not belong to it.
-    """
+    """The app, its model loaded; an LlmrecError where the run holds no model, or not its catalogue."""
     logs.redact_errors()
     logs.limit_repeats()
     engine, figures = DynamicBatching(), Figures(CollectorRegistry())
@@ -47,15 +43,11 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
         await engine.close()
 
     app = FastAPI(title="llmrec", version=__version__, lifespan=lifespan)
-    attach_docs(app)
     routes.attach(app)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", lambda: _metrics(figures), methods=["GET"], tags=["server"], response_class=Response)
     app.add_exception_handler(HTTPException, _not_there)
-    if settings.without_key:
-        app.add_middleware(TrustedHosts)
-    protecting = None if settings.without_key else keys
-    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=state.door, figures=figures)
+    protect(app, settings, keys, state.door, figures)
     return app
 
 
@@ -65,10 +57,6 @@ def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Calla
     Args:
         listening: bound to where clients come.
         ready: called when the model is loaded and clients may come.
-
-    Raises:
-        LlmrecError: see `build`.
-        RunError: another server took the port meanwhile.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     app, limits = build(settings, keys), settings.limits

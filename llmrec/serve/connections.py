@@ -26,14 +26,7 @@ _IDLE, _TIMED, _BUSY = range(3)
 
 
 def room(most: int) -> int:
-    """Raise this process's limit of open files as far as it may, and count the connections that fit below it.
-
-    Args:
-        most: connections wanted.
-
-    Returns:
-        `most`, or fewer where the limit of open files (`ulimit -n`) is too low; at least 1.
-    """
+    """Raise this process's limit of open files, and return how many connections of `most` fit below it, at least 1."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -51,10 +44,9 @@ class Watch:
     """Closes connections of a uvicorn server that keep it waiting."""
 
     def __init__(self, connections: Set[Any], most: int, seconds: float) -> None:
-        """Watch connections.
+        """Watch the server's own set of connections.
 
         Args:
-            connections: the server's own set of them, `server_state.connections`.
             most: connections that may be open.
             seconds: that headers, a body, or the reading of an answer may each take.
         """
@@ -78,15 +70,15 @@ class Watch:
             await asyncio.sleep(0.01 if self.make_room() else 0.1)
 
     def make_room(self) -> bool:
-        """Close the connection that has been idle longest or, where none is, that has waited longest for its client.
-
-        Returns:
-            Whether there was one.
-        """
+        """Close the connection that has been idle longest, else has waited longest for its client; False if none."""
         self._look()
         late = time.monotonic() - _YOUNG
         begun = self._since.items()
-        waiting = [(stage, _idle_until(one) if stage == _IDLE else since, one) for (one, stage, _), since in begun]
+        # uvicorn closes an idle connection the earlier, the longer it has been idle
+        waiting = [
+            (stage, one.timeout_keep_alive_task.when() if stage == _IDLE else since, one)
+            for (one, stage, _), since in begun
+        ]
         waiting = [entry for entry in waiting if entry[0] == _IDLE or (entry[0] == _TIMED and entry[1] < late)]
         if waiting:
             connection = min(waiting, key=lambda entry: entry[:2])[2]
@@ -119,22 +111,11 @@ def _stage(connection: Any) -> tuple[int, Any]:
     return (_TIMED if cycle.more_body or connection.flow.write_paused else _BUSY), cycle
 
 
-def _idle_until(connection: Any) -> float:
-    """When uvicorn closes an idle connection: the earlier, the longer it has been idle."""
-    when: float = connection.timeout_keep_alive_task.when()
-    return when
-
-
 class BoundedServer(uvicorn.Server):
     """A uvicorn server that accepts a connection only where there is room for it."""
 
     def __init__(self, config: uvicorn.Config, most: int, seconds: float) -> None:
-        """Make a server.
-
-        Args:
-            most: see `Watch`.
-            seconds: see `Watch`.
-        """
+        """Make a server; `most` and `seconds` are those of `Watch`."""
         super().__init__(config)
         self.watch = Watch(self.server_state.connections, most, seconds)
         self._tasks: list[asyncio.Task[None]] = []

@@ -68,8 +68,7 @@ class DynamicBatching:
     async def rank(self, recommender: Recommender, request: Request, k: int) -> RankedItems:
         """The k best items for one request; the members of an ensemble work at the same time.
 
-        Raises:
-            RequestError: the request does not fit the model; it is refused alone, before it could spoil a batch.
+        A request that does not fit the model is refused alone by a RequestError, before it could spoil a batch.
         """
         if isinstance(recommender, Ensemble):
             return await self._mixed(recommender, request, k)

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,14 +40,12 @@ SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", 
 
 @dataclass(frozen=True)
 class Job:
-    """What to write.
+    """A file of recommendations for all users.
 
     Attributes:
-        run: a run folder.
         out: the parquet file: user_id, rank from 1, item_id, score (log-probability in nats).
         k: items a user.
         seen: whether items of a user's history may be given again; None: as the run is judged.
-        engine: what runs the model.
         shard: users a shard; a kill loses one shard of each process.
         dtype: of vLLM's weights; transformers takes them as they are.
         force: write over a file that is there, and begin anew where half of another job is.
@@ -69,14 +67,11 @@ class Job:
 
 
 def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = lambda done: None) -> int:
-    """Write recommendations for every user of the run; what an earlier call finished is not done again.
+    """Write recommendations for every user of the run, and return how many users there are; finished shards are kept.
 
     Args:
         processes: how many share the work, each with a model of its own.
-        tell: called with the part that is done.
-
-    Returns:
-        How many users there are.
+        tell: called with the share done.
 
     Raises:
         RequestError: the run holds no users, or k is not between 1 and the catalogue's size.
@@ -86,7 +81,7 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
     description = describe(job.run)
     if is_export(job.run):
         raise RequestError(f"{job.run} holds no users, as an export does not: name the run that it was exported from.")
-    users = len(_users(job))
+    users = len(Users(RunFolder(job.run).data))
     shards = -(-users // job.shard)
     _plan(job, description, users)
     if processes == 1:
@@ -95,10 +90,6 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
         _share(job, min(processes, shards), shards, tell)
     _join(job, shards)
     return users
-
-
-def _users(job: Job) -> Users:
-    return Users(RunFolder(job.run).data)
 
 
 def _plan(job: Job, description: Description, users: int) -> None:
@@ -156,7 +147,7 @@ def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = l
 
     if processes > 1:
         _take_place(rank, processes)
-    users = _users(job)
+    users = Users(RunFolder(job.run).data)
     ids = users.ids
     todo = [number for number in range(rank, -(-len(ids) // job.shard), processes) if not _part(job, number).is_file()]
     options: dict[str, Any] = {"dtype": job.dtype} if job.engine == "vllm" else {}
@@ -218,7 +209,7 @@ def _share(job: Job, processes: int, shards: int, tell: Callable[[float], None])
     try:
         while any(worker.is_alive() for worker in workers):
             time.sleep(0.2)
-            tell(len(list(_made(job))) / shards)
+            tell(len(_made(job)) / shards)
     finally:
         for worker in workers:
             worker.terminate()
@@ -229,7 +220,7 @@ def _share(job: Job, processes: int, shards: int, tell: Callable[[float], None])
 
 def _join(job: Job, shards: int) -> None:
     """One file of all shards, in order."""
-    parts = list(_made(job))
+    parts = _made(job)
     if len(parts) != shards:
         raise RunError(f"{shards - len(parts)} of {shards} shards are missing in {job.parts}: type the same again.")
     with atomic_file(job.out) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
@@ -242,5 +233,5 @@ def _part(job: Job, number: int) -> Path:
     return job.parts / f"{number:06d}.parquet"
 
 
-def _made(job: Job) -> Iterator[Path]:
-    return iter(sorted(job.parts.glob("[0-9][0-9][0-9][0-9][0-9][0-9].parquet")))
+def _made(job: Job) -> list[Path]:
+    return sorted(job.parts.glob("[0-9][0-9][0-9][0-9][0-9][0-9].parquet"))

@@ -7,12 +7,13 @@ import re
 import uuid
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmrec.serve.access import Keys
+from llmrec.serve.access import Keys, TrustedHosts
 from llmrec.serve.routes import DOCUMENTATION, Figures
-from llmrec.serve.settings import Limits
+from llmrec.serve.settings import Limits, Settings
 from llmrec.serve.shapes import Refused
 from llmrec.serve.state import Door
 
@@ -30,14 +31,7 @@ class Gate:
     """ASGI middleware."""
 
     def __init__(self, app: ASGIApp, keys: Keys | None, limits: Limits, door: Door, figures: Figures) -> None:
-        """Wrap an app.
-
-        Args:
-            keys: that open the routes; None lets every request through.
-            limits: bounds the size of a body, and the time that it may take to arrive.
-            door: closed when the server stops.
-            figures: count the responses, refusals too.
-        """
+        """Wrap an app; without `keys` every request passes, and once the door is closed none does."""
         self.app, self.keys, self.limits, self.door, self.figures = app, keys, limits, door, figures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,11 +82,7 @@ class Gate:
     async def _body(self, scope: Scope, receive: Receive) -> Receive | None:
         """Read the body before the route does: none may be larger, or take longer, than the limits say.
 
-        Returns:
-            What gives the route the body; None where the client went before it was whole.
-
-        Raises:
-            Refused: it is too large, whatever was announced, or too slow.
+        Returns the `receive` of the route, or None where the client went before the body was whole.
         """
         announced = _header(scope, b"content-length")
         if announced is None and _header(scope, b"transfer-encoding") is None:
@@ -141,6 +131,14 @@ class Gate:
             await send(message)
 
         return with_id
+
+
+def protect(app: FastAPI, settings: Settings, keys: Keys, door: Door, figures: Figures) -> None:
+    """Put the gate before all routes of an app; where no key is asked for, requests from pages of other sites fail."""
+    if settings.without_key:
+        app.add_middleware(TrustedHosts)
+    protecting = None if settings.without_key else keys
+    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=door, figures=figures)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -34,11 +34,7 @@ class LogLimit(logging.Filter):
     """Drops a record whose message was logged less than a minute ago; the next one says how many were dropped."""
 
     def __init__(self, seconds: float = 60.0) -> None:
-        """Make a filter.
-
-        Args:
-            seconds: between two records of a kind.
-        """
+        """Let one record of a kind through in so many seconds."""
         super().__init__()
         self.seconds = seconds
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # kind -> when it was logged, how many were dropped

@@ -25,14 +25,7 @@ class Users:
     """Users of the run's data, by id; none in an export."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Read the run's interactions.
-
-        Args:
-            folder: a run's `data/`; None where there is none.
-
-        Raises:
-            RunError: a file is missing.
-        """
+        """Read the interactions in a run's `data/`; None where there is none."""
         self._data = Dataset.load(folder, texts=False) if folder else None
         self._number = {user: at for at, user in enumerate(self._data.user_ids)} if self._data else {}
 
@@ -45,11 +38,7 @@ class Users:
         return list(self._number)
 
     def history(self, user: str) -> list[str]:
-        """Item ids of a user, oldest first.
-
-        Raises:
-            Refused: there is no such user, or no users at all.
-        """
+        """Item ids of a user, oldest first; refused where there is no such user, or no users at all."""
         if self._data is None:
             raise Refused(422, "this model was served without its data, so it knows no users: send `history`.", "user")
         if user not in self._number:
@@ -77,14 +66,11 @@ class Constraints:
         self._numbers = lru_cache(maxsize=_COLUMNS)(self._parsed)
 
     def items(self, category: str | dict[str, str] | None, where: dict[str, Constraint]) -> ItemSet | None:
-        """The items that meet all constraints; None where there are none.
+        """The items that meet all constraints; None where there are none, refused where a column or value is unknown.
 
         Args:
             category: a value of the usual column, or column → value.
             where: column → constraint.
-
-        Raises:
-            Refused: there is no such column, or no item has such a value or number there.
         """
         if category == {}:
             raise Refused(422, f"name a column and a value of it; there are {self._known()}.", "category")
@@ -154,13 +140,7 @@ def _key(constraint: Constraint) -> tuple[Any, ...]:
 
 
 def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> Page:
-    """Some items in the order of the catalogue.
-
-    Args:
-        start: how many to pass over.
-        limit: how many to give at most.
-        words: only items whose title has all of these in it, in any case; "" for every item.
-    """
+    """Some items in the order of the catalogue, of those whose title has all of some words in it, in any case."""
     wanted = words.lower().split()
     numbers: range | list[int] = range(len(catalogue.item_ids))
     if wanted:

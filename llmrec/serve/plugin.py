@@ -20,11 +20,11 @@ from llmrec.contracts import Recommender, Request
 from llmrec.decode.generative import EngineFactory, Generative
 from llmrec.decode.vllm_engine import AsyncVllmEngine
 from llmrec.serve import logs
-from llmrec.serve.access import Keys, TrustedHosts
+from llmrec.serve.access import Keys
 from llmrec.serve.connections import Watch, room
 from llmrec.serve.dynamic_batching import DynamicBatching, RankedItems
-from llmrec.serve.gate import Gate
-from llmrec.serve.routes import Figures, Routes, attach_docs
+from llmrec.serve.gate import protect
+from llmrec.serve.routes import Figures, Routes
 from llmrec.serve.settings import Limits, Settings
 from llmrec.serve.state import Door, ServerState
 
@@ -39,11 +39,7 @@ class Plugin:
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        """Read what `llmrec serve` left in the environment.
-
-        Raises:
-            RunError: it left nothing.
-        """
+        """Read the environment that `llmrec serve` made; a RunError where it did not."""
         logs.redact_errors()
         logs.limit_repeats()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
@@ -53,20 +49,12 @@ class Plugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes, and the gate before all."""
-        attach_docs(app)
         self.routes.attach(app)
-        settings, keys = self.settings, None if self.settings.without_key else self.keys
-        if settings.without_key:
-            app.add_middleware(TrustedHosts)
-        app.add_middleware(Gate, keys=keys, limits=settings.limits, door=self.door, figures=self.routes.figures)
+        protect(app, self.settings, self.keys, self.door, self.routes.figures)
         auto.AutoHTTPProtocol = H11Protocol  # uvicorn takes httptools otherwise, which puts no bound on headers
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Open the run on the engine of the server.
-
-        Raises:
-            LlmrecError: the run's model and catalogue do not belong together.
-        """
+        """Open the run on the engine of the server; a ModelError where model and catalogue do not belong together."""
         opened = await asyncio.to_thread(
             ServerState, self.settings, VllmServerEngine(), lambda folder: engines(engine_client), self.door
         )

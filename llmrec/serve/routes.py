@@ -23,19 +23,7 @@ from llmrec.serve import logs
 from llmrec.serve.access import Keys
 from llmrec.serve.lookup import page
 from llmrec.serve.service import RecommendationService
-from llmrec.serve.shapes import (
-    Answer,
-    Answers,
-    AskBody,
-    Asks,
-    Catalogues,
-    Page,
-    Refusal,
-    Refused,
-    Switch,
-    Version,
-    from_errors,
-)
+from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Page, Refusal, Refused, Switch, Version
 from llmrec.serve.state import ServerState
 
 PAGE = 1000  # items of a page at most
@@ -78,32 +66,19 @@ class Figures:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         """Make them; in vLLM's server they join its own."""
         self.registry = registry
-        self.requests = Counter(
-            "llmrec_requests", "Responses by route and status.", ["route", "status"], registry=registry
-        )
+        by_status = ["route", "status"]
+        self.requests = Counter("llmrec_requests", "Responses by route and status.", by_status, registry=registry)
         self.seconds = Histogram(
-            "llmrec_request_seconds",
-            "Time of a request by phase.",
-            ["phase"],
-            registry=registry,
-            buckets=_SECONDS,
+            "llmrec_request_seconds", "Time of a request by phase.", ["phase"], registry=registry, buckets=_SECONDS
         )
         self.items = Counter("llmrec_items", "Items given.", ["ranked_by"], registry=registry)
-        self.invalid = Counter(
-            "llmrec_invalid_items", "Items that a recommender gave and that were no allowed ones.", registry=registry
-        )
-        self.inside = Gauge(
-            "llmrec_requests_inside",
-            "Requests that wait or are worked on.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
+        invalid = "Items that a recommender gave and that were no allowed ones."
+        self.invalid = Counter("llmrec_invalid_items", invalid, registry=registry)
+        inside = "Requests that wait or are worked on."
+        self.inside = Gauge("llmrec_requests_inside", inside, registry=registry, multiprocess_mode="livesum")
+        in_use = "Items of the catalogue in use, by its hash."
         self.catalogue = Gauge(
-            "llmrec_catalogue_items",
-            "Items of the catalogue in use, by its hash.",
-            ["hash"],
-            registry=registry,
-            multiprocess_mode="livemostrecent",
+            "llmrec_catalogue_items", in_use, ["hash"], registry=registry, multiprocess_mode="livemostrecent"
         )
 
     def answered(self, answers: list[Answer], service: RecommendationService) -> None:
@@ -141,7 +116,8 @@ class Routes:
         return self.state is not None and self.state.door.closed
 
     def attach(self, app: FastAPI) -> None:
-        """Add the routes to an app, each on its own: vLLM looks at them one by one."""
+        """Add the routes and their documentation to an app, each on its own: vLLM looks at them one by one."""
+        _attach_docs(app)
         for path, method, handler, answer in (
             ("/v1/recommendations", "POST", self.recommend, Answer | Answers),
             ("/v1/items", "GET", self.items, Page),
@@ -274,7 +250,7 @@ def _refusal(error: Exception, content_type: str) -> Refused:
     if about == {"body"} and "json" not in content_type.lower():
         return Refused(415, "say that the body is JSON: send the header `Content-Type: application/json`.")
     if isinstance(error, RequestValidationError):
-        return from_errors(list(error.errors()))
+        return _from_errors(list(error.errors()))
     if isinstance(error, RequestError):
         return Refused(422, str(error))
     if isinstance(error, HTTPException):  # FastAPI could not even read the body
@@ -282,12 +258,23 @@ def _refusal(error: Exception, content_type: str) -> Refused:
     return Refused(500, "the server failed at this request; its log has the place under this request id.")
 
 
+def _from_errors(errors: list[dict[str, Any]]) -> Refused:
+    """A refusal from what pydantic found, without the input that it found it in."""
+    first = errors[0]
+    place = ".".join(str(part)[:64] for part in first["loc"] if part not in ("body", "one", "several")) or None
+    if first["type"] == "json_invalid":
+        return Refused(400, 'the body is not JSON: send a JSON object, such as {"history": ["50"]}.')
+    more = f" ({len(errors) - 1} more such faults)" if len(errors) > 1 else ""
+    where = f"`{place}`: " if place else "the body: "
+    return Refused(422, f"{where}{first['msg']}.{more} The fields are documented at /docs.", place)
+
+
 def _log(request_id: str, error: Exception) -> None:
     """Kind and place of an error, without its message, which may quote a client."""
     log.error("request %s failed: %s at %s", request_id, type(error).__name__, logs.place(error))
 
 
-def attach_docs(app: FastAPI) -> None:
+def _attach_docs(app: FastAPI) -> None:
     """Add the documentation of an app's routes to it, in place of what FastAPI or vLLM has there.
 
     The schema is made when it is first asked for, so that routes that are added later are in it, and kept.

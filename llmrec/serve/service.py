@@ -33,11 +33,7 @@ class RecommendationService:
         self._invalid = 0
 
     async def answer(self, ask: Ask, request_id: str) -> Answer:
-        """The items for one request.
-
-        Raises:
-            Refused: the request cannot be answered as it is.
-        """
+        """The items for one request; `Refused` where it cannot be answered as it is."""
         begin = time.perf_counter()
         self._check(ask)
         request, unknown = self._request(ask)
@@ -85,13 +81,9 @@ class RecommendationService:
         ):
             if listed is not None and len(listed) > most:
                 raise Refused(422, f"`{name}` lists {len(listed)} items, and {most} are the most: send fewer.", name)
-        if ask.query is not None:
-            self._check_query(ask.query)
-
-    def _check_query(self, query: str) -> None:
-        if len(query) > self.limits.query:
-            raise Refused(422, f"`query` has more than {self.limits.query} characters: shorten it.", "query")
-        if not self.takes_queries:
+        if ask.query is not None and len(ask.query) > limits.query:
+            raise Refused(422, f"`query` has more than {limits.query} characters: shorten it.", "query")
+        if ask.query is not None and not self.takes_queries:
             raise Refused(
                 422,
                 "this model was not trained with queries, and words that it never saw would only disturb it. Leave "

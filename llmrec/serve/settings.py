@@ -54,10 +54,8 @@ class Settings(BaseModel):
 
     Attributes:
         run: a run folder, or an export of one.
-        catalogues: further catalogue folders that it may be switched to, beside those in the run's `catalogues/`.
-        state: a file that tells every process of the server the catalogue it gives items of; None: there is one.
-        limits: see `Limits`.
-        without_key: nobody is asked for a key.
+        catalogues: catalogue folders that it may be switched to, beside those in the run's `catalogues/`.
+        state: a file with the catalogue in use, for a server of several processes; None: there is one.
         grace: seconds that requests in flight may take to finish after the server was told to stop.
     """
 
@@ -86,11 +84,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """The settings that `llmrec serve` left.
-
-        Raises:
-            RunError: this server was not started by it.
-        """
+        """The settings that `llmrec serve` left; a RunError where it did not start this server."""
         if SERVE not in os.environ:
             raise RunError(f"{SERVE} is not set: start the server with `llmrec serve RUN`.")
         return cls.model_validate_json(os.environ[SERVE])
@@ -101,28 +95,22 @@ class Settings(BaseModel):
 
     @property
     def catalogue(self) -> Path:
-        """The catalogue folder that the model was trained on, which is served first.
-
-        Raises:
-            RunError: there is no trained model.
-        """
+        """The catalogue folder that the model was trained on, which is served first."""
         return self.run / describe(self.run)["catalogue"]
 
 
 def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What to run, and its environment.
-
-    Args:
-        more: further options of vLLM's server.
+    """What to run, with further options of vLLM's server, and its environment.
 
     Raises:
-        LlmrecError: vLLM is missing, or the run holds no model.
-        CodeError: its catalogue is not intact.
-        ModelError: its catalogue is not the model's.
-        RunError: our plugin is not registered, or there is no place for temporary files.
+        LlmrecError: vLLM or our plugin is missing, the run holds no model, or another catalogue than the model's.
     """
     extras.need("serve")
-    _registered()
+    if not importlib.metadata.entry_points(group=GROUP, name=NAME):
+        raise RunError(
+            "vLLM cannot find our routes: this installation of llmrec is older than they are. "
+            "Type: pip install --no-deps -e . (in its checkout), or pip install -U llmrec"
+        )
     model, catalogue = language_model(settings.run), settings.catalogue
     _, note = load_words(model)  # what is damaged is refused now, not after half a minute of loading
     served = Catalogue.load(catalogue)
@@ -177,16 +165,7 @@ def _options(arguments: dict[str, Any]) -> list[str]:
 
 def _plugins() -> str:
     """VLLM_PLUGINS with our plugin. Where it was not set vLLM loads all but endpoint plugins, so all are named."""
+    points = importlib.metadata.entry_points
     given = os.environ.get("VLLM_PLUGINS")
-    if given is not None:
-        return ",".join(dict.fromkeys([*given.split(","), NAME]))
-    found = [one.name for group in _GROUPS for one in importlib.metadata.entry_points(group=f"vllm.{group}_plugins")]
-    return ",".join(dict.fromkeys([*found, NAME]))
-
-
-def _registered() -> None:
-    if not importlib.metadata.entry_points(group=GROUP, name=NAME):
-        raise RunError(
-            "vLLM cannot find our routes: this installation of llmrec is older than they are. "
-            "Type: pip install --no-deps -e . (in its checkout), or pip install -U llmrec"
-        )
+    every = [one.name for group in _GROUPS for one in points(group=f"vllm.{group}_plugins")]
+    return ",".join(dict.fromkeys([*(every if given is None else given.split(",")), NAME]))

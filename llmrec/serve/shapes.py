@@ -181,13 +181,7 @@ class Refused(LlmrecError):
     """A request that is not answered: an HTTP status and a reason, which quotes no more of the client than names."""
 
     def __init__(self, status: int, message: str, param: str | None = None, **headers: str) -> None:
-        """Refuse with a status of `KINDS`.
-
-        Args:
-            message: what is wrong, and what to send instead.
-            param: the field of the request that it is about.
-            headers: of the response, underscores for hyphens.
-        """
+        """Refuse with a status of `KINDS`, about the field `param`; headers have underscores for hyphens."""
         super().__init__(message)
         self.status, self.param = status, param
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -196,14 +190,3 @@ class Refused(LlmrecError):
         """The response to send: a `Refusal`."""
         fault = {"message": str(self), "type": KINDS[self.status], "param": self.param, "code": self.status}
         return JSONResponse({"error": {**fault, "request_id": request_id}}, self.status, self.headers)
-
-
-def from_errors(errors: list[dict[str, Any]]) -> Refused:
-    """A refusal from what pydantic found, without the input that it found it in."""
-    first = errors[0]
-    place = ".".join(str(part)[:64] for part in first["loc"] if part not in ("body", "one", "several")) or None
-    if first["type"] == "json_invalid":
-        return Refused(400, 'the body is not JSON: send a JSON object, such as {"history": ["50"]}.')
-    more = f" ({len(errors) - 1} more such faults)" if len(errors) > 1 else ""
-    where = f"`{place}`: " if place else "the body: "
-    return Refused(422, f"{where}{first['msg']}.{more} The fields are documented at /docs.", place)

@@ -29,7 +29,7 @@ log = logging.getLogger("vllm.llmrec.catalogues")
 
 
 class Door:
-    """Whether new requests come in, and how many of ours are inside."""
+    """Limits the requests in flight, and is closed when the server stops."""
 
     def __init__(self, room: int) -> None:
         """Open, with room for so many requests."""
@@ -37,11 +37,7 @@ class Door:
 
     @contextlib.contextmanager
     def let_in(self, requests: int) -> Iterator[None]:
-        """Let some in together, for as long as the block lasts.
-
-        Raises:
-            Refused: there is no room for them.
-        """
+        """Count some requests as in flight while the block lasts; `Refused` where there is no room for them."""
         if self.inside and self.inside + requests > self.room:
             raise Refused(429, f"{self.inside} requests are being worked on already: ask again.", Retry_After="1")
         self.inside += requests
@@ -52,12 +48,7 @@ class Door:
 
 
 class ServerState:
-    """What the routes use.
-
-    Attributes:
-        service: answers requests; one that took a request up finishes it, whatever catalogue comes meanwhile.
-        door: lets requests in.
-    """
+    """The model, the service for the catalogue in use, and how to switch to another."""
 
     def __init__(
         self,
@@ -69,14 +60,8 @@ class ServerState:
         """Open a run or an export with the catalogue that its model was trained on.
 
         Args:
-            settings: of the server.
             engine: runs recommenders.
             engines: what runs the language model of a folder.
-            door: lets requests in.
-
-        Raises:
-            CodeError: its folder is not intact.
-            ModelError: the model was trained on another one.
         """
         self.settings, self.engine = settings, engine
         self.door = door or Door(settings.limits.concurrency)
@@ -87,11 +72,7 @@ class ServerState:
         self.service = self._first = self._serve(self._models.on())
 
     async def now(self) -> RecommendationService:
-        """The service that answers; another process of this server may have changed the catalogue.
-
-        Raises:
-            Refused: it has, and this one cannot follow; the next request tries again.
-        """
+        """The service that answers. `Refused` where another process changed it and this one cannot follow."""
         state = self.settings.state
         if state is not None and state.is_file() and state.stat().st_mtime_ns != self._told:
             async with self._moving:
@@ -106,7 +87,7 @@ class ServerState:
         return self.service
 
     async def switch(self, wanted: str) -> Catalogues:
-        """Give items of another catalogue from now on.
+        """Give items of another catalogue; requests in flight finish on theirs.
 
         Raises:
             Refused: it is not known, not intact, or not one of this model; or other processes cannot be told.
@@ -126,11 +107,7 @@ class ServerState:
         return await self.catalogues(admin=True)
 
     async def catalogues(self, admin: bool) -> Catalogues:
-        """The catalogue in use, and those that it may be changed for.
-
-        Args:
-            admin: whether to list the folders that were skipped.
-        """
+        """The catalogue in use and those that are known; for an admin, also the folders that were skipped."""
         service = await self.now()
         found = await asyncio.to_thread(shelf.listing, shelf.roots())
         if found.skipped and found.skipped != self._skipped:
@@ -160,9 +137,8 @@ class ServerState:
             return
         try:
             service = await asyncio.to_thread(self._other, wanted)
-            await self.engine.rank(
-                service.opened.recommender, Request(), 1
-            )  # every process has it loaded before a client waits for it
+            # every process has it loaded before a client waits for it
+            await self.engine.rank(service.opened.recommender, Request(), 1)
         except Refused:
             raise
         except LlmrecError as error:
@@ -184,7 +160,7 @@ class ServerState:
 
 
 def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
-    """Refuse a catalogue of another model: its codes would mean nothing to this one, though its tokens are the same.
+    """Refuse a catalogue whose codes would mean nothing to the model, though its tokens are the same.
 
     Raises:
         ModelError: it shares no item with the one that the model was trained on, or gives one another code.
