@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from llmrec.metrics.ranking import Places, hit, mrr, ndcg
 from llmrec.metrics.significance import Interval, bootstrap, bootstrap_of
 from llmrec.model.prompting import encode
 from llmrec.recipe import Evaluate, Tasks
-from llmrec.recipe.tasks import Wordings
 from llmrec.tasks import templates
 from llmrec.tasks.choices import Examples, Known, examples, held_out
 from llmrec.tasks.maker import Maker
@@ -182,45 +181,14 @@ def _table(found: Examples, scores: Sequence[np.ndarray]) -> pa.Table:
     return kept.append_column("log-probabilities", pa.array([row.tolist() for row in scores], pa.list_(pa.float64())))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of a model.
-
-    Attributes:
-        tasks: of P5's text tasks.
-        most: events asked about for each, a seeded sample.
-        data: name of the source, for the protocol.
-        wording: "trained" or "held-out".
-        wordings: for "trained": 1, or "shortest" where the model was trained with the shortest alone.
-    """
-
-    tasks: Sequence[str]
-    most: int
-    data: str
-    seed: int
-    target: str = "test"
-    wording: str = "trained"
-    wordings: Wordings = 1
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """What moves the figures beside the model."""
-        caveat = ": its words are made up, so the figures say that the path works and no more"
-        return {
-            "data": self.data + (caveat if self.data == "generated world" else ""),
-            "target": self.target,
-            "cases at most": self.most,
-            "wording": self.wording,
-            "decoding": f"greedy, {ROOM} tokens at most",
-            "seed": self.seed,
-        }
-
-
 def evaluate_writing(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sources: tuple[Source, Source],
-    asked: Asked,
+    data: str,
+    tasks: Tasks,
+    settings: Evaluate,
+    seed: int,
     folder: Path,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Any]:
@@ -228,32 +196,47 @@ def evaluate_writing(
 
     Args:
         sources: the training part, and the test part with its own events.
+        data: name of the source, for the protocol.
+        tasks: that the model was trained on; of them `settings.writing` are asked.
+        seed: of the sample of events.
 
     Returns:
         What writing.json holds; a task that no held-out event has words for has 0 cases.
     """
-    result: dict[str, Any] = {"protocol": asked.protocol, "tasks": {}}
+    caveat = ": its words are made up, so the figures say that the path works and no more"
+    protocol = {
+        "data": data + (caveat if data == "generated world" else ""),
+        "target": settings.target,
+        "cases at most": settings.writing_cases,
+        "wording": settings.wording,
+        "decoding": f"greedy, {ROOM} tokens at most",
+        "seed": seed,
+    }
+    result: dict[str, Any] = {"protocol": protocol, "tasks": {}}
     rows: list[pa.Table] = []
-    caps: tuple[dict[str, int], dict[str, int]] = ({}, dict.fromkeys(asked.tasks, asked.most))
-    for number, task in enumerate(asked.tasks):
-        before, cases = (_examples(task, source, cap, asked) for source, cap in zip(sources, caps, strict=True))
+    shared = {"mixture": "none", "wordings": "shortest" if tasks.wordings == "shortest" else 1}
+    held_out_wording = settings.wording == "held-out"
+    for number, task in enumerate(settings.writing):
+        before, cases = (
+            _examples(Tasks.model_validate({**shared, task: 1.0, "caps": caps}), source, seed, held_out_wording)
+            for source, caps in zip(sources, ({}, {task: settings.writing_cases}), strict=True)
+        )
         result["tasks"][task] = {"cases": 0}
         if cases.num_rows:
             wrote = _write(model, tokenizer, cases["prompt"].to_pylist())
             result["tasks"][task] = _measured(task, wrote, cases, before)
             kept = cases.select(["task", "user_id", "item_id", "prompt", "answer"])
             rows.append(kept.append_column("wrote", pa.array(wrote, pa.string())))
-        progress((number + 1) / len(asked.tasks))
+        progress((number + 1) / len(settings.writing))
     if rows:
         pq.write_table(pa.concat_tables(rows), folder / "writing.parquet")
     write_json(folder / "writing.json", result)
     return result
 
 
-def _examples(task: str, source: Source, caps: dict[str, int], asked: Asked) -> pa.Table:
+def _examples(tasks: Tasks, source: Source, seed: int, held_out_wording: bool) -> pa.Table:
     """Examples of a task in one wording, one an event, a sample of them where the task is capped."""
-    tasks = Tasks.model_validate({"mixture": "none", "caps": caps, task: 1.0, "wordings": asked.wordings})
-    maker = Maker(tasks, source, asked.seed, held_out=asked.wording == "held-out")
+    maker = Maker(tasks, source, seed, held_out=held_out_wording)
     return pa.concat_tables([maker.table(shard)[0] for shard in maker.shards()])
 
 

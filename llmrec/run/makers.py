@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llmrec import collaborative
 from llmrec.contracts import CollaborativeModel, Items
@@ -169,7 +169,7 @@ def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
     """What the model writes about held-out reviews."""
     import torch
 
-    from llmrec.evaluate.tasks import Asked, evaluate_writing
+    from llmrec.evaluate.tasks import evaluate_writing
     from llmrec.model import folder
     from llmrec.tasks.source import Source
 
@@ -177,9 +177,5 @@ def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
     catalogue, texts = Catalogue.load(run.catalogue), read_texts(run.items, dataset.n_items)
     sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.target))
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
-    data = str(dataset.facts.get("source"))
-    first: Literal["shortest", 1] = "shortest" if tasks.wordings == "shortest" else 1
-    asked = Asked(
-        settings.writing, settings.writing_cases, data, context.seed, settings.target, settings.wording, first
-    )
-    evaluate_writing(model, tokenizer, sources, asked, context.folder, context.progress)
+    data, progress = str(dataset.facts.get("source")), context.progress
+    evaluate_writing(model, tokenizer, sources, data, tasks, settings, context.seed, context.folder, progress)
