@@ -99,11 +99,11 @@ def add(
 def _health(path: Path, beginning: str | None = None) -> dict[str, Any]:
     """Health of the codes of a run, or of the one of its catalogues whose hash begins so."""
     from llmrec.indexing.add import chosen
-    from llmrec.indexing.look import look
+    from llmrec.indexing.health import inspect
 
     run, recipe = current_run(path, "catalogue")
     folder = chosen(run.catalogue, run.catalogues, beginning) if beginning else run.catalogue
-    return look(folder, run.data, run.items, recipe.indexing, recipe.seed)
+    return inspect(folder, run.data, run.items, recipe.indexing, recipe.seed)
 
 
 def _levels(found: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from llmrec.errors import CodeError, DataError
 from llmrec.files import atomic_folder
 from llmrec.indexing import build
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.catalogue_file import About
+from llmrec.indexing.catalogue import About, Catalogue
+from llmrec.indexing.frozen import Frozen
 from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
 from llmrec.recipe import Items
@@ -39,10 +39,10 @@ def add(file: Path, old: Path, settings: Items, seed: int, into: Path) -> tuple[
         CodeError: the old catalogue is damaged, all items have codes, or spare tokens run out.
         DataError: a column is missing, an item id stands twice, or items have no text.
     """
-    before = Catalogue.load(old)
+    before, frozen = Catalogue.load(old), Frozen.load(old)
     late = _new(_read(file), before, file)
     vectors = encode(item_texts(late, settings.text, settings.missing_text), settings.encoder)
-    catalogue, report, frozen = build.added(old, late, vectors, seed)
+    catalogue, report = build.with_new_items(before, frozen, late, vectors, seed)
     folder = into / catalogue.hash[:_DIGITS]
     with atomic_folder(folder, lambda same: (same / "catalogue.json").is_file()) as partial:
         frozen.copy(partial)
@@ -94,12 +94,7 @@ def _read(file: Path) -> pa.Table:
 
 
 def _new(table: pa.Table, before: Catalogue, file: Path) -> pa.Table:
-    """The rows of items without a code, in the columns of the catalogue; what a file lacks is empty.
-
-    Raises:
-        CodeError: there are none.
-        DataError: an item id is empty or stands twice, or a value does not fit its column.
-    """
+    """The rows of items without a code, in the columns of the catalogue; what a file lacks is empty."""
     ids = table["item_id"].to_pylist()
     if None in ids or len(set(ids)) < len(ids):
         twice = next(one for one, times in Counter(ids).most_common() if one is None or times > 1)

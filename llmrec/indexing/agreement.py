@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from llmrec.contracts import Sequences
 from llmrec.indexing.codes import groups
-from llmrec.indexing.distances import kmeans, nearest
-from llmrec.indexing.wording import category_path
+from llmrec.indexing.kmeans import kmeans, nearest
+from llmrec.indexing.methods import category_path
 from llmrec.items.vectors import ppmi_vectors
 
 CLUSTERS, WIDTH = 32, 32  # that codes are compared with; numbers of a vector of co-occurrence
@@ -32,7 +32,7 @@ def measure(
         text: (items, dim) float32 vectors of the items' text, or None.
         seed: of the clusters.
         items: with a column of categories, or not.
-        train: the training part of every history; items that nobody had are left out of its figures.
+        train: the training part of every history; items without events are left out of its figures.
         category: the column of categories.
 
     Returns:

@@ -10,20 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from llmrec.contracts import Sequences
-from llmrec.errors import CodeError
 from llmrec.files import write_json
-from llmrec.indexing import methods, pieces, quantizers, separate, vectors
+from llmrec.indexing import pieces, quantizers, separate
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.codes import Drawn, Ends, Quantizer, symbols
-from llmrec.indexing.distances import check_finite
+from llmrec.indexing.codes import Ends, RawCodes, symbols, without_suffix
 from llmrec.indexing.frozen import NEAR, SETTINGS, WORDS, Frozen
 from llmrec.indexing.health import health
-from llmrec.indexing.methods import Material
-from llmrec.indexing.quantizers import BOOKS
+from llmrec.indexing.kmeans import check_finite
+from llmrec.indexing.methods import IndexInputs, assign_codes
+from llmrec.indexing.vectors import fit_source
 from llmrec.recipe import Indexing
-
-__all__ = ["BOOKS", "extend", "make"]
-NOBODY = Sequences(np.zeros(1, np.int64), np.zeros(0, np.int32))
 
 
 def make(
@@ -34,7 +30,7 @@ def make(
     folder: Path,
     train: Sequences | None = None,
 ) -> dict[str, Any]:
-    """Draw codes and write the catalogue folder.
+    """Assign codes and write the catalogue folder.
 
     Args:
         settings: which method, of what, how wide.
@@ -52,18 +48,53 @@ def make(
             refuse.
     """
     check_finite(text, items["item_id"])
-    train = NOBODY if train is None else train
-    where = vectors.source(settings, text, train, seed)
-    material = Material(items, text, where.of(text, where.behaviour), train, seed)
-    drawn = methods.draw(settings, material)
-    cut, model = _in_pieces(settings, drawn, train)
-    codes, widths, ends = _unique(settings, cut, material.vectors, drawn.quantizer)
+    train = Sequences(np.zeros(1, np.int64), np.zeros(0, np.int32)) if train is None else train
+    source = fit_source(settings, text, train, seed)
+    vectors = source.of(text, source.behaviour)
+    raw, model = _in_pieces(settings, assign_codes(settings, IndexInputs(items, text, vectors, train, seed)), train)
+    codes, widths, ends = _unique(settings, raw, vectors)
     catalogue = Catalogue.of_symbols(items, codes, widths, ends)
-    before = symbols(cut.codes, cut.kinds, cut.widths)
+    before = symbols(raw.codes, raw.kinds, raw.widths)
     report = health(catalogue.codes, widths, text, seed, before, items, train, settings, ends)
-    _keep(settings, drawn, where, text, _before(catalogue), model, folder)
+
+    write_json(folder / SETTINGS, settings.model_dump(mode="json"))  # from here on, what new items will need
+    source.save(folder)
+    if raw.quantizer is not None:
+        quantizers.save(raw.quantizer, settings, folder)
+    if raw.quantizer is None or settings.hybrid or source.name != "text":
+        np.savez(folder / NEAR, text=text, prefixes=without_suffix(catalogue.codes, widths, ends))
+    if model:
+        (folder / pieces.FILE).write_bytes(model)
+    if raw.words:
+        write_json(folder / WORDS, raw.words)
     catalogue.save(folder, report)
-    return {"verdict": report["verdict"], **drawn.facts}
+    return {"verdict": report["verdict"], **raw.facts}
+
+
+def _in_pieces(settings: Indexing, raw: RawCodes, train: Sequences) -> tuple[RawCodes, bytes]:
+    """The codes in pieces, where the recipe asks for them; as they are, otherwise."""
+    if settings.pieces is None:
+        return raw, b""
+    table = symbols(raw.codes, raw.kinds, raw.widths)
+    seen = np.bincount(train.items, minlength=len(table))
+    model = pieces.fit(table, seen, sum(raw.widths), settings.pieces)
+    codes, count = pieces.cut(model, table)
+    return replace(raw, codes=codes, kinds=[0] * codes.shape[1], widths=[count], words={}), model
+
+
+def _unique(settings: Indexing, raw: RawCodes, vectors: np.ndarray) -> tuple[np.ndarray, list[int], Ends]:
+    """Symbols of every item, all different; tokens of each kind, spares included; how codes end."""
+    codes, kinds, widths, ends = raw.codes, raw.kinds, raw.widths, raw.ends
+    if ends == "own":
+        widths = [*widths[:-1], widths[-1] + settings.spares]
+    elif ends == "separating" and settings.separate == "last-level":
+        codes = separate.last_level(codes, raw.priority)
+        kinds, widths = [*kinds, len(widths)], [*widths, int(codes[:, -1].max()) + 1 + settings.spares]
+    elif ends == "separating":
+        assert raw.quantizer is not None  # the recipe refuses other methods
+        move = separate.sinkhorn if settings.separate == "sinkhorn" else separate.nearest_free
+        codes, ends = move(codes, raw.priority, vectors, raw.quantizer), "moved"
+    return symbols(codes, kinds, widths), widths, ends
 
 
 def extend(old: Path, items: pa.Table, text: np.ndarray, seed: int, folder: Path) -> dict[str, Any]:
@@ -94,98 +125,23 @@ def extend(old: Path, items: pa.Table, text: np.ndarray, seed: int, folder: Path
     return {"verdict": report["verdict"], **facts}
 
 
-def added(old: Path, items: pa.Table, text: np.ndarray, seed: int) -> tuple[Catalogue, dict[str, Any], Frozen]:
-    """As `extend`, for new items alone; the old ones stay, in their order.
-
-    Args:
-        old: the earlier catalogue folder.
-        items: the new ones, in the columns of the old ones.
-        text: (new, dim) float32 unit vectors of their text, from the same encoder.
-        seed: of the health report.
-
-    Returns:
-        The catalogue of old and new items, its health, and what its folder must keep.
-
-    Raises:
-        CodeError: vectors of another encoder, or no spare token left for a new item.
-    """
-    before, frozen = Catalogue.load(old), Frozen.load(old)
+def with_new_items(
+    before: Catalogue, frozen: Frozen, items: pa.Table, text: np.ndarray, seed: int
+) -> tuple[Catalogue, dict[str, Any]]:
+    """As `extend`, for new items (in the columns of the old ones) alone: the catalogue of all, and its health."""
     every = pa.concat_tables([before.items, items])
     known = np.append(np.arange(len(before)), np.full(items.num_rows, -1))
     catalogue = _extended(before, frozen, every, known, text)
     report = health(catalogue.codes, before.widths, None, seed, items=every, settings=frozen.settings, ends=before.ends)
-    return catalogue, report, frozen
+    return catalogue, report
 
 
 def _extended(before: Catalogue, frozen: Frozen, items: pa.Table, known: np.ndarray, text: np.ndarray) -> Catalogue:
     """Old codes where `known` (items,) gives an old number, free ones for the others, whose vectors are `text`."""
     fresh = np.flatnonzero(known < 0)
-    found = frozen.place(before, items.take(pa.array(fresh)), text)
-    codes = np.full((len(known), max(found.shape[1], before.codes.shape[1])), -1, np.int32)
+    placed = frozen.place(before, items.take(pa.array(fresh)), text)
+    codes = np.full((len(known), max(placed.shape[1], before.codes.shape[1])), -1, np.int32)
     codes[known >= 0, : before.codes.shape[1]] = before.codes[known[known >= 0]]
-    codes[fresh, : found.shape[1]] = found
+    codes[fresh, : placed.shape[1]] = placed
     codes = codes[:, : int((codes >= 0).sum(axis=1).max())]
     return Catalogue.of_symbols(items, codes, before.widths, before.ends, before.lineage)
-
-
-def _before(catalogue: Catalogue) -> np.ndarray:
-    """(items, longest) int32 codes without what tells twins apart."""
-    if catalogue.ends in ("moved", "numbers"):
-        return catalogue.codes
-    return np.where(catalogue.codes < catalogue.first_of_last, catalogue.codes, -1)
-
-
-def _in_pieces(settings: Indexing, drawn: Drawn, train: Sequences) -> tuple[Drawn, bytes]:
-    """The codes in pieces, where the recipe asks for them; as they are, otherwise."""
-    if settings.pieces is None:
-        return drawn, b""
-    table = symbols(drawn.codes, drawn.kinds, drawn.widths)
-    seen = np.bincount(train.items, minlength=len(table))
-    model = pieces.fit(table, seen, sum(drawn.widths), settings.pieces)
-    codes, count = pieces.cut(model, table)
-    return replace(drawn, codes=codes, kinds=[0] * codes.shape[1], widths=[count], words={}), model
-
-
-def _unique(
-    settings: Indexing, drawn: Drawn, of: np.ndarray, quantizer: Quantizer | None
-) -> tuple[np.ndarray, list[int], Ends]:
-    """Symbols of every item, all different; tokens of each kind, spares included; how codes end."""
-    codes, kinds, widths, ends = drawn.codes, drawn.kinds, drawn.widths, drawn.unique
-    if ends == "own":
-        widths = [*widths[:-1], widths[-1] + settings.spares]
-    elif ends == "separating" and settings.separate == "last-level":
-        codes = separate.last_level(codes, drawn.rank)
-        kinds, widths = [*kinds, len(widths)], [*widths, int(codes[:, -1].max()) + 1 + settings.spares]
-    elif ends == "separating":
-        if quantizer is None:
-            raise CodeError(
-                f"indexing.separate: {settings.separate} moves items between codes of a quantizer, and the method "
-                f"{settings.method} has none. Set it to last-level."
-            )
-        codes, ends = _SEPARATE[settings.separate](codes, drawn.rank, of, quantizer), "moved"
-    return symbols(codes, kinds, widths), widths, ends
-
-
-def _keep(
-    settings: Indexing,
-    drawn: Drawn,
-    where: vectors.Source,
-    text: np.ndarray,
-    prefixes: np.ndarray,
-    model: bytes,
-    folder: Path,
-) -> None:
-    """Write what new items will need."""
-    write_json(folder / SETTINGS, settings.model_dump(mode="json"))
-    if drawn.quantizer is not None:
-        quantizers.save(drawn.quantizer, settings, folder)
-    where.save(folder)
-    if drawn.quantizer is None or settings.hybrid or where.name != "text":
-        np.savez(folder / NEAR, text=text, prefixes=prefixes)
-    if model:
-        (folder / pieces.FILE).write_bytes(model)
-    if drawn.words:
-        write_json(folder / WORDS, drawn.words)
-
-
-_SEPARATE = {"sinkhorn": separate.sinkhorn, "nearest-free": separate.nearest_free}

@@ -13,30 +13,80 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
-from llmrec.checked import read_array, read_table
+from llmrec.checked import read_array, read_checked, read_table
 from llmrec.errors import CodeError
 from llmrec.files import write_json
-from llmrec.indexing.catalogue_file import ABOUT, CODES, FORMAT, HEALTH, ITEMS, REMEDY, About, level_tokens
 from llmrec.indexing.codes import Ends, symbols
 from llmrec.indexing.ids import IdIndex, flat, hash_ids
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import titles
 
+FORMAT = 2
+ABOUT, ITEMS, CODES, HEALTH = "catalogue.json", "items.parquet", "codes.npy", "health.json"
+REMEDY = "Copy the folder again, or make it again: `llmrec run` its recipe, and `llmrec export` the run."
+
+
+class _Format(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    format: int
+
+
+def _level_by_level(tokens: list[str]) -> list[str]:
+    """Tokens as `Catalogue.of_symbols` names them: the numbers of each level from 0 on, level after level."""
+    widths = Counter(token.split("_")[0] for token in tokens)
+    if tokens != _level_tokens(widths.values()):
+        raise ValueError("tokens must be <a_0>, <a_1>, … of each level in turn, <b_0> after the last of them")
+    return tokens
+
+
+def _level_tokens(widths: Iterable[int]) -> list[str]:
+    """Tokens of levels of these widths: <a_0>, <a_1>, …, <b_0>, …"""
+    return [f"<{chr(97 + level)}_{number}>" for level, width in enumerate(widths) for number in range(width)]
+
+
+class About(BaseModel):
+    """catalogue.json; see `Catalogue`. `items` is how many there are; `tokens` is None where items have no codes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    items: Annotated[int, Field(ge=1)]
+    ends: Ends = "separating"
+    extends: tuple[str, ...] = ()
+    tokens: Annotated[list[str], Field(min_length=1), AfterValidator(_level_by_level)] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> About:
+        """Read catalogue.json of a catalogue folder.
+
+        Raises:
+            CodeError: not a catalogue folder, of another format, or damaged.
+        """
+        file = folder / ABOUT
+        if not file.is_file():
+            raise CodeError(f"{folder} is not a catalogue folder: it has no catalogue.json. `llmrec run` makes one.")
+        version = read_checked(file, _Format, REMEDY, CodeError)["format"]
+        if version != FORMAT:
+            raise CodeError(
+                f"{folder} has catalogue format {version}, this llmrec reads {FORMAT}. Nothing in it was changed. Run "
+                "the recipe again, or open the folder with the llmrec that made it."
+            )
+        about: About = read_checked(file, cls, REMEDY, CodeError)
+        return about
+
 
 @dataclass(frozen=True)
 class ItemCatalogue:
-    """Items and their numbers. `indexing: none` makes folders of these alone; `Catalogue` adds codes.
-
-    Attributes:
-        items: item_id, title, …; row numbers are item numbers.
-    """
+    """Items (item_id, title, …) by row number. `indexing: none` makes folders of these; `Catalogue` adds codes."""
 
     items: pa.Table
 
@@ -119,7 +169,6 @@ class Catalogue(ItemCatalogue):
     """Items and their codes.
 
     Attributes:
-        items: item_id, title, …; row numbers are item numbers.
         codes: (items, levels) int32 symbols; symbol s is the token `tokens[s]`. A shorter code is padded at its end
             by -1.
         tokens: every item token, spares included, level by level.
@@ -145,16 +194,7 @@ class Catalogue(ItemCatalogue):
 
     @classmethod
     def of(cls, items: pa.Table, codes: np.ndarray, widths: list[int]) -> Catalogue:
-        """Name the tokens of codes given level by level.
-
-        Args:
-            items: the items table.
-            codes: (items, levels) int32, each below its level's width; rows unique.
-            widths: (levels,) tokens of each level.
-
-        Raises:
-            CodeError: codes repeat, or fall outside their level.
-        """
+        """As `of_symbols`, of (items, levels) codes that are numbers, each below its level's width."""
         if (codes >= np.asarray(widths)).any() or (codes < 0).any():
             raise CodeError("a code lies outside its level's width. Codes and widths come from different codebooks.")
         return cls.of_symbols(items, symbols(codes, range(codes.shape[1]), widths), widths)
@@ -168,18 +208,12 @@ class Catalogue(ItemCatalogue):
         ends: Ends = "separating",
         extends: tuple[str, ...] = (),
     ) -> Catalogue:
-        """Name the tokens of codes given in symbols.
-
-        Args:
-            items: the items table.
-            codes: (items, longest) int32 symbols, padded at the end by -1; rows unique, none the beginning of another.
-            widths: tokens of each level; the symbols of a level follow those of the level before.
-            ends, extends: see `Catalogue`.
+        """Name the tokens; the symbols of a level follow those of the level before.
 
         Raises:
             CodeError: codes repeat, begin one another, or name symbols that there are not.
         """
-        return cls(items, codes, level_tokens(widths), ends, extends)
+        return cls(items, codes, _level_tokens(widths), ends, extends)
 
     @cached_property
     def widths(self) -> list[int]:
@@ -230,13 +264,7 @@ class Catalogue(ItemCatalogue):
 
 
 def hash_codes(ids: pa.Array, codes: np.ndarray, tokens: list[str]) -> str:
-    """SHA-256 of a catalogue.
-
-    Args:
-        ids: (items,) large_string.
-        codes: (items, longest) int32 symbols.
-        tokens: by symbol.
-    """
+    """SHA-256 of (items,) large_string ids, (items, longest) int32 symbols, and tokens by symbol."""
     digest = hashlib.sha256(json.dumps([hash_ids(ids), codes.shape, tokens]).encode())
     digest.update(np.ascontiguousarray(codes, "<i4").data)
     return digest.hexdigest()

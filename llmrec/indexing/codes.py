@@ -28,26 +28,25 @@ class Quantizer(Protocol):
         ...
 
     def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances to every code of a level, under the levels before as `codes` has
-        them."""
+        """(items, width) float32 squared distances to every code of a level, the levels before being as in `codes`."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `quantizers.load` makes it from again."""
-        ...
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Codes as a method draws them, before twins are told apart.
+class RawCodes:
+    """Codes as a method assigns them, before items of the same code are told apart.
 
     Attributes:
         codes: (items, columns) int32; -1 where a shorter code has nothing.
         kinds: (columns,) the kind of token of each column; columns of one kind share their tokens.
         widths: tokens of each kind.
-        rank: (items,) twins are numbered in its order, smallest first.
-        unique: how codes end. separating: they may collide, and get a level that tells twins apart; own: the last
-            column is a token of the item's own; numbers: all are different already.
+        priority: (items,) items of one code are numbered in its order, smallest first.
+        ends: separating: codes may collide, and get a level that tells them apart; own: the last column is a token of
+            the item's own; numbers: all are different already.
         quantizer: what gives new items their codes; None where there is none.
         words: kind → what each of its tokens stands for, for people.
         facts: for made.json.
@@ -56,16 +55,16 @@ class Drawn:
     codes: np.ndarray
     kinds: list[int]
     widths: list[int]
-    rank: np.ndarray
-    unique: Ends = "separating"
+    priority: np.ndarray
+    ends: Ends = "separating"
     quantizer: Quantizer | None = None
     words: dict[int, list[str]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def levels(cls, codes: np.ndarray, widths: Sequence[int], rank: np.ndarray, **more: Any) -> Drawn:
+    def levels(cls, codes: np.ndarray, widths: Sequence[int], priority: np.ndarray, **more: Any) -> RawCodes:
         """Codes in which every column has tokens of its own."""
-        return cls(codes.astype(np.int32), list(range(codes.shape[1])), list(widths), rank, **more)
+        return cls(codes.astype(np.int32), list(range(codes.shape[1])), list(widths), priority, **more)
 
 
 def symbols(codes: np.ndarray, kinds: Sequence[int], widths: Sequence[int]) -> np.ndarray:
@@ -80,8 +79,8 @@ def symbols(codes: np.ndarray, kinds: Sequence[int], widths: Sequence[int]) -> n
         (items, longest) int32, padded at the end by -1.
     """
     starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int32)
-    found = np.where(codes >= 0, codes + starts[list(kinds)], -1).astype(np.int32)
-    return found if (codes >= 0).all() else squeeze(found)
+    table = np.where(codes >= 0, codes + starts[list(kinds)], -1).astype(np.int32)
+    return table if (codes >= 0).all() else squeeze(table)
 
 
 def squeeze(table: np.ndarray) -> np.ndarray:
@@ -89,6 +88,11 @@ def squeeze(table: np.ndarray) -> np.ndarray:
     order = np.argsort(table < 0, axis=1, kind="stable")
     longest = int((table >= 0).sum(axis=1).max(initial=1))
     return np.take_along_axis(table, order, axis=1)[:, :longest]
+
+
+def without_suffix(codes: np.ndarray, widths: Sequence[int], ends: Ends) -> np.ndarray:
+    """(items, longest) symbols without the token that tells items of one code apart; -1 in its place."""
+    return codes if ends in ("moved", "numbers") else np.where(codes < sum(widths[:-1]), codes, -1)
 
 
 def groups(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

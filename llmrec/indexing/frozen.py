@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from llmrec.checked import read_arrays, read_checked
 from llmrec.errors import CodeError
-from llmrec.indexing import pieces, quantizers, separate, vectors, wording
-from llmrec.indexing.catalogue import Catalogue
-from llmrec.indexing.catalogue_file import REMEDY
-from llmrec.indexing.codes import Drawn, Quantizer, symbols
-from llmrec.indexing.distances import check_dim, check_finite
+from llmrec.indexing import methods, pieces, quantizers, separate
+from llmrec.indexing.catalogue import REMEDY, Catalogue
+from llmrec.indexing.codes import Quantizer, RawCodes, symbols
+from llmrec.indexing.kmeans import check_dim, check_finite
+from llmrec.indexing.vectors import FILE, VectorSource
 from llmrec.recipe import Indexing
 
 SETTINGS, NEAR, WORDS = "indexing.json", "near.npz", "words.json"
-KEPT = (SETTINGS, NEAR, WORDS, quantizers.BOOKS, quantizers.ARRAYS, vectors.FILE, pieces.FILE)
+KEPT = (SETTINGS, NEAR, WORDS, quantizers.BOOKS, quantizers.ARRAYS, FILE, pieces.FILE)
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,9 @@ class Frozen:
     """What a catalogue folder keeps for new items.
 
     Attributes:
-        folder: it.
-        settings: it was made with.
         quantizer: None where the method has none.
         source: what the quantizer quantizes.
-        text: (items, dim) float32 vectors of the first catalogue's items; empty where nobody asks.
+        text: (items, dim) float32 vectors of the first catalogue's items; empty where they are not needed.
         prefixes: (items, longest) int32 their symbols, without the token that is theirs alone.
         model: of the pieces; empty for none.
     """
@@ -43,7 +41,7 @@ class Frozen:
     folder: Path
     settings: Indexing
     quantizer: Quantizer | None
-    source: vectors.Source
+    source: VectorSource
     text: np.ndarray
     prefixes: np.ndarray
     model: bytes
@@ -63,7 +61,7 @@ class Frozen:
             near = read_arrays(folder / NEAR, {"text": 2, "prefixes": 2}, REMEDY, CodeError)
         model = (folder / pieces.FILE).read_bytes() if (folder / pieces.FILE).is_file() else b""
         quantizer = quantizers.load(settings, folder)
-        source = vectors.Source.load(settings.vectors if quantizer else "text", folder)
+        source = VectorSource.load(settings.vectors if quantizer else "text", folder)
         if len(near["text"]) != len(near["prefixes"]) or (kept and len(source.behaviour) not in (0, len(near["text"]))):
             raise CodeError(f"{folder / NEAR} is of other items than the rest of the folder. {REMEDY}")
         return cls(folder, settings, quantizer, source, near["text"], near["prefixes"], model)
@@ -75,15 +73,9 @@ class Frozen:
                 shutil.copy(self.folder / name, folder / name)
 
     def place(self, catalogue: Catalogue, items: pa.Table, text: np.ndarray) -> np.ndarray:
-        """Codes of new items.
+        """Codes of new items beside those of a catalogue: (new, longest) int32 symbols, padded at the end by -1.
 
-        Args:
-            catalogue: the items that there are.
-            items: the new ones.
-            text: (new, dim) float32 unit vectors of their text, from the same encoder.
-
-        Returns:
-            (new, longest) int32 symbols, padded at the end by -1; none is an old item's.
+        `text` is (new, dim) float32 unit vectors of their text, from the same encoder.
 
         Raises:
             CodeError: vectors of another encoder, or not enough spare tokens.
@@ -102,12 +94,10 @@ class Frozen:
             return self._next(catalogue, len(text))
         if catalogue.ends == "moved":
             return self._moved(catalogue, text)
-        prefixes, rank = self._prefixes(items, text)
-        return numbered(prefixes, rank, catalogue)
+        return _ended(*self._prefixes(items, text), catalogue)
 
     def unknown(self, items: pa.Table) -> list[str]:
-        """Ids of new items whose words or categories have no token, so that they go where the nearest item by text
-        is."""
+        """Ids of new items whose words or categories have no token: they go where the nearest item by text is."""
         if not self.spells:
             return []
         return items.filter(pa.array(self._spelled(items)[:, 0] < 0))["item_id"].to_pylist()
@@ -115,15 +105,15 @@ class Frozen:
     @property
     def spells(self) -> bool:
         """Whether codes are words, and new items get those of their own."""
-        return self.settings.method in _SPELLED and not self.settings.hybrid and not self.model
+        return self.settings.method in ("title", "category") and not self.settings.hybrid and not self.model
 
     def _prefixes(self, items: pa.Table, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(new, longest) int32 symbols without the last, and (new,) rank among twins."""
+        """(new, longest) int32 symbols without the last, and (new,) priority among twins."""
         if self.quantizer is not None and not self.settings.hybrid:
             codes, residual = self.quantizer.encode(self.source.new(text, self.text))
             table = symbols(codes, range(codes.shape[1]), [self.settings.width] * codes.shape[1])
-            rank = np.linalg.norm(residual, axis=1)
-            return (pieces.cut(self.model, table)[0] if self.model else table), rank
+            priority = np.linalg.norm(residual, axis=1)
+            return (pieces.cut(self.model, table)[0] if self.model else table), priority
         near = np.concatenate([(text[at : at + 1024] @ self.text.T).argmax(1) for at in range(0, len(text), 1024)])
         table = self.prefixes[near]
         if self.spells:
@@ -135,26 +125,33 @@ class Frozen:
     def _spelled(self, items: pa.Table) -> np.ndarray:
         """(new, longest) int32 symbols of the words of new items; -1 all along where a word has no token."""
         known: dict[int, list[str]] = read_checked(self.folder / WORDS, dict[int, list[str]], REMEDY, CodeError)
-        drawn = _SPELLED[self.settings.method](items, self.settings)
+        raw = self._words(items)
         token = {kind: {word: number for number, word in enumerate(words)} for kind, words in known.items()}
-        codes = np.full(drawn.codes.shape, -1, np.int32)
-        for column, kind in enumerate(drawn.kinds):
-            for row, number in enumerate(drawn.codes[:, column].tolist()):
+        codes = np.full(raw.codes.shape, -1, np.int32)
+        for column, kind in enumerate(raw.kinds):
+            for row, number in enumerate(raw.codes[:, column].tolist()):
                 if number >= 0:
-                    codes[row, column] = token.get(kind, {}).get(drawn.words[kind][number], -1)
-        codes[((drawn.codes >= 0) & (codes < 0)).any(axis=1)] = -1
-        return symbols(codes, drawn.kinds, [len(known.get(kind, ())) for kind in range(max(drawn.kinds) + 1)])
+                    codes[row, column] = token.get(kind, {}).get(raw.words[kind][number], -1)
+        codes[((raw.codes >= 0) & (codes < 0)).any(axis=1)] = -1
+        return symbols(codes, raw.kinds, [len(known.get(kind, ())) for kind in range(max(raw.kinds) + 1)])
+
+    def _words(self, items: pa.Table) -> RawCodes:
+        column = self.settings.category
+        if self.settings.method == "title":
+            return methods.title(items)
+        if column not in items.column_names:
+            items = items.append_column(column, pa.nulls(items.num_rows, pa.string()))
+        return methods.category(items, column, self.settings.levels)
 
     def _moved(self, catalogue: Catalogue, text: np.ndarray) -> np.ndarray:
         """Nearest free codes, where no level separates."""
         assert self.quantizer is not None
         width, levels = self.settings.width, catalogue.codes.shape[1]
         starts = width * np.arange(levels, dtype=np.int32)
-        of = self.source.new(text, self.text)
-        codes, residual = self.quantizer.encode(of)
+        vectors = self.source.new(text, self.text)
+        codes, residual = self.quantizer.encode(vectors)
         taken = set(map(tuple, (catalogue.codes - starts).tolist()))
-        rank = np.linalg.norm(residual, axis=1)
-        return separate.nearest_free(codes, rank, of, self.quantizer, taken) + starts
+        return separate.nearest_free(codes, np.linalg.norm(residual, axis=1), vectors, self.quantizer, taken) + starts
 
     def _next(self, catalogue: Catalogue, count: int) -> np.ndarray:
         """The next numbers, where codes are numbers."""
@@ -171,16 +168,8 @@ class Frozen:
         return (numbers + starts).astype(np.int32)
 
 
-def numbered(prefixes: np.ndarray, rank: np.ndarray, catalogue: Catalogue) -> np.ndarray:
-    """End new codes with a token that no item has there.
-
-    Args:
-        prefixes: (new, longest) int32 symbols, padded at the end by -1.
-        rank: (new,) twins are numbered in its order.
-        catalogue: whose codes are taken.
-
-    Returns:
-        (new, longest + 1) int32 symbols, padded at the end by -1.
+def _ended(prefixes: np.ndarray, priority: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+    """End new codes, (new, longest) int32 symbols padded by -1, with a token that no item of the catalogue has there.
 
     Raises:
         CodeError: there are not enough spare tokens.
@@ -196,7 +185,7 @@ def numbered(prefixes: np.ndarray, rank: np.ndarray, catalogue: Catalogue) -> np
     highest = np.full(int(group.max()) + 1, -1)
     np.maximum.at(highest, group[: len(old)], lasts - first)
     new = group[len(old) :]
-    number = separate.last_level(new[:, None].astype(np.int32), rank)[:, 1] + highest[new] + 1
+    number = separate.last_level(new[:, None].astype(np.int32), priority)[:, 1] + highest[new] + 1
     short = int((number >= width).sum())
     if short:
         level = "level of items' own tokens" if catalogue.ends == "own" else "separating level"
@@ -204,29 +193,11 @@ def numbered(prefixes: np.ndarray, rank: np.ndarray, catalogue: Catalogue) -> np
             f"{short} new item(s) find no spare token on the {level}, which has {width}. "
             "Train anew, with a larger indexing.spares."
         )
-    return _ended(prefixes, (first + number).astype(np.int32))
-
-
-def _ended(prefixes: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Each row of symbols with one more behind it."""
     table = _wide(prefixes, prefixes.shape[1] + 1)
-    table[np.arange(len(table)), (prefixes >= 0).sum(axis=1)] = last
+    table[np.arange(len(table)), (prefixes >= 0).sum(axis=1)] = first + number
     return table
 
 
 def _wide(table: np.ndarray, columns: int) -> np.ndarray:
     """A table padded by -1 to so many columns."""
     return np.pad(table, ((0, 0), (0, columns - table.shape[1])), constant_values=-1).astype(np.int32)
-
-
-def _title(items: pa.Table, settings: Indexing) -> Drawn:
-    return wording.title(items)
-
-
-def _category(items: pa.Table, settings: Indexing) -> Drawn:
-    missing = settings.category not in items.column_names
-    table = items.append_column(settings.category, pa.nulls(items.num_rows, pa.string())) if missing else items
-    return wording.category(table, settings.category, settings.levels)
-
-
-_SPELLED = {"title": _title, "category": _category}

@@ -1,8 +1,10 @@
-"""Health of codes in numbers, before anybody pays for training; `verdict.py` says what they mean."""
+"""Health of codes before money goes into training: numbers, and what they mean, in words with remedies."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
+from math import log2
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -13,13 +15,24 @@ from typing_extensions import TypedDict
 
 from llmrec.checked import read_checked
 from llmrec.contracts import Sequences
+from llmrec.data.dataset import Dataset
 from llmrec.indexing import agreement
-from llmrec.indexing.codes import Ends, groups
-from llmrec.indexing.verdict import verdict
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.codes import Ends, groups, without_suffix
+from llmrec.indexing.ids import flat
+from llmrec.indexing.quantizers import VECTOR_METHODS
+from llmrec.items.folder import read_vectors
 from llmrec.recipe import Indexing
 
 DEFAULT = Indexing()
 _OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
+_UNEVEN, _SHARED, _ALIKE, _FAITHLESS, _DOMINATED = 0.5, 0.5, 0.05, 0.1, 0.3  # shares, and a difference of two NMI
+_WIDEN = "add a level or widen them (indexing.levels, indexing.width)"
+_REMEDIES = {
+    "collaborative": "a smaller indexing.width splits clusters further",
+    "category": "set indexing.hybrid=[collaborative], or [item]",
+    "title": "set indexing.hybrid=[item]",
+}
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -52,8 +65,8 @@ def read_health(catalogue: Path) -> Health:
     Raises:
         RunError: it is missing or damaged.
     """
-    found: Health = read_checked(catalogue / "health.json", Health)
-    return found
+    report: Health = read_checked(catalogue / "health.json", Health)
+    return report
 
 
 def health(
@@ -74,7 +87,7 @@ def health(
         widths: tokens of each kind; the symbols of a kind follow those of the kind before.
         vectors: (items, dim) float32 unit vectors of the items' text; None: neighbours are not looked at.
         seed: of the sample of items whose neighbours are compared, and of the clusters that codes are compared with.
-        before: (items, longest) int32 symbols before twins were told apart; None: all but the last kind.
+        before: (items, longest) int32 symbols before items of one code were told apart; None: all but the last kind.
         items: the items table, for agreement with categories.
         train: the training part of every history, for agreement with co-occurrence.
         settings: that the codes were made by: the column of categories, and what a verdict may advise.
@@ -87,7 +100,7 @@ def health(
     """
     starts = np.concatenate([[0], np.cumsum(widths)])
     if before is None:
-        before = codes if ends in ("moved", "numbers") else np.where(codes < starts[-2], codes, -1)
+        before = without_suffix(codes, widths, ends)
     group, size = groups(before)
     lengths = (codes >= 0).sum(axis=1)
     last = codes[np.arange(len(codes)), lengths - 1] - starts[-2]
@@ -136,3 +149,115 @@ def _neighbours_kept(codes: np.ndarray, vectors: np.ndarray, seed: int) -> float
         return 1.0
     nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
     return round(float((codes[nearest, 0] == codes[rows, 0][:, None]).mean()), 4)
+
+
+def inspect(folder: Path, data: Path, items: Path, settings: Indexing, seed: int) -> dict[str, Any]:
+    """Health of a catalogue, measured anew with data and item vectors of its run; what `llmrec index show` prints.
+
+    Returns:
+        The health report; method, hash and a few codes with their titles.
+
+    Raises:
+        RunError: data, vectors or the report of the catalogue are damaged.
+        CodeError: it is no catalogue folder, or damaged.
+    """
+    catalogue, dataset = Catalogue.load(folder), Dataset.load(data, texts=False)
+    # a catalogue with added items: the run has no vectors and events of these
+    same = catalogue.ids.equals(flat(dataset.items["item_id"]))
+    stored = read_health(folder)
+    report = health(
+        catalogue.codes,
+        catalogue.widths,
+        read_vectors(items, dataset.n_items) if same else None,
+        seed,
+        items=catalogue.items,
+        train=dataset.before("valid") if same else None,
+        settings=settings,
+        ends=catalogue.ends,
+    )
+    for name in ("collisions_before", "moved", "largest_group"):  # seen only while codes were made
+        report[name] = stored.get(name, report[name])
+    report["verdict"] = verdict(report, settings)
+    few = np.argsort(catalogue.codes[:, 0], kind="stable")[:5]
+    examples = [
+        list(pair) for pair in zip(catalogue.titles_of(few), catalogue.codes_as_text(few).to_pylist(), strict=True)
+    ]
+    return {"method": settings.method, "hash": catalogue.hash, "examples": examples, **report}
+
+
+def verdict(result: dict[str, Any], settings: Indexing) -> list[str]:
+    """What a result of `health` means: a sentence on the whole, then one for each thing that is wrong."""
+    words = [*_levels(result, settings), *_twins(result, settings), *_meaning(result, settings)]
+    return [("" if words else "Healthy. ") + _summary(result), *words]
+
+
+def _summary(result: dict[str, Any]) -> str:
+    ends, kept = result["ends"], result["neighbours_kept"]
+    shared, most = result["collisions_before"], result["largest_group"]
+    told = {
+        "own": "each ends with a token of its own",
+        "numbers": "each is a number of its own",
+        "moved": f"{shared} shared one before twins were moved, at most {most} together",
+        "separating": f"{shared} shared one before the separating level, at most {most} together",
+    }[ends]
+    neighbours = f"; {kept:.0%} of nearest items share their first token" if kept is not None else ""
+    return f"{result['items']} items have unique codes; {told}{neighbours}."
+
+
+def _levels(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
+    """Levels with tokens that hardly any code uses. Words and numbers have no such levels."""
+    if result["ends"] == "numbers":
+        return
+    for level in result["levels"][: None if result["ends"] == "moved" else -1]:
+        number, used, width = level["level"], level["used"], level["width"]
+        uneven = _deciding(settings) in ("rq-kmeans", "rq-vae", "pq", "opq")
+        if settings.pieces and used < _UNEVEN * width:
+            yield f"Codes use {used} of {width} pieces: set indexing.pieces lower."
+        elif used == 1 < width:
+            yield f"Level {number} uses 1 of {width} codes, so it tells nothing apart: set indexing.levels lower."
+        elif used < _UNEVEN * width:
+            other = ", or try indexing.method=balanced-rq-kmeans" if uneven else ""
+            yield f"Level {number} uses {used} of {width} codes: set indexing.width nearer to {used}{other}."
+        elif uneven and level["entropy_bits"] < _UNEVEN * log2(width):
+            most, bits = max(level["counts"]), level["entropy_bits"]
+            yield (
+                f"Level {number} is uneven, {bits:.1f} of {log2(width):.1f} bits: {most} items have one of its codes. "
+                "Try indexing.method=balanced-rq-kmeans."
+            )
+
+
+def _twins(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
+    share = result["collisions_before"] / result["items"]
+    if share > _SHARED and result["ends"] in ("separating", "moved"):
+        remedy = _REMEDIES.get(_deciding(settings), _WIDEN)
+        yield f"{share:.0%} of items shared a code before they were told apart: {remedy}."
+    alike = result.get("same_vector") or 0
+    if alike > _ALIKE * result["items"]:
+        yield f"{alike} items have the vector of another, so their codes say no more than that: add to items.text."
+    if not result["unique"]:
+        yield "Codes are not unique: this is a bug."
+
+
+def _meaning(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
+    """What first tokens follow, where they were meant to follow something."""
+    if settings.method == "item":
+        yield "Codes share no token: only rows that start from vectors (model.init_tokens) tell what items share."
+    elif settings.method == "number":
+        yield "Numbers are random, so items that share a token have nothing else in common: a baseline."
+    kept, quantized = result["neighbours_kept"], settings.method in VECTOR_METHODS
+    of_text = quantized and settings.vectors not in ("teacher", "ppmi")
+    if of_text and kept is not None and kept < _FAITHLESS:
+        yield f"Only {kept:.0%} of nearest items share a first token: codes carry little of the text."
+    dominance = result.get("dominance")
+    if quantized and dominance is not None and abs(dominance) > _DOMINATED:
+        strong, weak = ("text", "behaviour") if dominance > 0 else ("behaviour", "text")
+        remedy = {
+            "aligned": "widen the first level (indexing.width)",
+            "weighted": "see whether indexing.vectors=aligned is better on validation",
+        }.get(settings.vectors, "indexing.vectors=weighted or aligned gives both a say")
+        yield f"First tokens follow {strong} far more than {weak} (dominance {dominance:+.2f}): {remedy}."
+
+
+def _deciding(settings: Indexing) -> str:
+    """The method whose codes tell items apart last, but for tokens of their own."""
+    return [name for name in (settings.method, *settings.hybrid) if name != "item" or not settings.hybrid][-1]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmrec.indexing.distances import check_count, check_dim, kmeans
-from llmrec.indexing.rq_kmeans import Codebooks
-from llmrec.indexing.sinkhorn import plan
+from llmrec.indexing.codebooks import Codebooks
+from llmrec.indexing.codes import Quantizer
+from llmrec.indexing.kmeans import check_count, check_dim, kmeans
+from llmrec.indexing.separate import plan
 from llmrec.seed import stream
 
 HIDDEN, LATENT = (512, 256, 128, 64), 32  # LC-Rec begins at 2048, for vectors of 4096 numbers
@@ -28,7 +29,7 @@ STILL, PATIENCE = 0.001, 50  # converged: the validation error fell by less than
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(Quantizer):
     """A fitted RQ-VAE, of which coding needs the encoder and the codebooks.
 
     Attributes:
@@ -47,11 +48,7 @@ class Encoder:
         return int(self.weights[0].shape[1])
 
     def latent(self, vectors: np.ndarray) -> np.ndarray:
-        """(items, LATENT) float32 what the encoder makes of (items, dim) vectors.
-
-        Raises:
-            CodeError: vectors of another dimension.
-        """
+        """(items, LATENT) float32 what the encoder makes of (items, dim) vectors."""
         check_dim(vectors, self.dim)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             vectors = (vectors if number == 0 else np.maximum(vectors, 0)) @ weight.T + bias
@@ -89,11 +86,7 @@ class Network(nn.Module):
         self.books = nn.Parameter(torch.zeros(levels, width, sizes[-1]))
 
     def quantize(self, latent: Tensor, even: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes level by level.
-
-        Args:
-            latent: (batch, LATENT).
-            even: spread the last level by Sinkhorn.
+        """Codes of (batch, LATENT), level by level; `even` spreads the last level by Sinkhorn.
 
         Returns:
             (batch, LATENT) the sum of the chosen codes, with the gradient of `latent`; (batch, levels) codes; the loss
@@ -133,8 +126,8 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) ->
         CodeError: fewer items than codes of a level.
     """
     check_count(len(vectors), width)
-    draw = stream(seed, "rq-vae")
-    order = draw.permutation(len(vectors))
+    rng = stream(seed, "rq-vae")
+    order = rng.permutation(len(vectors))
     held = len(vectors) // 20 if len(vectors) >= 200 else 0
     whole = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     train, valid = whole[order[held:]], whole[order[:held]] if held else whole
@@ -142,19 +135,19 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) ->
         torch.manual_seed(seed % 2**63)
         network = Network(vectors.shape[1], levels, width)
         _start(network, train, seed)
-        errors = _train(network, train, valid, epochs, draw)
+        errors = _train(network, train, valid, epochs, rng)
         error = network.error(whole)
     facts = {"epochs": len(errors), "converged": _still(errors), "held-out error": round(errors[-1], 6)}
     facts["error"] = round(error, 6)
     return _frozen(network), facts | {"variance": round(float(valid.var(0, unbiased=False).mean()), 6)}
 
 
-def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, draw: np.random.Generator) -> list[float]:
+def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, rng: np.random.Generator) -> list[float]:
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     errors: list[float] = []
     for _ in range(epochs):
         use = torch.zeros(network.books.shape[:2], dtype=torch.long)
-        order = torch.from_numpy(draw.permutation(len(train)))
+        order = torch.from_numpy(rng.permutation(len(train)))
         for rows in order.split(batch_size(len(train))):
             batch = train[rows]
             quantized, codes, loss = network.quantize(network.encoder(batch), even=True)
@@ -164,7 +157,7 @@ def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, draw: np
             optimiser.step()
             for level, column in enumerate(codes.T):
                 use[level] += torch.bincount(column, minlength=use.shape[1])
-        _revive(network, use, train[order[:BATCH]], draw)
+        _revive(network, use, train[order[:BATCH]], rng)
         errors.append(network.error(valid))
         if _still(errors):
             break
@@ -188,12 +181,12 @@ def _start(network: Network, vectors: Tensor, seed: int) -> None:
     with torch.no_grad():
         residual = network.encoder(vectors).numpy().copy()
         for level in range(len(network.books)):
-            book = kmeans(residual, network.books.shape[1], seed % 2**31 + level, apart=True)
+            book = kmeans(residual, network.books.shape[1], seed % 2**31 + level, plus_plus=True)
             network.books[level] = torch.from_numpy(book)
             residual -= book[torch.cdist(torch.from_numpy(residual), torch.from_numpy(book)).argmin(1).numpy()]
 
 
-def _revive(network: Network, use: Tensor, batch: Tensor, draw: np.random.Generator) -> None:
+def _revive(network: Network, use: Tensor, batch: Tensor, rng: np.random.Generator) -> None:
     """Put codes that nobody used where what their level has to explain lies, at random items of a batch."""
     if (use > 0).all():
         return
@@ -202,7 +195,7 @@ def _revive(network: Network, use: Tensor, batch: Tensor, draw: np.random.Genera
         for level, book in enumerate(network.books):
             dead = torch.nonzero(use[level] == 0)[:, 0]
             if len(dead):
-                book[dead] = residual[torch.from_numpy(draw.integers(0, len(residual), len(dead)))]
+                book[dead] = residual[torch.from_numpy(rng.integers(0, len(residual), len(dead)))]
             residual = residual - book[torch.cdist(residual, book).argmin(1)]
 
 

@@ -99,10 +99,10 @@ def quantized(items: Path, catalogue: Path) -> np.ndarray:
         catalogue: folder of the catalogue.
     """
     from llmrec.indexing.frozen import SETTINGS  # it brings faiss along
-    from llmrec.indexing.vectors import Source
+    from llmrec.indexing.vectors import VectorSource
 
     text = read_vectors(items)
-    source = Source.load(read_checked(catalogue / SETTINGS, Indexing).vectors, catalogue)
+    source = VectorSource.load(read_checked(catalogue / SETTINGS, Indexing).vectors, catalogue)
     return source.of(text, source.behaviour)
 
 
@@ -116,7 +116,7 @@ def known(items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenize
         tokens: how many are new: the catalogue's, and others after them.
         tokenizer: of the base.
     """
-    from llmrec.indexing.build import BOOKS  # it brings faiss along
+    from llmrec.indexing.quantizers import BOOKS  # it brings faiss along
 
     widths, file = catalogue.widths, folder / BOOKS
     texts = tokenizer(read_texts(items, len(catalogue.codes)), add_special_tokens=False)["input_ids"]

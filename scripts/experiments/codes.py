@@ -16,7 +16,8 @@ import numpy as np
 
 from llmrec import shipped
 from llmrec.data.dataset import Dataset
-from llmrec.indexing import agreement, rq_kmeans, vectors
+from llmrec.indexing import agreement, vectors
+from llmrec.indexing.codebooks import residual_kmeans
 from llmrec.items.folder import read_vectors
 from llmrec.recipe_file import load
 from llmrec.results.record import write_result
@@ -42,7 +43,7 @@ def error(work: Path) -> dict[str, Any]:
     """What codes leave unexplained: ours beside faiss's ResidualQuantizer with five beams, of as many bits."""
     text = read_vectors(RunFolder(run(load(shipped.recipe("beauty-nano-text")), work / "beauty-text", "items")).items)
     begin = perf_counter()
-    left = float(np.square(rq_kmeans.fit(text, LEVELS, WIDTH, 0).encode(text)[1]).sum())
+    left = float(np.square(residual_kmeans(text, LEVELS, WIDTH, 0)[2]).sum())
     ours = perf_counter() - begin
     other = faiss.ResidualQuantizer(text.shape[1], LEVELS, WIDTH.bit_length() - 1)
     other.max_beam_size = 5
@@ -61,9 +62,9 @@ def dominance(work: Path) -> dict[str, Any]:
     text, train = read_vectors(made.items), data.before("valid")
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
         settings = recipe.indexing.model_copy(update={"vectors": way, "teacher": "ppmi"})
-        where = vectors.source(settings, text, train, recipe.seed)
+        where = vectors.fit_source(settings, text, train, recipe.seed)
         of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
-        codes = rq_kmeans.fit(of, settings.levels, settings.width, recipe.seed).encode(of)[0]
+        codes = residual_kmeans(of, settings.levels, settings.width, recipe.seed)[1]
         measured = agreement.measure(codes, text, recipe.seed, data.items, train)
         found[way] = {name: measured[name] for name in ("dominance", "company_nmi", "category_nmi")}
     return found

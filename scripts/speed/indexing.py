@@ -26,8 +26,9 @@ import typer
 from indexing_peer import peer_codes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
-from llmrec.indexing import build, rq_kmeans, rq_vae, separate
+from llmrec.indexing import build, rq_vae, separate
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing.codebooks import residual_kmeans
 from llmrec.indexing.codes import groups
 from llmrec.indexing.frozen import Frozen
 from llmrec.items.folder import read_vectors
@@ -79,7 +80,7 @@ def million(items: int, settings: Indexing) -> dict[str, Any]:
     """Seconds of residual k-means of generated vectors of 384 numbers, and the peak of memory, vectors included."""
     vectors = drawn(items, 384)
     begin = perf_counter()
-    codes, _ = rq_kmeans.fit(vectors, settings.levels, settings.width, 0).encode(vectors)
+    codes = residual_kmeans(vectors, settings.levels, settings.width, 0)[1]
     return {"items": len(codes), "seconds": round(perf_counter() - begin, 1), "peak GiB": round(peak_gib(), 2)}
 
 

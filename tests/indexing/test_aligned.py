@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from llmrec.contracts import Sequences
-from llmrec.indexing import rq_kmeans, vectors
+from llmrec.indexing import vectors
 from llmrec.indexing.agreement import nmi
-from llmrec.indexing.align import align, aligned
+from llmrec.indexing.codebooks import residual_kmeans
+from llmrec.indexing.vectors import align, aligned
 from llmrec.recipe import Indexing
 
 GROUPS, ITEMS = 8, 480
@@ -27,10 +28,10 @@ def agreements(request) -> dict[str, tuple[float, float]]:
     )
     found = {}
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
-        where = vectors.source(Indexing(vectors=way, teacher="ppmi"), text, train, 0)
+        where = vectors.fit_source(Indexing(vectors=way, teacher="ppmi"), text, train, 0)
         of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
         for width in (GROUPS, CROSSED):
-            codes = rq_kmeans.fit(of, 1, width, 0).encode(of)[0][:, 0]
+            codes = residual_kmeans(of, 1, width, 0)[1][:, 0]
             found[f"{way} {width}"] = nmi(codes, ABOUT), nmi(codes, COMPANY)
     return found
 

@@ -19,7 +19,7 @@ from llmrec.contracts import Sequences
 from llmrec.data.leaks import assert_no_future
 from llmrec.errors import CodeError
 from llmrec.files import hash_folder
-from llmrec.indexing import behaviour, build, pieces, wording
+from llmrec.indexing import build, methods, pieces
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Indexing
 
@@ -69,7 +69,7 @@ def test_no_code_knows_the_future(way: str, tmp_path: Path) -> None:
 
 def test_sequential_numbers_items_as_they_first_appear_and_strangers_last() -> None:
     train = Sequences.of([[4, 2], [], [2, 0]])
-    digits = behaviour.sequential(train, 6, width=3, spares=2).codes
+    digits = methods.sequential(train, 6, width=3, spares=2).codes
     order = sorted(range(6), key=lambda item: digits[item].tolist())
     assert order == [4, 2, 0, 1, 3, 5]
     assert digits.shape[1] == 2  # eight numbers to base three
@@ -79,7 +79,7 @@ def test_collaborative_finds_the_groups_that_are_met_together() -> None:
     draw = np.random.default_rng(0)
     group = np.repeat(np.arange(4), 30)
     train = Sequences.of([draw.choice(np.flatnonzero(group == user % 4), 8, replace=False) for user in range(400)])
-    codes = behaviour.collaborative(train, 120, 2, 4, None, seed=1).codes
+    codes = methods.collaborative(train, 120, 2, 4, np.ones((120, 1), np.float32), seed=1).codes
     assert adjusted_rand_score(group, codes[:, 0]) > 0.9
 
 
@@ -87,7 +87,7 @@ def test_an_item_that_nobody_had_shares_the_clusters_of_the_nearest_one() -> Non
     train = Sequences.of([[0, 1], [0, 1], [2, 3], [2, 3]])
     near = np.eye(5, dtype=np.float32)
     near[4] = near[3]
-    codes = behaviour.collaborative(train, 5, 2, 2, near, seed=1).codes
+    codes = methods.collaborative(train, 5, 2, 2, near, seed=1).codes
     assert codes[4].tolist() == codes[3].tolist() != codes[0].tolist()
 
 
@@ -95,14 +95,14 @@ def test_titles_and_category_paths_are_spelled_word_by_word() -> None:
     items = pa.table(
         {"item_id": ["a", "b", "c"], "title": ["Toy Story 2", "Toy: Story", None], "path": ["A > B", "A", ""]}
     )
-    drawn = wording.title(items)
+    drawn = methods.title(items)
     spelled = [[drawn.words[0][number] for number in row if number >= 0] for row in drawn.codes.tolist()]
     assert spelled == [["Toy", "Story", "2"], ["Toy", ":", "Story"], ["c"]]
-    path = wording.category(items, "path", 3)
+    path = methods.category(items, "path", 3)
     assert path.words == {0: ["(none)", "A"], 1: ["B"]}
     assert path.codes.tolist() == [[1, 0], [1, -1], [0, -1]]
     with pytest.raises(CodeError, match="names the column 'colour', but items have: item_id, title, path"):
-        wording.category(items, "colour", 3)
+        methods.category(items, "colour", 3)
 
 
 def test_a_new_item_of_an_unknown_category_goes_where_the_nearest_item_is(tmp_path: Path) -> None:

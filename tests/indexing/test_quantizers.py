@@ -10,9 +10,12 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
-from llmrec.indexing import balanced, behaviour, kmeans_tree, product, rq_kmeans, rq_vae, separate
+from llmrec.indexing import rq_vae, separate
 from llmrec.indexing.agreement import nmi
-from llmrec.indexing.sinkhorn import plan
+from llmrec.indexing.codebooks import kmeans_tree, product_quantizer, residual_kmeans
+from llmrec.indexing.kmeans import balanced_kmeans
+from llmrec.indexing.methods import collaborative
+from llmrec.indexing.separate import plan
 from llmrec.items.vectors import ppmi, ppmi_vectors
 
 DRAW = np.random.default_rng(0)
@@ -21,8 +24,8 @@ PLANTED = (4 * np.eye(16)[GROUP] + 0.1 * DRAW.standard_normal((400, 16))).astype
 
 
 def test_planted_clusters_are_found() -> None:
-    tree = kmeans_tree.fit(PLANTED, 2, 8, 1)[1]
-    level = balanced.balanced_kmeans(PLANTED, 8, 1)[1]
+    tree = kmeans_tree(PLANTED, 2, 8, 1)[1]
+    level = balanced_kmeans(PLANTED, 8, 1)[1]
     vae = rq_vae.fit(PLANTED, 2, 8, 1, epochs=20)[0].encode(PLANTED)[0]
     for found in (tree[:, 0], level, vae[:, 0]):  # test_rq_kmeans.py has those of residual k-means
         assert adjusted_rand_score(GROUP, found) > 0.9
@@ -31,29 +34,29 @@ def test_planted_clusters_are_found() -> None:
 def test_no_cluster_has_more_than_its_share() -> None:
     vectors = DRAW.standard_normal((203, 5)).astype(np.float32) ** 3
     for width in (2, 7, 50, 203):
-        assert np.bincount(balanced.balanced_kmeans(vectors, width, 0)[1], minlength=width).max() <= -(-203 // width)
-    _, codes, residual = rq_kmeans.fit_balanced(vectors, 2, 7, 0)
+        assert np.bincount(balanced_kmeans(vectors, width, 0)[1], minlength=width).max() <= -(-203 // width)
+    _, codes, residual = residual_kmeans(vectors, 2, 7, 0, balanced=True)
     assert max(np.bincount(column).max() for column in codes.T) <= 29
-    assert np.unique(kmeans_tree.fit(vectors, 2, 6, 0)[1], axis=0, return_counts=True)[1].max() <= 6  # 203 / 6 / 6
+    assert np.unique(kmeans_tree(vectors, 2, 6, 0)[1], axis=0, return_counts=True)[1].max() <= 6  # 203 / 6 / 6
     assert np.square(residual).sum() < np.square(vectors).sum()
 
 
 def test_every_method_of_levels_refuses_fewer_items_than_codes() -> None:
     few = Sequences.of([[0, 1, 2], [0, 1], [1, 2]])
     for fit in (
-        lambda: rq_kmeans.fit(PLANTED[:3], 2, 4, 0),
-        lambda: rq_kmeans.fit_balanced(PLANTED[:3], 2, 4, 0),
+        lambda: residual_kmeans(PLANTED[:3], 2, 4, 0),
+        lambda: residual_kmeans(PLANTED[:3], 2, 4, 0, balanced=True),
         lambda: rq_vae.fit(PLANTED[:3], 2, 4, 0, 1),
-        lambda: kmeans_tree.fit(PLANTED[:3], 2, 4, 0),
-        lambda: product.fit(PLANTED[:3], 2, 4, 0, turned=True),
-        lambda: behaviour.collaborative(few, 3, 2, 4, None, 0),
+        lambda: kmeans_tree(PLANTED[:3], 2, 4, 0),
+        lambda: product_quantizer(PLANTED[:3], 2, 4, 0, rotate=True),
+        lambda: collaborative(few, 3, 2, 4, PLANTED, 0),
     ):
         with pytest.raises(CodeError, match=r"3 items cannot fill 4 codes a level\. Set indexing\.width to 2 or less"):
             fit()
 
 
 def test_the_tree_codes_its_own_items_as_it_was_built_where_clusters_are_apart() -> None:
-    tree, codes, residual = kmeans_tree.fit(PLANTED, 1, 8, 1)
+    tree, codes, residual = kmeans_tree(PLANTED, 1, 8, 1)
     again, left = tree.encode(PLANTED)
     assert np.array_equal(codes, again)
     np.testing.assert_allclose(residual, left, atol=1e-5)
@@ -75,7 +78,7 @@ def test_a_plan_of_transport_is_that_of_sixty_four_bits() -> None:
 
 def test_sinkhorn_and_nearest_free_leave_no_twins_and_move_no_more_than_they_must() -> None:
     vectors = DRAW.standard_normal((150, 6)).astype(np.float32)
-    books = rq_kmeans.fit(vectors, 2, 16, 0)
+    books = residual_kmeans(vectors, 2, 16, 0)[0]
     codes, residual = books.encode(vectors)
     rank = np.linalg.norm(residual, axis=1)
     for way in (separate.sinkhorn, separate.nearest_free):
@@ -88,7 +91,9 @@ def test_sinkhorn_and_nearest_free_leave_no_twins_and_move_no_more_than_they_mus
     for row in np.flatnonzero(~kept)[:20]:
         assert rank[kept & (codes == codes[row]).all(1)].max() <= rank[row]
     with pytest.raises(CodeError, match="find no free code"):
-        separate.nearest_free(np.zeros((5, 2), np.int32), np.zeros(5), vectors[:5], rq_kmeans.fit(vectors, 2, 2, 0))
+        separate.nearest_free(
+            np.zeros((5, 2), np.int32), np.zeros(5), vectors[:5], residual_kmeans(vectors, 2, 2, 0)[0]
+        )
 
 
 def test_residual_k_means_explains_as_much_as_faiss_with_five_beams() -> None:
@@ -100,18 +105,20 @@ def test_residual_k_means_explains_as_much_as_faiss_with_five_beams() -> None:
     other.train_type, other.max_beam_size = faiss.ResidualQuantizer.Train_default, 5
     other.train(vectors)
     theirs = np.square(vectors - other.decode(other.compute_codes(vectors))).sum()
-    ours = np.square(rq_kmeans.fit(vectors, 3, 16, 0).encode(vectors)[1]).sum()
+    ours = np.square(residual_kmeans(vectors, 3, 16, 0)[2]).sum()
     assert ours < 1.02 * theirs  # greedy against five beams; scripts/experiments/codes.py compares at real size
 
 
 def test_a_rotation_learnt_lets_parts_tell_more() -> None:
     turn = np.linalg.qr(DRAW.standard_normal((8, 8)))[0]
     vectors = (np.hstack([DRAW.standard_normal((300, 2)) * 5, DRAW.standard_normal((300, 6)) * 0.2]) @ turn).astype("f")
-    plain, turned = (product.fit(vectors, 4, 8, 0, turned=way) for way in (False, True))
+    plain, turned = (product_quantizer(vectors, 4, 8, 0, rotate=way) for way in (False, True))
     left = [np.square(parts.encode(vectors)[1]).sum() for parts in (plain, turned)]
     assert left[1] < left[0]
     np.testing.assert_allclose(turned.rotation @ turned.rotation.T, np.eye(8), atol=1e-4)
-    codes, residual = product.fit(vectors[:, :7], 3, 4, 0, turned=False).encode(vectors[:, :7])  # three do not divide 7
+    codes, residual = product_quantizer(vectors[:, :7], 3, 4, 0, rotate=False).encode(
+        vectors[:, :7]
+    )  # three do not divide 7
     assert codes.shape == (300, 3) and residual.shape == (300, 9)
 
 

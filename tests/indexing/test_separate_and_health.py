@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from llmrec.indexing import agreement
 from llmrec.indexing import health as measured
 from llmrec.indexing.codes import symbols
+from llmrec.indexing.health import verdict
 from llmrec.indexing.separate import last_level
-from llmrec.indexing.verdict import verdict
 from llmrec.recipe import Indexing
 
 

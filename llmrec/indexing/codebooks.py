@@ -1,0 +1,228 @@
+"""Quantizers made of k-means: residual codebooks, product codebooks, and a tree of clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmrec.indexing.codes import Quantizer
+from llmrec.indexing.kmeans import balanced_kmeans, check_count, check_dim, kmeans, nearest, squared
+
+_ROTATIONS = 20  # of codebooks and rotation, for OPQ
+
+
+@dataclass(frozen=True)
+class Codebooks(Quantizer):
+    """A residual quantizer, `centroids`: (levels, width, dim) float32."""
+
+    centroids: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.centroids.shape[2])
+
+    def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest centroid at each level, greedily: (items, levels) int32, and (items, dim) what is left."""
+        check_dim(vectors, self.dim)
+        residual = vectors.astype(np.float32).copy()
+        codes = np.zeros((len(vectors), len(self.centroids)), np.int32)
+        for level, book in enumerate(self.centroids):
+            codes[:, level] = nearest(residual, book)
+            residual -= book[codes[:, level]]
+        return codes, residual
+
+    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of what the levels before leave to every centroid of a level."""
+        residual = vectors.astype(np.float32).copy()
+        for before in range(level):
+            residual -= self.centroids[before][codes[:, before]]
+        return squared(residual, self.centroids[level])
+
+
+def residual_kmeans(
+    vectors: np.ndarray, levels: int, width: int, seed: int, balanced: bool = False
+) -> tuple[Codebooks, np.ndarray, np.ndarray]:
+    """Residual k-means: level by level, k-means over what the levels before left unexplained.
+
+    Args:
+        vectors: (items, dim) float32, finite.
+        levels: codebooks.
+        width: centroids of each.
+        seed: of the k-means starts.
+        balanced: no code of a level has more than ceil(items / width) items; `encode` knows no such shares.
+
+    Returns:
+        The codebooks, (items, levels) int32 codes, and (items, dim) float32, what they leave unexplained.
+
+    Raises:
+        CodeError: fewer items than centroids.
+
+    Source: GRID (arXiv 2507.22224) and OpenOneRec use it in place of RQ-VAE; Babenko and Lempitsky 2014 for residual
+    quantizing; balanced as in GREAM.
+    """
+    check_count(len(vectors), width)
+    residual = np.ascontiguousarray(vectors, np.float32).copy()
+    books, codes = [], np.zeros((len(vectors), levels), np.int32)
+    for level in range(levels):
+        if balanced:
+            book, codes[:, level] = balanced_kmeans(residual, width, seed % 2**31 + level)
+        else:
+            book = kmeans(residual, width, seed % 2**31 + level)
+            codes[:, level] = nearest(residual, book)
+        residual -= book[codes[:, level]]
+        books.append(book)
+    return Codebooks(np.stack(books)), codes, residual
+
+
+@dataclass(frozen=True)
+class ProductQuantizer(Quantizer):
+    """A product quantizer: a vector is rotated and cut into parts, each with a codebook of its own.
+
+    Attributes:
+        rotation: (parts * part, dim) float32, orthonormal columns.
+        centroids: (parts, width, part) float32.
+    """
+
+    rotation: np.ndarray
+    centroids: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.rotation.shape[1])
+
+    def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest centroid of every part: (items, parts) int32, and (items, parts * part) what is left."""
+        check_dim(vectors, self.dim)
+        cut = self._cut(vectors)
+        codes = np.stack([nearest(cut[:, part], book) for part, book in enumerate(self.centroids)], axis=1)
+        residual = cut - self.centroids[np.arange(len(self.centroids)), codes]
+        return codes, residual.reshape(len(vectors), -1)
+
+    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of a part to every centroid of it."""
+        return squared(self._cut(vectors)[:, level], self.centroids[level])
+
+    def _cut(self, vectors: np.ndarray) -> np.ndarray:
+        parts, _, part = self.centroids.shape
+        return np.ascontiguousarray((vectors @ self.rotation.T).reshape(len(vectors), parts, part), np.float32)
+
+
+def product_quantizer(vectors: np.ndarray, levels: int, width: int, seed: int, rotate: bool) -> ProductQuantizer:
+    """Fit a codebook for every part.
+
+    Args:
+        vectors: (items, dim) float32.
+        levels: parts; a dimension that they do not divide is padded by zeros.
+        width: centroids of each.
+        seed: of the k-means starts.
+        rotate: learn a rotation by which parts lose less (OPQ).
+
+    Raises:
+        CodeError: fewer items than centroids.
+
+    Source: Jégou et al. 2011 (PQ); Ge et al. 2013 (OPQ).
+    """
+    check_count(len(vectors), width)
+    dim, part = vectors.shape[1], -(-vectors.shape[1] // levels)
+    rotation = np.eye(levels * part, dim, dtype=np.float32)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if rotate:
+        rotation = _fit_rotation(np.ascontiguousarray(vectors @ rotation.T), levels, width, seed) @ rotation
+    cut = (vectors @ rotation.T).reshape(len(vectors), levels, part)
+    books = [kmeans(np.ascontiguousarray(cut[:, n]), width, seed % 2**31 + n) for n in range(levels)]
+    return ProductQuantizer(rotation, np.stack(books))
+
+
+def _fit_rotation(vectors: np.ndarray, levels: int, width: int, seed: int) -> np.ndarray:
+    """(dim, dim) float32 orthonormal: codebooks for a rotation and the best rotation for the codebooks, in turns.
+
+    Source: Ge et al. 2013, algorithm 1 (the rotation is an orthogonal Procrustes problem). faiss 1.15 has it for 256
+    codes a part alone: setting its `OPQMatrix.pq` from Python corrupts memory.
+    """
+    rotation = np.eye(vectors.shape[1], dtype=np.float32)
+    for _ in range(_ROTATIONS):
+        parts = np.split(vectors @ rotation.T, levels, axis=1)
+        books = [kmeans(np.ascontiguousarray(part), width, seed % 2**31 + n, 10) for n, part in enumerate(parts)]
+        quantized = np.hstack([book[nearest(part, book)] for part, book in zip(parts, books, strict=True)])
+        left, _, right = np.linalg.svd(quantized.T @ vectors)
+        rotation = (left @ right).astype(np.float32)
+    return rotation
+
+
+@dataclass(frozen=True)
+class Tree(Quantizer):
+    """A tree of clusters; a path is a code.
+
+    Attributes:
+        paths: (nodes, levels) int32 the path to each node but the root, padded by -1; shorter paths first.
+        centroids: (nodes, dim) float32.
+        width: children of a node at most.
+    """
+
+    paths: np.ndarray
+    centroids: np.ndarray
+    width: int
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.centroids.shape[1])
+
+    def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From the root down, to the nearest child: (items, levels) int32, and (items, dim) from the last node."""
+        check_dim(vectors, self.dim)
+        codes = np.full((len(vectors), self.paths.shape[1]), -1, np.int32)
+        node = np.zeros(len(vectors), np.int64)
+        for level in range(codes.shape[1]):
+            for rows, children in self._families(codes, level):
+                node[rows] = children[nearest(vectors[rows], self.centroids[children])]
+                codes[rows, level] = self.paths[node[rows], level]
+        return codes, vectors - self.centroids[node]
+
+    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances to the children of each item's node; those it lacks are farthest."""
+        table = np.full((len(vectors), self.width), -1, np.float32)
+        for rows, children in self._families(codes, level):
+            table[np.ix_(rows, self.paths[children, level])] = squared(vectors[rows], self.centroids[children])
+        return np.where(table < 0, 1 + 2 * table.max(axis=1, keepdims=True, initial=0), table)
+
+    def _families(self, codes: np.ndarray, level: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each node of a level that items are at: the items' rows, and the node's children."""
+        nodes = np.flatnonzero((self.paths >= 0).sum(axis=1) == level + 1)
+        for parent in np.unique(codes[:, :level], axis=0):
+            rows = np.flatnonzero((codes[:, :level] == parent).all(axis=1))
+            yield rows, nodes[(self.paths[nodes, :level] == parent).all(axis=1)]
+
+
+def kmeans_tree(vectors: np.ndarray, levels: int, width: int, seed: int) -> tuple[Tree, np.ndarray, np.ndarray]:
+    """Split `levels` times into `width` equal shares by balanced k-means; a node of fewer items gives each a child.
+
+    Returns:
+        The tree, (items, levels) int32 codes, and (items, dim) float32, each item less the centroid of its last node.
+
+    Raises:
+        CodeError: fewer items than children of the root.
+
+    Source: ColaRec (Wang et al. 2024), constrained k-means over a teacher's vectors. The last token of a code, which
+    there comes from one more split into single items, is our separating level.
+    """
+    check_count(len(vectors), width)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    codes = np.full((len(vectors), levels), -1, np.int32)
+    paths, centroids = [], []
+    residual = vectors.copy()
+    for level in range(levels):
+        for number, parent in enumerate(np.unique(codes[:, :level], axis=0)):
+            rows = np.flatnonzero((codes[:, :level] == parent).all(axis=1))
+            if len(rows) <= width:
+                means, codes[rows, level] = vectors[rows], np.arange(len(rows))
+            else:
+                means, codes[rows, level] = balanced_kmeans(vectors[rows], width, seed % 2**31 + 1000 * level + number)
+            residual[rows] = vectors[rows] - means[codes[rows, level]]
+            paths += [[*parent, child, *[-1] * (levels - level - 1)] for child in range(len(means))]
+            centroids += list(means)
+    return Tree(np.array(paths, np.int32), np.array(centroids, np.float32), width), codes, residual
