@@ -66,10 +66,7 @@ class Times:
 def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | None = None) -> Times:
     """Read numbers (seconds to microseconds), dates or text (ISO, day-first, month-first, names of months) as times.
 
-    Args:
-        column: as the file has it.
-        file, name: of the file and the column, for messages.
-        day_first: whether 3/4/2021 is in April; found out from the column where None.
+    `file` and `name` (of the column) are for messages. `day_first` says whether 3/4/2021 is in April; None finds out.
 
     Raises:
         DayOrderError: nothing in the column tells days from months.

@@ -32,12 +32,9 @@ ROWS = 1 << 16  # read at once by `content_hash`; changes no hash
 
 @dataclass(frozen=True)
 class Cases:
-    """Events to predict.
+    """Events to predict: (cases,) int64 user and int32 item numbers, and what the user did before each (never empty).
 
-    Attributes:
-        users: (cases,) int64 user number of each; a user may have several cases.
-        targets: (cases,) int32 item number of each.
-        histories: what the user did before each, oldest first; never empty.
+    A user may have several cases.
     """
 
     users: np.ndarray
@@ -61,11 +58,7 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path, texts: bool = True) -> Dataset:
-        """Read `interactions.parquet` and `items.parquet` of a folder.
-
-        Args:
-            folder: of the stage.
-            texts: read ratings and what users wrote, too; a log of reviews takes a small part of the memory without.
+        """Read the folder of the stage; without `texts`, ratings and what users wrote are left out to save memory.
 
         Raises:
             RunError: a file is missing or damaged.
@@ -82,11 +75,6 @@ class Dataset:
                 raise RunError(f"{folder / name}.parquet has {rows} rows, but {MADE} says {facts[name]}. {REMEDY}")
         return cls(interactions, items, facts)
 
-    def save(self, folder: Path) -> None:
-        """Write both tables into a folder."""
-        pq.write_table(self.interactions, folder / "interactions.parquet")
-        pq.write_table(self.items, folder / "items.parquet")
-
     @property
     def n_items(self) -> int:
         """How many items the catalogue has."""
@@ -96,11 +84,6 @@ class Dataset:
     def item_ids(self) -> list[str]:
         """Item id by item number."""
         return self.items["item_id"].to_pylist()
-
-    @cached_property
-    def item_number(self) -> dict[str, int]:
-        """Item number by item id."""
-        return {item_id: number for number, item_id in enumerate(self.item_ids)}
 
     def check_catalogue(self, item_ids: list[str]) -> None:
         """Refuse a catalogue whose items (ids by item number) are not those of the data, by the same numbers.
@@ -159,11 +142,6 @@ class Dataset:
     def _kept(self, keep: np.ndarray) -> Sequences:
         lengths = np.add.reduceat(keep, self.histories.offsets[:-1]) if len(keep) else np.zeros(0, np.int64)
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
-
-    def targets(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """(events,) user numbers and (events,) item numbers of the held-out events of a split. See also `cases`."""
-        events = np.flatnonzero(self.splits == _SPLITS.index(split))
-        return self.histories.rows[events], self.histories.items[events]
 
     def cases(self, split: Split) -> Cases:
         """Every held-out event of a split that something came before, with all that its user did before it."""
@@ -224,22 +202,19 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
+_RAISE = "raise data.held_out, or use data.split=leave-one-out"
 _NOTHING_HELD_OUT = {
     "leave-one-out": "no user has three or more events, so nothing can be held out for test. "
     "More interactions are needed.",
-    "temporal": "nothing is late enough to be held out for test: raise data.held_out, or use data.split=leave-one-out",
-    "cold-items": "no item was drawn for the test: raise data.held_out, or use data.split=leave-one-out",
-    "cold-users": "no user was drawn for the test: raise data.held_out, or use data.split=leave-one-out",
+    "temporal": f"nothing is late enough to be held out for test: {_RAISE}",
+    "cold-items": f"no item was drawn for the test: {_RAISE}",
+    "cold-users": f"no user was drawn for the test: {_RAISE}",
     "column": "the column of data.columns.split names no event `test` that another event of its user comes before.",
 }
 
 
 def assert_order(dataset: Dataset, monotone: bool = True) -> None:
-    """The leak check of the data stage: time never runs backwards within a user.
-
-    Args:
-        dataset: as made.
-        monotone: whether the split also promises that held-out events come after every training event of their user.
+    """The leak check of the data stage: within a user, times never run backwards, nor splits where `monotone`.
 
     Raises:
         DataError: an event stands before an earlier one of its user.
@@ -256,25 +231,22 @@ def assert_order(dataset: Dataset, monotone: bool = True) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names, types and values of all columns of both tables of a folder `data/`, in row order.
-
-    It is the same whichever version of a writer made the files.
+    """SHA-256 over names, types and values of both tables of a folder `data/`, whichever program wrote the files.
 
     Raises:
         RunError: a file is missing.
     """
-    tables = {}
-    for name in ("interactions.parquet", "items.parquet"):
-        if not (folder / name).is_file():
-            raise RunError(f"{folder / name} is missing; `llmrec run` makes it.")
-        tables[name] = _table_hashes(folder / name)
-    return hash_json(tables)
+    paths = [folder / "interactions.parquet", folder / "items.parquet"]
+    for path in paths:
+        if not path.is_file():
+            raise RunError(f"{path} is missing; `llmrec run` makes it.")
+    return hash_json({path.name: _table_hashes(path) for path in paths})
 
 
 def _table_hashes(path: Path) -> dict[str, list[str]]:
     """Column → type, hash of the lengths of its values as text, hash of these texts."""
     file = pq.ParquetFile(path)
-    kinds = {field.name: str(_plain(field.type)) for field in file.schema_arrow}
+    kinds = {field.name: str(_value_type(field.type)) for field in file.schema_arrow}
     sizes, words = ({name: hashlib.sha256() for name in kinds} for _ in range(2))
     for batch in file.iter_batches(ROWS):
         for name in kinds:
@@ -290,9 +262,9 @@ def _table_hashes(path: Path) -> dict[str, list[str]]:
     return {name: [kind, sizes[name].hexdigest(), words[name].hexdigest()] for name, kind in sorted(kinds.items())}
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Which kind of values, however they are held."""
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of values, however they are encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
+        return pa.list_(_value_type(kind.value_type))
     return pa.string() if pa.types.is_large_string(kind) else kind

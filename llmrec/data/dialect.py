@@ -39,7 +39,7 @@ class Dialect:
         encoding, errors: as Python's `open` wants them.
         marked: the file begins with a byte order mark.
         notes: what is not ordinary, in words.
-        not_utf8: the note, if there is one, about bytes that are not UTF-8 and were read otherwise.
+        not_utf8: those of `notes` about bytes that are not UTF-8 and were read otherwise.
     """
 
     delimiter: str | None = None
@@ -70,16 +70,11 @@ class Dialect:
 
 
 def zipped(path: Path) -> bool:
-    """Whether a file is gzipped, by its name."""
     return path.suffix.lower() == ".gz"
 
 
 def detect(path: Path, kind: str, delimiter: str | None, encoding: str | None) -> Dialect:
-    """Find out how a text file (.csv, .tsv or .jsonl) is written; see `tables.read_table`.
-
-    Raises:
-        DataError: `encoding` is no encoding, or not that of the file.
-    """
+    """Find out how a text file is written; arguments and errors as of `tables.read_table`."""
     dialect = _encoding(path, encoding)
     if kind not in _DELIMITERS:
         return dialect

@@ -52,11 +52,7 @@ class Checked:
 
 
 def check(data: Data, text: list[str]) -> Checked:
-    """Look for everything that a run would refuse, drop, or misunderstand.
-
-    Args:
-        data: the files and their columns; its `max_bad_rows` does not matter.
-        text: columns that describe an item, by our names.
+    """Look for everything that a run would refuse, drop, or misunderstand. `text` are columns that describe an item.
 
     Raises:
         DataError: a file cannot be read at all, or lacks a column; or a pattern means several files.
@@ -199,23 +195,14 @@ def _counts(user: pa.ChunkedArray, item: pa.ChunkedArray, keys: pa.ChunkedArray)
 
 
 def cleaned(settings: Data, seed: int) -> tuple[Dataset, str]:
-    """What a recipe reads, cleaned and split as a run would, and the unit of its times.
-
-    Raises:
-        DataError: see `sources.read` and `clean.clean`.
-    """
+    """What a recipe reads, cleaned and split as a run would, and the unit of its times; errors as of these."""
     raw = read(settings)
     found = clean(raw, settings, seed)
     return Dataset(found.interactions, found.items), raw.unit
 
 
 def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
-    """Statistics of a data set by name.
-
-    Args:
-        dataset: cleaned and split.
-        text: columns that describe an item.
-        unit: of its times, "seconds" or "position".
+    """Statistics of a data set by name. `text` are columns that describe an item; times are "seconds" or "position".
 
     Raises:
         DataError: the items have no such column.

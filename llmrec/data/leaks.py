@@ -18,11 +18,8 @@ from llmrec.seed import stream
 def assert_no_future(component: Callable[[Dataset], Any], dataset: Dataset, seed: int = 0) -> None:
     """Fit a component on a data set and on its twin with other held-out events; the two must not differ by a byte.
 
-    Args:
-        component: makes something from a data set: bytes, text, numbers, an array, a table, the path of a file or
-            folder, or a dict, list or tuple of those.
-        dataset: split.
-        seed: draws the other events.
+    The component returns bytes, text, numbers, an array, a table, the path of a file or folder, or a dict, list or
+    tuple of those. `seed` draws the other events.
 
     Raises:
         AssertionError: the component knows the held-out events.
@@ -61,11 +58,7 @@ def perturbed(dataset: Dataset, seed: int = 0) -> Dataset:
 
 
 def fingerprint(made: Any) -> str:
-    """A hash of what a component made; see `assert_no_future` for what that may be.
-
-    Raises:
-        TypeError: of another kind.
-    """
+    """A hash of what a component made; raises TypeError for what `assert_no_future` does not name."""
     if isinstance(made, dict):
         made = list(made.items())
     if isinstance(made, list | tuple):

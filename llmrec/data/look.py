@@ -73,11 +73,9 @@ class Look:
 
 
 def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> Look:
-    """Find out what files hold.
+    """Find out what files hold; of more than two, the pair that fits best is taken.
 
-    Args:
-        paths: one file or more; of more than two, the pair that fits best is taken.
-        ask: called where two answers are near one another; the default takes the better one.
+    `ask` is called where two answers are near one another; the default takes the better one.
 
     Raises:
         DataError: a file cannot be read, or no column of one names the rows of another.

@@ -35,12 +35,9 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows that DuckDB streams or keeps, for logs larger than memory.
+    """Interactions of `Raw` as a SELECT, for logs larger than memory, and the names of its columns.
 
-    Attributes:
-        query: a SELECT that gives the columns of `Raw.interactions`, by the same types.
-        columns: their names.
-        db: the database that keeps the rows, in a table `raw`; None where they stay in their files.
+    `db` is the database that keeps the rows, in a table `raw`; None where they stay in their files.
     """
 
     query: str
@@ -75,11 +72,7 @@ class Raw:
 
 
 def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
-    """Stop when more rows are left out than the recipe allows.
-
-    Raises:
-        DataError: names the first few.
-    """
+    """Raise a DataError that names the first rows, where more are left out than the recipe allows."""
     if len(bad) > max_bad_rows:
         more = f"\n… and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
@@ -91,10 +84,7 @@ def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
 
 
 def database() -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills to $TMPDIR. `LLMREC_MEMORY` is how many GiB it may hold, else four fifths.
-
-    DuckDB makes the temporary folder when it is needed, and removes it.
-    """
+    """A database in memory that spills to $TMPDIR. `LLMREC_MEMORY` is how many GiB it may hold, else four fifths."""
     folder = Path(tempfile.gettempdir()) / f"llmrec-{os.getpid()}-{next(_numbers)}"
     # Every order that matters is asked for, so DuckDB need not keep that of the files.
     db = duckdb.connect(config={"temp_directory": str(folder), "preserve_insertion_order": "false"})

@@ -53,13 +53,8 @@ class Size:
 def derive_items(look: Look, target: Path, force: bool = False) -> None:
     """Write the catalogue that a log carries in its own columns: an item a row, each value the one said most often.
 
-    Args:
-        look: what the log holds.
-        target: the CSV file to write.
-        force: write over a file that is there.
-
     Raises:
-        DataError: the file is there already.
+        DataError: the file is there already, and `force` is not set.
     """
     if target.exists() and not force:
         raise DataError(f"{target} is there already. Give it as the items file too, or write over it with --force.")
@@ -108,11 +103,7 @@ def text_as_read(look: Look) -> list[str]:
 
 
 def measure(data: Data, text: list[str], seed: int = 42) -> Size:
-    """Read and clean as a run would, and count.
-
-    Raises:
-        DataError: see `sources.read` and `clean.clean`.
-    """
+    """Read and clean as a run would, and count; errors as of `sources.read` and `clean.clean`."""
     raw = read_files(data, quiet=True)
     whole = clean(raw, data, seed)
     core, cleaned = 0, whole
@@ -153,9 +144,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
     """The recipe, with a comment beside every choice.
 
     Args:
-        data: as `data_part` gives it.
-        text: columns that describe an item, by the names that the run will have for them.
-        size: as measured.
+        data, text, size: as `data_part`, `text_as_read` and `measure` return them.
         target: where the recipe will stand; files are named from there.
         origin: the command that made it.
     """

@@ -35,14 +35,7 @@ _READERS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A file that was read.
-
-    Attributes:
-        path: the file.
-        table: the rows that parsed, in file order.
-        rejected: line (from 1) → what is wrong with the row that begins there.
-        dialect: how the text is written.
-    """
+    """A file that was read: the rows that parsed, in file order, and of others line (from 1) → what is wrong."""
 
     path: Path
     table: pa.Table
@@ -77,11 +70,11 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file; the first three also as .gz.
-        delimiter: what stands between columns; detected where None.
+        delimiter: what stands between columns of a CSV file; detected where None.
         encoding: of a file that is not UTF-8; Windows-1252 where None.
 
     Raises:
-        DataError: no such file, unknown kind, empty, not of its kind at all, or in another encoding.
+        DataError: no such file, unknown kind, empty, damaged, or in another encoding.
     """
     kind = kind_of(path)
     if not path.is_file():
@@ -108,11 +101,7 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
 
 
 def kind_of(path: Path) -> str:
-    """The reader's name for a file, from its ending.
-
-    Raises:
-        DataError: no reader for that ending.
-    """
+    """The reader's name for a file, from its ending; raises DataError where there is none."""
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     kind = {".ndjson": ".jsonl", ".txt": ".tsv"}.get(endings[-1], endings[-1]) if endings else ""
     if kind not in _READERS:

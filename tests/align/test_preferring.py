@@ -124,8 +124,8 @@ def test_a_stage_keeps_its_pairs_and_is_evaluated(aligned: Path) -> None:
     train = {user: row.tolist() for user, row in zip(dataset.user_ids, dataset.before("valid"), strict=True)}
     for pair in pairs:
         history = train[pair["user_id"]]
-        rejected = [dataset.item_number[item] for item in pair["rejected"]]
-        assert history[pair["place"]] == dataset.item_number[pair["chosen"]]
+        rejected = [dataset.item_ids.index(item) for item in pair["rejected"]]
+        assert history[pair["place"]] == dataset.item_ids.index(pair["chosen"])
         assert len(set(rejected)) == 5 and not set(rejected) & set(history[pair["place"] :])
         assert len(pair["reference"]) == 6 and max(pair["reference"]) < 0
         assert sorted(set(pair["kinds"])) <= ["beams", "popular", "random", "teacher"]
@@ -140,7 +140,8 @@ def test_a_stage_keeps_its_pairs_and_is_evaluated(aligned: Path) -> None:
 def test_the_reference_is_the_model_before_the_stage(aligned: Path) -> None:
     pairs = pq.read_table(aligned / "train-2-s-dpo" / "pairs.parquet")
     previous = aligned / "train-1-sft" / "model"
-    catalogue, number = Catalogue.load(aligned / "catalogue"), Dataset.load(aligned / "data").item_number
+    catalogue = Catalogue.load(aligned / "catalogue")
+    number = {item: row for row, item in enumerate(Dataset.load(aligned / "data").item_ids)}
     job = job_of(recipe(aligned), aligned, aligned, stage=recipe(aligned).train[1], previous=previous)
     ground = standing.Ground.of(job, catalogue)
     items = [

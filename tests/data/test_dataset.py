@@ -22,12 +22,14 @@ def test_arrays_say_what_the_rows_say(tiny_run: Path) -> None:
     assert dataset.user_ids == list(histories)
     for split, earlier in (("valid", {"train"}), ("test", {"train", "valid"})):
         before = dataset.before(split)  # type: ignore[arg-type]
-        users, items = dataset.targets(split)  # type: ignore[arg-type]
+        events = dataset.part(split)  # type: ignore[arg-type]
         for number, own in enumerate(histories.values()):
             seen = [row["item_id"] for row in own if row["split"] in earlier]
             assert [dataset.item_ids[item] for item in before[number]] == seen
         held_out = [(row["user_id"], row["item_id"]) for row in rows if row["split"] == split]
-        named = zip((dataset.user_ids[u] for u in users), (dataset.item_ids[i] for i in items), strict=True)
+        named = zip(
+            (dataset.user_ids[u] for u in events.rows), (dataset.item_ids[i] for i in events.items), strict=True
+        )
         assert list(named) == held_out
 
 

@@ -30,7 +30,7 @@ def ml_100k(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_ml_100k_has_the_numbers_that_its_readme_states(ml_100k: Dataset) -> None:
     assert (len(ml_100k.histories), ml_100k.n_items, ml_100k.interactions.num_rows) == (943, 1682, 100_000)
     assert ml_100k.histories.lengths.min() >= 20
-    assert len(ml_100k.targets("test")[0]) == len(ml_100k.targets("valid")[0]) == 943
+    assert len(ml_100k.part("test").items) == len(ml_100k.part("valid").items) == 943
     ratings = ml_100k.interactions["rating"].to_numpy()
     assert set(np.unique(ratings)) == {1.0, 2.0, 3.0, 4.0, 5.0}
 
@@ -38,7 +38,7 @@ def test_ml_100k_has_the_numbers_that_its_readme_states(ml_100k: Dataset) -> Non
 @fetched
 def test_every_film_of_ml_100k_has_a_text(ml_100k: Dataset) -> None:
     texts = item_texts(ml_100k.items, ["title", "year", "genres"])
-    assert texts[ml_100k.item_number["1"]].startswith("Toy Story; year: 1995; genres: Animation")
+    assert texts[ml_100k.item_ids.index("1")].startswith("Toy Story; year: 1995; genres: Animation")
 
 
 @fetched

@@ -54,7 +54,8 @@ def test_a_case_knows_all_that_its_user_did_before_and_nothing_after(how: str) -
 
 def test_leave_one_out_cases_are_what_before_and_targets_say() -> None:
     dataset = split("leave-one-out")
-    cases, (users, targets) = dataset.cases("test"), dataset.targets("test")
+    cases, events = dataset.cases("test"), dataset.part("test")
+    users, targets = events.rows, events.items
     assert (cases.users == users).all() and (cases.targets == targets).all()
     before = dataset.before("test")
     assert [row.tolist() for row in cases.histories] == [before[user].tolist() for user in users]

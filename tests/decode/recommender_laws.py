@@ -290,7 +290,7 @@ class RecommenderLaws:
             history = cases.histories[number].tolist()
             request = unseen(history) if exclude_seen else Request(history)
             truth = self.filtered(recommender, request)
-            given = [dataset.item_number[item] for item in lists.get(dataset.user_ids[cases.users[number]], [])]
+            given = [dataset.item_ids.index(item) for item in lists.get(dataset.user_ids[cases.users[number]], [])]
             best = np.sort(truth[np.isfinite(truth)])[::-1][: len(given)]
             np.testing.assert_allclose(truth[given], best, rtol=0, atol=CLOSE)
             hits.append(int(target) in given[:5])

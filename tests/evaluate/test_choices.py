@@ -120,7 +120,8 @@ def test_a_prompt_beyond_the_window_loses_old_items_as_in_training(judge: RunFol
 
 def test_examples_ask_about_held_out_events_and_offer_nothing_that_the_user_had(p5: RunFolder) -> None:
     dataset, catalogue, texts = _opened(p5).data
-    target = dict(zip(*dataset.targets("test"), strict=True))
+    cases = dataset.cases("test")
+    target = dict(zip(cases.users, cases.targets, strict=True))
     had = {dataset.user_ids[u]: {dataset.item_ids[i] for i in h} for u, h in enumerate(dataset.before("test"))}
     right = {dataset.user_ids[user]: dataset.item_ids[item] for user, item in target.items()}
     source, known = held_out(dataset, catalogue, texts, "test", 100, 0), Known.of(dataset)

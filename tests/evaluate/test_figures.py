@@ -90,7 +90,8 @@ def test_baselines_rank_every_item_from_the_same_histories_with_ties_in_expectat
 ) -> None:
     dataset = Dataset.load(tiny_run / "data")
     per_user = pq.read_table(folder / "per_user.parquet").to_pydict()
-    users, targets = dataset.targets("test")
+    cases = dataset.cases("test")
+    users, targets = cases.users, cases.targets
     before = dataset.before("test")
     specs = load(tiny_run / "recipe.yaml").evaluate.baselines
     for name, model in fit(specs, dataset.before("valid"), Items(dataset.item_ids)).items():

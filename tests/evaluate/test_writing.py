@@ -48,8 +48,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_held_out_events_are_asked_about_in_a_wording_of_training(run: Path) -> None:
     asked = pq.read_table(run / "evaluate-test" / "writing.parquet")
     dataset = Dataset.load(run / "data")
-    users, items = dataset.targets("test")
-    held_out = {(dataset.user_ids[user], dataset.item_ids[item]) for user, item in zip(users, items, strict=True)}
+    events = dataset.part("test")
+    held_out = {
+        (dataset.user_ids[user], dataset.item_ids[item]) for user, item in zip(events.rows, events.items, strict=True)
+    }
     pairs = zip(asked["user_id"].to_pylist(), asked["item_id"].to_pylist(), strict=True)
     assert set(pairs) <= held_out
     for task in ("explanation", "review_title", "review_rating", "review_summary"):

@@ -84,8 +84,8 @@ def test_who_has_no_history_gets_what_most_users_have_and_is_told_so(client, ser
     train = data.before("valid")
     users = np.array([sum(item in set(row.tolist()) for row in train) for item in range(data.n_items)])
     answer = ask(client, history=[], k=5, deny=["i0"])
-    counts = [users[data.item_number[item["item_id"]]] for item in answer["items"]]
-    rest = np.delete(users, data.item_number["i0"])
+    counts = [users[data.item_ids.index(item["item_id"])] for item in answer["items"]]
+    rest = np.delete(users, data.item_ids.index("i0"))
     assert counts == sorted(rest.tolist(), reverse=True)[:5]
     assert answer["ranked_by"] == "popularity" and "most users have" in answer["notes"][0]
     np.testing.assert_allclose([one["score"] for one in answer["items"]], np.log(np.array(counts) / users.sum()))

@@ -18,7 +18,8 @@ def unreadable_texts(tiny_run, tmp_path):
     run.data.mkdir(parents=True)
     data = Dataset.load(RunFolder(tiny_run).data)
     texts = pa.array([f"I wrote {row}" for row in range(data.interactions.num_rows)])
-    Dataset(data.interactions.append_column("text", texts), data.items).save(run.data)
+    pq.write_table(data.interactions.append_column("text", texts), run.data / "interactions.parquet")
+    pq.write_table(data.items, run.data / "items.parquet")
     file = run.data / "interactions.parquet"
     part = pq.ParquetFile(file).metadata.row_group(0)
     column = next(part.column(at) for at in range(part.num_columns) if part.column(at).path_in_schema == "text")

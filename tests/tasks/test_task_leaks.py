@@ -107,7 +107,8 @@ def neighbours(codes: np.ndarray, dataset: Dataset, width: int = 5) -> tuple[flo
     Returns:
         That share over users, and what it is on average when held-out items are dealt out to users anew.
     """
-    users, targets = dataset.targets("test")
+    events = dataset.part("test")
+    users, targets = events.rows, events.items
     last = np.array([dataset.before("valid")[user][-1] for user in users])
 
     def near(held_out: np.ndarray) -> float:
