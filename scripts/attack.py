@@ -110,7 +110,7 @@ def _sayings(client: Client, count: int) -> tuple[int, int]:
     reader, draw = Understanding(store, Titles(store)), random.Random(0)
     rare = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code))[0] in "MC" and code not in _HALVES]
     words = re.findall(r"\S+", "no like not the I and than newer 90s 1995 comedy number 2 one more “ ” ' , ( ) -")
-    titles = [thing.title for thing in store.things]
+    titles = [thing.title for thing in store.items]
     succeeded = 0
     for _ in range(count):
         parts = [draw.choice(draw.choice((rare, words, words, titles)))[:40] for _ in range(draw.randint(1, 12))]

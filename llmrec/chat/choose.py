@@ -1,191 +1,251 @@
-"""Which items a dialogue shows: the wishes as filters, the model's ranking, free words and seeds by meaning."""
+"""What a dialogue remembers, and the items that it shows: constraints as filters, the model's ranking, nearness."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from llmrec.chat.client import Declined, Given
-from llmrec.chat.meaning import Meanings
-from llmrec.chat.state import State
-from llmrec.chat.store import Store, Wish
+from llmrec.chat.client import Client, Declined, Recommended
+from llmrec.chat.store import Constraint, SemanticIndex, Store
+from llmrec.chat.understand import Relation
 
 LISTED = 10_000  # items that a request may list
-POOL = 100  # items that are ranked again by meaning
-NEAREST = 200  # items that free words leave, where they choose before the model does
-Act = Literal["rerank", "nearest"]
+POOL = 100  # items that are ranked again by nearness in meaning
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Card:
+    """A recommended item as it is shown, its attributes by column, and why it is here."""
+
+    item_id: str
+    title: str
+    code: str
+    traits: list[tuple[str, str]]
+    why: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """Words that may mean several items, whose ids are offered, and whether they were spoken of well."""
+
+    text: str
+    offered: list[str]
+    liked: bool
+
+
+@dataclass
+class State:
+    """Of one dialogue; items are named by id, since the catalogue may be changed.
+
+    Attributes:
+        liked: oldest first; what is liked anew goes to the end.
+        disliked: never shown.
+        missed: constraints that nothing met; they give way to the next ones.
+        about: free words that are wanted.
+        seeds: items that the next ones are to be like.
+        cards: shown now.
+        shown: every item that was shown, in order.
+        question: asked and not answered.
+        said: (person or llmrec, words) of every turn.
+    """
+
+    liked: list[str] = field(default_factory=list)
+    disliked: list[str] = field(default_factory=list)
+    constraints: list[Constraint] = field(default_factory=list)
+    missed: list[Constraint] = field(default_factory=list)
+    about: str = ""
+    seeds: list[str] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    question: Question | None = None
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def judge(self, item_id: str, liked: bool) -> None:
+        """Put an item at the end of what is liked or disliked."""
+        for items in (self.liked, self.disliked):
+            if item_id in items:
+                items.remove(item_id)
+        (self.liked if liked else self.disliked).append(item_id)
+
+    def constrain(self, new: list[Constraint], also: bool = False) -> None:
+        """Add constraints: what is wanted of a column takes the place of what was, what is not wanted stays."""
+        kept = [one for one in self.constraints if not new or one not in self.missed]
+        kept = [one for one in kept if not any(_contradict(one, other) for other in new)]
+        replaced = set() if also else {one.column for one in new if one.wanted}
+        kept = [one for one in kept if not one.wanted or one.column not in replaced]
+        self.constraints = list(dict.fromkeys([*kept, *new]))
+        self.missed = [] if new else self.missed
+
+    def relate(self, relation: Relation, store: Store) -> None:
+        """Constrain to newer, older or cheaper than the median of the seeds, or of what is shown."""
+        column = store.kind("number" if relation == "cheaper" else "year")
+        base = self.seeds or [card.item_id for card in self.cards]
+        known = [store.number[one] for one in base if one in store.number]
+        values = column.numbers[known] if column is not None and known else np.zeros(0)
+        if column is None or not np.isfinite(values).any():
+            return
+        middle, step = float(np.nanmedian(values)), 0.01 if relation == "cheaper" else 1.0
+        newer = Constraint(column.name, low=middle + step)
+        self.constrain([newer if relation == "newer" else Constraint(column.name, high=middle - step)])
+
+    def wishes(self) -> list[str]:
+        """Constraints and free words, as they are shown."""
+        return [*map(str, self.constraints), *([f"“{self.about}”"] if self.about else [])]
+
+    def transcript(self) -> dict[str, Any]:
+        """All that was said and understood, as JSON."""
+        return {
+            "said": [{"who": who, "words": words} for who, words in self.said],
+            "liked": self.liked,
+            "disliked": self.disliked,
+            "wishes": [*map(str, self.constraints), *([self.about] if self.about else [])],
+            "cards": [{"item_id": card.item_id, "title": card.title, "why": card.why} for card in self.cards],
+        }
+
+
+def _contradict(old: Constraint, new: Constraint) -> bool:
+    if old.column != new.column or bool(old.values) != bool(new.values):
+        return False
+    return not old.values or (old.wanted != new.wanted and bool({*old.values} & {*new.values}))
+
+
+@dataclass(frozen=True)
+class Selection:
     """Items to show.
 
     Attributes:
         items: item numbers, best first.
-        missed: wishes that nothing fulfils; the items are the nearest.
+        missed: constraints that nothing meets; the items are the nearest.
         ranked_by: model or popularity, or catalogue where the server could do neither.
     """
 
     items: list[int]
-    missed: list[Wish]
+    missed: list[Constraint]
     ranked_by: str
 
 
-class Source(Protocol):
-    """Whatever recommends: a client of a server, or a recommender in this process."""
+class ItemSelector:
+    """Selects items by a server's ranking.
 
-    def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
-        """See `Client.recommend`."""
-        ...
+    Args:
+        index: vectors of the store's items; None leaves free words without effect.
+        queries: the model was trained to search by free words.
+    """
 
+    def __init__(self, client: Client, store: Store, index: SemanticIndex | None = None, queries: bool = False) -> None:
+        self.client, self.store, self.index, self.queries = client, store, index, queries
 
-class Chooser:
-    """Asks a recommender."""
-
-    def __init__(
-        self,
-        client: Source,
-        store: Store,
-        meanings: Meanings | None = None,
-        queries: bool = False,
-        weight: float = 1.0,
-        act: Act = "rerank",
-    ) -> None:
-        """Choose from a store.
-
-        Args:
-            meanings: of its items; None leaves free words without effect.
-            queries: the model was trained to search by free words.
-            weight: of nearness in meaning beside the model's log-probability, each in its own standard deviations.
-            act: whether free words rank the model's best again, or first leave it the nearest items only.
-        """
-        self.client, self.store, self.meanings = client, store, meanings
-        self.queries, self.weight, self.act = queries, weight, act
-
-    def choose(self, state: State, k: int, without: set[str] = frozenset()) -> Chosen:  # type: ignore[assignment]
-        """The next items.
-
-        Args:
-            without: item ids that are not wanted now.
+    def select(self, state: State, k: int, without: Iterable[str] = ()) -> Selection:
+        """The next items, none of which are liked, disliked, or of the ids `without`.
 
         Raises:
             ServerDown: nothing answers.
         """
         hidden = {*state.liked, *state.disliked, *without}
-        free = np.array([thing.item_id not in hidden for thing in self.store.things], bool)
-        fits, missed = self._fits(state.wishes, free, k)
-        near = self._near(state)
-        if near is not None and self.act == "nearest":
-            order = np.argsort(-np.where(fits, near, -np.inf), kind="stable")[:NEAREST]
-            fits = fits & np.isin(np.arange(len(fits)), order)
+        free = np.array([item.item_id not in hidden for item in self.store.items], bool)
+        fits, missed = self._fits(state.constraints, free, k)
         if not fits.any():
-            return Chosen([], missed, "model")
-        body = self._filter(fits, [wish for wish in state.wishes if wish not in missed], hidden)
-        given = self._ask(state, body, k if near is None else max(k, POOL))
-        if given is None:
-            return Chosen(np.flatnonzero(fits)[:k].tolist(), missed, "catalogue")
-        items = self._fitting(given, fits)
-        if "where" in body and len(items) < min(k, int(fits.sum())):  # it let others through, and they took the places
-            further = self._ask(state, {"allow": self._listed(fits, near)}, k)
-            items = self._fitting(further, fits) | items if further else items
-        ranked = sorted(items.items(), key=lambda one: -one[1])
-        return Chosen(self._ranked(ranked, near)[:k], missed, given.ranked_by)
+            return Selection([], missed, "model")
+        near = self._nearness(state)
+        request = self._filter(fits, [one for one in state.constraints if one not in missed], hidden)
+        reply = self._recommend(state, request, k if near is None else max(k, POOL))
+        if reply is None:
+            return Selection(np.flatnonzero(fits)[:k].tolist(), missed, "catalogue")
+        scores = self._fitting(reply, fits)
+        if "where" in request and len(scores) < min(k, int(fits.sum())):  # it let others through, in the places of ours
+            numbers = np.flatnonzero(fits)
+            if near is not None:
+                numbers = numbers[np.argsort(-near[numbers], kind="stable")]
+            further = self._recommend(state, {"allow": self._ids(numbers[:LISTED])}, k)
+            scores = (self._fitting(further, fits) if further else {}) | scores
+        items = sorted(scores, key=lambda item: -scores[item])
+        if near is not None and len(items) > 1:
+            total = _standardized([scores[item] for item in items]) + _standardized(near[items])
+            items = [items[place] for place in np.argsort(-total, kind="stable")]
+        return Selection(items[:k], missed, reply.ranked_by)
 
-    def _fitting(self, given: Given, fits: np.ndarray) -> dict[int, float]:
-        """Item number → log-probability, of the recommended items that fit."""
-        numbers = ((self.store.number.get(one), score) for one, score in given.items)
-        return {at: score for at, score in numbers if at is not None and fits[at]}
-
-    def _listed(self, fits: np.ndarray, near: np.ndarray | None) -> list[str]:
-        """As many ids of the items that fit as a request may list: the nearest in meaning, or the first."""
-        numbers = np.flatnonzero(fits)
-        if near is not None:
-            numbers = numbers[np.argsort(-near[numbers], kind="stable")]
-        return [self.store.things[at].item_id for at in numbers[:LISTED]]
-
-    def _fits(self, wishes: list[Wish], free: np.ndarray, k: int) -> tuple[np.ndarray, list[Wish]]:
-        """(items,) bool of what fulfils all wishes; where nothing does, of the nearest, and which wishes they miss."""
-        if not wishes or not free.any():
+    def _fits(self, constraints: list[Constraint], free: np.ndarray, k: int) -> tuple[np.ndarray, list[Constraint]]:
+        """(items,) bool of what meets all constraints; where nothing does, of the nearest, and what they miss."""
+        if not constraints or not free.any():
             return free, []
-        short = np.stack([self.store.short(wish) for wish in wishes])
-        allowed = free & (short[[not wish.wanted for wish in wishes]] == 0).all(axis=0)
+        distances = np.stack([self.store.distance(one) for one in constraints])
+        allowed = free & (distances[[not one.wanted for one in constraints]] == 0).all(axis=0)
         if allowed.any():
             free = allowed  # what is not wanted gives way only where there is nothing else
-        far = np.where(free, short.sum(axis=0), np.inf)
-        if (far == 0).any():
-            return far == 0, []
-        limit = np.sort(far)[min(k, int(free.sum())) - 1]
-        near = far <= limit
-        return near, [wish for wish, row in zip(wishes, short, strict=True) if (row[near] > 0).any()]
+        total = np.where(free, distances.sum(axis=0), np.inf)
+        if (total == 0).any():
+            return total == 0, []
+        near = total <= np.sort(total)[min(k, int(free.sum())) - 1]
+        return near, [one for one, row in zip(constraints, distances, strict=True) if (row[near] > 0).any()]
 
-    def _near(self, state: State) -> np.ndarray | None:
-        """(items,) nearness to the free words and the seeds; None where there are none."""
+    def _nearness(self, state: State) -> np.ndarray | None:
+        """(items,) mean cosine to the free words and the seeds; None where there are none."""
         seeds = [self.store.number[one] for one in state.seeds if one in self.store.number]
-        if self.meanings is None or not (state.about or seeds):
+        if self.index is None or not (state.about or seeds):
             return None
-        rows = [self.meanings.near(seed) for seed in seeds] + ([self.meanings.like(state.about)] if state.about else [])
+        rows = [*map(self.index.to_item, seeds), *([self.index.to_text(state.about)] if state.about else [])]
         return np.stack(rows).mean(axis=0).astype(np.float64)
 
-    def _ask(self, state: State, body: dict[str, Any], k: int) -> Given | None:
-        """Recommendations of a request's filter; None where there is no history and no popularity to rank by."""
-        if self.queries and state.about:
-            body = body | {"query": state.about[:512]}
-        history = [one for one in state.liked if one in self.store.number][-LISTED:]
-        pool = min(POOL if "where" in body else k, POOL, len(self.store))
-        try:
-            return self.client.recommend(history, pool, **body)
-        except Declined as refused:
-            if refused.param == "history" and not history:
-                return None
-            if refused.param != "k":
-                raise
-            return self.client.recommend(history, min(10, len(self.store)), **body)
+    def _ids(self, numbers: np.ndarray) -> list[str]:
+        return [self.store.items[number].item_id for number in numbers]
 
-    def _filter(self, fits: np.ndarray, wishes: list[Wish], hidden: set[str]) -> dict[str, Any]:
-        """The items that fit, as a request says it: those allowed or denied, whichever are fewer; or the wishes.
+    def _filter(self, fits: np.ndarray, met: list[Constraint], hidden: set[str]) -> dict[str, Any]:
+        """Fields of a request that let the items through that fit, or few others, too.
 
-        Args:
-            fits: (items,) bool.
-            wishes: what all items that fit fulfil.
-            hidden: ids of items that do not fit, whatever they fulfil.
+        They are the ids allowed or denied, whichever are fewer; where both are too many, the constraints that all
+        fitting items meet.
         """
-        field, listed = min(("allow", fits), ("deny", ~fits), key=lambda one: int(one[1].sum()))
+        field_, listed = min(("allow", fits), ("deny", ~fits), key=lambda one: int(one[1].sum()))
         if listed.sum() <= LISTED:
-            return {field: [self.store.things[at].item_id for at in np.flatnonzero(listed)]}
-        return {"where": constraints(wishes), "deny": [one for one in hidden if one in self.store.number][:LISTED]}
+            return {field_: self._ids(np.flatnonzero(listed))}
+        return {"where": where(met), "deny": [one for one in hidden if one in self.store.number][:LISTED]}
 
-    def _ranked(self, items: list[tuple[int, float]], near: np.ndarray | None) -> list[int]:
-        """Items by the model, or by the model and nearness together."""
-        numbers = [at for at, _ in items]
-        if near is None or len(items) < 2:
-            return numbers
-        model, meaning = np.array([score for _, score in items]), near[numbers]
-        together = _standard(model) + self.weight * _standard(meaning)
-        return [numbers[at] for at in np.argsort(-together, kind="stable")]
+    def _recommend(self, state: State, request: dict[str, Any], k: int) -> Recommended | None:
+        """The server's reply; None where there is no history and no popularity to rank by."""
+        if self.queries and state.about:
+            request = request | {"query": state.about[:512]}
+        history = [one for one in state.liked if one in self.store.number][-LISTED:]
+        try:
+            count = min(POOL if "where" in request else k, POOL, len(self.store))
+            return self.client.recommend(history, count, **request)
+        except Declined as declined:
+            if declined.param == "history" and not history:
+                return None
+            if declined.param != "k":
+                raise
+            return self.client.recommend(history, min(10, len(self.store)), **request)
+
+    def _fitting(self, reply: Recommended, fits: np.ndarray) -> dict[int, float]:
+        """Item number → log-probability, of the recommended items that fit."""
+        numbers = ((self.store.number.get(one), score) for one, score in reply.items)
+        return {number: score for number, score in numbers if number is not None and fits[number]}
 
 
-def constraints(wishes: Iterable[Wish]) -> dict[str, dict[str, Any]]:
-    """Wishes as `where` of a request has them: column → what its cells must hold.
+def where(constraints: Iterable[Constraint]) -> dict[str, dict[str, Any]]:
+    """Constraints as a request's `where`: column → what its cells must hold.
 
     What cannot be written so is left out: denied years and prices, and a second value that is wanted of one column.
     """
     found: dict[str, dict[str, Any]] = {}
-    for wish in wishes:
-        column = found.setdefault(wish.column, {})
-        if wish.values and wish.wanted:
-            column.setdefault("any", list(wish.values))
-        elif wish.values:
-            column["none"] = [*column.get("none", []), *wish.values]
-        if wish.wanted and np.isfinite(wish.low):
-            column["min"] = max(wish.low, column.get("min", wish.low))
-        if wish.wanted and np.isfinite(wish.high):
-            column["max"] = min(wish.high, column.get("max", wish.high))
-    return {name: one for name, one in found.items() if one}
+    for one in constraints:
+        column = found.setdefault(one.column, {})
+        if one.values and one.wanted:
+            column.setdefault("any", list(one.values))
+        elif one.values:
+            column["none"] = [*column.get("none", []), *one.values]
+        elif one.wanted:
+            if np.isfinite(one.low):
+                column["min"] = max(one.low, column.get("min", one.low))
+            if np.isfinite(one.high):
+                column["max"] = min(one.high, column.get("max", one.high))
+    return {name: column for name, column in found.items() if column}
 
 
-def _standard(values: np.ndarray) -> np.ndarray:
+def _standardized(values: Any) -> np.ndarray:
+    """Values in standard deviations from their mean; zeros where they are alike."""
+    values = np.asarray(values)
     spread = values.std()
     return (values - values.mean()) / spread if spread > 1e-9 else np.zeros(len(values))

@@ -1,221 +1,309 @@
-"""One dialogue: a message or a click in, words and cards out."""
+"""Dialogues: a message or a click in, words and cards out. Words are templates of `prompts/replies.yaml`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from llmrec.chat.choose import Chooser
-from llmrec.chat.client import ServerDown
-from llmrec.chat.mentions import Mention
-from llmrec.chat.replies import cards, listed, say, wishes
-from llmrec.chat.state import Question, State
-from llmrec.chat.store import Store
+import numpy as np
+import yaml
+
+from llmrec import shipped
+from llmrec.chat.choose import Card, ItemSelector, Question, Selection, State
+from llmrec.chat.client import Client, OwnServer, ServerDown
+from llmrec.chat.store import SemanticIndex, Store
+from llmrec.chat.titles import Titles
 from llmrec.chat.understand import READ, Understanding, Understood
 from llmrec.errors import ChatError
+
+LIKE, DISLIKE = "♥", "✕"
+
+
+@cache
+def templates() -> dict[str, Any]:
+    """The sentences of `prompts/replies.yaml`."""
+    text = (shipped.folder("prompts") / "replies.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def say(name: str, turn: int = 0, **words: object) -> str:
+    """A sentence, filled in; of several forms the turn's own. What is filled in is plain text, braces and all."""
+    form = templates()[name]
+    return str(form[turn % len(form)] if isinstance(form, list) else form).format(**words)
+
+
+def listed(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def quoted(titles: list[str]) -> str:
+    """`“a”, “b” and “c”`."""
+    return listed([f"“{title}”" for title in titles])
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a turn gives.
-
-    Attributes:
-        words: to say.
-        changed: whether there are other cards than before.
-        down: the server did not answer.
-    """
+    """Words to say, whether there are other cards than before, and whether the server did not answer."""
 
     words: str
     changed: bool = False
     down: bool = False
 
 
+@dataclass
+class Piece:
+    """A part of a reply: text to add, and codes as a model generates them."""
+
+    text: str
+    codes: str = ""
+
+
 class Dialogue:
-    """Turns of one person."""
+    """Turns of one person; shows k cards."""
 
-    def __init__(self, understanding: Understanding, chooser: Chooser, k: int = 10) -> None:
-        """Begin.
-
-        Args:
-            k: cards that are shown.
-        """
-        self.understanding, self.chooser, self.k = understanding, chooser, k
+    def __init__(self, understanding: Understanding, selector: ItemSelector, k: int = 10) -> None:
+        self.understanding, self.selector, self.k = understanding, selector, k
         self.state, self._down = State(), False
 
     @property
     def store(self) -> Store:
         """The items."""
-        return self.chooser.store
+        return self.selector.store
 
-    def move(self, understanding: Understanding, chooser: Chooser) -> None:
+    def move(self, understanding: Understanding, selector: ItemSelector) -> None:
         """Go on with another catalogue: what was said stays, items that are gone are forgotten."""
-        self.understanding, self.chooser = understanding, chooser
-        known = set(chooser.store.columns)
-        self.state.wishes = [wish for wish in self.state.wishes if wish.column in known]
+        self.understanding, self.selector = understanding, selector
+        self.state.constraints = [one for one in self.state.constraints if one.column in self.store.columns]
 
     def hear(self, text: str) -> Reply:
         """Take a message in and answer it."""
-        heard = self.understanding.read(text)
-        return self._turn(text, lambda: self._take(heard, len(text) > READ))
+        cut = [say("cut", count=READ)] if len(text) > READ else []
+        return self._take(text, self.understanding.read(text), cut)
 
     def like(self, item_id: str, liked: bool = True, others: bool = False) -> Reply:
         """Take a click on a card, or on a title that was searched for; `others` shows nothing that was shown before."""
-        said = ("♥ " if liked else "✕ ") + self.title(item_id)
-        return self._turn(said, lambda: (*self._judge({item_id: liked})[:2], others))
+        self.state.said.append(("person", f"{LIKE if liked else DISLIKE} {self.store.title(item_id)}"))
+        return self._show(self._judge({item_id: liked}), others)
 
     def others(self) -> Reply:
         """Show what was not shown before."""
-        return self._turn("(others)", lambda: self._take(Understood(others=True), False))
+        return self._take("(others)", Understood(others=True))
 
     def clear(self) -> Reply:
         """Drop all filters."""
-        return self._turn("(filters off)", lambda: self._take(Understood(clear=True), False))
+        return self._take("(filters off)", Understood(clear=True))
 
-    def again(self) -> Reply:
-        """Ask the server again, with what is known."""
-        return self._show([], others=False)
+    def _judge(self, judged: dict[str, bool]) -> list[str]:
+        """Note what is liked and disliked; what to say of it."""
+        for item_id, liked in judged.items():
+            self.state.judge(item_id, liked)
+        likes, dislikes = ([one for one, liked in judged.items() if liked is wanted] for wanted in (True, False))
+        return [
+            say(name, titles=quoted([self.store.title(one) for one in items]))
+            for name, items in (("liked", likes), ("disliked", dislikes))
+            if items
+        ]
 
-    def title(self, item_id: str) -> str:
-        """What an item is called."""
-        at = self.store.number.get(item_id)
-        return item_id if at is None else self.store.things[at].title
-
-    def _turn(self, text: str, take: Callable[[], tuple[list[str], bool, bool]]) -> Reply:
-        self.state.said.append(("person", text[:READ]))
-        said, show, others = take()
-        reply = self._show(said, others) if show else Reply(" ".join(said))
-        self.state.said.append(("llmrec", reply.words))
-        return reply
-
-    def _judge(self, judged: dict[str, bool]) -> tuple[list[str], bool, bool]:
-        """What is liked and disliked: (what to say, whether to show items, whether others)."""
-        said = []
-        for name, wanted in (("liked", True), ("disliked", False)):
-            chosen = [one for one, liked in judged.items() if liked is wanted]
-            for one in chosen:
-                self.state.like(one) if wanted else self.state.dislike(one)
-            if chosen:
-                said.append(say(name, titles=listed([f"“{self.title(one)}”" for one in chosen])))
-        return said, True, False
-
-    def _take(self, heard: Understood, cut: bool) -> tuple[list[str], bool, bool]:
-        """What a message changes: (what to say, whether to show items, whether others)."""
-        said = [say("cut", count=READ)] if cut else []
+    def _take(self, text: str, heard: Understood, said: list[str] | None = None) -> Reply:
+        """Change the state by a message, and answer it."""
+        state, said = self.state, said or []
+        state.said.append(("person", text[:READ]))
+        question, state.question = state.question, None
         if heard.reset:
-            self.state = State(said=self.state.said)
-            return [say("reset")], True, False
-        question, self.state.question = self.state.question, None
+            self.state = State(said=state.said)
+            return self._show([say("reset")])
         if question is not None and heard.answer is not None:
-            return self._answered(question, heard.answer)
+            if 1 <= heard.answer <= len(question.offered):
+                return self._show(self._judge({question.offered[heard.answer - 1]: question.liked}))
+            said = [say("unknown", titles=quoted([question.text]))]
+            return self._show(said) if state.liked else self._reply(said)
         if heard.nothing or (heard.answer is not None and not heard.cards):
-            return [*said, say("gibberish", values=self._values())], False, False
+            return self._reply([*said, say("gibberish", values=self._values())])
         if heard.clear:
-            self.state.wishes, self.state.about, self.state.seeds = [], "", []
+            state.constraints, state.about, state.seeds = [], "", []
             said.append(say("cleared"))
         judged, unknown = self._named(heard)
-        said += self._judge(judged)[0]
-        said += [say("unknown", titles=listed([f"“{one.said}”" for one in unknown]))] if unknown else []
-        self._wished(heard, judged)
-        if self.state.question is not None:
-            titles = [f"({at}) “{self.named(one)}”" for at, one in enumerate(self.state.question.offered, 1)]
-            said.append(say("unsure", titles=" ".join(titles)))
-        acted = (
-            judged or heard.wishes or heard.about or heard.relations or heard.like_this or heard.others or heard.clear
-        )
-        said += [say("others")] if heard.others and not heard.wishes and not judged else []
-        return said, bool(acted), heard.others
+        said += self._judge(judged)
+        if unknown:
+            said.append(say("unknown", titles=quoted(unknown)))
+        self._constrain(heard, [one for one, liked in judged.items() if liked])
+        if state.question is not None:
+            titles = [self.store.title(one, with_year=True) for one in state.question.offered]
+            said.append(say("unsure", titles=" ".join(f"({at}) “{title}”" for at, title in enumerate(titles, 1))))
+        if heard.others and not heard.constraints and not judged:
+            said.append(say("others"))
+        wanted = heard.constraints or heard.about or heard.relations or heard.like_this
+        acted = judged or wanted or heard.others or heard.clear
+        return self._show(said, heard.others) if acted else self._reply(said)
 
-    def named(self, item_id: str) -> str:
-        """A title with its year, where the catalogue has one."""
-        column, at = self.store.kind("year"), self.store.number.get(item_id)
-        year = column.numbers[at] if column is not None and at is not None else float("nan")
-        return self.title(item_id) + (f" ({year:.0f})" if year == year else "")
-
-    def _answered(self, question: Question, answer: int) -> tuple[list[str], bool, bool]:
-        if not 1 <= answer <= len(question.offered):
-            return [say("unknown", titles=f"“{question.said}”")], bool(self.state.liked), False
-        return self._judge({question.offered[answer - 1]: question.liked})
-
-    def _named(self, heard: Understood) -> tuple[dict[str, bool], list[Mention]]:
-        """Items that are judged by a message, and names that are not known; unsure ones become a question."""
+    def _named(self, heard: Understood) -> tuple[dict[str, bool], list[str]]:
+        """Items that are judged by a message, and names that are not known; an unsure one becomes a question."""
         judged: dict[str, bool] = {}
         unknown = []
-        things = self.store.things
         for mention in heard.mentions:
-            ids = [things[number].item_id for number in mention.match.items]
+            ids = [self.store.items[number].item_id for number in mention.match.items]
             if ids and mention.match.sure:
                 judged[ids[0]] = mention.liked
             elif ids and self.state.question is None:
-                self.state.question = Question(mention.said, ids, mention.liked)
+                self.state.question = Question(mention.text, ids, mention.liked)
             elif not ids and mention.plain:
-                unknown.append(mention)
-        for place, liked in heard.cards.items():
-            card = self._card(place)
-            if card is not None:
-                judged[card] = liked
-        return judged, unknown
+                unknown.append(mention.text)
+        cards = {self._card(place): liked for place, liked in heard.cards.items()}
+        return judged | {item_id: liked for item_id, liked in cards.items() if item_id}, unknown
 
-    def _card(self, place: int) -> str | None:
+    def _card(self, place: int) -> str:
+        """The item id of a card by its number, -1 for the last; "" where there is none."""
         shown = self.state.cards
-        at = len(shown) if place < 0 else place
-        return shown[at - 1].item_id if 1 <= at <= len(shown) else None
+        place = len(shown) if place < 0 else place
+        return shown[place - 1].item_id if 1 <= place <= len(shown) else ""
 
-    def _wished(self, heard: Understood, judged: dict[str, bool]) -> None:
-        seed = self._card(heard.like_this) if heard.like_this else None
-        if seed is None and heard.like_this and self.state.liked:
-            seed = self.state.liked[-1]
-        narrowed = heard.wishes or heard.relations or heard.about
-        seeds = [one for one, liked in judged.items() if liked] if narrowed else []
-        if seed is not None:
-            self.state.like(seed)
-            seeds.append(seed)
-        if seeds or heard.wishes or heard.about:
-            self.state.seeds = seeds
-        self.state.wish(heard.wishes, heard.also)
-        if heard.about or heard.wishes:
-            self.state.about = heard.about
+    def _constrain(self, heard: Understood, liked: list[str]) -> None:
+        """Take in constraints, free words, and the items that the next ones are to be like."""
+        state = self.state
+        seeds = liked if heard.constraints or heard.relations or heard.about else []
+        seed = (self._card(heard.like_this) or next(reversed(state.liked), "")) if heard.like_this else ""
+        if seed:
+            state.judge(seed, True)
+            seeds = [*seeds, seed]
+        if seeds or heard.constraints or heard.about:
+            state.seeds = seeds
+        state.constrain(heard.constraints, heard.also)
+        if heard.about or heard.constraints:
+            state.about = heard.about
         for relation in heard.relations:
-            self.state.relate(relation, self.store)
+            state.relate(relation, self.store)
 
-    def _show(self, said: list[str], others: bool) -> Reply:
-        """Ask for items and say what they are."""
+    def _reply(self, said: list[str], changed: bool = False, down: bool = False) -> Reply:
+        reply = Reply(" ".join(said), changed, down)
+        self.state.said.append(("llmrec", reply.words))
+        return reply
+
+    def _show(self, said: list[str], others: bool = False) -> Reply:
+        """Select items and say what they are."""
         state = self.state
         before = [card.item_id for card in state.cards]
         try:
-            chosen = self.chooser.choose(state, self.k, set(state.shown) if others else set())
-            if others and state.shown and (chosen.missed or not chosen.items):  # all that fits was shown already
-                chosen, said = self.chooser.choose(state, self.k), [*said, say("again")]
+            selection = self.selector.select(state, self.k, state.shown if others else ())
+            if others and state.shown and (selection.missed or not selection.items):  # all that fits was shown already
+                selection, said = self.selector.select(state, self.k), [*said, say("again")]
         except ServerDown:
             self._down = True
-            return Reply(" ".join([*said, say("down")]), down=True)
+            return self._reply([*said, say("down")], down=True)
         except ChatError as error:
-            return Reply(" ".join([*said, str(error)]))
+            return self._reply([*said, str(error)])
         if self._down:
             said, self._down = [say("back"), *said], False
-        state.missed = chosen.missed
-        state.cards = cards(chosen, state, self.store, self.chooser.meanings)
+        state.missed = selection.missed
+        state.cards = [self._made_card(number, selection) for number in selection.items]
         now = [card.item_id for card in state.cards]
         state.shown = list(dict.fromkeys([*state.shown, *now]))
         same = now == before and bool(now)
-        said.append(say("same") if same else self._said(chosen.missed != [], chosen.ranked_by))
-        return Reply(" ".join(said), changed=now != before)
+        return self._reply([*said, say("same") if same else self._introduction(selection)], changed=now != before)
 
-    def _said(self, missed: bool, ranked_by: str) -> str:
-        state, count = self.state, len(self.state.cards)
+    def _introduction(self, selection: Selection) -> str:
+        turn, count, wishes = len(self.state.said) // 2, len(selection.items), ", ".join(self.state.wishes())
         if not count:
             return say("nothing_left")
-        if missed:
-            return say("nothing", wishes=wishes(state))
+        if selection.missed:
+            return say("nothing", wishes=wishes)
         if count < self.k:
             return say("few", count=count)
-        if state.wishes or state.about:
-            return say("filtered", len(state.said) // 2, wishes=wishes(state))
-        if ranked_by != "model":
-            return say("popular" if ranked_by == "popularity" else "need_title")
-        return say("found", len(state.said) // 2)
+        if wishes:
+            return say("filtered", turn, wishes=wishes)
+        return say({"model": "found", "popularity": "popular"}.get(selection.ranked_by, "need_title"), turn)
 
     def _values(self) -> str:
-        """Some values that could be asked for: the most frequent of the first small vocabulary."""
-        small = [column for column in self.store.columns.values() if column.kind == "values" and column.small]
-        ranked = sorted(small[0].holders.items(), key=lambda one: -len(one[1])) if small else []
-        return ", ".join(value for value, _ in ranked[:6]) or "something like a title"
+        """Some values that could be asked for: the most frequent of the first vocabulary."""
+        holders = self.store.vocabularies[0].holders if self.store.vocabularies else {}
+        return ", ".join(sorted(holders, key=lambda value: -len(holders[value]))[:6]) or "something like a title"
+
+    def _made_card(self, number: int, selection: Selection) -> Card:
+        """An item with the reason for it: the constraints that it meets, and which liked item it is like."""
+        item, constraints = self.store.items[number], self.state.constraints
+        met = [one for one in constraints if self.store.distance(one)[number] == 0]
+        reasons = [say("why_wish", wishes=", ".join(map(str, met)))] if met else []
+        if selection.missed and len(met) < len(constraints):
+            reasons.append(say("why_near"))
+        reasons += self._alike(number, {value for one in met if one.wanted for value in one.values})
+        reason = "; ".join(reasons) or say("why_popular" if selection.ranked_by == "popularity" else "why_next")
+        return Card(item.item_id, item.title, item.code, self.store.traits(number), reason)
+
+    def _alike(self, number: int, told: set[str]) -> list[str]:
+        """The liked item that shares most values with this one, else the one that is nearest in meaning."""
+        store, index = self.store, self.selector.index
+        liked = [store.number[one] for one in reversed(self.state.liked) if one in store.number]
+        if not liked:
+            return []
+        shared = {one: store.values(number) & store.values(one) for one in liked}
+        best = max(liked, key=lambda one: len(shared[one]))
+        values = [value for _, value in sorted(shared[best]) if value not in told]
+        if values:
+            return [say("why_shared", values=listed(values), title=store.items[best].title)]
+        near = index.to_item(number) if index else np.zeros(len(store))
+        nearest = max(liked, key=lambda one: near[one])
+        return [say("why_like", title=store.items[nearest].title)] if near[nearest] > 0.5 else []
+
+
+Speaker = Callable[[Dialogue, Reply], Iterator[Piece]]
+"""Finds words for a reply, piece by piece; never the name of an item that does not exist."""
+
+
+def speak_template(dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
+    """Say what the dialogue says, word by word."""
+    yield from (Piece(word) for word in re.findall(r"\S+\s*", reply.words))
+
+
+class ChatService:
+    """What all dialogues of one chat share: the server, what is known of its catalogue, and who finds the words.
+
+    Args:
+        encoder: of words and items, a key of `ENCODERS`; None for no understanding by meaning.
+        run: a run folder whose vectors may be used.
+        own: a server that is started again where it died.
+
+    Raises:
+        ServerDown, Declined: see `Client`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        encoder: str | None,
+        run: Path | None = None,
+        own: OwnServer | None = None,
+        speaker: Speaker = speak_template,
+    ) -> None:
+        self.client, self.own, self.speaker = client, own, speaker
+        self._encoder, self._run, self._lock = encoder, run, threading.Lock()
+        self.parts = self._learn()
+
+    def dialogue(self, k: int = 10) -> Dialogue:
+        """A new dialogue."""
+        return Dialogue(*self.parts, k)
+
+    def turn(self, dialogue: Dialogue, act: Callable[[], Reply]) -> Reply:
+        """One turn. A server of ours that died is started again first; a catalogue that was switched is learnt anew."""
+        with self._lock:
+            if self.own is not None and not self.own.alive:
+                self.own.start()
+            try:
+                if self.client.version()["catalogue"] != self.parts[1].store.catalogue:
+                    self.parts = self._learn()
+                if dialogue.store is not self.parts[1].store:
+                    dialogue.move(*self.parts)
+            except ServerDown:
+                pass  # the turn itself will say so
+        return act()
+
+    def _learn(self) -> tuple[Understanding, ItemSelector]:
+        version, store = self.client.version(), self.client.store()
+        index = SemanticIndex.of(store, self._encoder, self._run) if self._encoder else None
+        selector = ItemSelector(self.client, store, index, bool(version.get("queries")))
+        return Understanding(store, Titles(store, index)), selector

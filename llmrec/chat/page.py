@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from html import escape
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no reports to its makers
@@ -23,11 +24,9 @@ from fastapi import FastAPI
 from gradio.utils import LRUCache
 from starlette.types import ASGIApp
 
-from llmrec.chat import view
-from llmrec.chat.counter import Counter
+from llmrec.chat.dialogue import ChatService, say
 from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
-from llmrec.chat.replies import say
-from llmrec.chat.visits import CARDS, VISITS, Page, cards
+from llmrec.chat.visits import CARDS, VISITS, Page
 from llmrec.serve import logs
 from llmrec.serve.access import TrustedHosts, bind, listen
 from llmrec.serve.connections import BoundedServer, room
@@ -36,8 +35,75 @@ CONNECTIONS = 1000  # at a time; a visitor has two, and six while the page loads
 SECONDS = 30.0  # in which a request must have come, or an answer be read
 UNREAD_SECONDS = 10.0  # after which a page that is not read any more is not shown any more
 _POLL = 0.04  # seconds between looks for more words
+# values reach our functions as they were sent, to be checked there: Gradio's own refusals are tracebacks in the log
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+_KEPT = ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ROOT_PATH")  # other variables open paths, editors and histories
+_CLOSED: dict[str, Any] = {  # named, so that no variable of the environment opens them
+    "allowed_paths": [],
+    "blocked_paths": ["/"],
+    "max_file_size": 1,
+    "run_history": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+    "enable_monitoring": False,
+}
 
-Slot = tuple[gr.Column, gr.HTML, gr.Button, gr.Button]
+STYLE = """
+.llmrec-card {border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 10px 12px; height: 100%;
+  background: var(--background-fill-primary); overflow-wrap: anywhere}
+.llmrec-card b {font-size: 1.02em} .llmrec-card small {opacity: .75; display: block}
+.llmrec-card i {display: block; margin-top: 4px; font-size: .86em; opacity: .8}
+.llmrec-panel {font-size: .88em; overflow-wrap: anywhere} .llmrec-panel h4 {margin: .7em 0 .2em}
+.llmrec-chip {display: inline-block; border: 1px solid var(--border-color-primary); border-radius: 99px;
+  padding: 0 8px; margin: 2px} .llmrec-panel code {font-size: .86em} .llmrec-panel ol {margin: 0; padding-left: 1.4em}
+.llmrec-cards {display: grid !important; gap: 12px !important;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)) !important}
+.llmrec-slot {gap: 4px !important; min-width: 0 !important} .llmrec-slot > * {min-width: 0 !important}
+.llmrec-row {gap: 6px !important} .llmrec-row button {min-width: 0 !important}
+@media (max-width: 640px) {.gradio-container {padding: 6px !important} .llmrec-main {flex-direction: column !important}}
+footer {display: none !important}
+"""
+
+# Gradio reads a box some time after Enter, and clears it later still, so words that are typed on would get into the
+# message or lost. Here a message is taken out of the box at once, and waits in a list until the page has the last one.
+SCRIPT = """<script>
+const llmrecSaid = [];
+let llmrecSent = '', llmrecBusy = false;
+function llmrecSend() {
+  llmrecBusy = llmrecSaid.length > 0;
+  if (llmrecBusy) document.querySelector('#send').click();
+}
+function llmrecUnsent(text) {
+  llmrecBusy = false;
+  return [llmrecSent, ...llmrecSaid.splice(0), text].filter(Boolean).join(' ');
+}
+function llmrecSay(event) {
+  const box = document.querySelector('#said textarea');
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (!box.value.trim()) return;
+  llmrecSaid.push(box.value);
+  box.value = '';
+  box.dispatchEvent(new Event('input', {bubbles: true}));
+  if (!llmrecBusy) llmrecSend();
+}
+document.addEventListener('keydown', (event) => {
+  const enter = event.key === 'Enter' && !event.shiftKey && !event.isComposing;
+  if (enter && event.target.closest('#said textarea')) llmrecSay(event);
+}, true);
+document.addEventListener('click', (event) => { if (event.target.closest('#said button')) llmrecSay(event); }, true);
+</script>"""
+NEXT_SAID = "() => (llmrecSent = llmrecSaid.shift() ?? '')"
+SENT = "() => llmrecSend()"
+UNSENT = "(text) => llmrecUnsent(text)"  # what could not be sent goes back into the box
+SAVE = """(text) => {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+  link.download = 'transcript.json';
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
 
 
 def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
@@ -47,8 +113,9 @@ def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
         title: shown on top.
         reads: whether a session has a connection that reads its answers.
     """
+    small: dict[str, Any] = {"size": "sm"}
     with gr.Blocks(title=f"llmrec · {title}", analytics_enabled=False) as blocks:
-        gr.HTML(f"<h3>{view.escape(title)}: a chat that recommends real items</h3>")
+        gr.HTML(f"<h3>{escape(title)}: a chat that recommends real items</h3>")
         with gr.Row(elem_classes="llmrec-main"):
             with gr.Column(scale=3, min_width=280):
                 talk = gr.Chatbot(
@@ -67,45 +134,49 @@ def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
                     elem_id="said",
                     max_length=TEXT,
                 )
+                slots, clicks = [], []
                 with gr.Column(elem_classes="llmrec-cards"):
-                    slots = [_slot() for _ in range(CARDS)]
+                    for _ in range(CARDS):
+                        with gr.Column(visible=False, elem_classes="llmrec-slot") as column:
+                            slots += [column, gr.HTML()]
+                            with gr.Row(elem_classes="llmrec-row"):
+                                clicks.append(gr.Button("♥ like", elem_classes="llmrec-like", **small))
+                                clicks.append(gr.Button("✕ not for me", elem_classes="llmrec-dislike", **small))
             with gr.Column(scale=1, min_width=240):
                 sought = gr.Textbox(label="Search titles", elem_id="sought", max_length=TEXT)
                 hits = gr.Radio([], label="I like", elem_id="hits", visible=False)
                 panel = gr.HTML(elem_id="panel")
                 with gr.Row(elem_classes="llmrec-row"):
-                    off = gr.Button("Filters off", size="sm")
-                    new = gr.Button("Start over", size="sm")
-                    save = gr.Button("Save", size="sm")
+                    off, new, save = (gr.Button(name, **small) for name in ("Filters off", "Start over", "Save"))
                 transcript = gr.Textbox(visible="hidden")
                 send = gr.Button(visible="hidden", elem_id="send")
-        _show(page, blocks, [talk, panel, *(part for slot in slots for part in slot[:2])], reads)
+        blocks.load(_watch(page, reads), None, [talk, panel, *slots], concurrency_limit=None, **_QUIET)
         for event in (new.click, talk.clear):  # Gradio draws a dustbin on a talk
             _on(event, page.open)
-        heard = _on(send.click, page.hear, said, trigger_mode="multiple", js=view.NEXT_SAID)
-        heard.success(None, js=view.SENT)
-        heard.failure(None, said, said, js=view.UNSENT)
-        for place, (_, _, like, dislike) in enumerate(slots):
-            _on(like.click, lambda session, place=place: page.judge(session, place, True))
-            _on(dislike.click, lambda session, place=place: page.judge(session, place, False))
+        sent = _on(send.click, page.hear, said, trigger_mode="multiple", js=NEXT_SAID)
+        sent.success(None, js=SENT)
+        sent.failure(None, said, said, js=UNSENT)
+        for number, button in enumerate(clicks):
+            place, dislike = divmod(number, 2)
+            _on(button.click, lambda session, place=place, like=not dislike: page.judge(session, place, like))
         _on(hits.input, page.pick, hits, trigger_mode="multiple")
         _on(off.click, page.clear)
-        _search(page, sought, hits)
-        _save(page, save, transcript)
+
+        def search(text: Any, request: gr.Request) -> Any:
+            found = page.find(str(request.session_hash), text)
+            return gr.update(choices=found, value=None, visible=bool(found))
+
+        def saved(request: gr.Request) -> str:
+            return page.transcript(str(request.session_hash))
+
+        sought.change(search, sought, hits, trigger_mode="always_last", **_QUIET)
+        # the browser makes the file itself, so that the page needs no way to give files
+        save.click(saved, None, transcript, **_QUIET).then(None, transcript, None, js=SAVE)
     return blocks
 
 
-def _slot() -> Slot:
-    with gr.Column(visible=False, elem_classes="llmrec-slot") as column:
-        html = gr.HTML()
-        with gr.Row(elem_classes="llmrec-row"):
-            like = gr.Button("♥ like", size="sm", elem_classes="llmrec-like")
-            dislike = gr.Button("✕ not for me", size="sm", elem_classes="llmrec-dislike")
-    return column, html, like, dislike
-
-
-def _show(page: Page, blocks: gr.Blocks, parts: list[Any], reads: Callable[[str], bool]) -> None:
-    """Show the talk, the panel and the cards as long as the page is open.
+def _watch(page: Page, reads: Callable[[str], bool]) -> Callable[[gr.Request], AsyncIterator[list[Any]]]:
+    """A function that shows the talk, the panel and the cards as long as the page is open.
 
     Gradio closes a stream of answers when the last call has its answer, and may drop a call that comes meanwhile. A
     call that is never done keeps the stream open.
@@ -119,22 +190,19 @@ def _show(page: Page, blocks: gr.Blocks, parts: list[Any], reads: Callable[[str]
             now = (id(visit), visit.changes)
             if now != before:
                 before = now
-                shown = [update for there, html in cards(visit) for update in (gr.update(visible=there), html)]
-                yield [visit.talk(), visit.panel, *shown]
+                slots = [update for shown, html in visit.slots() for update in (gr.update(visible=shown), html)]
+                yield [visit.talk(), visit.panel, *slots]
             await asyncio.sleep(_POLL)
             read = time.monotonic() if reads(session) else read
 
-    blocks.load(watch, None, parts, concurrency_limit=None, **_QUIET)
+    return watch
 
 
 def _on(event: Any, put: Callable[..., Any], value: Any = None, **more: Any) -> Any:
-    """Queue a turn where an event happens.
+    """Queue a turn where an event happens; returns the event, to hang further ones on.
 
     Args:
         put: queues it; takes the session, and the value of a component where one is given.
-
-    Returns:
-        The event, to hang further ones on.
     """
 
     async def spoken(text: Any, request: gr.Request) -> None:
@@ -148,28 +216,7 @@ def _on(event: Any, put: Callable[..., Any], value: Any = None, **more: Any) -> 
     return event(spoken if value is not None else clicked, value, None, **in_order, **_QUIET, **more)
 
 
-# values reach our functions as they were sent, to be checked there: Gradio's own refusals are tracebacks in the log
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
-
-
-def _search(page: Page, sought: gr.Textbox, hits: gr.Radio) -> None:
-    def search(text: Any, request: gr.Request) -> Any:
-        found = page.find(str(request.session_hash), text)
-        return gr.update(choices=found, value=None, visible=bool(found))
-
-    sought.change(search, sought, hits, trigger_mode="always_last", **_QUIET)
-
-
-def _save(page: Page, save: gr.Button, transcript: gr.Textbox) -> None:
-    """The browser makes the file itself, so that the page needs no way to give files."""
-
-    def text(request: gr.Request) -> str:
-        return page.transcript(str(request.session_hash))
-
-    save.click(text, None, transcript, **_QUIET).then(None, transcript, None, js=view.SAVE)
-
-
-def application(counter: Counter, title: str, login: tuple[str, str] | None = None) -> ASGIApp:
+def application(service: ChatService, title: str, login: tuple[str, str] | None = None) -> ASGIApp:
     """The page as an app of its own, with nothing fetched from elsewhere.
 
     Args:
@@ -178,7 +225,7 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
     for name in [one for one in os.environ if one.startswith("GRADIO_") and one not in _KEPT]:
         del os.environ[name]
     streams: Streams = collections.Counter()
-    blocks = build(Page(counter), title, lambda session: streams[session] > 0)
+    blocks = build(Page(service), title, lambda session: streams[session] > 0)
     blocks.state_session_capacity, blocks.max_threads = VISITS, 2 * CONNECTIONS
     blocks.queue(default_concurrency_limit=8, api_open=False)
     queue = blocks._queue
@@ -188,8 +235,8 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
         blocks,
         path="",
         auth=checker(login) if login else None,
-        css=view.STYLE,
-        head=view.SCRIPT,
+        css=STYLE,
+        head=SCRIPT,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         footer_links=[],
         show_error=False,
@@ -205,30 +252,8 @@ def application(counter: Counter, title: str, login: tuple[str, str] | None = No
     return TrustedHosts(PageGuard(app, inputs, unread, streams, login is not None), () if login is None else None)
 
 
-_KEPT = ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ROOT_PATH")  # other variables open paths, editors and histories
-_CLOSED: dict[str, Any] = {  # named, so that no variable of the environment opens them
-    "allowed_paths": [],
-    "blocked_paths": ["/"],
-    "max_file_size": 1,
-    "run_history": False,
-    "ssr_mode": False,
-    "mcp_server": False,
-    "pwa": False,
-    "enable_monitoring": False,
-}
-
-
-def serve(counter: Counter, title: str, listening: socket.socket, login: tuple[str, str] | None = None) -> None:
-    """Serve the page until Ctrl-C.
-
-    Raises:
-        ChatError: see `server`.
-    """
-    server(counter, title, listening, login).run([listening])
-
-
 def server(
-    counter: Counter, title: str, listening: socket.socket, login: tuple[str, str] | None = None
+    service: ChatService, title: str, listening: socket.socket, login: tuple[str, str] | None = None
 ) -> uvicorn.Server:
     """A server of the page, not started.
 
@@ -241,7 +266,7 @@ def server(
     check_host(str(listening.getsockname()[0]), login)
     logs.limit_repeats()
     config = uvicorn.Config(
-        application(counter, title, login),
+        application(service, title, login),
         http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers
         log_level="warning",
         timeout_graceful_shutdown=3,  # streams of answers stay open as long as browsers do
@@ -252,10 +277,10 @@ def server(
 
 
 @contextlib.contextmanager
-def background(counter: Counter, title: str, login: tuple[str, str] | None = None) -> Iterator[str]:
+def background(service: ChatService, title: str, login: tuple[str, str] | None = None) -> Iterator[str]:
     """The address of a page that is served from a thread, on a free port."""
     listening = bind("127.0.0.1", 0)
-    runs = server(counter, title, listening, login)
+    runs = server(service, title, listening, login)
     thread = threading.Thread(target=runs.run, args=([listening],), daemon=True)
     thread.start()
     while not runs.started and thread.is_alive():

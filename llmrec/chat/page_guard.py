@@ -94,7 +94,14 @@ def checker(login: tuple[str, str]) -> Callable[[str, str], bool]:
 
 
 class PageGuard:
-    """ASGI middleware with a list of what is allowed; all else is answered 404, whatever Gradio adds or opens."""
+    """ASGI middleware with a list of what is allowed; all else is answered 404, whatever Gradio adds or opens.
+
+    Args:
+        inputs: id of each function of the page → how many inputs it has; each is a text or nothing.
+        unread: how many answers wait to be read by a session; None where none wait and none will come.
+        streams: is kept up to date.
+        login: whether there is one, so that its form may be sent.
+    """
 
     def __init__(
         self,
@@ -104,16 +111,8 @@ class PageGuard:
         streams: Streams,
         login: bool,
     ) -> None:
-        """Wrap Gradio's app.
-
-        Args:
-            inputs: id of each function of the page → how many inputs it has; each is a text or nothing.
-            unread: how many answers wait to be read by a session; None where none wait and none will come.
-            streams: is kept up to date.
-            login: whether there is one, so that its form may be sent.
-        """
-        self.app, self.inputs, self.unread, self.login = app, inputs, unread, login
-        self.streams = streams
+        self.app, self.inputs, self.unread = app, inputs, unread
+        self.streams, self.login = streams, login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, made anew, or refuse it."""
@@ -122,32 +121,33 @@ class PageGuard:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
+            send = _with_headers(send)
             try:
                 scope, receive = await self._checked(scope, receive)
             except Refused as refused:
-                await refused.response(uuid.uuid4().hex)(scope, receive, _with_headers(send))
+                await refused.response(uuid.uuid4().hex)(scope, receive, send)
                 return
-            await self._pass(scope, receive, _with_headers(send))
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        session = scope["query_string"].decode().removeprefix(QUERY)  # empty but for a stream of answers
-        self.streams[session] += 1
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.streams[session] -= 1
-            if not self.streams[session]:
-                del self.streams[session]
+            session = scope["query_string"].decode().removeprefix(QUERY)  # empty but for a stream of answers
+            self.streams[session] += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.streams[session] -= 1
+                if not self.streams[session]:
+                    del self.streams[session]
 
     async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        """A request with nothing in it that was not checked."""
         method, path = scope["method"], scope["path"]
-        query = b""
+        query, headers = b"", scope["headers"]
         if method == "POST" and path == JOIN:
-            body = self._call(scope, await _body(receive))
-            return _with_body(scope, body), _replay(body, receive)
-        if method == "POST" and path == "/login" and self.login:
-            return {**scope, "query_string": query}, _replay(await _body(receive), receive)
-        if method == "GET" and path == DATA:
+            body = self._call(headers, await _body(receive))
+            drop = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
+            own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            headers, receive = [*(pair for pair in headers if pair[0] not in drop), *own], _replay(body, receive)
+        elif method == "POST" and path == "/login" and self.login:
+            receive = _replay(await _body(receive), receive)
+        elif method == "GET" and path == DATA:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
             if not _SESSION.fullmatch(session) or self.unread(session) is None:
                 raise Refused(404, "no answers will come for this session: load the page again.")
@@ -156,18 +156,18 @@ class PageGuard:
                 raise Refused(429, "the answers of this session are read already.", Retry_After="1")
         elif method not in ("GET", "HEAD") or not _FILES.fullmatch(path):
             raise Refused(404, "the page has nothing under this path.")
-        return {**scope, "query_string": query}, receive
+        return {**scope, "query_string": query, "headers": headers}, receive
 
-    def _call(self, scope: Scope, body: bytes) -> bytes:
+    def _call(self, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
         """The body of a call with nothing in it but the function, its inputs and the session."""
-        if _header(scope, b"content-type").partition(";")[0].strip().lower() != "application/json":
+        kind = next((value.decode("latin-1") for key, value in headers if key == b"content-type"), "")
+        if kind.partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "send JSON, as content-type application/json.")
         try:
             call = json.loads(body.decode())
             data, function, session = call["data"], call["fn_index"], call["session_hash"]
-            made = json.dumps(
-                {"data": data, "fn_index": function, "session_hash": session}, ensure_ascii=False
-            ).encode()
+            made = {"data": data, "fn_index": function, "session_hash": session}
+            encoded = json.dumps(made, ensure_ascii=False).encode()
         except (ValueError, KeyError, TypeError, RecursionError):  # of UnicodeError, which is a ValueError, too
             raise Refused(400, "the body is no call of the page.") from None
         if type(function) is not int or function not in self.inputs:
@@ -178,7 +178,7 @@ class PageGuard:
             raise Refused(422, f"`data` takes {self.inputs[function]} texts of {TEXT} characters at most.", "data")
         if (self.unread(session) or 0) >= UNREAD:
             raise Refused(429, "this session does not read its answers.", Retry_After="5")
-        return made
+        return encoded
 
 
 def _plain(value: Any) -> bool:
@@ -200,13 +200,6 @@ async def _body(receive: Receive) -> bytes:
                     return b"".join(parts)
     except TimeoutError:
         raise Refused(400, f"the body did not come within {PATIENCE:g} s.", Connection="close") from None
-
-
-def _with_body(scope: Scope, body: bytes) -> Scope:
-    drop = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
-    headers = [pair for pair in scope["headers"] if pair[0] not in drop]
-    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    return {**scope, "query_string": b"", "headers": [*headers, *own]}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -232,7 +225,3 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return with_headers
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")

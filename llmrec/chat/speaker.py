@@ -1,18 +1,15 @@
-"""Who finds the words: templates, any OpenAI-compatible model, or the served model in its own chat mode."""
+"""Language models that find the words: any OpenAI-compatible one, or the served model in its own chat mode."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
 
+from llmrec.chat.choose import Card
 from llmrec.chat.client import Client
-from llmrec.chat.dialogue import Dialogue, Reply
-from llmrec.chat.replies import replies, wishes
-from llmrec.chat.state import Card
+from llmrec.chat.dialogue import Dialogue, Piece, Reply, speak_template, templates
 from llmrec.chat.store import Store
 from llmrec.chat.words import fold
 from llmrec.errors import ChatError, TextError
@@ -22,39 +19,8 @@ from llmrec.text.client import OpenAIClient
 
 MENTION = "<|item|>"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
-_TOKENS = re.compile(r"(?:<[a-z]_\d+>)*")
+_CODE_TOKENS = re.compile(r"(?:<[a-z]_\d+>)*")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
-
-
-@dataclass
-class Said:
-    """Words as they come.
-
-    Attributes:
-        text: to add to what was said.
-        items: item numbers that were named since the last of these.
-        codes: codes as they are generated.
-    """
-
-    text: str
-    items: list[int] = field(default_factory=list)
-    codes: str = ""
-
-
-class Speaker(Protocol):
-    """Finds words for a reply."""
-
-    def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
-        """The words of a reply, piece by piece; never the name of an item that does not exist."""
-        ...
-
-
-class Templates:
-    """Says what the dialogue says."""
-
-    def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
-        """Word by word; then the codes of the cards, level by level."""
-        yield from (Said(word) for word in re.findall(r"\S+\s*", reply.words))
 
 
 class Model:
@@ -62,71 +28,47 @@ class Model:
 
     It refers to items by number, and titles are put in afterwards; a sentence in which anything else looks like a name
     is left out.
+
+    Args:
+        url: of its API, such as http://localhost:8000/v1
+        model: its name for the model.
+        patience: seconds to wait for words.
     """
 
     def __init__(self, url: str, model: str, patience: float = 60.0) -> None:
-        """Name a server.
-
-        Args:
-            url: of its API, such as http://localhost:8000/v1
-            model: its name for the model.
-            patience: seconds to wait for words.
-        """
         self._client = OpenAIClient(url, model, patience)
 
-    def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
-        """What the chat itself must say (questions, what it could not do), or the model's sentences about the items."""
-        if reply.down or not dialogue.state.cards or not reply.changed or dialogue.state.question:
-            yield from Templates().say(dialogue, reply)
-            return
-        spoken = False
-        try:
-            for sentence in _sentences(self._client.stream(self._body(dialogue))):
-                checked = proper(sentence, dialogue.state.cards)
-                if checked:
-                    spoken = True
-                    yield Said(checked + " ")
-        except TextError:
-            pass  # words are an ornament: without them the template's say the same
-        if not spoken:
-            yield from Templates().say(dialogue, reply)
-
-    def _body(self, dialogue: Dialogue) -> dict[str, object]:
+    def __call__(self, dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
+        """The model's sentences about the items."""
         state = dialogue.state
         items = [
-            {"number": at, "title": neutral(plain(card.title)), "why": neutral(plain(card.why))}
-            | {name: neutral(plain(value)) for name, value in card.traits}
+            {"number": at, "title": _data(card.title), "why": _data(card.why)}
+            | {name: _data(value) for name, value in card.traits}
             for at, card in enumerate(state.cards, 1)
         ]
         said = next((words for who, words in reversed(state.said) if who == "person"), "")
-        asked = replies()["asked"].format(
-            said=json.dumps(neutral(plain(said)), ensure_ascii=False),
-            wishes=json.dumps(neutral(plain(wishes(state))), ensure_ascii=False),
-            items=json.dumps(items, ensure_ascii=False),
-        )
-        return {"messages": [{"role": "user", "content": asked}], "temperature": 0.3}
+        data = {"said": _data(said), "wishes": _data(", ".join(state.wishes())), "items": items}
+        asked = templates()["asked"].format(**{k: json.dumps(one, ensure_ascii=False) for k, one in data.items()})
+        pieces = self._client.stream({"messages": [{"role": "user", "content": asked}], "temperature": 0.3})
+        checked = (proper(sentence, state.cards) for sentence in _sentences(pieces))
+        yield from _or_template((Piece(f"{sentence} ") for sentence in checked if sentence), dialogue, reply)
 
 
 class Served:
-    """The served model itself, trained on chat turns: its mentions are held to the catalogue by the server (vLLM)."""
+    """The served model itself, trained on chat turns: its mentions are held to the catalogue by the server (vLLM).
+
+    Args:
+        model: its name there.
+        tokens: that it may say.
+    """
 
     def __init__(self, client: Client, model: str, tokens: int = 200) -> None:
-        """Talk with the model of a server.
-
-        Args:
-            model: its name there.
-            tokens: that it may say.
-        """
         self.client, self.model, self.tokens = client, model, tokens
 
-    def say(self, dialogue: Dialogue, reply: Reply) -> Iterator[Said]:
+    def __call__(self, dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
         """The model's words, with titles where it names items by their codes."""
-        state = dialogue.state
-        if reply.down or state.question or not reply.changed:
-            yield from Templates().say(dialogue, reply)
-            return
-        roles = {"person": "user", "llmrec": "assistant"}
-        turns = [{"role": roles[who], "content": neutral(plain(words))} for who, words in state.said[-9:-1]]
+        state, roles = dialogue.state, {"person": "user", "llmrec": "assistant"}
+        turns = [{"role": roles[who], "content": _data(words)} for who, words in state.said[-9:-1]]
         body = {
             "model": self.model,
             "messages": [one for at, one in enumerate(turns) if at or one["role"] == "user"],
@@ -134,39 +76,58 @@ class Served:
             "skip_special_tokens": False,
             "vllm_xargs": {"items": "chat", "deny": [*state.liked, *state.disliked]},
         }
-        spoken = False
+        yield from _or_template(mentions(self.client.talk(body), dialogue.store), dialogue, reply)
+
+
+def _data(text: str) -> str:
+    """A text of the catalogue or a person that cannot steer a model."""
+    return neutral(plain(text))
+
+
+def _or_template(pieces: Iterator[Piece], dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
+    """A model's pieces; the template where the chat itself must speak, or the model fails or says nothing."""
+    spoken, state = False, dialogue.state
+    if state.cards and reply.changed and not reply.down and state.question is None:
         try:
-            for said in mentions(self.client.talk(body), dialogue.store):
-                spoken = spoken or bool(said.text.strip())
-                yield said
+            for piece in pieces:
+                spoken = spoken or bool(piece.text.strip())
+                yield piece
+        except TextError:
+            pass  # whole sentences came before
         except ChatError:
             spoken = False
-        if not spoken:
-            yield from Templates().say(dialogue, reply)
+    if not spoken:
+        yield from speak_template(dialogue, reply)
 
 
-def mentions(pieces: Iterator[str], store: Store) -> Iterator[Said]:
-    """A stream in which `<|item|>` and a code become a title: words, the items named, and the codes as they grow."""
+def mentions(stream: Iterator[str], store: Store) -> Iterator[Piece]:
+    """A stream in which `<|item|>` and a code become a title; with the codes as they grow."""
     kept = ""
-    for piece in chain(pieces, [None]):
-        kept += piece or ""
-        if piece and MENTION in kept:
-            yield Said("", codes=piece)
+    for part in chain(stream, [None]):
+        kept += part or ""
+        if part and MENTION in kept:
+            yield Piece("", codes=part)
         while MENTION in kept:
             before, _, after = kept.partition(MENTION)
-            codes, rest = _codes(after)
+            tokens = re.findall(r"<[a-z]_\d+>", _CODE_TOKENS.match(after)[0])  # type: ignore[index]  # it always matches
+            rest = after[sum(map(len, tokens)) :]
+            codes = ("".join(tokens[:size]) for size in range(len(tokens), 0, -1))
             code = next((code for code in codes if code in store.by_code), "")
-            if not code and piece is not None and re.fullmatch(r"(<[a-z]?_?\d*)?", rest):
+            if not code and part is not None and re.fullmatch(r"(<[a-z]?_?\d*)?", rest):
                 break  # the code still grows
-            at = store.by_code.get(code)
-            name = "" if at is None else f"“{store.things[at].title}”"
-            yield Said(_words(before) + name, [] if at is None else [at])
+            name = f"“{store.items[store.by_code[code]].title}”" if code else ""
+            yield Piece(_words(before) + name)
             kept = after[len(code) :] if code else rest
         else:
-            open_ = kept.rfind("<")
-            hold = len(kept) if piece is None or open_ < 0 or ">" in kept[open_:] or len(kept) - open_ > 30 else open_
-            yield Said(_words(kept[:hold]))
-            kept = kept[hold:]
+            start = kept.rfind("<")
+            whole = part is None or start < 0 or ">" in kept[start:] or len(kept) - start > 30
+            yield Piece(_words(kept if whole else kept[:start]))
+            kept = "" if whole else kept[start:]
+
+
+def _words(text: str) -> str:
+    """Free words without control tokens and stray codes."""
+    return re.sub(r"<\|?[^<>|]{0,30}\|?>|</s>|<s>", "", text)
 
 
 def proper(sentence: str, cards: list[Card]) -> str:
@@ -174,41 +135,25 @@ def proper(sentence: str, cards: list[Card]) -> str:
 
     A capital letter inside a sentence, a first word that is no plain one, quotes and emphasis all look like one.
     """
-    ordinary = {fold(word) for word in replies()["openers"]}
-    values = {fold(part) for card in cards for _, value in card.traits for part in re.findall(r"\w+", value)}
-    numbers = [int(found) for found in _NUMBER.findall(sentence)]
-    bare = _NUMBER.sub(" ", sentence).strip()
-    found = re.findall(r"\w+(?:['’]\w+)*", bare)
-    opens = not found or sentence.strip().startswith("[") or fold(found[0]) in ordinary
-    rest = found if sentence.strip().startswith("[") else found[1:]
-    named = [one for one in rest if not one[0].islower() and not one[0].isdigit()]
-    strange = [one for one in named if fold(one) not in values and fold(one) not in ("i", "im", "id", "ive")]
-    if (
-        not opens
-        or strange
-        or re.search(r"[\"“”«»*_<>`\[\]]", bare)
-        or any(not 1 <= one <= len(cards) for one in numbers)
-    ):
+    sentence, bare = sentence.strip(), _NUMBER.sub(" ", sentence)
+    words = re.findall(r"\w+(?:['’]\w+)*", bare)
+    if not sentence.startswith("["):  # then the first word may have a capital letter, where it is a plain one
+        first, words = words[:1], words[1:]
+        if first and fold(first[0]) not in {fold(word) for word in templates()["openers"]}:
+            return ""
+    known = {fold(part) for card in cards for _, value in card.traits for part in re.findall(r"\w+", value)}
+    known |= {"i", "im", "id", "ive"}
+    named = any(not one[0].islower() and not one[0].isdigit() and fold(one) not in known for one in words)
+    wrong_number = any(not 1 <= int(number) <= len(cards) for number in _NUMBER.findall(sentence))
+    if named or wrong_number or re.search(r"[\"“”«»*_<>`\[\]]", bare):
         return ""
-    return _NUMBER.sub(lambda one: f"“{cards[int(one[1]) - 1].title}”", sentence).strip()
+    return _NUMBER.sub(lambda one: f"“{cards[int(one[1]) - 1].title}”", sentence)
 
 
-def _sentences(pieces: Iterator[str]) -> Iterator[str]:
+def _sentences(stream: Iterator[str]) -> Iterator[str]:
     kept = ""
-    for piece in pieces:
-        kept += re.sub(r"\s+", " ", piece)
+    for part in stream:
+        kept += re.sub(r"\s+", " ", part)
         *whole, kept = _SENTENCE.split(kept)
         yield from whole
     yield kept
-
-
-def _codes(text: str) -> tuple[list[str], str]:
-    """What of a text's beginning may be a code, the longest first, and what follows all item tokens there."""
-    tokens = _TOKENS.match(text)
-    parts = re.findall(r"<[a-z]_\d+>", tokens[0]) if tokens else []
-    return ["".join(parts[:size]) for size in range(len(parts), 0, -1)], text[sum(map(len, parts)) :]
-
-
-def _words(text: str) -> str:
-    """Free words without control tokens and stray codes."""
-    return re.sub(r"<\|?[^<>|]{0,30}\|?>|</s>|<s>", "", text)

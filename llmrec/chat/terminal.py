@@ -10,9 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from llmrec.chat.counter import Counter
-from llmrec.chat.dialogue import Dialogue, Reply
-from llmrec.chat.replies import listed, say, wishes
+from llmrec.chat.dialogue import ChatService, Dialogue, Reply, listed, say
 from llmrec.errors import ChatError, LlmrecError
 from llmrec.files import write_text
 
@@ -23,47 +21,52 @@ HELP = """Say what you like, or what you want:  I liked Toy Story and Heat · so
 /quit           end (so does Ctrl-D)"""
 
 
-def talk(counter: Counter, console: Console, k: int = 10) -> None:
-    """Talk until somebody has enough."""
+def talk(service: ChatService, console: Console, k: int = 10) -> None:
+    """Talk until /quit or the end of the input."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # else a byte that is not UTF-8 ends the talk
-    dialogue = counter.dialogue(k)
+    dialogue = service.dialogue(k)
     console.print(Text(f"{say('hello')} (/help)"))
     while True:
         try:
-            line = readable(console.input("[bold]› [/]")).strip()
+            line = console.input("[bold]› [/]").encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
         except (EOFError, KeyboardInterrupt):
             return
         if line == "/quit":
             return
-        if line:
-            try:
-                _line(line, dialogue, counter, console)
-            except LlmrecError as error:
-                console.print(Text(_plain(str(error)), style="red"))
+        try:
+            reply = _command(line, dialogue, service, console) if line else None
+            if reply:
+                _show(reply, dialogue, service, console)
+        except LlmrecError as error:
+            console.print(Text(_printable(str(error)), style="red"))
 
 
-def _line(line: str, dialogue: Dialogue, counter: Counter, console: Console) -> None:
+def _command(line: str, dialogue: Dialogue, service: ChatService, console: Console) -> Reply | None:
+    """Do what a line says; the reply where it was said to the dialogue."""
     verb, _, rest = line.partition(" ")
-    if verb == "/help":
-        console.print(Text(HELP))
-    elif verb == "/search":
-        found = [dialogue.store.things[at].item_id for at in dialogue.understanding.titles.search(rest)]
-        console.print(
-            Text("\n".join(_plain(f"  {one:<12} {dialogue.named(one)}") for one in found) or "  nothing is called so")
-        )
+    store = dialogue.store
+    if verb == "/like" and rest in store.number:
+        return service.turn(dialogue, lambda: dialogue.like(rest))
+    if line == "/filters off":
+        return service.turn(dialogue, dialogue.clear)
+    if not line.startswith("/"):
+        return service.turn(dialogue, lambda: dialogue.hear(line))
+    if verb == "/search":
+        found = [store.items[at].item_id for at in dialogue.understanding.titles.search(rest)]
+        lines = [f"  {item_id:<12} {store.title(item_id, with_year=True)}" for item_id in found]
+        lines = lines or ["  nothing is called so"]
     elif verb == "/panel":
-        console.print(Text(panel(dialogue)))
+        state = dialogue.state
+        liked = listed([store.title(one, with_year=True) for one in state.liked]) or "nothing yet"
+        lines = [f"history: {liked}", f"filters: {', '.join(state.wishes()) or 'none'}", "codes:"]
+        lines += [f"  {card.code}  {card.title}" for card in state.cards]
     elif verb == "/save":
-        console.print(Text(_plain(str(_save(dialogue, rest)))))
-    elif verb == "/like" and rest in dialogue.store.number:
-        _show(counter.turn(dialogue, lambda: dialogue.like(rest)), dialogue, counter, console)
-    elif line == "/filters off":
-        _show(counter.turn(dialogue, dialogue.clear), dialogue, counter, console)
-    elif line.startswith("/"):
-        console.print(Text(f"There is no {_plain(line)}. {HELP}"))
+        lines = [str(_save(dialogue, rest))]
     else:
-        _show(counter.turn(dialogue, lambda: dialogue.hear(line)), dialogue, counter, console)
+        lines = ([] if verb == "/help" else [f"There is no {line}."]) + HELP.splitlines()
+    console.print(Text("\n".join(map(_printable, lines))))
+    return None
 
 
 def _save(dialogue: Dialogue, name: str) -> Path:
@@ -86,32 +89,17 @@ def _save(dialogue: Dialogue, name: str) -> Path:
     return path
 
 
-def readable(line: str) -> str:
-    """A line that was typed, its undecodable bytes as the replacement character."""
-    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _show(reply: Reply, dialogue: Dialogue, counter: Counter, console: Console) -> None:
-    """Words as they come, then the cards; everything as plain text without control characters."""
-    for piece in counter.speaker.say(dialogue, reply):
-        console.print(Text(_plain(piece.text)), end="")
+def _show(reply: Reply, dialogue: Dialogue, service: ChatService, console: Console) -> None:
+    """Print words as they come, then the cards."""
+    for piece in service.speaker(dialogue, reply):
+        console.print(Text(_printable(piece.text)), end="")
     console.print()
-    if not reply.changed:
-        return
-    for place, card in enumerate(dialogue.state.cards, 1):
-        traits = " · ".join(value for _, value in card.traits)
-        console.print(Text(_plain(f"{place:>3}  {card.title}"), style="bold"), Text(_plain(traits), style="dim"))
-        console.print(Text(_plain(f"     {card.why}"), style="italic"))
+    for place, card in enumerate(dialogue.state.cards if reply.changed else [], 1):
+        traits = _printable(" · ".join(value for _, value in card.traits))
+        console.print(Text(_printable(f"{place:>3}  {card.title}"), style="bold"), Text(traits, style="dim"))
+        console.print(Text(_printable(f"     {card.why}"), style="italic"))
 
 
-def panel(dialogue: Dialogue) -> str:
-    """What the side panel of the page shows."""
-    state = dialogue.state
-    liked = listed([dialogue.named(one) for one in state.liked]) or "nothing yet"
-    codes = "\n".join(f"  {card.code}  {card.title}" for card in state.cards)
-    return _plain(f"history: {liked}\nfilters: {wishes(state) or 'none'}\ncodes:\n{codes}", "\n")
-
-
-def _plain(text: str, keep: str = "") -> str:
-    """Without characters that would steer the terminal."""
-    return "".join(char for char in text if char.isprintable() or char in keep)
+def _printable(text: str) -> str:
+    """A text without characters that would steer the terminal."""
+    return "".join(filter(str.isprintable, text))

@@ -1,4 +1,7 @@
-"""Dialogues of the page's visitors, kept on the server, each with a queue of turns that are answered in order."""
+"""Dialogues of the page's visitors, kept on the server, each with a queue of turns; and their cards and panel as HTML.
+
+Every word of the catalogue and of a person is escaped here.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from html import escape
 
-from llmrec.chat import view
-from llmrec.chat.counter import Counter
-from llmrec.chat.dialogue import Dialogue, Reply
-from llmrec.chat.replies import say
-from llmrec.chat.state import Card
+from llmrec.chat.choose import Card
+from llmrec.chat.dialogue import DISLIKE, LIKE, ChatService, Dialogue, Reply, say
 from llmrec.chat.understand import READ
 from llmrec.errors import ChatError
 from llmrec.tasks.templates import neutral
@@ -60,7 +60,6 @@ class Visit:
         turns: the newest, oldest first.
         waiting: those of them that are not begun.
         panel: its HTML.
-        cards: shown now.
         changes: grows whenever there is something else to show.
         working: whether a thread takes turns from `waiting`.
         lock: held while one of these is read or changed by several threads.
@@ -84,33 +83,37 @@ class Visit:
             messages += [{"role": "user", "content": turn.said}, {"role": "assistant", "content": turn.words}]
         return messages
 
-    def drop(self) -> None:
-        """Give up the turns that are not begun."""
-        with self.lock:
-            while self.waiting:
-                self.waiting.popleft().done = True
+    def slots(self) -> list[tuple[bool, str]]:
+        """Whether each place for a card is shown, and its HTML."""
+        shown = [(True, card_html(card, place)) for place, card in enumerate(self.cards[:CARDS], 1)]
+        return shown + [(False, "")] * (CARDS - len(shown))
 
 
 class Page:
-    """What the page does for a session: the name that a browser chose for itself."""
+    """What the page does for a session: the name that a browser chose for itself.
 
-    def __init__(self, counter: Counter, pause: float = PAUSE) -> None:
-        """Serve a counter."""
-        self.counter, self.pause = counter, pause
+    Args:
+        pause: seconds between pieces of a reply.
+    """
+
+    def __init__(self, service: ChatService, pause: float = PAUSE) -> None:
+        self.service, self.pause = service, pause
         self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._lock, self._busy = threading.Lock(), threading.BoundedSemaphore(BUSY)
 
     def open(self, session: str) -> Visit:
         """Begin a new dialogue; what waited in the former one is dropped."""
-        dialogue = self.counter.dialogue(CARDS)
-        visit = Visit(dialogue, panel=view.panel(dialogue))
+        dialogue = self.service.dialogue(CARDS)
+        visit = Visit(dialogue, panel=panel_html(dialogue))
         with self._lock:
-            before = self._visits.pop(session, None)
+            former = self._visits.pop(session, None)
             self._visits[session] = visit
             if len(self._visits) > VISITS:
                 self._visits.popitem(last=False)
-        if before is not None:
-            before.drop()
+        if former is not None:
+            with former.lock:
+                while former.waiting:
+                    former.waiting.popleft().done = True
         return visit
 
     def visit(self, session: str) -> Visit:
@@ -154,7 +157,8 @@ class Page:
         """(title, item id) of titles for a search box."""
         dialogue = self.visit(session).dialogue
         found = dialogue.understanding.titles.search(text[:200]) if isinstance(text, str) else []
-        return [(dialogue.named(dialogue.store.things[at].item_id), dialogue.store.things[at].item_id) for at in found]
+        ids = [dialogue.store.items[at].item_id for at in found]
+        return [(dialogue.store.title(item_id, with_year=True), item_id) for item_id in ids]
 
     def transcript(self, session: str) -> str:
         """All that was said and understood, as JSON text."""
@@ -162,34 +166,31 @@ class Page:
 
     def answer(self, visit: Visit, turn: Turn) -> Iterator[None]:
         """Work on one turn; yields whenever there is more to show."""
+        dialogue = visit.dialogue
         try:
-            reply = self.counter.turn(visit.dialogue, turn.act)
-            for _ in self._speak(visit, turn, reply):
-                visit.changes += 1
-                yield
+            reply = self.service.turn(dialogue, turn.act)
+            words = codes = ""
+            for number, piece in enumerate(self.service.speaker(dialogue, reply)):
+                words, codes = words + piece.text, codes + piece.codes
+                turn.words = neutral(words)
+                if number < _FIRST:
+                    visit.panel = panel_html(dialogue, number if reply.changed else None, codes)
+                    visit.changes += 1
+                    yield
+            turn.words = neutral(words.strip())
         except ChatError as error:  # it may name addresses and paths: for whoever runs the page, not for visitors
             log.warning("a turn of the page failed: %s", error)
             turn.words = say("down")
         except Exception:
             log.exception("a turn of the page failed")
             turn.words = say("broken")
-        del visit.dialogue.state.said[:-SAID]
-        visit.panel, visit.cards = view.panel(visit.dialogue), visit.dialogue.state.cards
+        del dialogue.state.said[:-SAID]
+        visit.panel, visit.cards = panel_html(dialogue), dialogue.state.cards
         turn.done = True
         visit.changes += 1
 
-    def _speak(self, visit: Visit, turn: Turn, reply: Reply) -> Iterator[None]:
-        words, codes, levels = "", "", view.levels(visit.dialogue)
-        for number, piece in enumerate(self.counter.speaker.say(visit.dialogue, reply)):
-            words, codes = words + piece.text, codes + piece.codes
-            turn.words = neutral(words)
-            if number < _FIRST:
-                visit.panel = view.panel(visit.dialogue, min(number, levels) if reply.changed else None, codes)
-                yield
-        turn.words = neutral(words.strip())
-
     def _like(self, visit: Visit, item_id: str, liked: bool) -> Turn:
-        said = f"{'♥' if liked else '✕'} {visit.dialogue.title(item_id)}"
+        said = f"{LIKE if liked else DISLIKE} {visit.dialogue.store.title(item_id)}"
         return self._queue(visit, said, lambda: visit.dialogue.like(item_id, liked))
 
     def _queue(self, visit: Visit, said: str, act: Callable[[], Reply]) -> Turn:
@@ -207,7 +208,7 @@ class Page:
         return turn
 
     def _work(self, visit: Visit) -> None:
-        """Answer all that waits, in order; one thread a visitor, so that a slow turn keeps nobody else waiting."""
+        """Answer all that waits, in order; one thread a visitor, so that a slow turn keeps no other visitor waiting."""
         while True:
             with visit.lock:
                 if not visit.waiting:
@@ -219,7 +220,41 @@ class Page:
                     time.sleep(self.pause)
 
 
-def cards(visit: Visit) -> list[tuple[bool, str]]:
-    """(whether it is shown, its HTML) of every place for a card."""
-    shown: list[Any] = [*visit.cards, *[None] * CARDS]
-    return [(one is not None, view.card(one, place) if one else "") for place, one in enumerate(shown[:CARDS], 1)]
+def card_html(card: Card, place: int) -> str:
+    """A card: title, attributes, why."""
+    traits = " · ".join(escape(value) for _, value in card.traits)
+    return (
+        f'<div class="llmrec-card"><b>{place}. {escape(card.title)}</b>'
+        f"<small>{traits}</small><i>{escape(card.why)}</i></div>"
+    )
+
+
+def panel_html(dialogue: Dialogue, levels: int | None = None, codes: str = "") -> str:
+    """The history in use, the filters read from the words, and the codes.
+
+    Args:
+        levels: how many levels of each card's code are shown; None for all.
+        codes: that a model writes just now among its words.
+    """
+    state, title = dialogue.state, dialogue.store.title
+    chips = [*state.wishes(), *(f"like “{title(one)}”" for one in state.seeds)]
+    rows = []
+    for card in state.cards:
+        tokens = [part + ">" for part in card.code.split(">") if part]
+        rows.append(f"<code>{escape(''.join(tokens[:levels]))}</code> {escape(card.title)}")
+    disliked = _ordered([escape(title(one, with_year=True)) for one in state.disliked], "")
+    return (
+        '<div class="llmrec-panel"><h4>History in use, oldest first</h4>'
+        + _ordered([escape(title(one, with_year=True)) for one in state.liked], "<p>nothing yet</p>")
+        + (f"<h4>Never shown</h4>{disliked}" if disliked else "")
+        + "<h4>Filters read from the words</h4>"
+        + ("".join(f'<span class="llmrec-chip">{escape(chip)}</span>' for chip in chips) or "<p>none</p>")
+        + f"<h4>Codes</h4>{_ordered(rows, '<p>none</p>')}"
+        + (f"<p>now: <code>{escape(codes)}</code></p>" if codes else "")
+        + "</div>"
+    )
+
+
+def _ordered(rows: list[str], nothing: str) -> str:
+    """An ordered list of HTML rows, or what stands for an empty one."""
+    return "<ol>" + "".join(f"<li>{row}</li>" for row in rows) + "</ol>" if rows else nothing

@@ -1,10 +1,9 @@
-"""Words as the chat compares them, and the phrases that it listens for."""
+"""A message as words, and the phrases that the chat listens for (`prompts/hearing.yaml`)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,18 +12,20 @@ import yaml
 
 from llmrec import shipped
 
+Key = tuple[str, ...]  # words as they are compared
+Span = tuple[int, int]  # first character of a text, and the one behind the last
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-Key = tuple[str, ...]
+_SENTENCE_END = re.compile(r"[.!?;\n]")
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of what somebody said.
+    """A word of a message.
 
     Attributes:
-        text: as it is compared: lower case, without accents and apostrophes.
-        start, stop: the characters that it stands at.
-        capital: whether it was written with a capital letter, or is a number.
+        text: as it is compared, see `fold`.
+        start, stop: its characters in the message.
+        capital: whether it begins with a capital letter or a digit.
     """
 
     text: str
@@ -33,16 +34,16 @@ class Word:
     capital: bool
 
 
-def words(text: str) -> list[Word]:
-    """The words of a text, in order; one of which nothing is left to compare by (marks without a letter) is none."""
-    found = [Word(fold(one[0]), one.start(), one.end(), not one[0][0].islower()) for one in _WORD.finditer(text)]
-    return [word for word in found if word.text]
-
-
 def fold(word: str) -> str:
     """A word as it is compared: `Children’s` and `childrens`, `café` and `Cafe` are the same."""
     flat = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(char for char in flat if unicodedata.category(char) != "Mn").replace("'", "").replace("’", "")
+    return "".join(char for char in flat if unicodedata.category(char) != "Mn" and char not in "'’")
+
+
+def words(text: str) -> list[Word]:
+    """The words of a text; marks of which `fold` leaves nothing are no words."""
+    found = (Word(fold(one[0]), one.start(), one.end(), not one[0][0].islower()) for one in _WORD.finditer(text))
+    return [word for word in found if word.text]
 
 
 def key(text: str) -> Key:
@@ -50,46 +51,80 @@ def key(text: str) -> Key:
     return tuple(word.text for word in words(text.replace("&", " and ")))
 
 
-def singular(word: str) -> str:
-    """A word without its plural, roughly: comedies, westerns."""
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
-
-
-class Hearing:
-    """The phrases of `prompts/hearing.yaml`."""
-
-    def __init__(self, known: dict[str, Any]) -> None:
-        """Take the phrases apart."""
-        self._phrases = {name: {key(str(one)) for one in listed} for name, listed in known.items()}
-        self.numbers = {name: {fold(word): int(value) for word, value in known[name].items()} for name in _NUMBERS}
-        self.synonyms = {key(value): [key(one) for one in listed] for value, listed in known["synonyms"].items()}
-
-    def at(self, name: str, said: list[Word], place: int) -> int:
-        """How many words from `place` on are a phrase of this name; 0 where none is."""
-        for length in (3, 2, 1):
-            if tuple(word.text for word in said[place : place + length]) in self._phrases[name]:
-                return min(length, len(said) - place)
-        return 0
-
-    def anywhere(self, name: str, said: list[Word]) -> bool:
-        """Whether a phrase of this name is said at all."""
-        return any(self.at(name, said, place) for place in range(len(said)))
-
-    def whole(self, name: str, said: list[Word]) -> bool:
-        """Whether nothing but a phrase of this name is said."""
-        return tuple(word.text for word in said) in self._phrases[name]
-
-    def empty(self, listed: Iterable[str]) -> bool:
-        """Whether all of these words mean nothing by themselves."""
-        return all((word,) in self._phrases["stop"] or (word,) in self._phrases["assert"] for word in listed)
-
-
-_NUMBERS = ("ordinals", "decades")
-
-
 @cache
-def hearing() -> Hearing:
-    """English, as shipped."""
-    return Hearing(yaml.safe_load((shipped.folder("prompts") / "hearing.yaml").read_text(encoding="utf-8")))
+def lexicon() -> dict[str, Any]:
+    """`prompts/hearing.yaml`: name → set of phrases, word → number, or value → phrases that mean it."""
+    known = yaml.safe_load((shipped.folder("prompts") / "hearing.yaml").read_text(encoding="utf-8"))
+    phrases = {name: {key(str(one)) for one in content} for name, content in known.items() if isinstance(content, list)}
+    numbers = {name: {fold(word): value for word, value in known[name].items()} for name in ("ordinals", "decades")}
+    synonyms = {key(value): [key(one) for one in others] for value, others in known["synonyms"].items()}
+    return {**phrases, **numbers, "synonyms": synonyms}
+
+
+def is_filler(*texts: str) -> bool:
+    """Whether all of these words mean nothing by themselves."""
+    return all((text,) in lexicon()["stop"] or (text,) in lexicon()["assert"] for text in texts)
+
+
+class Message:
+    """A text and its words."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.words = text, words(text)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def key(self, first: int = 0, last: int | None = None) -> Key:
+        """The words from a place to another, as they are compared."""
+        return tuple(word.text for word in self.words[first:last])
+
+    def phrase(self, name: str, place: int) -> int:
+        """Words of the longest phrase of this name that begins at a place; 0 for none."""
+        lengths = range(min(3, len(self) - place), 0, -1)
+        return next((length for length in lengths if self.key(place, place + length) in lexicon()[name]), 0)
+
+    def has(self, name: str) -> bool:
+        """Whether it holds a phrase of this name."""
+        return any(self.phrase(name, place) for place in range(len(self)))
+
+    def is_phrase(self, name: str) -> bool:
+        """Whether it is a phrase of this name and nothing else."""
+        return self.key() in lexicon()[name]
+
+    def place(self, char: int) -> int:
+        """The first word that ends behind a character; the number of words where there is none."""
+        return next((place for place, word in enumerate(self.words) if word.stop > char), len(self))
+
+    def inside(self, spans: list[Span]) -> list[bool]:
+        """Whether each word begins inside one of the spans."""
+        return [any(start <= word.start < stop for start, stop in spans) for word in self.words]
+
+    def masked(self, spans: list[Span]) -> str:
+        """The text with a NUL for every character of the spans."""
+        characters = list(self.text)
+        for start, stop in spans:
+            characters[start:stop] = "\x00" * (stop - start)
+        return "".join(characters)
+
+    def negated(self, names: list[Span]) -> list[bool]:
+        """Whether each word is negated: from a negation to a word that asserts, or the end of the sentence.
+
+        A comma ends it only before a word that begins anew: `no horror, from the 90s`, but `no horror, war or western`.
+        Words of names do neither.
+        """
+        negated, now, place, last = [False] * len(self), False, 0, -9
+        inside, text = self.inside(names), self.masked(names)
+        while place < len(self):
+            between = text[self.words[place - 1].stop : self.words[place].start] if place else ""
+            if _SENTENCE_END.search(between) or ("," in between and self.phrase("anew", place)):
+                now = False
+            length = 0 if inside[place] else self.phrase("negate", place)
+            if length:
+                now, last = True, place + length - 1
+            elif not inside[place] and self.phrase("assert", place) and place - last > 2:
+                now = False
+            for _ in range(max(1, length)):
+                negated[place] = now
+                place += 1
+        return negated

@@ -14,7 +14,7 @@ from llmrec.cli.serve import EXTRA
 
 if TYPE_CHECKING:
     from llmrec.chat.client import Client
-    from llmrec.chat.speaker import Speaker
+    from llmrec.chat.dialogue import Speaker
     from llmrec.recipe import Chat
 
 
@@ -36,9 +36,8 @@ def command(
         raise RequestError(f"there is no engine '{engine}': say transformers or vllm.")
     extras.need("chat", *([] if address else [EXTRA[engine]]))
     from llmrec import addresses
-    from llmrec.chat.client import Client
-    from llmrec.chat.counter import Counter
-    from llmrec.chat.server import KEY, own_server
+    from llmrec.chat.client import KEY, Client, OwnServer
+    from llmrec.chat.dialogue import ChatService
     from llmrec.items.vectors import check_encoder
 
     if page:
@@ -57,18 +56,18 @@ def command(
     with contextlib.ExitStack() as stack:
         if not address:
             console.print(f"starting the server of {run} …", highlight=False)
-        own = None if address else stack.enter_context(own_server(Path(run), engine))
+        own = None if address else stack.enter_context(OwnServer(Path(run), engine))
         client = Client(own.url, own.key) if own else Client(run, os.environ.get(KEY))
-        counter = Counter(client, reads, None if address else Path(run), own, _speaker(words, client))
+        service = ChatService(client, reads, None if address else Path(run), own, _speaker(words, client))
         if page:
-            from llmrec.chat.page import serve
+            from llmrec.chat.page import server
 
             console.print(url(listening), markup=False, highlight=False)
-            serve(counter, str(counter.version()["model"]), listening, login)
+            server(service, str(client.version()["model"]), listening, login).run([listening])
         else:
             from llmrec.chat.terminal import talk
 
-            talk(counter, screen, k)
+            talk(service, screen, k)
 
 
 def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
@@ -85,8 +84,9 @@ def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
 
 
 def _speaker(words: Chat, client: Client) -> Speaker:
-    from llmrec.chat.speaker import Model, Served, Templates
+    from llmrec.chat.dialogue import speak_template
+    from llmrec.chat.speaker import Model, Served
 
     if words.by == "server":
         return Model(str(words.url), str(words.model))
-    return Served(client, str(client.version()["model"])) if words.by == "model" else Templates()
+    return Served(client, str(client.version()["model"])) if words.by == "model" else speak_template

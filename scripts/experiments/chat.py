@@ -18,12 +18,9 @@ import numpy as np
 
 from chat_guests import Guest, play
 from llmrec import extras
-from llmrec.chat.choose import Act, Chooser
-from llmrec.chat.client import Client
-from llmrec.chat.counter import Counter
-from llmrec.chat.dialogue import Dialogue
-from llmrec.chat.server import own_server
-from llmrec.chat.state import State
+from llmrec.chat.choose import State
+from llmrec.chat.client import Client, OwnServer
+from llmrec.chat.dialogue import ChatService, Dialogue
 from llmrec.chat.store import Column, Store
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
@@ -35,6 +32,7 @@ from llmrec.run.layout import RunFolder
 Way = Literal["filter", "rerank", "nearest"]
 K, TURNS, KNOWN, LIKED = 10, 5, 3, 4.0  # items shown; turns; titles named at first; stars that are a like
 AT_ONCE = 8  # requests at a time
+NEAREST = 200  # items that free words leave, in the way of that name
 FREQUENT = 20  # items that a value must have to be asked for; fewer in a small catalogue
 ASKED = ("a {} film tonight, please", "I would like to see a {}", "something {} this time", "{} please", "any {}?")
 _T = TypeVar("_T")
@@ -68,8 +66,8 @@ def measure(part: str, run: Path, encoder: str, users: int, seed: int, out: Path
         RunError: the catalogue has no column of values.
     """
     dataset = Dataset.load(RunFolder(run).data)
-    with own_server(run, "transformers") as server:
-        counter = Counter(Client(server.url, server.key), encoder, run, server)
+    with OwnServer(run, "transformers") as server:
+        counter = ChatService(Client(server.url, server.key), encoder, run, server)
         figures = PARTS[part](counter, dataset, users, seed)
     path = out / f"chat-{part}.json"
     command = f"python scripts/experiments/chat.py {part} runs/{run.name} --users {users}"
@@ -80,7 +78,7 @@ def measure(part: str, run: Path, encoder: str, users: int, seed: int, out: Path
     return path
 
 
-def _text(counter: Counter, dataset: Dataset, users: int, seed: int) -> dict[str, Any]:
+def _text(counter: ChatService, dataset: Dataset, users: int, seed: int) -> dict[str, Any]:
     """All ways of acting on validation; the one that the chat takes on test."""
     _, chooser = counter.parts
     store, column = chooser.store, _vocabulary(chooser.store)
@@ -91,7 +89,7 @@ def _text(counter: Counter, dataset: Dataset, users: int, seed: int) -> dict[str
 
 
 def _asking(
-    counter: Counter,
+    counter: ChatService,
     dataset: Dataset,
     split: Literal["valid", "test"],
     way: Way,
@@ -139,17 +137,19 @@ def _asking(
     return {kind: _judged(kind, [one for one in answers if kind in one["asked"]], holders, seed) for kind in kinds}
 
 
-def _list(counter: Counter, history: list[int], value: str | None, words: str, way: Way) -> list[int]:
+def _list(counter: ChatService, history: list[int], value: str | None, words: str, way: Way) -> list[int]:
     """Item numbers of ten recommendations: through the chat's own understanding, or with a value as free words."""
     understanding, chooser = counter.parts
-    ids = [chooser.store.things[one].item_id for one in history]
-    if value is not None and way != "filter":
-        act: Act = "nearest" if way == "nearest" else "rerank"
-        other = Chooser(chooser.client, chooser.store, chooser.meanings, chooser.queries, act=act)
-        return other.choose(State(liked=ids, about=value), K).items
+    ids = [chooser.store.items[one].item_id for one in history]
+    if value is None:
+        return chooser.select(State(liked=ids), K).items
+    if way != "filter":
+        order = np.argsort(-chooser.index.to_text(value), kind="stable") if way == "nearest" else np.zeros(0, int)
+        far = [at for at in order.tolist() if at not in {*history}][NEAREST:]
+        return chooser.select(State(liked=ids, about=value), K, [chooser.store.items[at].item_id for at in far]).items
     dialogue = Dialogue(understanding, chooser, K)
     dialogue.state.liked = ids
-    dialogue.hear(words) if value is not None else dialogue.again()
+    dialogue.hear(words)
     return [chooser.store.number[card.item_id] for card in dialogue.state.cards]
 
 
@@ -206,7 +206,7 @@ def _by_value(asked: list[str], before: np.ndarray, after: np.ndarray) -> dict[s
     return found
 
 
-def _dialogues(counter: Counter, dataset: Dataset, users: int, seed: int) -> dict[str, Any]:
+def _dialogues(counter: ChatService, dataset: Dataset, users: int, seed: int) -> dict[str, Any]:
     """The same guests, once understood and once by their clicks alone."""
     store = counter.parts[1].store
     guests = _guests(store, dataset, users, seed)
@@ -249,7 +249,7 @@ def _success(store: Store, wanted: list[list[int]], lists: list[list[list[str]]]
     """Success at turn t, average turns, recall@10 by turn, all over guests."""
     hits, recalls, cumulated = [], [], []
     for targets, turns in zip(wanted, lists, strict=True):
-        ids = {store.things[one].item_id for one in targets}
+        ids = {store.items[one].item_id for one in targets}
         each = [len(ids & {*shown}) / len(ids) for shown in turns]
         seen = [len(ids & {one for shown in turns[: at + 1] for one in shown}) / len(ids) for at in range(len(turns))]
         hits.append([float(share > 0) for share in seen])

@@ -51,9 +51,9 @@ class Guest:
 
     def open(self) -> Saying:
         """Name what they know, one of them misspelled now and then."""
-        titles = [self._typed(self.store.things[one].title) for one in self.known]
+        titles = [self._typed(self.store.items[one].title) for one in self.known]
         named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
-        return Saying(self._one(_OPENINGS).format(named), [self.store.things[one].item_id for one in self.known])
+        return Saying(self._one(_OPENINGS).format(named), [self.store.items[one].item_id for one in self.known])
 
     def answer(self, shown: list[str], turn: int) -> Saying:
         """What they say to some cards, none of which they would take; one thing a turn.
@@ -72,7 +72,7 @@ class Guest:
 
     def meet(self, shown: list[str]) -> None:
         """Notice what of the wanted is shown."""
-        self._found |= {one for one in self.wanted if self.store.things[one].item_id in shown}
+        self._found |= {one for one in self.wanted if self.store.items[one].item_id in shown}
 
     def _value(self, target: int, shown: list[str]) -> Saying | None:
         values = sorted(value for _, value in self.store.values(target))
@@ -130,7 +130,7 @@ def play(guest: Guest, dialogue: Dialogue, turns: int, reads: bool) -> list[list
             dialogue.hear(said.words)
         else:
             for pick in said.picks[:-1]:
-                dialogue.state.like(pick)
+                dialogue.state.judge(pick, True)
             dialogue.like(said.picks[-1], others=turn > 0) if said.picks else dialogue.others()
         shown = [card.item_id for card in dialogue.state.cards]
         guest.meet(shown)

@@ -12,10 +12,9 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from llmrec.chat.client import Client
-from llmrec.chat.counter import Counter
+from llmrec.chat.client import Client, OwnServer
+from llmrec.chat.dialogue import ChatService
 from llmrec.chat.page import background
-from llmrec.chat.server import own_server
 
 TALK = ("I liked Toy Story and Star Wars", "something like the second one but funny, no horror, from the 90s")
 WAITS = "…"  # what stands for a reply that has not come
@@ -29,8 +28,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     given = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with own_server(given.run, "transformers") as server, sync_playwright() as play:
-        counter = Counter(Client(server.url, server.key), "minilm-l6", given.run, server)
+    with OwnServer(given.run, "transformers") as server, sync_playwright() as play:
+        counter = ChatService(Client(server.url, server.key), "minilm-l6", given.run, server)
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         with background(counter, given.run.name) as address:
             for name, (width, height) in SIZES.items():

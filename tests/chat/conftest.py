@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from renewed import renew
 
-from llmrec.chat.client import Client
-from llmrec.chat.counter import Counter
-from llmrec.chat.server import OwnServer, own_server
-from llmrec.chat.store import Store, Thing
+from llmrec.chat.client import Client, OwnServer
+from llmrec.chat.dialogue import ChatService
+from llmrec.chat.store import Item, Store
 from llmrec.chat.titles import Titles
 from llmrec.chat.understand import Understanding
 from llmrec.data.sources import read_ml_100k
@@ -31,7 +30,7 @@ def films() -> Store:
     rows = read_ml_100k(Data(source="ml-100k")).items.to_pylist()
     keep = ("item_id", "title")
     return Store(
-        "films", [Thing(row["item_id"], row["title"], "", {k: row[k] for k in row if k not in keep}) for row in rows]
+        "films", [Item(row["item_id"], row["title"], "", {k: row[k] for k in row if k not in keep}) for row in rows]
     )
 
 
@@ -57,17 +56,17 @@ def hostile_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def server(hostile_run: Path) -> Iterator[OwnServer]:
-    with own_server(hostile_run, "transformers") as server:
+    with OwnServer(hostile_run, "transformers") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def counter(server: OwnServer, hostile_run: Path) -> Counter:
-    return Counter(Client(server.url, server.key, rest=0.05), "hashing", hostile_run, server)
+def counter(server: OwnServer, hostile_run: Path) -> ChatService:
+    return ChatService(Client(server.url, server.key, rest=0.05), "hashing", hostile_run, server)
 
 
 @pytest.fixture(scope="session")
-def page_address(counter: Counter) -> Iterator[str]:
+def page_address(counter: ChatService) -> Iterator[str]:
     """A page that listens on this machine, without a login."""
     from llmrec.chat.page import background
 

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pytest
 from dot_product import DotProduct
 
-from llmrec.chat.choose import LISTED, Chooser
-from llmrec.chat.client import Declined, Given
-from llmrec.chat.state import State
-from llmrec.chat.store import Store, Thing, Wish
+from llmrec.chat.choose import LISTED, ItemSelector, State
+from llmrec.chat.client import Declined, Recommended
+from llmrec.chat.store import Constraint, Item, Store
 from llmrec.contracts import Request
 from llmrec.decode.opened import OpenedRecommender
 from llmrec.indexing.catalogue import Catalogue
@@ -35,7 +34,7 @@ class InProcess:
         self.service = service
         self.asked: list[dict[str, Any]] = []
 
-    def recommend(self, history: Sequence[str], k: int, **more: Any) -> Given:
+    def recommend(self, history: Sequence[str], k: int, **more: Any) -> Recommended:
         """As `Client.recommend`."""
         self.asked.append(more)
         try:
@@ -43,10 +42,10 @@ class InProcess:
         except Refused as refused:
             raise Declined(str(refused), refused.param) from None
         items = [(item.item_id, item.score) for item in answer.items]
-        return Given(items, answer.ranked_by, answer.catalogue, answer.notes)
+        return Recommended(items, answer.ranked_by)
 
 
-def chooser_of(count: int) -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
+def chooser_of(count: int) -> tuple[ItemSelector, DotProduct, dict[str, np.ndarray]]:
     """Items of which the likeliest are the dearest, the oldest and all of the kind `loud`; some have no price."""
     draw = np.random.default_rng(0)
     numbers = np.arange(count)
@@ -65,8 +64,8 @@ def chooser_of(count: int) -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
     recommender = DotProduct(vectors)
     opened = OpenedRecommender("dots", recommender, catalogue, exclude_seen=True)
     service = RecommendationService("dots", opened, DynamicBatching(), Users(None), Limits())
-    things = [Thing(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
-    return Chooser(InProcess(service), Store(catalogue.hash, things)), recommender, columns
+    things = [Item(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
+    return ItemSelector(InProcess(service), Store(catalogue.hash, things)), recommender, columns
 
 
 def best(recommender: DotProduct, history: list[int], fitting: np.ndarray) -> list[int]:
@@ -76,32 +75,32 @@ def best(recommender: DotProduct, history: list[int], fitting: np.ndarray) -> li
 
 
 @pytest.fixture(scope="module")
-def many() -> tuple[Chooser, DotProduct, dict[str, np.ndarray]]:
+def many() -> tuple[ItemSelector, DotProduct, dict[str, np.ndarray]]:
     """More items than a request may list, twice over."""
     return chooser_of(2 * LISTED + 5000)
 
 
 FITTING = {
-    "years": ([Wish("year", low=1990, high=2018)], lambda year, price, kind: (year >= 1990) & (year <= 2018)),
-    "a price": ([Wish("price", high=120.0)], lambda year, price, kind: price <= 120),
-    "a denial": ([Wish("kind", False, ("loud",))], lambda year, price, kind: ~np.char.startswith(kind, "loud")),
+    "years": ([Constraint("year", low=1990, high=2018)], lambda year, price, kind: (year >= 1990) & (year <= 2018)),
+    "a price": ([Constraint("price", high=120.0)], lambda year, price, kind: price <= 120),
+    "a denial": ([Constraint("kind", False, ("loud",))], lambda year, price, kind: ~np.char.startswith(kind, "loud")),
     "either of two values": (
-        [Wish("kind", values=("loud", "quiet")), Wish("year", low=1990)],
+        [Constraint("kind", values=("loud", "quiet")), Constraint("year", low=1990)],
         lambda year, price, kind: year >= 1990,
     ),
     "a value, a denial and years": (
-        [Wish("kind", values=("new",)), Wish("kind", False, ("loud",)), Wish("year", low=1951)],
+        [Constraint("kind", values=("new",)), Constraint("kind", False, ("loud",)), Constraint("year", low=1951)],
         lambda year, price, kind: (kind == "quiet|new") & (year >= 1951),
     ),
     "two values at once": (
-        [Wish("kind", values=("new",)), Wish("kind", values=("quiet",))],
+        [Constraint("kind", values=("new",)), Constraint("kind", values=("quiet",))],
         lambda year, price, kind: kind == "quiet|new",
     ),
     "denied years": (
-        [Wish("year", False, low=1900, high=1989)],
+        [Constraint("year", False, low=1900, high=1989)],
         lambda year, price, kind: year >= 1990,
     ),
-    "a denied price": ([Wish("price", False, low=120.0)], lambda year, price, kind: ~(price >= 120)),
+    "a denied price": ([Constraint("price", False, low=120.0)], lambda year, price, kind: ~(price >= 120)),
 }
 
 
@@ -110,7 +109,7 @@ def test_of_more_items_than_can_be_listed_those_that_fit_the_wishes_are_found(ma
     chooser, _, columns = many
     wishes, fit = FITTING[wished]
     fitting = fit(*(columns[name] for name in COLUMNS))
-    chosen = chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10)
+    chosen = chooser.select(State(liked=["i0"], disliked=["i1"], constraints=wishes), 10)
     assert len(chosen.items) == 10 and not chosen.missed and chosen.ranked_by == "model"
     assert fitting[chosen.items].all() and LISTED < fitting.sum() < len(fitting) - LISTED
 
@@ -122,31 +121,33 @@ def test_of_more_items_than_can_be_listed_the_likeliest_that_fit_are_found(many,
     chooser, recommender, columns = many
     wishes, fit = FITTING[wished]
     fitting = fit(*(columns[name] for name in COLUMNS)) & (np.arange(len(columns["year"])) != 1)
-    chosen = chooser.choose(State(liked=["i0"], disliked=["i1"], wishes=wishes), 10)
+    chosen = chooser.select(State(liked=["i0"], disliked=["i1"], constraints=wishes), 10)
     assert chosen.items == best(recommender, [0], fitting)[:10]
 
 
 def test_of_more_items_than_can_be_listed_none_that_was_shown_comes_again(many) -> None:
     chooser, _, _ = many
-    state, shown = State(liked=["i0"], wishes=[Wish("kind", False, ("quiet",))]), set()
+    state, shown = State(liked=["i0"], constraints=[Constraint("kind", False, ("quiet",))]), set()
     for _ in range(13):  # 130 items, more than are asked for at a time
-        found = {f"i{at}" for at in chooser.choose(state, 10, shown).items}
+        found = {f"i{at}" for at in chooser.select(state, 10, shown).items}
         assert len(found) == 10 and not found & shown
         shown |= found
 
 
 def test_wishes_that_nothing_of_very_many_items_fulfils_give_the_nearest(many) -> None:
     chooser, _, columns = many
-    chosen = chooser.choose(State(liked=["i0"], wishes=[Wish("kind", False, ("loud",)), Wish("year", low=3000)]), 10)
+    chosen = chooser.select(
+        State(liked=["i0"], constraints=[Constraint("kind", False, ("loud",)), Constraint("year", low=3000)]), 10
+    )
     assert len(chosen.items) == 10 and [wish.column for wish in chosen.missed] == ["year"]
     assert (columns["year"][chosen.items] == columns["year"].max()).all()
-    odd = [Wish("kind", values=("quiet",)), Wish("kind", values=("loud",))]
-    chosen = chooser.choose(State(liked=["i0"], wishes=odd), 10)
+    odd = [Constraint("kind", values=("quiet",)), Constraint("kind", values=("loud",))]
+    chosen = chooser.select(State(liked=["i0"], constraints=odd), 10)
     assert len(chosen.items) == 10 and chosen.missed
 
 
 def test_a_recommender_without_language_model_and_codes_gives_its_best_that_fit() -> None:
     chooser, recommender, columns = chooser_of(300)
-    state = State(liked=["i0", "i5"], wishes=[Wish("year", low=1990), Wish("kind", False, ("loud",))])
+    state = State(liked=["i0", "i5"], constraints=[Constraint("year", low=1990), Constraint("kind", False, ("loud",))])
     fitting = (columns["year"] >= 1990) & ~np.char.startswith(columns["kind"], "loud")
-    assert chooser.choose(state, 10).items == best(recommender, [0, 5], fitting)[:10]
+    assert chooser.select(state, 10).items == best(recommender, [0, 5], fitting)[:10]

@@ -8,14 +8,10 @@ import signal
 import numpy as np
 import pytest
 
-from llmrec.chat.choose import Chooser
-from llmrec.chat.client import Client, Declined, ServerDown
-from llmrec.chat.counter import Counter
-from llmrec.chat.meaning import Meanings
-from llmrec.chat.replies import say
-from llmrec.chat.server import OwnServer
-from llmrec.chat.state import State
-from llmrec.chat.store import Wish
+from llmrec.chat.choose import State
+from llmrec.chat.client import Client, Declined, OwnServer, ServerDown
+from llmrec.chat.dialogue import ChatService, say
+from llmrec.chat.store import Constraint, SemanticIndex
 from llmrec.items.folder import read_vectors
 from llmrec.run.layout import RunFolder
 
@@ -30,7 +26,7 @@ def cards(dialogue):
 
 
 def column(dialogue, name):
-    return [dialogue.store.things[dialogue.store.number[one]].columns[name] for one in cards(dialogue)]
+    return [dialogue.store.items[dialogue.store.number[one]].columns[name] for one in cards(dialogue)]
 
 
 def test_likes_dislikes_and_wishes_of_a_dialogue_hold_in_every_turn_after(dialogue):
@@ -49,24 +45,24 @@ def test_likes_dislikes_and_wishes_of_a_dialogue_hold_in_every_turn_after(dialog
     assert "some come again" in reply.words and set(column(dialogue, "kind")) == {"comedy"}
     assert not {*cards(dialogue)} & {*dialogue.state.liked, *dialogue.state.disliked}
     dialogue.hear("clear filters")
-    assert not dialogue.state.wishes
-    ids = {thing.item_id for thing in dialogue.store.things}
+    assert not dialogue.state.constraints
+    ids = {thing.item_id for thing in dialogue.store.items}
     assert {*dialogue.state.shown} <= ids
 
 
 def test_a_new_wish_takes_the_place_of_the_old_one_and_denials_stay(dialogue):
     dialogue.hear("I liked film number 2 ccc. No western")
     dialogue.hear("a comedy")
-    assert [str(one) for one in dialogue.state.wishes] == ["not western", "comedy"]
+    assert [str(one) for one in dialogue.state.constraints] == ["not western", "comedy"]
     dialogue.hear("a documentary")
-    assert [str(one) for one in dialogue.state.wishes] == ["not western", "documentary"]
+    assert [str(one) for one in dialogue.state.constraints] == ["not western", "documentary"]
     dialogue.hear("a western")
-    assert [str(one) for one in dialogue.state.wishes] == ["western"]
+    assert [str(one) for one in dialogue.state.constraints] == ["western"]
 
 
 def test_a_wish_that_nothing_fulfils_is_said_and_the_nearest_are_those_of_a_sorted_list(dialogue):
     reply = dialogue.hear("something from 2050")
-    years = np.array([thing.columns["year"] for thing in dialogue.store.things])
+    years = np.array([thing.columns["year"] for thing in dialogue.store.items])
     assert "all of this: year 2050" in reply.words
     assert sorted(column(dialogue, "year")) == sorted(years[np.argsort(-years)][:5].tolist())
     reply = dialogue.hear("a comedy")  # what cannot be had is not asked for again
@@ -76,7 +72,7 @@ def test_a_wish_that_nothing_fulfils_is_said_and_the_nearest_are_those_of_a_sort
 
 def test_filters_are_what_brute_force_says_whatever_the_wishes(counter):
     chooser, draw = counter.parts[1], np.random.default_rng(3)
-    things = chooser.store.things
+    things = chooser.store.items
     for _ in range(12):
         kind, no, low = (
             str(draw.choice(["drama", "comedy"])),
@@ -84,10 +80,15 @@ def test_filters_are_what_brute_force_says_whatever_the_wishes(counter):
             int(draw.integers(1970, 2000)),
         )
         state = State(
-            liked=["i7"], wishes=[Wish("kind", values=(kind,)), Wish("kind", False, (no,)), Wish("year", low=low)]
+            liked=["i7"],
+            constraints=[
+                Constraint("kind", values=(kind,)),
+                Constraint("kind", False, (no,)),
+                Constraint("year", low=low),
+            ],
         )
         right = {t.item_id for t in things if t.columns["kind"] == kind != no and t.columns["year"] >= low} - {"i7"}
-        chosen = chooser.choose(state, 40 if right else 5)
+        chosen = chooser.select(state, 40 if right else 5)
         if right:
             assert {things[at].item_id for at in chosen.items} == right and not chosen.missed
         else:
@@ -115,36 +116,34 @@ def test_gibberish_changes_nothing_and_says_what_could_be_said(dialogue, text):
 
 def test_free_words_move_what_means_the_same_up(counter):
     chooser = counter.parts[1]
-    plain = chooser.choose(State(liked=["i7"]), 40).items
-    asked = chooser.choose(State(liked=["i7"], about="ddd"), 40).items
-    near = chooser.meanings.like("ddd")
+    plain = chooser.select(State(liked=["i7"]), 40).items
+    asked = chooser.select(State(liked=["i7"], about="ddd"), 40).items
+    near = chooser.index.to_text("ddd")
     assert sorted(plain) == sorted(asked) and near[asked[:5]].mean() > near[plain[:5]].mean()
-    rank = Chooser(chooser.client, chooser.store, chooser.meanings, weight=0).choose(
-        State(liked=["i7"], about="ddd"), 40
-    )
-    assert rank.items == plain
 
 
 def test_the_vectors_of_a_run_are_used_and_an_export_has_its_own_made(counter, hostile_run, tmp_path):
     store = counter.parts[1].store
     saved = read_vectors(RunFolder(hostile_run).items, len(store))
-    assert np.array_equal(counter.parts[1].meanings.vectors, saved)
-    assert not np.array_equal(Meanings.of(store, "hashing", tmp_path).vectors, saved)
+    assert np.array_equal(counter.parts[1].index.vectors, saved)
+    assert not np.array_equal(SemanticIndex.of(store, "hashing", tmp_path).vectors, saved)
 
 
 def test_a_server_that_dies_is_said_to_be_down_what_was_said_is_kept_and_a_new_one_is_met(hostile_run):
     server = OwnServer(hostile_run, "transformers")
     server.start()
     try:
-        counter = Counter(Client(server.url, server.key, rest=0.05), None)  # as a guest of somebody else's server
+        counter = ChatService(Client(server.url, server.key, rest=0.05), None)  # as a guest of somebody else's server
         dialogue = counter.dialogue(5)
         counter.turn(dialogue, lambda: dialogue.hear("I liked film number 2 ccc"))
         os.kill(server._child.process.pid, signal.SIGTERM)
         server._child.process.wait()
         reply = counter.turn(dialogue, lambda: dialogue.hear("a comedy"))
-        assert reply.down and say("down") in reply.words and [str(one) for one in dialogue.state.wishes] == ["comedy"]
+        assert (
+            reply.down and say("down") in reply.words and [str(one) for one in dialogue.state.constraints] == ["comedy"]
+        )
         with pytest.raises(ServerDown, match="llmrec serve"):
-            counter.version()
+            counter.client.version()
         counter.own = server  # as the chat that started it: the next turn starts it again
         reply = counter.turn(dialogue, lambda: dialogue.hear("no western"))
         assert reply.words.startswith(say("back")) and set(column(dialogue, "kind")) == {"comedy"}

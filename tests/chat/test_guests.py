@@ -39,15 +39,15 @@ def test_a_dialogue_shows_others_at_every_turn_and_none_that_are_known(counter, 
         shown = [one for cards in lists for one in cards]
         assert len(lists) == 4 and all(lists)
         if not reads:
-            assert len({*shown}) == len(shown) and not dialogue.state.wishes
-            assert not {*shown} & {store.things[one].item_id for one in known}
+            assert len({*shown}) == len(shown) and not dialogue.state.constraints
+            assert not {*shown} & {store.items[one].item_id for one in known}
         else:
-            assert dialogue.state.wishes
+            assert dialogue.state.constraints
 
 
 def test_success_turns_and_recall_are_those_counted_by_hand(counter):
     store = counter.parts[1].store
-    ids = [thing.item_id for thing in store.things]
+    ids = [thing.item_id for thing in store.items]
     nothing = [[ids[20]]] * TURNS
     hit = [[ids[20]], [ids[0]], [ids[21]], [ids[1], ids[0]], [ids[22]]]  # the first wanted in turn 2, the second in 4
     found = _success(store, [[0, 1], [2]], [hit, nothing], 0)

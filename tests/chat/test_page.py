@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from llmrec.chat import view, visits
+from llmrec.chat import visits
+from llmrec.chat.choose import Card
 from llmrec.chat.dialogue import Reply
-from llmrec.chat.state import Card
 from llmrec.chat.understand import READ
 from llmrec.chat.visits import CARDS, WAITING, Page, Turn
 from llmrec.errors import ChatError
@@ -64,11 +64,11 @@ def test_clicks_and_searched_titles_change_the_cards(page):
 
 def test_titles_and_words_are_escaped_wherever_they_are_shown(page):
     hostile = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
-    html = view.card(Card("x", hostile, "<a_1>", [("kind", hostile)], hostile), 1)
+    html = visits.card_html(Card("x", hostile, "<a_1>", [("kind", hostile)], hostile), 1)
     dialogue = page.visit("one").dialogue
     dialogue.state.cards, dialogue.state.about = [Card("x", hostile, "<a_1>", [], "")], hostile
     dialogue.state.liked = [hostile]
-    for shown in (html, view.panel(dialogue)):
+    for shown in (html, visits.panel_html(dialogue)):
         assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
 
 
