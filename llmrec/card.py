@@ -18,8 +18,7 @@ from llmrec.made import MADE, Made
 from llmrec.recipe import Model
 from llmrec.report import words
 from llmrec.run.layout import RunFolder
-from llmrec.run.specs import StageSpec
-from llmrec.run.status import stage
+from llmrec.run.stage import StageSpec, resolve
 
 UNKNOWN = "unknown: check before sharing"
 PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
@@ -72,7 +71,7 @@ def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dic
         RunError: a file of them is missing or was changed.
     """
     for spec in evaluations:
-        if (run.stage(spec.name) / MADE).is_file() and stage(run, spec, seed).is_made():
+        if (run.stage(spec.name) / MADE).is_file() and resolve(run, spec, seed).is_made():
             return read_metrics(run.stage(spec.name))
     return None
 

@@ -17,8 +17,7 @@ from llmrec import addresses, shipped
 from llmrec.errors import RecipeError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
-from llmrec.recipe.mistakes import explain
-from llmrec.recipe.text import BYTES, DEPTH, parse, shown
+from llmrec.recipe.text import BYTES, DEPTH, explain, parse, shown
 
 
 def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = False) -> Recipe:

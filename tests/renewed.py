@@ -8,7 +8,7 @@ from llmrec.files import write_json
 from llmrec.made import MADE, output_hash, read_made, records
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.status import stage as resolve
+from llmrec.run.stage import resolve
 
 
 def renew(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Talk with a trained run, in the terminal or on a page: every item is a real one."""
+"""`llmrec chat`: talk with a trained run, in the terminal or on a page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from llmrec import addresses, extras
 from llmrec.cli.screen import console, screen
 from llmrec.cli.serve import EXTRA
+from llmrec.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from llmrec.chat.client import Client
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from llmrec.recipe import Chat
 
 
-def command(
+def chat(
     run: str = typer.Argument(help="a run folder, an export of one, or the address of a running `llmrec serve`"),
     overrides: list[str] = typer.Argument(None, help="changes such as `chat.by=model`", metavar="[KEY=VALUE]..."),
     page: bool = typer.Option(False, "--page", help="serve a page instead of talking in the terminal"),
@@ -28,14 +30,11 @@ def command(
     encoder: str = typer.Option("", help="of descriptions and free words; the run's own otherwise; none for none"),
     k: int = typer.Option(10, "-k", min=1, help="items shown in the terminal"),
 ) -> None:
-    from llmrec import extras
-    from llmrec.errors import RequestError
-
+    """Talk with a trained run, in the terminal or on a page: every item is a real one."""
     address = run.startswith(("http://", "https://"))
     if engine not in EXTRA:
         raise RequestError(f"there is no engine '{engine}': say transformers or vllm.")
     extras.need("chat", *([] if address else [EXTRA[engine]]))
-    from llmrec import addresses
     from llmrec.chat.client import KEY, Client, OwnServer
     from llmrec.chat.dialogue import ChatService
     from llmrec.items.vectors import check_encoder
@@ -47,22 +46,22 @@ def command(
         login = login_of(os.environ.pop(LOGIN, None))  # the server that is started below has no use for it
         check_host(host, login)
         listening = bind(host, port)
-    words, chosen = _recipe(run, address, overrides or [])
-    reads = None if encoder == "none" else encoder or chosen
+    settings, own_encoder = _recipe(run, address, overrides or [])
+    reads = None if encoder == "none" else encoder or own_encoder
     if reads:
         check_encoder(reads)
-    if words.by == "server":
-        addresses.require(str(words.url), "chat.url")
+    if settings.by == "server":
+        addresses.require(str(settings.url), "chat.url")
     with contextlib.ExitStack() as stack:
         if not address:
-            console.print(f"starting the server of {run} …", highlight=False)
+            console.print(f"starting the server of {run} …")
         own = None if address else stack.enter_context(OwnServer(Path(run), engine))
         client = Client(own.url, own.key) if own else Client(run, os.environ.get(KEY))
-        service = ChatService(client, reads, None if address else Path(run), own, _speaker(words, client))
+        service = ChatService(client, reads, None if address else Path(run), own, _speaker(settings, client))
         if page:
             from llmrec.chat.page import server
 
-            console.print(url(listening), markup=False, highlight=False)
+            console.print(url(listening))
             server(service, str(client.version()["model"]), listening, login).run([listening])
         else:
             from llmrec.chat.terminal import talk
@@ -71,8 +70,7 @@ def command(
 
 
 def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
-    """Who finds the words, and the encoder: what the run's recipe says, and what was typed."""
-    from llmrec.errors import RunError
+    """The part `chat` and the encoder: what the run's recipe says, and what was typed."""
     from llmrec.recipe_file import read
     from llmrec.run.layout import RunFolder, recipe_of
 
@@ -83,10 +81,10 @@ def _recipe(run: str, address: bool, overrides: list[str]) -> tuple[Chat, str]:
     return recipe.chat, recipe.items.encoder
 
 
-def _speaker(words: Chat, client: Client) -> Speaker:
+def _speaker(settings: Chat, client: Client) -> Speaker:
     from llmrec.chat.dialogue import speak_template
     from llmrec.chat.speaker import Model, Served
 
-    if words.by == "server":
-        return Model(str(words.url), str(words.model))
-    return Served(client, str(client.version()["model"])) if words.by == "model" else speak_template
+    if settings.by == "server":
+        return Model(str(settings.url), str(settings.model))
+    return Served(client, str(client.version()["model"])) if settings.by == "model" else speak_template

@@ -1,74 +1,70 @@
-"""Item codes of a run: how healthy they are, two ways side by side, codes for new items."""
+"""`llmrec index`: health of a run's item codes, two runs side by side, codes for new items."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
+from rich.table import Table
 
-from llmrec.cli.paths import current_run
+from llmrec.cli.arguments import AS_JSON, RUN, current_run
 from llmrec.cli.screen import console, plain, say, screen
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-
-
-@app.callback()
-def _options() -> None:
-    """Item codes."""
 
 
 @app.command()
 def show(
     run: Path = typer.Argument(help="a run folder, trained or only up to its catalogue"),
     catalogue: str = typer.Option(None, help="the beginning of the hash of another of its catalogues"),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Health of the codes: a verdict, use and entropy of each level, agreement with categories and behaviour."""
-    found = _health(run, catalogue)
+    health = _health(run, catalogue)
     if as_json:
-        say(found)
+        say(health)
         return
-    for sentence in found["verdict"]:
-        screen.print(sentence, highlight=False, markup=False)
-    _levels(found)
-    for name, value in _figures(found).items():
-        screen.print(f"{name:<34}{value}", highlight=False, markup=False)
-    for title, code in found["examples"]:
+    for sentence in health["verdict"]:
+        screen.print(sentence)
+    table = Table("level", "used", "of", "bits", "at most", "busiest token", box=box.SIMPLE)
+    for level in health["levels"]:
+        row = (level["level"], level["used"], level["width"], level["entropy_bits"], math.log2(level["width"]))
+        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)
+        table.add_row(*cells, f"{max(level['counts'], default=0)} items")
+    screen.print(table)
+    for name, value in _figures(health).items():
+        screen.print(f"{name:<34}{value}")
+    for title, code in health["examples"]:
         screen.print(f"{plain(code)}  {plain(title)}", soft_wrap=True)
 
 
 @app.command()
-def compare(
-    first: Path = typer.Argument(help="a run folder"),
-    second: Path = typer.Argument(help="another"),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
-) -> None:
+def compare(first: Path = RUN, second: Path = typer.Argument(help="another"), as_json: bool = AS_JSON) -> None:
     """Health of two runs' codes side by side."""
-    from rich import box
-    from rich.table import Table
-
-    sides = [_health(run) for run in (first, second)]
+    sides = {str(run): _health(run) for run in (first, second)}
     if as_json:
-        say({str(run): side for run, side in zip((first, second), sides, strict=True)})
+        say(sides)
         return
-    columns = [_figures(side) for side in sides]
+    columns = [_figures(sides[str(run)]) for run in (first, second)]
     table = Table("", str(first), str(second), box=box.SIMPLE)
-    for name in dict.fromkeys([*columns[0], *columns[1]]):
+    for name in columns[0] | columns[1]:
         table.add_row(name, *(column.get(name, "–") for column in columns))
     screen.print(table)
-    for run, side in zip((first, second), sides, strict=True):
-        screen.print(f"{run}: {' '.join(side['verdict'])}", highlight=False, markup=False)
+    for run, side in sides.items():
+        screen.print(f"{run}: {' '.join(side['verdict'])}")
 
 
 @app.command()
 def add(
-    run: Path = typer.Argument(help="a run folder"),
+    run: Path = RUN,
     items: Path = typer.Argument(help="Parquet or CSV: item_id, and the columns of the run's items"),
     catalogue: str = typer.Option(
         None, help="the beginning of the hash of the catalogue to add to; the newest if none"
     ),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Codes for new items, by the frozen quantizer; the run's model recommends them without training."""
     from llmrec.indexing import add as adding
@@ -79,20 +75,15 @@ def add(
     if as_json:
         say({"folder": str(folder), **facts})
         return
-    screen.print(str(folder), highlight=False, markup=False, soft_wrap=True)
+    screen.print(str(folder), soft_wrap=True)
     console.print(
         f"{facts['new codes']} new items beside {facts['codes kept']} old ones, whose codes are as they were. "
-        "A server of this run takes it up on POST /v1/catalogue.",
-        highlight=False,
-        markup=False,
+        "A server of this run takes it up on POST /v1/catalogue."
     )
     if cold := facts["placed by text"]:
-        shown = ", ".join(cold[:5]) + ("…" if len(cold) > 5 else "")
         console.print(
             f"{len(cold)} of them have words or categories that no token stands for, and went where the nearest "
-            f"item by text is: {shown}",
-            highlight=False,
-            markup=False,
+            f"item by text is: {', '.join(cold[:5])}{'…' if len(cold) > 5 else ''}"
         )
 
 
@@ -106,41 +97,24 @@ def _health(path: Path, beginning: str | None = None) -> dict[str, Any]:
     return inspect(folder, run.data, run.items, recipe.indexing, recipe.seed)
 
 
-def _levels(found: dict[str, Any]) -> None:
-    import math
-
-    from rich import box
-    from rich.table import Table
-
-    table = Table("level", "used", "of", "bits", "at most", "busiest token", box=box.SIMPLE)
-    for level in found["levels"]:
-        row = (level["level"], level["used"], level["width"], level["entropy_bits"], math.log2(level["width"]))
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row), _busiest(level))
-    screen.print(table)
-
-
-def _busiest(level: dict[str, Any]) -> str:
-    return f"{max(level['counts'], default=0)} items"
-
-
-def _figures(found: dict[str, Any]) -> dict[str, str]:
-    """What is compared, as words."""
-    tokens = found["tokens"]
+def _figures(health: dict[str, Any]) -> dict[str, str]:
+    """What is compared, as text."""
+    tokens = health["tokens"]
     figures: dict[str, Any] = {
-        "method": found["method"],
-        "items": found["items"],
-        "levels used": ", ".join(f"{level['used']}/{level['width']}" for level in found["levels"]),
-        "bits": ", ".join(f"{level['entropy_bits']:.2f}" for level in found["levels"]),
-        "shared a code before": found["collisions_before"],
-        "share one now": found["collisions_after"],
-        "moved to tell twins apart": found["moved"],
-        "items with another's vector": found["same_vector"],
-        "neighbours with its first token": found["neighbours_kept"],
+        "method": health["method"],
+        "items": health["items"],
+        "levels used": ", ".join(f"{level['used']}/{level['width']}" for level in health["levels"]),
+        "bits": ", ".join(f"{level['entropy_bits']:.2f}" for level in health["levels"]),
+        "shared a code before": health["collisions_before"],
+        "share one now": health["collisions_after"],
+        "moved to tell twins apart": health["moved"],
+        "items with another's vector": health["same_vector"],
+        "neighbours with its first token": health["neighbours_kept"],
         "tokens of a code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
     }
     for name, key in (("NMI with categories", "category_nmi"), ("NMI with co-occurrence", "company_nmi")):
-        if key in found:
-            figures[name] = ", ".join(f"{value:.3f}" for value in found[key])
-    if "dominance" in found:
-        figures["dominance of text (-1 to 1)"] = f"{found['dominance']:+.3f}"
+        if key in health:
+            figures[name] = ", ".join(f"{value:.3f}" for value in health[key])
+    if "dominance" in health:
+        figures["dominance of text (-1 to 1)"] = f"{health['dominance']:+.3f}"
     return {name: str(value) for name, value in figures.items() if value is not None}

@@ -1,7 +1,7 @@
 """Signals that end a command (Ctrl-C, SIGTERM, a closed terminal): none gets lost, and all let it clean up first.
 
-Python drops an exception that happens to be raised inside a finalizer or a callback of a C library, and a run would
-then go on. The handler remembers the signal, so that the next sign of progress raises the exception again.
+Python drops an exception that is raised inside a finalizer or a callback of a C library, and a run would then go on.
+The handler remembers the signal, so that the next sign of progress raises the exception again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,7 @@ def watch() -> None:
 
 
 def check() -> None:
-    """Raise for a signal that came and whose exception was dropped.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
-        SystemExit: SIGTERM or SIGHUP came.
-    """
+    """Raise KeyboardInterrupt or SystemExit for a signal that came and whose exception was dropped."""
     if _received:
         _handle(_received, None)
 

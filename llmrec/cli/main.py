@@ -6,34 +6,23 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 from rich.text import Text
 
 from llmrec import __version__
-from llmrec.cli import (
-    chat,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    export,
-    index,
-    init,
-    interrupt,
-    rate,
-    recipe_schema,
-    recommend,
-    report,
-    reproduce,
-    run,
-    serve,
-    setup,
-    tasks,
-    train,
-)
-from llmrec.cli.screen import console
+from llmrec.cli import data, index, interrupt, tasks
+from llmrec.cli.arguments import AS_JSON, RUN, parsed_path
+from llmrec.cli.chat import chat
+from llmrec.cli.judge import compare, evaluate, report, reproduce
+from llmrec.cli.machine import doctor, recipe_schema, setup
+from llmrec.cli.rate import rate
+from llmrec.cli.recommend import recommend
+from llmrec.cli.run import run, train
+from llmrec.cli.screen import console, say, screen
+from llmrec.cli.serve import serve
 from llmrec.errors import LlmrecError
 from llmrec.files import unusable
 
@@ -46,12 +35,29 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def export(
+    run: Path = RUN,
+    folder: Path = typer.Argument(parser=parsed_path, metavar="FOLDER", help="where to; absent or empty"),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Write what a run recommends by as one folder to share: Hugging Face files, catalogue, model card."""
+    from llmrec.export import export as write_export
+
+    written = write_export(run, folder)
+    if as_json:
+        say({"export": str(written)})
+    else:
+        screen.print(f"{written}\nRead its README.md before you share it: licences are named there.")
+
+
 JUDGING = (evaluate, compare, reproduce, rate, report)
-for verb in (init, run, train, setup, recommend, serve, chat, *JUDGING, export, doctor, recipe_schema):
-    app.command(name=verb.__name__.rsplit(".", 1)[-1].replace("_", "-"), help=verb.__doc__)(verb.command)
-app.add_typer(data.app, name="data", help=data.__doc__)
-app.add_typer(index.app, name="index", help=index.__doc__)
-app.add_typer(tasks.app, name="tasks", help=tasks.__doc__)
+for verb in (data.init, run, train, setup, recommend, serve, chat, *JUDGING, export, doctor, recipe_schema):
+    app.command()(verb)
+app.add_typer(data.app, name="data", help="Data sets that there are, your own files checked, what a run reads.")
+app.add_typer(index.app, name="index", help="Item codes of a run: how healthy they are, codes for new items.")
+app.add_typer(tasks.app, name="tasks", help="What the model learns from: exact prompts, answers, tokens.")
 
 
 def _version(wanted: bool) -> None:
@@ -73,18 +79,14 @@ def _end(kind: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _quieten() -> None:
-    """Turn off bars and notes of other packages, which would tear ours apart; before transformers is imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' Loading weights, Writing model shards
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a kernel for CPUs that nothing of ours uses
-
-
 def main() -> None:
     """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    _quieten()
+    # Bars and notes of other packages would tear ours apart; before transformers is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' Loading weights, Writing model shards
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a kernel for CPUs that nothing of ours uses
     interrupt.watch()
     warnings.showwarning = lambda message, *rest, **more: console.print(Text("note:", "yellow"), str(message))
     try:
@@ -92,10 +94,9 @@ def main() -> None:
     except LlmrecError as error:
         _end(type(error).__name__, str(error))
     except OSError as error:
-        words = unusable(error)
-        if words is None:
+        if (message := unusable(error)) is None:
             raise
-        _end("RunError", words)
+        _end("RunError", message)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             console.print("\nStopped. Nothing is lost: the same command goes on where it was.")

@@ -1,26 +1,30 @@
-"""Rating prediction by a language model, zero-shot to fine-tuned, beside all baselines."""
+"""`llmrec rate`: rating prediction by a language model, beside baselines."""
 
 from __future__ import annotations
 
+import difflib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich import box
+from rich.table import Table
 
-from llmrec.cli.paths import named
-from llmrec.cli.screen import console, say, screen, stages
+from llmrec import addresses, extras
+from llmrec.cli.arguments import AS_JSON, parsed_path
+from llmrec.cli.screen import console, interval, say, screen, stages
+from llmrec.errors import DataError, RunError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from llmrec.rate.answers import Engine
-    from llmrec.rate.scale import Scale
+    from llmrec.rate.ratings import Ratings
     from llmrec.recipe import Data
 
 METHODS = ("zero-shot", "few-shot", "classification", "regression", "baselines")
 
 
-def command(
+def rate(
     model: str = typer.Option(
         "embedded:smollm2-135m-instruct",
         help="embedded:NAME, a folder, a hub name; with --url its name there",
@@ -48,31 +52,17 @@ def command(
     sensitivity: int = typer.Option(0, min=0, help="cases to ask again in other wordings and orders of the history"),
     seed: int = typer.Option(42, min=0, max=2**63 - 1, help="of split, cases, examples and training"),
     out: Path = typer.Option(
-        None, parser=named, metavar="PATH", help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"
+        None, parser=parsed_path, metavar="PATH", help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"
     ),
     tiny: bool = typer.Option(False, help="two layers with random weights: proves the path, no hub"),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
-    import tempfile
-
-    from llmrec.errors import RunError
+    """Rating prediction by a language model, zero-shot to fine-tuned, beside all baselines."""
     from llmrec.rate import methods, ratings
     from llmrec.rate.finetune import Training
-    from llmrec.rate.reader import STARTS
     from llmrec.rate.study import Study
 
-    for name, value, known in (
-        ("--method", method, METHODS),
-        ("--split", split, ratings.SPLITS),
-        ("--part", part, ("test", "valid")),
-        ("--over", over, tuple(STARTS)),
-        ("--engine", engine, ("transformers", "vllm")),
-        ("--dtype", dtype, ("bfloat16", "float32")),
-    ):
-        if value not in known:
-            raise RunError(f"{name} is {', '.join(known[:-1])} or {known[-1]}, not '{value}'.")
-    if over != "mean" and method != "regression":
-        raise RunError(f"--over {over} is what regression adds to; {method} has no use for it. Leave it out.")
+    _check_choices(method=method, split=split, part=part, over=over, engine=engine, dtype=dtype)
     with stages() as tell, tempfile.TemporaryDirectory() as work:
         loaded = ratings.load(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
         folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}{'' if part == 'test' else '-valid'}"
@@ -84,25 +74,35 @@ def command(
             training = Training(method, over, share, epochs, layers, learning_rate)  # type: ignore[arg-type]  # both checked
             methods.tuned(study, name, model, training, sensitivity, tell, _tiny(model, loaded, work) if tiny else None)
         elif method != "baselines":
-            asker = (
-                _endpoint(url, model, loaded.scale, patience, tries)
-                if url
-                else _local(engine, name, model, dtype, loaded, work, tiny)
-            )
-            methods.asked(study, name, asker, shots if method == "few-shot" else 0, wording, sensitivity, tell)
+            asked = _endpoint(url, model, patience, tries, loaded) if url else None
+            asked = asked or _local(engine, name, model, dtype, loaded, work, tiny)
+            methods.asked(study, name, asked, shots if method == "few-shot" else 0, wording, sensitivity, tell)
         figures = study.figures()
     if as_json:
         say(figures)
     else:
         screen.print(_table(figures))
-        console.print(f"figures and predictions: {folder}", markup=False, highlight=False)
+        console.print(f"figures and predictions: {folder}")
+
+
+def _check_choices(**chosen: str) -> None:
+    """Refuse an option's value that is none of those that it may have."""
+    from llmrec.rate.ratings import SPLITS
+    from llmrec.rate.reader import STARTS
+
+    known = {"method": METHODS, "split": SPLITS, "part": ("test", "valid"), "over": tuple(STARTS)}
+    known |= {"engine": ("transformers", "vllm"), "dtype": ("bfloat16", "float32")}
+    for name, value in chosen.items():
+        if value not in known[name]:
+            raise RunError(f"--{name} is {', '.join(known[name][:-1])} or {known[name][-1]}, not '{value}'.")
+    if chosen["over"] != "mean" and chosen["method"] != "regression":
+        raise RunError(
+            f"--over {chosen['over']} is what regression adds to; {chosen['method']} has no use for it. Leave it out."
+        )
 
 
 def _data(text: str, category: str | None) -> Data:
-    import difflib
-
     from llmrec.data.sources import SOURCES
-    from llmrec.errors import DataError
     from llmrec.recipe import Data
     from llmrec.recipe_file import load
 
@@ -119,40 +119,37 @@ def _data(text: str, category: str | None) -> Data:
     return Data(source=text, category=category)  # type: ignore[arg-type]  # checked above
 
 
-def _endpoint(url: str, model: str, scale: Scale, patience: float, tries: int) -> Engine:
-    from llmrec import addresses
+def _endpoint(url: str, model: str, patience: float, tries: int, ratings: Ratings) -> Engine:
     from llmrec.rate.on_endpoint import OnEndpoint
     from llmrec.text.client import OpenAIClient
 
     addresses.name(url)
-    return OnEndpoint(OpenAIClient(url, model, patience, tries), scale)
+    return OnEndpoint(OpenAIClient(url, model, patience, tries), ratings.scale)
 
 
-def _local(engine: str, name: str, model: str, dtype: str, ratings: Any, work: str, tiny: bool) -> Engine:
+def _local(engine: str, name: str, model: str, dtype: str, ratings: Ratings, work: str, tiny: bool) -> Engine:
     import torch
 
-    from llmrec import extras
     from llmrec.model.base import load_base
 
     if engine == "vllm":
         extras.need("serve")
         from llmrec.rate.on_vllm import OnVllm
 
-        folder = model
-        if tiny or model.startswith("embedded:"):  # vLLM reads folders and hub names
-            language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
-            folder = f"{work}/model"
-            language.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        return OnVllm.open(name, folder, ratings.scale, dtype=dtype)
+        if not tiny and not model.startswith("embedded:"):  # vLLM reads folders and hub names itself
+            return OnVllm.open(name, model, ratings.scale, dtype=dtype)
+    language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
+    if engine == "vllm":
+        language.save_pretrained(f"{work}/model")
+        tokenizer.save_pretrained(f"{work}/model")
+        return OnVllm.open(name, f"{work}/model", ratings.scale, dtype=dtype)
     from llmrec.rate.on_transformers import OnTransformers
 
-    language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
     language.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # torch's .to, typed as another
     return OnTransformers(name, language, tokenizer, ratings.scale)
 
 
-def _tiny(model: str, ratings: Any, work: str) -> Any:
+def _tiny(model: str, ratings: Ratings, work: str) -> Any:
     import torch
 
     from llmrec.model.base import tiny_base
@@ -163,9 +160,6 @@ def _tiny(model: str, ratings: Any, work: str) -> Any:
 
 
 def _table(figures: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
     protocol = figures["protocol"]
     table = Table(
         title=f"{protocol['data']}: {protocol['cases']} cases of the {protocol['split']} split, "
@@ -173,18 +167,16 @@ def _table(figures: dict[str, Any]) -> Table:
         caption="95 % intervals over users; Δ: minus the user + item bias, paired",
         box=box.SIMPLE,
     )
-    wide = screen.width >= 100  # a narrow terminal keeps the names whole; the report has the rest
-    for title in ("", "RMSE", *(["95 %"] if wide else []), "MAE", "AUC", *(["95 %"] if wide else []), "Δ RMSE 95 %"):
+    wide = ["95 %"] if screen.width >= 100 else []  # a narrow terminal keeps the names whole; the report has the rest
+    for title in ("", "RMSE", *wide, "MAE", "AUC", *wide, "Δ RMSE 95 %"):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for name, one in figures["systems"].items():
-        behind = one["minus"].get("user + item bias", {}).get("rmse")
-        sure = [_digits(one[metric]["mean"]) for metric in ("rmse", "mae", "auc")]
-        spans = [f"{_digits(one[metric]['low'])} to {_digits(one[metric]['high'])}" for metric in ("rmse", "auc")]
-        gap = f"{behind['low']:+.3f} to {behind['high']:+.3f}" if behind else ""
-        cells = [sure[0], spans[0], sure[1], sure[2], spans[1]] if wide else sure
-        table.add_row(name, *cells, gap)
+    for name, system in figures["systems"].items():
+        cells = []
+        for metric in ("rmse", "mae", "auc"):
+            known = system[metric]["mean"] is not None
+            cells.append(f"{system[metric]['mean']:.3f}" if known else "–")
+            if wide and metric != "mae":
+                cells.append(interval(system[metric], ".3f") if system[metric]["low"] is not None else "– to –")
+        against = system["minus"].get("user + item bias", {}).get("rmse")
+        table.add_row(name, *cells, interval(against, "+.3f"))
     return table
-
-
-def _digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -1,29 +1,31 @@
-"""Recommend items to a user of the run, after a history of item ids, or to every user into a file."""
+"""`llmrec recommend`: items for a user, for a history, or for all users into a file."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmrec.cli.paths import named
+from llmrec.cli.arguments import AS_JSON, parsed_path
 from llmrec.cli.screen import plain, say, screen, stages
+from llmrec.errors import RequestError
 
 if TYPE_CHECKING:
-    from llmrec.decode.generative import EngineName
+    from llmrec.serve.everybody import Job
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def command(
+def recommend(
     run: Path = typer.Argument(help="a run folder, or an export of one"),
     user: str = typer.Option(None, help="a user id of the run's data"),
     history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
     all_users: bool = typer.Option(False, "--all-users", help="every user of the run's data, into --out"),
     out: Path = typer.Option(
         None,
-        parser=named,
+        parser=parsed_path,
         metavar="PATH",
         help="with --all-users: a .parquet file; a killed command goes on where it was",
     ),
@@ -35,11 +37,11 @@ def command(
     ),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     dtype: str = typer.Option("auto", help="of vLLM's weights; its auto rounds float32 to bfloat16, float32 does not"),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
+    """Recommend items to a user of the run, after a history of item ids, or to every user into a file."""
     import llmrec
     from llmrec.decode.generative import engine_named
-    from llmrec.errors import RequestError
 
     if [user is not None, history is not None, all_users].count(True) != 1:
         raise RequestError("say for whom: --user ID, --history ID,ID,… or --all-users --out recs.parquet")
@@ -47,51 +49,41 @@ def command(
         raise RequestError(
             f"--dtype is vLLM's, one of {', '.join(DTYPES)}; transformers takes the weights as they are."
         )
+    name = engine_named(engine)
     if all_users:
-        _everybody(run, out, force, processes, (k, seen, engine_named(engine)), dtype, as_json)
+        from llmrec.serve.everybody import Job
+
+        if out is None:
+            raise RequestError("say where to: --all-users --out recs.parquet")
+        if out.suffix != ".parquet":
+            raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
+        _to_all_users(Job(run, out, k, seen, name, dtype=dtype, force=force), processes, as_json)
         return
     options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
-    recommender = llmrec.load(run, engine=engine_named(engine), **options)
+    recommender = llmrec.load(run, engine=name, **options)
     past = _history_of(run, user) if user is not None else [part.strip() for part in history.split(",") if part.strip()]
-    found = recommender.recommend(past, k, user=user or "", exclude_seen=None if seen is None else not seen)
+    ranked = recommender.recommend(past, k, user=user or "", exclude_seen=None if seen is None else not seen)
     titles, number = recommender.catalogue.titles, recommender.catalogue.item_number
     if as_json:
-        say([{"item_id": item_id, "title": titles[number[item_id]], "score": score} for item_id, score in found])
+        say([{"item_id": item_id, "title": titles[number[item_id]], "score": score} for item_id, score in ranked])
         return
-    for place, (item_id, score) in enumerate(found, 1):
+    for place, (item_id, score) in enumerate(ranked, 1):
         screen.print(f"{place:>3}  {score:8.3f}  {plain(item_id):<12} {plain(titles[number[item_id]])}")
 
 
-def _everybody(
-    run: Path,
-    out: Path | None,
-    force: bool,
-    processes: int,
-    what: tuple[int, bool | None, EngineName],
-    dtype: str,
-    as_json: bool,
-) -> None:
-    from llmrec.errors import RequestError
-    from llmrec.serve.everybody import Job, recommend_all
+def _to_all_users(job: Job, processes: int, as_json: bool) -> None:
+    from llmrec.serve.everybody import recommend_all
 
-    if out is None:
-        raise RequestError("say where to: --all-users --out recs.parquet")
-    if out.suffix != ".parquet":
-        raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
-    job = Job(run, out, *what, dtype=dtype, force=force)
     with stages() as tell:
         users = recommend_all(job, processes, lambda done: tell("users", done))
     if as_json:
-        say({"users": users, "out": str(out)})
-        return
-    screen.print(f"{out}: {what[0]} items for each of {users} users", markup=False, highlight=False)
+        say({"users": users, "out": str(job.out)})
+    else:
+        screen.print(f"{job.out}: {job.k} items for each of {users} users")
 
 
 def _history_of(run: Path, user: str) -> list[str]:
-    import difflib
-
     from llmrec.data.dataset import Dataset
-    from llmrec.errors import RequestError
     from llmrec.run.layout import RunFolder
     from llmrec.run.recommender import is_export
 

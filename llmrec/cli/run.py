@@ -1,38 +1,44 @@
-"""Run a recipe, stage by stage; a second run skips what is made already."""
+"""`llmrec run` and `llmrec train`: a recipe, stage by stage, in one process or in several."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec.cli.paths import named
+from llmrec import extras, shipped
+from llmrec.cli.arguments import OVERRIDES, RECIPE, RUN_OUT, TINY, default_run
 from llmrec.cli.screen import console, named_run, say, screen, show_example, show_figures, stages
+from llmrec.errors import LlmrecError, RecipeError, RunError
 
 if TYPE_CHECKING:
     from llmrec.run.layout import RunFolder
-    from llmrec.run.specs import StageSpec
+    from llmrec.run.stage import StageSpec
+
+AS_JSON = typer.Option(False, "--json", help="print the result as JSON")
 
 
-def command(
-    recipe: str = typer.Argument(help="path of a recipe, or the name of a shipped one such as `quickstart`"),
-    overrides: list[str] = typer.Argument(None, help="changes such as `train.0.epochs=2`", metavar="[KEY=VALUE]..."),
-    tiny: bool = typer.Option(False, help="the same path at a very small size"),
+def run(
+    recipe: str = RECIPE,
+    overrides: list[str] = OVERRIDES,
+    tiny: bool = TINY,
     until: str = typer.Option("report", help="last stage: data, items, catalogue, tasks, train, evaluate or report"),
-    out: Path = typer.Option(None, parser=named, metavar="PATH", help="run folder; runs/RECIPE otherwise"),
+    out: Path = RUN_OUT,
     dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
-    as_json: bool = typer.Option(False, "--json", help="print the result as JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
-    from llmrec import extras, shipped
-    from llmrec.errors import RecipeError
-    from llmrec.evaluate.files import read_judged
+    """Run a recipe, stage by stage; a second run skips what is made already."""
     from llmrec.recipe_file import dump, load
     from llmrec.report import write_report
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
-    from llmrec.run.making import UNTIL
-    from llmrec.run.plan import plan
+    from llmrec.run.plan import UNTIL, plan
 
     path = shipped.recipe(recipe)
     settings = load(path, overrides or [], tiny)
@@ -45,54 +51,121 @@ def command(
         until = "train"  # machine 0 does the rest
     if until == "report":
         extras.need("report")
-    run = RunFolder(out or Path("runs") / (path.stem + ("-tiny" if tiny else "")))
-    execute.check_folder(run.path, settings.data, settings.read_paths)
-    console.print(named_run(path.stem, run.path))
-    _warn(plan(settings), settings.seed, run)
+    folder = RunFolder(out or default_run(path, tiny))
+    execute.check_folder(folder.path, settings.data, settings.read_paths)
+    console.print(named_run(path.stem, folder.path))
+    _warn(plan(settings), settings.seed, folder)
     with stages() as progress:
-        execute.run(settings, run.path, "evaluate" if until == "report" else until, progress)
+        execute.run(settings, folder.path, "evaluate" if until == "report" else until, progress)
         if until == "report":
             progress("report", 0.0)
-            write_report(run)
+            write_report(folder)
             progress("report", 1.0)
-    if until not in ("evaluate", "report"):
-        say({"run": str(run.path), "until": until}) if as_json else console.print(f"Done until {until}: {run.path}")
-        if until == "catalogue" and not as_json:
-            _codes(run.catalogue)
-        return
-    folder = run.evaluation(settings.evaluate.target)
-    result = read_judged(folder)
-    if as_json:
-        say({"run": str(run.path), **result})
-        return
-    _codes(run.catalogue)
-    show_figures(result)
-    if "systems" in result:
-        show_example(folder)
-    if until == "report":
-        screen.print(f"\nThe whole report: {run.report}", highlight=False)
+    if until in ("evaluate", "report"):
+        _show(folder, folder.evaluation(settings.evaluate.target), as_json)
+        if until == "report" and not as_json:
+            screen.print(f"\nThe whole report: {folder.report}")
+    elif as_json:
+        say({"run": str(folder.path), "until": until})
+    else:
+        console.print(f"Done until {until}: {folder.path}")
+        if until == "catalogue":
+            _show_codes(folder.catalogue)
 
 
 def _warn(specs: list[StageSpec], seed: int, run: RunFolder) -> None:
     """Warn before training if the trained models in the run folder are of another recipe, and so will be replaced."""
-    from llmrec.errors import RunError
-    from llmrec.run.status import require_current
+    from llmrec.run.plan import up_to
+    from llmrec.run.stage import require_current
 
     try:
         if run.trained:
-            last = max(place for place, spec in enumerate(specs) if spec.kind == "train")
-            require_current(run, specs[: last + 1], seed)
+            require_current(run, up_to(specs, "train"), seed)
     except RunError:
         console.print(
             f"{run.path} holds a model of another recipe, seed or data. It stays until the one that is trained now "
             "takes its place; to keep it, stop (Ctrl-C) and write elsewhere: --out DIR",
-            style="yellow", highlight=False,
-        )  # fmt: skip
+            style="yellow",
+        )
 
 
-def _codes(catalogue: Path) -> None:
+def _show(run: RunFolder, evaluation: Path, as_json: bool) -> None:
+    from llmrec.evaluate.files import read_judged
+
+    result = read_judged(evaluation)
+    if as_json:
+        say({"run": str(run.path), **result})
+        return
+    _show_codes(run.catalogue)
+    show_figures(result)
+    if "systems" in result:
+        show_example(evaluation)
+
+
+def _show_codes(catalogue: Path) -> None:
     """Print the verdict on the health of the codes."""
     from llmrec.indexing.health import read_health
 
     for line in read_health(catalogue).get("verdict", []):
-        screen.print(f"Codes: {line}", highlight=False, markup=False)
+        screen.print(f"Codes: {line}")
+
+
+def train(
+    recipe: str = RECIPE,
+    overrides: list[str] = OVERRIDES,
+    tiny: bool = TINY,
+    out: Path = RUN_OUT,
+    as_json: bool = AS_JSON,
+    lines: bool = typer.Option(False, "--lines", hidden=True, help="print progress and errors as lines of JSON"),
+) -> None:
+    """Run the training stages of a recipe alone, and what they need where it is missing.
+
+    Several processes share it under `accelerate launch -m llmrec train RECIPE`.
+    """
+    from llmrec.recipe_file import load
+    from llmrec.run import execute
+    from llmrec.run.layout import RunFolder
+    from llmrec.train import together
+
+    with _errors_as_lines() if lines else contextlib.nullcontext():
+        path = shipped.recipe(recipe)
+        settings = load(path, overrides or [], tiny)
+        folder = out or default_run(path, tiny)
+        if not together.is_first():
+            with _patient():
+                execute.train(settings, folder)
+        elif lines:
+            execute.train(settings, folder, _progress_as_lines)
+        else:
+            console.print(named_run(path.stem, folder))
+            with stages() as progress:
+                execute.train(settings, folder, progress)
+            trained = [str(stage) for stage in RunFolder(folder).trained]
+            say({"run": str(folder), "trained": trained}) if as_json else console.print(
+                f"Trained: {', '.join(trained)}"
+            )
+
+
+def _progress_as_lines(kind: str, done: float) -> None:
+    if kind == "train":
+        print(json.dumps({"done": round(done, 4)}), flush=True)
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Wait before an error: the first process prints what all meet, and the launcher ends the others meanwhile."""
+    try:
+        yield
+    except LlmrecError:
+        time.sleep(5)
+        raise
+
+
+@contextlib.contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """Print a known error as a line of JSON, for the process that started this one."""
+    try:
+        yield
+    except LlmrecError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
+        sys.exit(2)

@@ -23,21 +23,15 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 
 def plain(text: object) -> str:
-    """A text on one line as it is, its control characters as escapes, such as \\x1b: it steers no terminal.
-
-    Also of characters that change the direction of a line, and of bytes of a name that are not UTF-8.
-    """
+    """A text on one line, with control and direction characters, and bytes that are not UTF-8, as escapes (\\x1b)."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 class PlainConsole(Console):
-    """A console that prints every text as it is, also in a table: neither rich's markup nor codes of emoji are read.
-
-    Control characters but line ends are escaped. Styles are given by `style=` and by `rich.text.Text`.
-    """
+    """A console that reads neither rich's markup nor codes of emoji, and escapes control characters but line ends."""
 
     def __init__(self, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        super().__init__(stderr=stderr, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # the options are passed on
         """The text as rich prints it."""
@@ -95,13 +89,13 @@ def _lines() -> Callable[[str, float], None]:
         seconds = int(time.monotonic() - begun.setdefault(stage, time.monotonic()))
         if int(done * 10) > shown.get(stage, -1):
             shown[stage] = int(done * 10)
-            console.print(f"{stage:<13} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}", highlight=False)
+            console.print(f"{stage:<13} {done:>4.0%}  {seconds // 60}:{seconds % 60:02}")
 
     return tell
 
 
 def show_figures(result: dict[str, Any]) -> None:
-    """The tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
+    """Print the tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
     if "systems" in result:
         screen.print(metrics_table(result))
     if "held_out_wording" in result:
@@ -114,30 +108,30 @@ def show_figures(result: dict[str, Any]) -> None:
             f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the "
             "candidates of each case and not over the whole catalogue; with 95 % intervals over cases"
         )
-        for task, found in result["choices"]["tasks"].items():
-            screen.print(choice_table(task, found))
+        for task, judged in result["choices"]["tasks"].items():
+            screen.print(choice_table(task, judged))
 
 
-def choice_table(task: str, found: dict[str, Any]) -> Table:
+def choice_table(task: str, judged: dict[str, Any]) -> Table:
     """The table of a task of choices.json: the model and what reads no prompt, by figures."""
-    systems = found.get("systems", {})
-    drawn = f", wrong ones {found['wrong candidates']}" if found.get("wrong candidates", "none") != "none" else ""
-    table = Table(title=f"{task}: {found['cases']} cases, {found['candidates']}{drawn}", box=box.SIMPLE)
-    names = list(systems.get("model", {}))
-    for name in ("", *map(str.upper, names)):
-        table.add_column(name, justify="right" if name else "left")
+    systems, wrong = judged.get("systems", {}), judged.get("wrong candidates", "none")
+    drawn = "" if wrong == "none" else f", wrong ones {wrong}"
+    table = Table(title=f"{task}: {judged['cases']} cases, {judged['candidates']}{drawn}", box=box.SIMPLE)
+    metrics = list(systems.get("model", {}))
+    for metric in ("", *map(str.upper, metrics)):
+        table.add_column(metric, justify="right" if metric else "left")
     for system, values in systems.items():
-        cells = [f"{_digits(values[name]['mean'])}\n{_interval(values[name])}" for name in names if name in values]
+        cells = [f"{_short(values[name]['mean'])}\n{_interval(values[name])}" for name in metrics if name in values]
         table.add_row(system, *cells, style="bold" if system == "model" else "")
     return table
 
 
 def metrics_table(result: dict[str, Any]) -> Table:
-    """The table of metrics.json: systems by metrics, and for one metric how sure it is and how far from the model."""
+    """The table of metrics.json: systems by metrics, and for one metric its interval and the distance to the model."""
     protocol, model = result["protocol"], result["model"]
     metrics = list(result["systems"][model])
     hits = [metric for metric in metrics if metric.startswith("hr@")]
-    sure = "hr@10" if "hr@10" in metrics else [*metrics[:1], *hits][-1]
+    main = "hr@10" if "hr@10" in metrics else [*metrics[:1], *hits][-1]
     users, cases = protocol["users"], protocol.get("cases", protocol["users"])
     of = "" if cases == users else f"{cases} cases of "
     table = Table(
@@ -147,27 +141,32 @@ def metrics_table(result: dict[str, Any]) -> Table:
         box=box.SIMPLE,
     )
     if screen.width < 100:  # a narrow terminal keeps the names whole; metrics.json and the report have the rest
-        metrics = [metric for metric in metrics if metric.endswith(sure[2:])]
-    for name in ("", *map(str.upper, metrics), f"{sure.upper()} 95 %", f"Δ {sure.upper()} 95 %"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        metrics = [metric for metric in metrics if metric.endswith(main[2:])]
+    for title in ("", *map(str.upper, metrics), f"{main.upper()} 95 %", f"Δ {main.upper()} 95 %"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
     for system, values in result["systems"].items():
-        cells = [_digits(values[metric]["mean"]) if metric in values else "" for metric in metrics]
-        behind = _interval(result.get("paired", {}).get(system, {}).get(sure))
-        table.add_row(system, *cells, _interval(values.get(sure)), behind, style="bold" if system == model else "")
+        cells = [_short(values[metric]["mean"]) if metric in values else "" for metric in metrics]
+        behind = _interval(result.get("paired", {}).get(system, {}).get(main))
+        table.add_row(system, *cells, _interval(values.get(main)), behind, style="bold" if system == model else "")
     return table
 
 
-def _digits(value: float) -> str:
+def interval(value: dict[str, float] | None, digits: str = ".4f") -> str:
+    """`low to high`, each formatted as `digits` says; nothing where there is no interval."""
+    return f"{value['low']:{digits}} to {value['high']:{digits}}" if value else ""
+
+
+def _short(value: float) -> str:
     text = f"{value:.3f}"
     return text.removeprefix("0") if value >= 0 else text.replace("-0.", "-.")  # 10.5 keeps its zero
 
 
 def _interval(value: dict[str, float] | None) -> str:
-    return f"{_digits(value['low'])} to {_digits(value['high'])}" if value else ""
+    return f"{_short(value['low'])} to {_short(value['high'])}" if value else ""
 
 
 def show_example(folder: Path) -> None:
-    """One user's history and ten recommendations, as titles."""
+    """Print one user's history and ten recommendations, as titles."""
     from llmrec.checked import read_checked
     from llmrec.evaluate.files import Example
 

@@ -1,8 +1,4 @@
-"""Put a trained run behind an HTTP port: vLLM's server with `POST /v1/recommendations`, or the same without vLLM.
-
-Clients show the key of LLMREC_API_KEY; where there is none, one is made and printed. Who shows LLMREC_ADMIN_KEY may
-change the catalogue. All of it is in docs/serving.md, and the server's own OpenAPI at /docs.
-"""
+"""`llmrec serve`: a trained run behind an HTTP port."""
 
 from __future__ import annotations
 
@@ -11,19 +7,21 @@ import secrets
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from llmrec import extras
+from llmrec.errors import RequestError, RunError
+
 if TYPE_CHECKING:
-    from llmrec.serve.access import Keys
     from llmrec.serve.settings import Settings
 
 DAY = 86_400  # seconds
-EXTRA = {"vllm": "serve", "transformers": "http"}  # engine -> what brings its packages
+EXTRA = {"vllm": "serve", "transformers": "http"}  # engine → what brings its packages
 
 
-def command(
+def serve(
     run: Path = typer.Argument(help="a run folder, or an export of one"),
     more: list[str] = typer.Argument(None, help="after --: further options of vLLM's server"),
     engine: str = typer.Option("vllm", help="what runs the model: vllm or transformers"),
@@ -43,29 +41,20 @@ def command(
     grace: float = typer.Option(30.0, help="seconds for requests in flight after a stop"),
     without_key: bool = typer.Option(False, "--without-key", help="ask nobody for a key; only on this machine"),
 ) -> None:
-    from llmrec import extras
-    from llmrec.errors import RequestError, RunError
+    """Put a trained run behind an HTTP port: vLLM's server with `POST /v1/recommendations`, or the same without vLLM.
 
+    Clients show the key of LLMREC_API_KEY; where there is none, one is made and printed. Who shows LLMREC_ADMIN_KEY may
+    change the catalogue. All of it is in docs/serving.md, and the server's own OpenAPI at /docs.
+    """
     seen = sys.stderr is not None  # transformers puts another in its place where it is closed
     _fill_closed_streams()
-    if engine not in EXTRA:
-        raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
-    options = [*_parallel(tensor_parallel, pipeline_parallel, data_parallel), *(more or [])]
-    if options and engine == "transformers":
-        raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
-    if engine == "vllm" and extras.missing("serve"):
-        raise RequestError(
-            "vLLM is not installed. Serve without it: --engine transformers. Or type: pip install 'llmrec[serve]' "
-            "(where there is no GPU: 'llmrec[serve-cpu]')"
-        )
-    extras.need(EXTRA[engine])
-    from llmrec.serve.access import API_KEY, Keys, bind, is_loopback
-    from llmrec.serve.settings import Limits, Settings
-
-    if without_key and not is_loopback(host):
-        raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
+    parallel = _parallel(tensor_parallel, pipeline_parallel, data_parallel)
+    _check(engine, host, without_key, [*parallel, *(more or [])])
     _check_seconds("--read-timeout", read_timeout, 0.1)
     _check_seconds("--grace", grace, 0)
+    from llmrec.serve.access import API_KEY, Keys, bind, url
+    from llmrec.serve.settings import Limits, Settings
+
     listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
     keys = Keys.from_environment()
     limits = Limits(
@@ -84,22 +73,39 @@ def command(
         if not (seen and _print(f"{API_KEY}={os.environ[API_KEY]}")):
             raise RunError(f"a key was made and cannot be printed: set {API_KEY}, or leave standard error open.")
     if engine == "vllm":
-        _vllm(settings, listening, options)
-    else:
-        _transformers(settings, keys, listening)
+        _start_vllm(settings, listening, [*parallel, *(more or [])])
+    from llmrec.serve.app import serve as serve_app
+
+    os.environ.update(settings.environment())
+    serve_app(settings, keys, listening, lambda: _print(url(listening)))
+
+
+def _check(engine: str, host: str, without_key: bool, options: list[str]) -> None:
+    """Refuse options that do not fit together, and an engine whose packages are missing."""
+    if engine not in EXTRA:
+        raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
+    if options and engine == "transformers":
+        raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+    if engine == "vllm" and extras.missing("serve"):
+        raise RequestError(
+            "vLLM is not installed. Serve without it: --engine transformers. Or type: pip install 'llmrec[serve]' "
+            "(where there is no GPU: 'llmrec[serve-cpu]')"
+        )
+    extras.need(EXTRA[engine])
+    from llmrec.serve.access import is_loopback
+
+    if without_key and not is_loopback(host):
+        raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
 
 
 def _check_seconds(option: str, value: float, least: float) -> None:
     """Refuse what is no time: also NaN, and times without end, which uvicorn and vLLM cannot count."""
-    from llmrec.errors import RequestError
-
     if not least <= value <= DAY:
         raise RequestError(f"{option} is {value:g}: give seconds from {least:g} to {DAY}.")
 
 
 def _fill_closed_streams() -> None:
-    """Open /dev/null as each standard stream that is closed: a socket or file would get its number, and what is
-    printed there."""
+    """Open /dev/null as each standard stream that is closed: else a socket gets its number, and what is printed."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -121,20 +127,13 @@ def _parallel(tensor: int, pipeline: int, data: int) -> list[str]:
     return [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]
 
 
-def _vllm(settings: Settings, listening: socket.socket, more: list[str]) -> None:
+def _start_vllm(settings: Settings, listening: socket.socket, more: list[str]) -> NoReturn:
+    """Replace this process by vLLM's server."""
     from llmrec.serve.access import url
-    from llmrec.serve.settings import command as start
+    from llmrec.serve.settings import command
 
     address, (host, port) = url(listening), listening.getsockname()[:2]
     listening.close()  # vLLM takes it itself
-    words, environment = start(settings, host, port, more)
+    words, environment = command(settings, host, port, more)
     _print(f"starting vLLM on {address}; it is ready when /health answers")
     os.execve(words[0], words, environment)
-
-
-def _transformers(settings: Settings, keys: Keys, listening: socket.socket) -> None:
-    from llmrec.serve.access import url
-    from llmrec.serve.app import serve
-
-    os.environ.update(settings.environment())
-    serve(settings, keys, listening, lambda: _print(url(listening)))

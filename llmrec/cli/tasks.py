@@ -1,14 +1,20 @@
-"""What the model learns from: exact prompts, answers, tokens, and which of them it must predict."""
+"""`llmrec tasks show`: exact prompts, answers and tokens of training, and which of them are predicted."""
 
 from __future__ import annotations
 
+import difflib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.rule import Rule
+from rich.text import Text
 
-from llmrec.cli.paths import current_run
+from llmrec import shipped
+from llmrec.cli.arguments import AS_JSON, current_run
 from llmrec.cli.screen import plain, say, screen
+from llmrec.errors import RequestError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,11 +28,6 @@ app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": [
 _COLOURS = {"history": "cyan", "title": "cyan", "item": "magenta", "candidate": "yellow"}
 
 
-@app.callback()
-def _options() -> None:
-    """Prompts and answers of a recipe."""
-
-
 @app.command()
 def show(
     run: str = typer.Argument(help="a recipe, or a run folder", metavar="RECIPE_OR_RUN"),
@@ -38,7 +39,7 @@ def show(
     item: str = typer.Option(None, help="examples about this item"),
     count: int = typer.Option(1, min=1, help="examples of a task"),
     tiny: bool = typer.Option(False, "--tiny", help="at most 200 users, a very small model"),
-    as_json: bool = typer.Option(False, "--json", help="print JSON"),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Exact examples. Green is what the model must predict, the history is cyan, and what the base adds is dim."""
     from llmrec.indexing.catalogue import Catalogue
@@ -53,7 +54,6 @@ def show(
 
 def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunFolder]:
     """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
-    from llmrec import shipped
     from llmrec.made import is_stage
     from llmrec.recipe_file import load
     from llmrec.run import execute
@@ -70,31 +70,22 @@ def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunF
 
 
 def _chosen(table: pa.Table, wanted: dict[str, str | None], count: int) -> pa.Table:
-    """The first examples of each task that are about what is wanted.
-
-    Raises:
-        RequestError: there are none; says what there is instead.
-    """
+    """The first examples of each task that are about what is wanted; an error where there are none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from llmrec.errors import RequestError
-
     for name, value in wanted.items():
-        if value is None:
-            continue
-        found = table.filter(pc.equal(table[name], value))
-        if not found.num_rows:
-            raise RequestError(f"there is no example whose {name} is '{value}'. {_near(table, name, value)}")
-        table = found
+        if value is not None:
+            matching = table.filter(pc.equal(table[name], value))
+            if not matching.num_rows:
+                raise RequestError(f"there is no example whose {name} is '{value}'. {_near(table, name, value)}")
+            table = matching
     tasks = table["task"].unique().to_pylist()
     return pa.concat_tables([table.filter(pc.equal(table["task"], task)).slice(0, count) for task in tasks])
 
 
 def _near(table: pa.Table, name: str, value: str) -> str:
-    import difflib
-
-    from llmrec.recipe import TASKS
+    from llmrec.recipe.tasks import TASKS
 
     known = [one for one in table[name].unique().to_pylist() if one]
     if name == "task":
@@ -107,8 +98,6 @@ def _near(table: pa.Table, name: str, value: str) -> str:
 
 def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrainedTokenizerBase:
     """The tokenizer that training uses: the trained model's, or the one that it begins with and the item tokens."""
-    import tempfile
-
     from llmrec.model.base import tiny_base
     from llmrec.model.loading import tokenizer_from
     from llmrec.model.nano import train_tokenizer
@@ -137,19 +126,18 @@ def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict
     from llmrec.model.prompting import wrap
     from llmrec.train.encode import encode_examples
 
-    out = []
+    explained = []
     for row, encoded in zip(table.to_pylist(), encode_examples(table, tokenizer, 1 << 20), strict=True):
         text, start = wrap(tokenizer, row["prompt"])
         pairs = zip(encoded.tokens.tolist(), encoded.supervised.tolist(), strict=True)
         tokens = [{"id": token, "text": _text(tokenizer, token), "supervised": mark} for token, mark in pairs]
-        places = {"starts": start, "answers": len(text)}
         whole = text + row["answer"] + (tokenizer.eos_token or "")
-        out.append(row | {"text": whole, **places, "tokens": tokens})
-    return out
+        explained.append(row | {"text": whole, "starts": start, "answers": len(text), "tokens": tokens})
+    return explained
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """What one token says; a SentencePiece tokenizer would take away the space that a piece opens with."""
+    """The text of one token; a SentencePiece tokenizer would take away the space that a piece opens with."""
     piece = str(tokenizer.convert_ids_to_tokens(token))
     return piece.replace("\u2581", " ") if "\u2581" in piece else str(tokenizer.decode([token]))
 
@@ -160,25 +148,20 @@ def _shown(text: str) -> str:
 
 
 def _print(example: dict[str, Any]) -> None:
-    from rich.rule import Rule
-    from rich.text import Text
-
     about = [f"{name} {example[name]}" for name in ("user_id", "item_id", "label") if example[name] not in ("", None)]
     screen.print(Rule(plain(f"{example['task']}   {'   '.join(about)}"), align="left"))
-    text = Text(_shown(example["text"]), style="dim")
-    start, end = example["starts"], len(example["text"])
+    text, start = Text(_shown(example["text"]), style="dim"), example["starts"]
     text.stylize("not dim", start, start + len(example["prompt"]))
     for slot in example["slots"]:
         text.stylize(_COLOURS.get(slot["kind"], "blue"), start + slot["start"], start + slot["stop"])
-    text.stylize("not dim bold green", example["answers"], end)
+    text.stylize("not dim bold green", example["answers"])
     screen.print(text, soft_wrap=True)
     tokens = Text()
     for token in example["tokens"]:
-        style = "bold green" if token["supervised"] else "dim"
-        said = plain(token["text"].replace("\n", "⏎").replace(" ", "␣")) or f"#{token['id']}"
-        tokens.append(said, style).append("│", "dim")
+        visible = plain(token["text"].replace("\n", "⏎").replace(" ", "␣")) or f"#{token['id']}"
+        tokens.append(visible, "bold green" if token["supervised"] else "dim").append("│", "dim")
     screen.print(tokens, soft_wrap=True)
     predicted = sum(token["supervised"] for token in example["tokens"])
     screen.print(f"{len(example['tokens'])} tokens, {predicted} to predict; weight {example['weight']:g}", style="dim")
     if example["candidates"]:
-        screen.print(f"on offer: {', '.join(example['candidates'])}", style="dim", markup=False, soft_wrap=True)
+        screen.print(f"on offer: {', '.join(example['candidates'])}", style="dim", soft_wrap=True)

@@ -18,8 +18,7 @@ from llmrec.collaborative.members import MODELS, build, peak_memory, refuse_too_
 from llmrec.collaborative.sasrec import SasRec
 from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.errors import ModelError
-from llmrec.recipe.collaborative import Device
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import Device, ModelSpec
 
 __all__ = [
     "MODELS",

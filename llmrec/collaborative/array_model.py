@@ -16,8 +16,7 @@ from llmrec.checked import read_array, read_checked
 from llmrec.contracts import CollaborativeModel, Items, Memory, ScoreKind, Sequences, Sizes
 from llmrec.errors import ModelError
 from llmrec.files import write_json
-from llmrec.recipe.collaborative import Device
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import Device, ModelSpec
 
 Shape = tuple[str | int, ...]
 """The dtype of an array, and its axes: numbers, or names (`items`, a parameter, or one that other arrays share)."""

@@ -14,7 +14,7 @@ from llmrec.collaborative.linear import Ease, EaseRecent, ItemKnn
 from llmrec.collaborative.sasrec import SasRec
 from llmrec.contracts import CollaborativeModel, Memory, Sizes
 from llmrec.errors import ModelError
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import ModelSpec
 
 MODELS: dict[str, type[ArrayModel]] = {
     model.Spec.kind: model

@@ -1,4 +1,5 @@
-"""Recipes: what a run can be told, as closed names with defaults. `recipe_file` reads them from YAML."""
+"""Recipes: what a run does, as closed names with defaults. `recipe_file` reads them from YAML."""
+# ruff: noqa: F401  # parts of a recipe are imported from here
 
 from __future__ import annotations
 
@@ -6,53 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from llmrec.recipe.collaborative import CollaborativeSpec
-from llmrec.recipe.data import Columns, Data, Items, Source, World
-from llmrec.recipe.indexing import Indexing, IndexMethod
-from llmrec.recipe.judging import Evaluate
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import CollaborativeSpec, ModelSpec
+from llmrec.recipe.data import Columns, Data, Indexing, IndexMethod, Items, Source, World
+from llmrec.recipe.model import Chat, Evaluate, Launch, Model
 from llmrec.recipe.part import Adapt, Metric, Part, Positive, Seed, Share
 from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
-from llmrec.recipe.talking import Chat
-from llmrec.recipe.tasks import MIXTURES, TASKS, Oracle, Tasks, Weight, Wordings
-from llmrec.recipe.training import Launch, Model
+from llmrec.recipe.tasks import CHOICES, RECOMMENDING, TASKS, Oracle, Tasks, Weight, Wordings
 
-__all__ = [
-    "MIXTURES",
-    "TASKS",
-    "Adapt",
-    "Aligning",
-    "Chat",
-    "CollaborativeSpec",
-    "Columns",
-    "Data",
-    "Evaluate",
-    "Grpo",
-    "IndexMethod",
-    "Indexing",
-    "Items",
-    "Launch",
-    "Metric",
-    "Model",
-    "ModelSpec",
-    "Oracle",
-    "Part",
-    "Positive",
-    "Prefer",
-    "Recipe",
-    "RewardName",
-    "Sft",
-    "Share",
-    "Source",
-    "Stage",
-    "Tasks",
-    "Training",
-    "Validation",
-    "Weight",
-    "Wordings",
-    "World",
-    "shrink",
-]
+_OFFERING = {"direct_pick", "direct_yes_no", "rerank", "pairwise", "pointwise", "chat"}
 
 
 class Recipe(Part):
@@ -70,80 +32,56 @@ class Recipe(Part):
     chat: Chat = Chat()
 
     @model_validator(mode="after")
-    def _stages_can_adapt(self) -> Recipe:
+    def _stages_fit(self) -> Recipe:
         first = self.train[0].adapt or "full"
         if self.model.base == "nano" and not self.model.start and first != "full":
             raise ValueError(f"train.0.adapt: {first} would leave nano's random weights as they are; begin with full")
-        for number, stage in enumerate(self.train):
-            if (stage.adapt or self.model.adapt) == "qlora" and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
-                raise ValueError(
-                    f"train.{number} adapts with qlora, whose 4-bit weights {self.launch.strategy} cannot cut up. "
-                    "Use launch.strategy: ddp or deepspeed-zero2, or adapt: lora"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _aligned_after_learning(self) -> Recipe:
-        for number, stage in enumerate(self.train):
-            if isinstance(stage, Aligning) and not number and not self.model.start:
-                raise ValueError(
-                    f"train.0 is {stage.method}, which aligns a model that recommends already. Put a stage "
-                    "{method: sft} before it, or name a run in model.from"
-                )
-            if isinstance(stage, Aligning) and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
-                raise ValueError(
-                    f"train.{number} is {stage.method}, which asks the whole model, but {self.launch.strategy} cuts it "
-                    "up. Use launch.strategy: ddp or deepspeed-zero2"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _histories_can_be_thinned(self) -> Recipe:
-        offering = sorted(
-            {"direct_pick", "direct_yes_no", "rerank", "pairwise", "pointwise", "chat"} & set(self.tasks.weights)
-        )
-        if offering and any(isinstance(stage, Sft) and stage.drop_history for stage in self.train):
+        if isinstance(self.train[0], Aligning) and not self.model.start:
             raise ValueError(
-                f"drop_history leaves items out wherever they stand, also those on offer in {', '.join(offering)}. "
-                "Take these tasks out of `tasks`, or set drop_history: 0"
+                f"train.0 is {self.train[0].method}, which aligns a model that recommends already. Put a stage "
+                "{method: sft} before it, or name a run in model.from"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _catalogue_is_whole(self) -> Recipe:
-        for number, stage in enumerate(self.train):
-            adapt = stage.adapt or self.model.adapt
-            if isinstance(stage, Sft) and stage.softmax == "catalogue":
-                if adapt != "full":
-                    raise ValueError(
-                        f"train.{number}.softmax: catalogue reads rows of the output layer, which adapt: {adapt} holds "
-                        "in parts. Use adapt: full, or softmax: vocabulary"
-                    )
-                if self.launch.strategy in ("fsdp", "deepspeed-zero3"):
-                    raise ValueError(
-                        f"train.{number}.softmax: catalogue reads rows of the output layer, which "
-                        f"{self.launch.strategy} cuts up. Use launch.strategy: ddp or deepspeed-zero2"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _launch_fits(self) -> Recipe:
         for number, stage in enumerate(self.train):
             try:
-                stage.pass_rows(self.launch.processes)
+                self._stage_fits(stage)
             except ValueError as error:
-                raise ValueError(f"train.{number}.{error}") from None
-            if stage.average and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
-                raise ValueError(
-                    f"train.{number}.average adds up whole weights, which {self.launch.strategy} cuts up. "
-                    "Use launch.strategy: ddp or deepspeed-zero2, or average: 0"
-                )
-            if stage.validation.every and self.launch.strategy in ("fsdp", "deepspeed-zero3"):
-                raise ValueError(
-                    f"train.{number}.validation ranks with the whole model, which {self.launch.strategy} cuts up. "
-                    "Use launch.strategy: ddp or deepspeed-zero2, or train.N.validation.every: 0"
-                )
+                raise ValueError(f"train.{number}{error}") from None
         return self
+
+    def _stage_fits(self, stage: Training) -> None:
+        """Raise ValueError where a stage contradicts another part; its words follow `train.N`."""
+        adapt, strategy = stage.adapt or self.model.adapt, self.launch.strategy
+        by_trie = isinstance(stage, Sft) and stage.softmax == "catalogue"
+        if by_trie and adapt != "full":
+            raise ValueError(
+                f".softmax: catalogue reads rows of the output layer, which adapt: {adapt} holds in parts. "
+                "Use adapt: full, or softmax: vocabulary"
+            )
+        offering = sorted(_OFFERING & set(self.tasks.weights))
+        if offering and isinstance(stage, Sft) and stage.drop_history:
+            raise ValueError(
+                f".drop_history leaves items out wherever they stand, also those on offer in {', '.join(offering)}. "
+                "Take these tasks out of `tasks`, or set drop_history: 0"
+            )
+        cuts = f"which {strategy} cuts up"
+        needs_whole = (
+            (adapt == "qlora", f" adapts with qlora, whose 4-bit weights {strategy} cannot cut up", ", or adapt: lora"),
+            (
+                isinstance(stage, Aligning),
+                f" is {stage.method}, which asks the whole model, but {strategy} cuts it up",
+                "",
+            ),
+            (by_trie, f".softmax: catalogue reads rows of the output layer, {cuts}", ", or softmax: vocabulary"),
+            (stage.average, f".average adds up whole weights, {cuts}", ", or average: 0"),
+            (stage.validation.every, f".validation ranks with the whole model, {cuts}", ", or validation.every: 0"),
+        )
+        for needed, what, instead in needs_whole if strategy in ("fsdp", "deepspeed-zero3") else ():
+            if needed:
+                raise ValueError(f"{what}. Use launch.strategy: ddp or deepspeed-zero2{instead}")
+        try:
+            stage.pass_rows(self.launch.processes)
+        except ValueError as error:
+            raise ValueError(f".{error}") from None
 
     @property
     def read_paths(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from llmrec.recipe.collaborative import CollaborativeSpec, EaseRecentSpec, MarkovEaseSpec
+from llmrec.recipe.collaborative import CollaborativeSpec, EaseRecentSpec, MarkovEaseSpec, ModelSpec
 from llmrec.recipe.part import Adapt, Float, Int, Metric, Part, Positive, Share
 
 Rejected = Literal["random", "popular", "teacher", "beams"]
@@ -67,6 +67,11 @@ class Training(Part):
             )
         return self.batch // parts
 
+    @property
+    @abstractmethod
+    def needed_teacher(self) -> ModelSpec | None:
+        """The collaborative model that the stage reads; None where it reads none."""
+
     @abstractmethod
     def smaller(self, name: str) -> list[str]:
         """What of the method itself to change for less memory, as words; `name` is the stage's in the recipe."""
@@ -98,8 +103,11 @@ class Sft(Training):
     )
     teacher: CollaborativeSpec = Field(MarkovEaseSpec(), description="taught: whose expectations")
 
+    @property
+    def needed_teacher(self) -> ModelSpec | None:
+        return self.teacher if self.taught else None
+
     def smaller(self, name: str) -> list[str]:
-        """Shorter rows."""
         return [f"lower {name}.row_tokens (now {self.row_tokens or 'the longest example'}) or tasks.history"]
 
 
@@ -131,8 +139,11 @@ class Prefer(Aligning):
         """Items that stand against the one taken."""
         return sum(self.rejected.values())
 
+    @property
+    def needed_teacher(self) -> ModelSpec | None:
+        return self.teacher if "teacher" in self.rejected else None
+
     def smaller(self, name: str) -> list[str]:
-        """Fewer items against each."""
         return [f"lower {name}.rejected (now {self.negatives} in all) or tasks.history"]
 
 
@@ -165,8 +176,11 @@ class Grpo(Aligning):
             raise ValueError(f"pass_at: {self.pass_at} is more than the {self.group} items of a group")
         return self
 
+    @property
+    def needed_teacher(self) -> ModelSpec | None:
+        return self.teacher if "teacher" in self.rewards else None
+
     def smaller(self, name: str) -> list[str]:
-        """Smaller groups."""
         return [f"lower {name}.group (now {self.group}) or tasks.history"]
 
 

@@ -11,39 +11,17 @@ from llmrec.evaluate.files import METRICS, Example, Writing, read_choices, read_
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
 from llmrec.made import MADE, Made, read_made
-from llmrec.run.layout import RunFolder, recipe_of
+from llmrec.run.layout import DATA, RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.specs import StageSpec
-from llmrec.run.status import require_current
+from llmrec.run.stage import require_current
 from llmrec.train.log import LOG, read_log
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One finished stage: its folder below the run, and its made.json."""
-
-    name: str
-    made: Made
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training stage: its folder, and the lines of its log in order."""
-
-    name: str
-    log: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """Figures of the last model.
+    """Figures of the last model: metrics.json, examples.json, writing.json and choices.json, None where there is none.
 
-    Attributes:
-        metrics: metrics.json; None where the model was not trained to recommend.
-        examples: examples.json.
-        coverage: distinct items among the first ten recommendations of all users.
-        writing: writing.json, or None.
-        choices: choices.json, or None.
+    `coverage` is the number of distinct items among the first ten recommendations of all users.
     """
 
     metrics: dict[str, Any] | None
@@ -58,14 +36,13 @@ class Run:
     """A run folder in memory.
 
     Attributes:
-        name: of the folder.
         facts: what the data stage counted, or empty.
         health: catalogue/health.json, or None.
         alike: groups of (title, code) whose codes start alike, or empty.
         codes: (title, tokens of the code) of every item, or empty.
-        trainings: every finished training stage, in order.
+        trainings: name → lines of its log, of every finished training stage, in order.
         evaluation: on the split that the recipe names, or None.
-        stages: every finished stage of the recipe, in the order they ran.
+        stages: name → made.json of every finished stage of the recipe, in the order they ran.
         recipe: the text of recipe.yaml.
     """
 
@@ -74,9 +51,9 @@ class Run:
     health: dict[str, Any] | None
     alike: list[list[tuple[str, str]]]
     codes: list[tuple[str, tuple[str, ...]]]
-    trainings: list[Training]
+    trainings: dict[str, list[dict[str, Any]]]
     evaluation: Evaluation | None
-    stages: list[Stage]
+    stages: dict[str, Made]
     recipe: str
 
 
@@ -84,42 +61,30 @@ def read_run(run: RunFolder) -> Run:
     """Read what a run folder holds of its recipe's stages.
 
     Raises:
-        RunError: it is no run folder, holds stages of two recipes, or one of its files is damaged.
+        RunError: it is no run folder, holds stages of two recipes, lacks a stage before its last one, or one of its
+            files is damaged.
     """
     recipe = recipe_of(run.path)
-    finished = _finished(run, plan(recipe), recipe.seed)
-    stages = [Stage(spec.name, read_made(run.stage(spec.name))) for spec in finished]
-    trained = [spec.name for spec in finished if spec.kind == "train"]
+    specs = plan(recipe)
+    made = [place for place, spec in enumerate(specs) if (run.stage(spec.name) / MADE).is_file()]
+    finished = specs[: made[-1] + 1] if made else []
+    require_current(run, finished, recipe.seed)
+    stages = {spec.name: read_made(run.stage(spec.name)) for spec in finished}
+    logs = {spec.name: run.stage(spec.name) / LOG for spec in finished if spec.kind == "train"}
     evaluated = run.evaluation(recipe.evaluate.target)
     indexed = (run.catalogue / MADE).is_file()
     codes = _codes(run.catalogue) if indexed else []
     return Run(
         name=run.path.resolve().name,
-        facts=next((stage.made["facts"] for stage in stages if run.stage(stage.name) == run.data), {}),
+        facts=stages[DATA]["facts"] if DATA in stages else {},
         health=dict(read_health(run.catalogue)) if indexed else None,
         alike=_alike(codes),
         codes=codes,
-        trainings=[_training(run.stage(name)) for name in trained],
+        trainings={name: read_log(log) if log.exists() else [] for name, log in logs.items()},
         evaluation=_evaluation(evaluated) if (evaluated / MADE).is_file() else None,
         stages=stages,
         recipe=run.recipe.read_text(encoding="utf-8", errors="replace"),
     )
-
-
-def _finished(run: RunFolder, specs: list[StageSpec], seed: int) -> list[StageSpec]:
-    """The stages of a plan that a run holds.
-
-    Raises:
-        RunError: one before the last of them is missing, or one was made from another recipe or was changed.
-    """
-    made = [place for place, spec in enumerate(specs) if (run.stage(spec.name) / MADE).is_file()]
-    finished = specs[: made[-1] + 1] if made else []
-    require_current(run, finished, seed)
-    return finished
-
-
-def _training(folder: Path) -> Training:
-    return Training(folder.name, read_log(folder / LOG) if (folder / LOG).exists() else [])
 
 
 def _evaluation(folder: Path) -> Evaluation:

@@ -26,7 +26,7 @@ from llmrec.recipe_file import fingerprint, shipped_name
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.specs import Context
+from llmrec.run.stage import Context
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")

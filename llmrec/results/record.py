@@ -24,7 +24,7 @@ from llmrec.recipe_file import dump, fingerprint, portable, shipped_name
 from llmrec.results import ledger
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.status import require_current
+from llmrec.run.stage import require_current
 from llmrec.train.log import LOG, read_log
 
 CASE = ["user_id", "target"]

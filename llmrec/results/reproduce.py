@@ -14,8 +14,8 @@ from llmrec.recipe import Recipe
 from llmrec.recipe_file import read
 from llmrec.results import ledger
 from llmrec.run import execute
+from llmrec.run.execute import Progress
 from llmrec.run.layout import RunFolder
-from llmrec.run.making import Progress
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,116 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmrec import extras
+from llmrec.collaborative.members import refuse_too_large
+from llmrec.contracts import Sizes
 from llmrec.data import sources
 from llmrec.errors import DataError, RunError
 from llmrec.files import put_back, write_text
-from llmrec.made import is_stage
-from llmrec.recipe import Data, Recipe, Tasks, Training
+from llmrec.made import is_stage, read_made
+from llmrec.recipe import Data, Evaluate, Launch, Recipe, Tasks, Training
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
-from llmrec.run import launch, memory
+from llmrec.run import launch
 from llmrec.run.layout import RunFolder
-from llmrec.run.making import Progress, StageMaker, reaches
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
-from llmrec.run.plan import plan
-from llmrec.run.specs import Context, EngineName, StageSpec
-from llmrec.run.status import require_current
+from llmrec.run.plan import UNTIL, plan, up_to
+from llmrec.run.stage import Context, EngineName, StageSpec, require_current, resolve
 from llmrec.train import together, trackers
+
+Progress = Callable[[str, float], None]
+"""(kind of stage, share done from 0 to 1), called while stages are made."""
 
 
 def _silent(kind: str, done: float) -> None:
     """No progress is shown."""
 
 
+@dataclass(frozen=True)
+class StageMaker:
+    """Makes the stages of a plan that are not made yet, alone or as one of several training processes.
+
+    Attributes:
+        check_sizes: called when the data are made; refuses what they are too large for.
+        elsewhere: makes all training stages in other processes; None where this one does.
+    """
+
+    run: RunFolder
+    seed: int
+    launch: Launch
+    progress: Progress
+    check_sizes: Callable[[], None] = lambda: None
+    elsewhere: Callable[[Callable[[float], None]], None] | None = None
+
+    def make(self, specs: Sequence[StageSpec], until: str) -> None:
+        """Make the stages of a plan, up to the last one of a kind."""
+        trains = until in ("train", "evaluate")
+        for spec in up_to(specs, until):
+            self.make_stage(spec, specs)
+            if spec.kind == "data" and trains:
+                self.check_sizes()
+        if trains and together.is_first():
+            planned = {self.run.stage(spec.name) for spec in specs}
+            for folder in self.run.trained:  # those that the recipe no longer names, now that the others are whole
+                if folder not in planned and is_stage(folder) and not folder.is_symlink():
+                    shutil.rmtree(folder)
+
+    def make_stage(self, spec: StageSpec, specs: Sequence[StageSpec]) -> None:
+        """Make one stage of several, if it is not made yet."""
+        same = [other.name for other in specs if other.kind == spec.kind]
+
+        def progress(done: float, most: float = 0.999) -> None:
+            self.progress(spec.kind, min((same.index(spec.name) + done) / len(same), most))
+
+        progress(0.0)
+        if spec.kind == "train":
+            self._train(spec, progress)
+        else:
+            with together.in_turn():  # the first process makes it, the others find it made
+                stage = resolve(self.run, spec, self.seed)
+                if not stage.is_made():
+                    stage.make(partial(self._fill, spec, stage.key, progress))
+                    self._remove_work(spec)
+        progress(1.0, 1.0)
+
+    def _train(self, spec: StageSpec, progress: Callable[[float], None]) -> None:
+        """Make a training stage, on which all processes work and which the first one writes."""
+        stage = resolve(self.run, spec, self.seed)
+        made = stage.is_made()
+        together.wait()  # all have looked before one writes
+        if not made and self.elsewhere:
+            self.elsewhere(progress)
+            if not stage.is_made():
+                raise RunError(f"{stage.folder} was not made, though its training ended well. See {self.run.log}.")
+        elif not made and together.is_first():
+            stage.make(partial(self._fill, spec, stage.key, progress))
+        elif not made:
+            self._fill(spec, stage.key, progress, stage.folder)
+        together.wait()
+        if together.is_first():
+            self._remove_work(spec)
+
+    def _fill(self, spec: StageSpec, key: str, progress: Callable[[float], None], folder: Path) -> dict[str, Any]:
+        work = self.run.work / spec.name
+        return spec.make(Context(self.run, folder, work, key, self.seed, progress, self.launch.report_to))
+
+    def _remove_work(self, spec: StageSpec) -> None:
+        shutil.rmtree(self.run.work / spec.name, ignore_errors=True)
+
+
 def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress = _silent) -> Path:
     """Run a recipe into a folder, going on where an earlier run of it stopped.
 
     Args:
-        recipe: what to do.
         out: the run folder.
         until: the last kind of stage wanted, one of `UNTIL`.
-        progress: called while stages are made.
 
     Returns:
         The run folder.
@@ -46,13 +122,15 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
         LlmrecError: see the stages.
         RunError: the folder is in use, cannot be written, or is no run's.
     """
-    extras.need(*(["train"] if reaches(until, "train") else []))
+    trains = UNTIL.index(until) >= UNTIL.index("train")
+    if trains:
+        extras.need("train")
     if together.world() > 1:
         raise RunError(
             "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
             "or start one and say `launch: {processes: N}` in the recipe."
         )
-    if reaches(until, "train"):
+    if trains:
         _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, recipe.launch.processes)
         launch.check(recipe.launch)
     folder = check_folder(out, recipe.data, recipe.read_paths)
@@ -61,29 +139,17 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
         return folder.path
     with lock(folder) as held:
         _begin(folder, dump(recipe), plan(recipe))
-        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.tasks, recipe.evaluate)
+        check = partial(_check_sizes, folder, recipe.train, recipe.tasks, recipe.evaluate)
         elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
         StageMaker(folder, recipe.seed, recipe.launch, progress, check, elsewhere).make(plan(recipe), until)
     return folder.path
 
 
 def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
-    """The training stages alone, and what they need where it is missing.
+    """The training stages alone, and what they need where it is missing; as `run`.
 
     Of several processes that `accelerate launch` started each calls this; they share the training, and the first one
     makes and writes everything else.
-
-    Args:
-        recipe: what to do.
-        out: the run folder, which all processes see.
-        progress: called while stages are made.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        LlmrecError: see the stages.
-        RunError: the folder is in use, cannot be written, or is no run's.
     """
     held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
     if together.world() == 1 and not held:
@@ -96,7 +162,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     with lock(folder) if first else contextlib.nullcontext():
         if first:
             _begin(folder, dump(recipe), plan(recipe))
-        check = partial(memory.refuse_too_large, folder, recipe.train, recipe.tasks, recipe.evaluate)
+        check = partial(_check_sizes, folder, recipe.train, recipe.tasks, recipe.evaluate)
         StageMaker(folder, recipe.seed, recipe.launch, progress, check).make(plan(recipe), "train")
     return folder.path
 
@@ -122,10 +188,8 @@ def judge(
     Nothing is trained; collaborative models that the evaluation reads are fitted where they are missing.
 
     Args:
-        recipe: of the run.
         out: the run folder.
         stage: the last one of a plan.
-        progress: called while stages are made.
         aside: an empty folder for the figures, and the engine that runs the language model; the run keeps the figures
             that it has. None to make the stage in the run.
 
@@ -142,7 +206,7 @@ def judge(
     with lock(run):
         needed = [spec for spec in stages if spec.kind not in ("collaborative", "evaluate") or spec.name in read]
         require_current(run, needed, recipe.seed)
-        memory.refuse_too_large(run, recipe.train, recipe.tasks, recipe.evaluate)
+        _check_sizes(run, recipe.train, recipe.tasks, recipe.evaluate)
         for spec in stages:
             if spec.kind == "collaborative":
                 maker.make_stage(spec, stages)
@@ -152,6 +216,19 @@ def judge(
     folder, engine = aside
     stage.make(Context(run, folder, folder, "", recipe.seed, partial(progress, stage.kind), engine=engine))
     return folder
+
+
+def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged: Evaluate) -> None:
+    """Refuse collaborative models that would not fit into memory, before anything is trained."""
+    facts = read_made(run.data)["facts"]
+    sizes = Sizes(facts["users"], facts["items"], facts["interactions"])
+    for number, stage in enumerate(train):
+        if teacher := stage.needed_teacher:
+            refuse_too_large([teacher], sizes, where=f"train.{number}.teacher")
+    if tasks.recommending:  # otherwise no collaborative model is judged beside it
+        refuse_too_large(judged.baselines, sizes, where="evaluate.baselines")
+        if judged.blend:
+            refuse_too_large([judged.blend.teacher], sizes, where="evaluate.blend.teacher")
 
 
 def _check_training(
@@ -191,8 +268,6 @@ def check_folder(out: Path, data: Data, named: Mapping[str, str]) -> RunFolder:
     """The run folder, if a run may be written there and nothing that the recipe reads lies in it.
 
     Args:
-        out: the folder, made or not.
-        data: of the recipe.
         named: key of the recipe → file or folder that it names (`Recipe.read_paths`).
 
     Raises:
@@ -201,7 +276,7 @@ def check_folder(out: Path, data: Data, named: Mapping[str, str]) -> RunFolder:
     run = RunFolder(out.absolute())  # DuckDB and Arrow take ~ for a home, and a colon for an address
     refuse_foreign(run)
     refuse_below(named.items(), run.path)
-    with contextlib.suppress(DataError):  # what is missing is told by the stage that reads it
+    with contextlib.suppress(DataError):  # what is missing is named by the stage that reads it
         given = sources.given(data)
         refuse_below(((f"data.source: {data.source}", path) for _, path in given), run.path)
     return run

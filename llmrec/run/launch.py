@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrec import errors, shipped
+from llmrec import errors, extras, shipped
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import explain_disk
 from llmrec.recipe import Launch
@@ -32,9 +32,7 @@ def train(launch: Launch, run: RunFolder, progress: Callable[[float], None], loc
     """Start the training stages of a run in several processes and wait for their end.
 
     Args:
-        launch: the recipe's part.
         run: the run folder; recipe.yaml and the stages before training are there.
-        progress: called with the share done.
         lock: file descriptor of the run's lock, which the children hold as well.
 
     Raises:
@@ -54,7 +52,8 @@ def train(launch: Launch, run: RunFolder, progress: Callable[[float], None], loc
         known = _follow(process, kept, progress)
         code = process.wait()
     if known:
-        raise _error(*known)
+        kind = getattr(errors, known["error"], LlmrecError)
+        raise (kind if issubclass(kind, LlmrecError) else LlmrecError)(known["message"])
     if code:
         raise RunError(_unknown(code, log))
 
@@ -86,8 +85,6 @@ def check(launch: Launch) -> None:
         return
     import torch
 
-    from llmrec import extras
-
     here, gpus = launch.processes // launch.machines, torch.cuda.device_count()
     if not gpus and launch.strategy != "ddp":
         raise RunError(f"launch.strategy: {launch.strategy} needs GPUs, and this machine has none. Use ddp.")
@@ -118,32 +115,22 @@ def _started(line: list[str], out: Path, kept: Any, lock: int | None) -> Iterato
             child.process.stdout.close()
 
 
-def _follow(process: subprocess.Popen[str], kept: Any, progress: Callable[[float], None]) -> tuple[str, str] | None:
-    """Read what the children tell until all have ended; the kind and message of the first known error, if any."""
+def _follow(process: subprocess.Popen[str], kept: Any, progress: Callable[[float], None]) -> dict[str, str] | None:
+    """Read what the children print until all have ended; kind (`error`) and `message` of the first known error."""
     known = None
     assert process.stdout is not None
     for line in process.stdout:
-        told = _told(line)
-        if told is None:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict) and "done" in value:
+            progress(value["done"])
+        elif isinstance(value, dict) and {"error", "message"} <= set(value):
+            known = known or value
+        else:
             kept.write(line)
-        elif "done" in told:
-            progress(told["done"])
-        elif known is None:
-            known = (told["error"], told["message"])
     return known
-
-
-def _told(line: str) -> dict[str, Any] | None:
-    try:
-        told = json.loads(line)
-    except ValueError:
-        return None
-    return told if isinstance(told, dict) and ({"done"} <= set(told) or {"error", "message"} <= set(told)) else None
-
-
-def _error(kind: str, message: str) -> LlmrecError:
-    found = getattr(errors, kind, LlmrecError)
-    return found(message) if issubclass(found, LlmrecError) else LlmrecError(message)
 
 
 def _unknown(code: int, log: Path) -> str:

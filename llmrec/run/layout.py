@@ -15,7 +15,6 @@ RUN/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmrec.errors import RunError
@@ -44,69 +43,30 @@ def collaborative_name(slug: str) -> str:
     return f"{COLLABORATIVE}/{slug}"
 
 
-@dataclass(frozen=True)
+def model_of(trained: Path) -> Path:
+    """The model folder of a training stage."""
+    return trained / "model"
+
+
 class RunFolder:
-    """The paths of one run; nothing needs to exist.
+    """The paths of one run; nothing needs to exist."""
 
-    Attributes:
-        path: the run folder.
-    """
-
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.data = path / DATA  # interactions and items
+        self.items = path / ITEMS  # texts of items and their vectors
+        self.catalogue = path / CATALOGUE  # items and codes that the model is trained on
+        self.catalogues = path / "catalogues"  # with items that were added later
+        self.tasks = path / TASKS  # training examples
+        self.report = path / "report.html"
+        self.lock = path / ".lock"  # held by the process that makes the run
+        self.work = path / ".work"  # checkpoints and other files of stages that are being made
+        self.log = self.logs("launch.log")  # standard error of training processes that this machine started
 
     def stage(self, name: str) -> Path:
         """The folder of a stage, or a file of one (`data/items.parquet`)."""
         return self.path / name
-
-    @property
-    def recipe(self) -> Path:
-        """recipe.yaml."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def data(self) -> Path:
-        """Interactions and items."""
-        return self.path / DATA
-
-    @property
-    def items(self) -> Path:
-        """Texts of items and their vectors."""
-        return self.path / ITEMS
-
-    @property
-    def catalogue(self) -> Path:
-        """Items and codes that the model is trained on."""
-        return self.path / CATALOGUE
-
-    @property
-    def catalogues(self) -> Path:
-        """Folder of catalogues with items that were added later."""
-        return self.path / "catalogues"
-
-    @property
-    def tasks(self) -> Path:
-        """Training examples."""
-        return self.path / TASKS
-
-    @property
-    def report(self) -> Path:
-        """report.html."""
-        return self.path / "report.html"
-
-    @property
-    def lock(self) -> Path:
-        """The file that a process holds while it makes the run."""
-        return self.path / ".lock"
-
-    @property
-    def work(self) -> Path:
-        """Checkpoints and other files of stages that are being made."""
-        return self.path / ".work"
-
-    @property
-    def log(self) -> Path:
-        """Standard error of training processes that this machine started."""
-        return self.logs("launch.log")
 
     def logs(self, name: str) -> Path:
         """What trackers write about a stage."""
@@ -125,11 +85,7 @@ class RunFolder:
 
     @property
     def last_trained(self) -> Path:
-        """The folder of the last finished training stage.
-
-        Raises:
-            RunError: nothing is trained.
-        """
+        """The folder of the last finished training stage; RunError where nothing is trained."""
         if not self.trained:
             raise RunError(f"{self.path} holds no trained model. Make one with: llmrec run RECIPE --out {self.path}")
         return self.trained[-1]
@@ -147,11 +103,7 @@ class RunFolder:
         return self.recipe.is_file()
 
     def require_run(self) -> None:
-        """Refuse a folder that is no run.
-
-        Raises:
-            RunError: it holds no recipe.
-        """
+        """Raise RunError where it holds no recipe."""
         if not self.is_run():
             raise RunError(
                 f"{self.path} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart"
@@ -159,11 +111,7 @@ class RunFolder:
 
 
 def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """The recipe of a run.
-
-    Args:
-        run: the run folder.
-        overrides: as of `recipe_file.load`.
+    """The recipe of a run folder, with overrides as of `recipe_file.load`.
 
     Raises:
         RunError: it is no run folder.
@@ -172,8 +120,3 @@ def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
     folder = RunFolder(run)
     folder.require_run()
     return load(folder.recipe, overrides)
-
-
-def model_of(trained: Path) -> Path:
-    """The model folder of a training stage."""
-    return trained / "model"

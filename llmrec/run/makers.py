@@ -13,7 +13,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
 from llmrec.recipe import Aligning, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
-from llmrec.run.specs import Context, teacher_of
+from llmrec.run.stage import Context
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
 
 
 def load_collaborative(run: RunFolder, model: ModelSpec, dataset: Dataset) -> CollaborativeModel:
-    """A model that a stage of the run fitted, with its parts.
-
-    Raises:
-        ModelError: its folder is damaged, or it was fitted on other items than those of the data.
-    """
+    """A model that a stage of the run fitted, with its parts; ModelError where its folder is damaged."""
     return collaborative.load(run.stage(collaborative_name(model.slug)), Items(dataset.item_ids))
 
 
@@ -50,13 +46,10 @@ def train(
     """Make a training stage.
 
     Args:
-        context: of the stage.
-        stage: its settings.
         number: its place among the training stages, from 1.
-        model, tasks, evaluate: of the recipe.
         start: the folder of the training stage to go on from; None for the recipe's base.
     """
-    run, teacher = context.run, teacher_of(stage)
+    run, teacher = context.run, stage.needed_teacher
     job = TrainJob(
         stage=stage,
         number=number,
@@ -71,7 +64,7 @@ def train(
         previous=model_of(start) if start else None,
         key=context.key,
         work=context.work,
-        teacher=partial(_teacher, run, teacher) if teacher else None,
+        teacher=(lambda: load_collaborative(run, teacher, Dataset.load(run.data, texts=False))) if teacher else None,
         validate=_validator(context, stage, evaluate),
         logs=run.logs(context.work.name),
         report_to=context.report_to,
@@ -85,10 +78,6 @@ def train(
     return tuning.make(job, context.folder, context.progress)
 
 
-def _teacher(run: RunFolder, model: ModelSpec) -> CollaborativeModel:
-    return load_collaborative(run, model, Dataset.load(run.data, texts=False))
-
-
 def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validate | None:
     """What early stopping measures; None where the stage has none."""
     from llmrec.evaluate.ranking import validator
@@ -100,22 +89,19 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
 
 
 def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Description) -> dict[str, Any]:
-    """Judge a model on a split by what it was trained for: as a recommender, by few possible answers, and by its words.
+    """Judge a model on the split `settings.target` by what it was trained for.
 
-    Args:
-        context: of the stage.
-        settings: how to judge; `target` is the split.
-        tasks: that the model was trained on.
-        description: of what is judged, as `plan.description_of` gives it.
+    As a recommender, by tasks with few possible answers, and by what it writes. `description` is of what is judged, as
+    `plan.description_of` gives it.
     """
     from llmrec.decode.description import nodes
 
     facts = _ranking(context, settings, description) if tasks.recommending else {}
-    found = [node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative"]
+    folder = next(node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative")
     if tasks.choices:
-        facts |= _choices(context, settings, tasks, context.run.stage(found[0]))
+        facts |= _choices(context, settings, tasks, context.run.stage(folder))
     if settings.writing:
-        _writing(context, settings, tasks, context.run.stage(found[0]))
+        _writing(context, settings, tasks, context.run.stage(folder))
     return facts
 
 
@@ -133,7 +119,7 @@ def _ranking(context: Context, settings: Evaluate, description: Description) -> 
     judged = RecommenderFolder(run.path, description, options)
     result = rank(
         judged.on(catalogue=catalogue).recommender,
-        system(description["name"], settings),
+        description["name"] + (f"+{settings.blend.teacher.name}" if settings.blend else ""),
         dataset,
         settings,
         baselines,
@@ -158,11 +144,6 @@ def _choices(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
     judged = evaluate_choices(model, tokenizer, data, tasks, settings, context.seed, context.folder, context.progress)
     return {"cases": {task: figures["cases"] for task, figures in judged["tasks"].items()}}
-
-
-def system(name: str, settings: Evaluate) -> str:
-    """What tables call a run's model: its base, and the collaborative model that is mixed in."""
-    return f"{name}+{settings.blend.teacher.name}" if settings.blend else name
 
 
 def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> None:

@@ -71,19 +71,17 @@ def refuse_foreign(run: RunFolder) -> None:
 
 
 def _refuse_files(run: RunFolder) -> None:
-    names = sorted(path.name for path in run.path.iterdir())
-    beginning = names == [run.lock.name] and not run.lock.is_symlink() and not run.lock.stat().st_size
-    ours = _was_locked(run) or any(is_stage(stage) for stage in run.stages)
-    if names and not beginning and not ours:
+    """Refuse a folder with files that no run has marked as its own."""
+    names, lock = sorted(path.name for path in run.path.iterdir()), run.lock
+    own_lock = lock.is_file() and not lock.is_symlink()
+    beginning = names == [lock.name] and not lock.is_symlink() and not lock.stat().st_size
+    locked = own_lock and _LOCKED.match(lock.read_bytes()[:200])
+    if names and not beginning and not locked and not any(is_stage(stage) for stage in run.stages):
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise RunError(
             f"{run.path} holds other files ({shown}) and is no run, so nothing is written there. Name a new or an "
             "empty folder with --out DIR."
         )
-
-
-def _was_locked(run: RunFolder) -> bool:
-    return run.lock.is_file() and not run.lock.is_symlink() and bool(_LOCKED.match(run.lock.read_bytes()[:200]))
 
 
 def _refuse_parts(run: RunFolder) -> None:
@@ -120,14 +118,10 @@ def _refuse_name(folder: Path) -> None:
 
 
 def refuse_below(paths: Iterable[tuple[str, str | Path]], folder: Path) -> None:
-    """See that nothing that a run reads lies in its own folder, where stages are replaced.
+    """Raise RunError where a file that a run reads lies in its own folder, by its name or through links.
 
     Args:
         paths: what it is, as a recipe calls it, and where it is; what is not there is passed over.
-        folder: of the run.
-
-    Raises:
-        RunError: one lies there, by its name or through links.
     """
     for name, path in paths:
         if os.path.lexists(path) and is_below(Path(path), folder):

@@ -14,37 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec.collaborative.probabilities import TOP_K
 from llmrec.errors import DataError
-from llmrec.recipe import (
-    Aligning,
-    Data,
-    Evaluate,
-    Indexing,
-    Items,
-    Model,
-    ModelSpec,
-    Recipe,
-    Tasks,
-    Training,
-)
-from llmrec.run.layout import (
-    CATALOGUE,
-    DATA,
-    ITEMS,
-    TASKS,
-    RunFolder,
-    collaborative_name,
-    evaluation_name,
-    model_of,
-    training_name,
-)
-from llmrec.run.specs import Context, Outside, Split, StageSpec, teacher_of
+from llmrec.recipe import Aligning, Data, Evaluate, Indexing, Items, Model, ModelSpec, Recipe, Tasks, Training
+from llmrec.run import layout
+from llmrec.run.layout import CATALOGUE, DATA, ITEMS, TASKS, RunFolder, collaborative_name
+from llmrec.run.stage import Context, Outside, Split, StageSpec
 
 if TYPE_CHECKING:
     from llmrec.decode.description import Description
 
+UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 ITEM_TABLE = f"{DATA}/items.parquet"
 READ_BY_CHOICES = ("history", "history_tokens", "wordings", "candidates", "letters", "negatives")
 """Settings of tasks that decide how a model is judged by tasks with few possible answers."""
+
+
+def up_to(specs: Sequence[StageSpec], kind: str) -> Sequence[StageSpec]:
+    """The stages of a plan up to the last one of a kind."""
+    return specs[: 1 + max(place for place, spec in enumerate(specs) if spec.kind == kind)]
 
 
 def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
@@ -53,37 +39,46 @@ def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
     A fitted collaborative model comes right before the first stage that reads it.
 
     Args:
-        recipe: what to do.
         split: the held-out split that the model is judged on; that of `evaluate.target` if None.
     """
+    train, tasks = recipe.train, recipe.tasks
     settings = recipe.evaluate.model_copy(update={"target": split or recipe.evaluate.target})
-    judged = _evaluation(settings, recipe.train, recipe.tasks, recipe.model.name)
     stages = [
         _data(recipe.data),
         _items(recipe.items),
         _catalogue(recipe.indexing, recipe.model),
-        _tasks(recipe.tasks),
+        _tasks(tasks),
         *(
-            _training(number, stage, recipe.model, recipe.tasks, recipe.evaluate, recipe.train[number - 2 : number - 1])
-            for number, stage in enumerate(recipe.train, 1)
+            _training(number, stage, recipe.model, tasks, recipe.evaluate, train[number - 2 : number - 1])
+            for number, stage in enumerate(train, 1)
         ),
-        judged,
+        _evaluation(settings, train, tasks, recipe.model.name),
     ]
-    fitted = {spec.name: spec for spec in _collaborative(_models(recipe.train, recipe.evaluate))}
+    blended = [settings.blend.teacher] if settings.blend else []
+    teachers = [teacher for stage in train if (teacher := stage.needed_teacher)]
+    fitted = {spec.name: spec for spec in _collaborative([*teachers, *blended, *settings.baselines])}
     ordered: dict[str, StageSpec] = {}
-    for stage in stages:
+
+    def place(stage: StageSpec) -> None:
         for read in stage.reads:
             if isinstance(read, str) and read in fitted:
-                _with_parts(fitted, read, ordered)
-        ordered[stage.name] = stage
+                place(fitted[read])
+        ordered.setdefault(stage.name, stage)
+
+    for stage in stages:
+        place(stage)
     return list(ordered.values())
 
 
-def _with_parts(fitted: dict[str, StageSpec], name: str, ordered: dict[str, StageSpec]) -> None:
-    for read in fitted[name].reads:
-        if isinstance(read, str) and read in fitted:
-            _with_parts(fitted, read, ordered)
-    ordered[name] = fitted[name]
+def _file(label: str, path: Path) -> Outside:
+    return Outside(label, lambda: path)
+
+
+def _prompt(task: str) -> Outside:
+    from llmrec.tasks import templates
+
+    file = templates.file_of(task)
+    return _file(f"prompt {file.name}", file)
 
 
 def _data(settings: Data) -> StageSpec:
@@ -94,24 +89,15 @@ def _data(settings: Data) -> StageSpec:
 
         return dataset.make(settings, context.seed, context.folder)
 
-    files: list[tuple[str, Path]] = []
+    files: dict[str, Outside] = {}
     with contextlib.suppress(DataError):  # a run is read where its source is not; `make` says what is missing
-        files = [(f"{name} {path.name}", path) for name, path in sources.given(settings) if path.is_file()]
-    return StageSpec(DATA, "data", 3, settings.what(), _numbered(files), make)
-
-
-def _numbered(files: Iterable[tuple[str, Path]]) -> tuple[Outside, ...]:
-    """Files with labels; those of one label are told apart by a number."""
-    labels: dict[str, int] = {}
-    numbered = []
-    for label, path in files:
-        labels[label] = count = labels.get(label, 0) + 1
-        numbered.append(_file(label if count == 1 else f"{label} {count}", path))
-    return tuple(numbered)
-
-
-def _file(label: str, path: Path) -> Outside:
-    return Outside(label, lambda: path)
+        for name, path in sources.given(settings):
+            if path.is_file():
+                label, same = f"{name} {path.name}", 1
+                while label in files:  # files of one name are told apart by a number
+                    label, same = f"{name} {path.name} {same + 1}", same + 1
+                files[label] = _file(label, path)
+    return StageSpec(DATA, "data", 3, settings.what(), tuple(files.values()), make)
 
 
 def _items(settings: Items) -> StageSpec:
@@ -162,48 +148,39 @@ def _tasks(settings: Tasks) -> StageSpec:
         return examples.make(settings, worded(source, catalogue.items, settings), context.seed, context.folder)
 
     reads: list[str | Outside] = [DATA, ITEMS, CATALOGUE]
-    reads += [_prompt(file) for file in templates.files_of(settings)]
+    reads += [_file(f"prompt {file.name}", file) for file in templates.files_of(settings)]
     oracle = settings.oracle
     if oracle and oracle.by == "replay" and oracle.cache:
         reads.append(_file("tasks.oracle.cache", Path(oracle.cache)))
     return StageSpec(TASKS, "tasks", 3, settings.what(), tuple(reads), make)
 
 
-def _prompt(file: Path) -> Outside:
-    return _file(f"prompt {file.name}", file)
-
-
 def _training(
     number: int, stage: Training, model: Model, tasks: Tasks, evaluate: Evaluate, before: Sequence[Training]
 ) -> StageSpec:
     """A training stage; `before` holds the one that it starts from, where there is one."""
-    from llmrec.tasks import templates
-
-    name = training_name(number, stage.method)
-    previous = training_name(number - 1, before[0].method) if before else None
+    previous = layout.training_name(number - 1, before[0].method) if before else None
     warm = RunFolder(Path(model.start)) if model.start and not before else None
     aligns = isinstance(stage, Aligning)
-    teacher = teacher_of(stage)
     prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
     config: dict[str, Any] = {"model": model.what(), "train": stage.what()}
     config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
-    reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE]
-    reads += [_prompt(templates.file_of(task)) for task in prompts]
-    if aligns:
-        config["exclude_seen"] = evaluate.exclude_seen
-    elif model.init_tokens in ("text", "centroids", "vectors"):
+    reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE, *map(_prompt, prompts)]
+    if not aligns and model.init_tokens in ("text", "centroids", "vectors"):
         reads.append(ITEMS)
-    if teacher:
+    if aligns or stage.needed_teacher:
         config["exclude_seen"] = evaluate.exclude_seen
-        reads.append(collaborative_name(teacher.slug))
+    if stage.needed_teacher:
+        reads.append(collaborative_name(stage.needed_teacher.slug))
     if stage.validation.every:
         config["evaluate"] = {key: evaluate.what()[key] for key in ("beams", "exclude_seen", "wording")}
         reads += [] if aligns else [DATA]
-    reads += [previous] if previous else []
-    if warm:
+    if previous:
+        reads.append(previous)
+    elif warm:
         reads.append(Outside("the model of model.from", lambda: warm.last_trained))
-    elif not previous and (Path(model.base).is_absolute() or Path(model.base).is_dir()):
+    elif Path(model.base).is_absolute() or Path(model.base).is_dir():
         reads.append(_file("model.base", Path(model.base)))
 
     def make(context: Context) -> dict[str, Any]:
@@ -212,13 +189,7 @@ def _training(
         start = context.run.stage(previous) if previous else warm.last_trained if warm else None
         return train(context, stage, number, model, tasks, evaluate, start)
 
-    return StageSpec(name, "train", 3, config, tuple(reads), make)
-
-
-def _models(train: Iterable[Training], evaluate: Evaluate) -> list[ModelSpec]:
-    """The collaborative models that a recipe needs, without those that they are composed of."""
-    teachers = [teacher for stage in train if (teacher := teacher_of(stage))]
-    return [*teachers, *([evaluate.blend.teacher] if evaluate.blend else []), *evaluate.baselines]
+    return StageSpec(layout.training_name(number, stage.method), "train", 3, config, tuple(reads), make)
 
 
 def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
@@ -244,47 +215,32 @@ def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, nam
 
     A model that no task trains to recommend is judged by its tasks alone, without the collaborative models.
     """
-    from llmrec.tasks import templates
-
-    trained = training_name(len(train), train[-1].method)
-    models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.run.makers import evaluate
 
         return evaluate(context, settings, tasks, description_of(settings, train, name))
 
+    models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
     config = settings.what()
     if not tasks.recommending:
         models, config = [], {key: config[key] for key in ("target", "wording", "writing", "writing_cases")}
     if tasks.choices:
         config["choices"] = {"tasks": tasks.choices} | {key: getattr(tasks, key) for key in READ_BY_CHOICES}
+    trained = layout.training_name(len(train), train[-1].method)
     fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
-    prompts = [_prompt(templates.file_of(task)) for task in dict.fromkeys([*settings.writing, *tasks.choices])]
+    prompts = map(_prompt, dict.fromkeys([*settings.writing, *tasks.choices]))
     reads: tuple[str | Outside, ...] = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
-    return StageSpec(evaluation_name(settings.target), "evaluate", 4, config, reads, make)
+    return StageSpec(layout.evaluation_name(settings.target), "evaluate", 4, config, reads, make)
 
 
 def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> Description:
-    """What the recommender of a recipe is made of; folders are below the run's.
-
-    Args:
-        settings: how it is judged.
-        train: the training stages.
-        name: of the run.
-    """
-    trained = training_name(len(train), train[-1].method)
-    node: dict[str, Any] = {
-        "kind": "generative",
-        "folder": model_of(Path(trained)).as_posix(),
-        "beams": settings.beams,
-    }
+    """What the recommender of a recipe, called `name`, is made of; folders are below the run's."""
+    model = layout.model_of(Path(layout.training_name(len(train), train[-1].method))).as_posix()
+    node: dict[str, Any] = {"kind": "generative", "folder": model, "beams": settings.beams}
     if settings.blend:
-        teacher = {
-            "kind": "collaborative",
-            "folder": collaborative_name(settings.blend.teacher.slug),
-            "items": CATALOGUE,
-        }
+        folder = collaborative_name(settings.blend.teacher.slug)
+        teacher = {"kind": "collaborative", "folder": folder, "items": CATALOGUE}
         members = [
             {"weight": 1 - settings.blend.share, "depth": settings.beams, "recommender": node},
             {"weight": settings.blend.share, "depth": TOP_K, "recommender": teacher},

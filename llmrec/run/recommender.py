@@ -10,8 +10,7 @@ from llmrec.errors import RunError
 from llmrec.model.folder import NOTE
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import description_of, plan
-from llmrec.run.specs import StageSpec
-from llmrec.run.status import require_current
+from llmrec.run.stage import StageSpec, require_current
 
 
 def is_export(folder: Path) -> bool:
@@ -54,12 +53,7 @@ def describe(folder: Path) -> Description:
 
 
 def collaborative_stages(specs: Sequence[StageSpec], description: Description) -> list[StageSpec]:
-    """Stages with the collaborative models of a recommender, and with the models that these are composed of.
-
-    Args:
-        specs: of the plan.
-        description: of the recommender.
-    """
+    """Stages of a plan with the collaborative models of a recommender, and with the parts of these models."""
     named = {node["folder"] for node in nodes(description["recommender"]) if "folder" in node}
     for spec in reversed(specs):  # what a model is composed of comes before it
         if spec.kind == "collaborative" and spec.name in named:
@@ -68,11 +62,7 @@ def collaborative_stages(specs: Sequence[StageSpec], description: Description) -
 
 
 def language_model(folder: Path) -> Path:
-    """The model folder of the language model that a run or an export recommends by.
-
-    Raises:
-        RunError: it has none, or see `describe`.
-    """
+    """The model folder that a run or an export recommends by; RunError where it has none, or as `describe`."""
     found = [node["folder"] for node in nodes(describe(folder)["recommender"]) if node["kind"] == "generative"]
     if not found:
         raise RunError(f"{folder} recommends without a language model, so vLLM cannot serve it: --engine transformers.")

@@ -32,7 +32,7 @@ from llmrec.evaluate.files import Judged, read
 from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load
-from llmrec.report.curves import dots
+from llmrec.report.charts import draw_dots as dots
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 

@@ -25,7 +25,7 @@ from llmrec.chat.store import Column, Store
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.report.curves import draw
+from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder
 

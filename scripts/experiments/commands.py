@@ -12,7 +12,7 @@ from llmrec.errors import RunError
 from llmrec.made import Made, read_made
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.status import require_current
+from llmrec.run.stage import require_current
 
 if TYPE_CHECKING:
     from llmrec.decode.generative import Generative

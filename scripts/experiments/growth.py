@@ -18,10 +18,10 @@ from commands import call_llmrec, finished, typed
 from llmrec import shipped
 from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint
-from llmrec.report.curves import draw
+from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.making import UNTIL
+from llmrec.run.plan import UNTIL
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmrec.files import read_json
 from llmrec.rate.baselines import BASELINES
-from llmrec.report.curves import dots
+from llmrec.report.charts import draw_dots as dots
 from llmrec.results.record import write_result
 
 

@@ -28,7 +28,7 @@ from decode_step import measure_steps
 from decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare, trie_of
 from llmrec import extras
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.report.curves import draw
+from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 

@@ -18,7 +18,7 @@ import train_feeding
 import train_memory
 import train_speed
 from llmrec import extras
-from llmrec.report.curves import draw
+from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 

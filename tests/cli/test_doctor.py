@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.cli import doctor
+from llmrec.cli import machine as doctor
 
 
 def test_a_torchvision_built_for_another_torch_is_found_with_its_remedy(

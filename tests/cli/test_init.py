@@ -20,7 +20,6 @@ from llmrec.data import starter
 from llmrec.data.starter import Size
 from llmrec.recipe import Data, Recipe
 from llmrec.recipe_file import read
-from llmrec.run.specs import teacher_of
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -140,7 +139,7 @@ def recipe_for(users: int = 1000, items: int = 500, events: int = 10_000) -> Rec
 def test_the_models_of_a_written_recipe_fit_into_16_gib_whatever_the_size(items: int, events: int) -> None:
     recipe = recipe_for(items=items, events=events)
     sizes = Sizes(1000, items, events)
-    teachers = [teacher for stage in recipe.train if (teacher := teacher_of(stage))]
+    teachers = [teacher for stage in recipe.train if (teacher := stage.needed_teacher)]
     refuse_too_large([*teachers, *recipe.evaluate.baselines], sizes, available=16 << 30)
     assert {"popularity", "markov"} <= {model.kind for model in recipe.evaluate.baselines}
 

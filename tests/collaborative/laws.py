@@ -26,8 +26,7 @@ from llmrec.data.worlds import read_world
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
 from llmrec.recipe import Data, World
-from llmrec.recipe.collaborative import TrainedSpec
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import ModelSpec, TrainedSpec
 
 ITEMS = Items.numbered(17)
 # Memory of a process whose heap is fragmented, as a multiple of what a model uses. Measured: 1.4 to 2.1 for the first

@@ -11,9 +11,9 @@ from llmrec.recipe.collaborative import (
     ItemKnnSpec,
     MarkovEaseSpec,
     MarkovSpec,
+    ModelSpec,
     PopularitySpec,
 )
-from llmrec.recipe.model_spec import ModelSpec
 
 ITEMS = 12
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from renewed import renew
 
-from llmrec.cli.compare import command
+from llmrec.cli.judge import compare as command
 from llmrec.errors import RunError
 from llmrec.evaluate.files import Judged, compare, read
 from llmrec.metrics.significance import paired

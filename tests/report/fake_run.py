@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
-from llmrec.run.status import stage
+from llmrec.run.stage import resolve as stage
 
 HOSTILE = "<script>alert('x')</script> & \"friends\" (1999)"
 TITLES = [

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llmrec.report.tree import FIRST, HEIGHT, SECOND, WIDTH, cells, tree_map
+from llmrec.report.charts import FIRST, HEIGHT, SECOND, WIDTH, cells, tree_map
 
 DRAW = np.random.default_rng(0)
 CODES = [(f"<a_{a}>", f"<b_{b}>", "<c_0>") for a, b in DRAW.integers(0, [40, 12], (500, 2))]

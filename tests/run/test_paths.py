@@ -13,7 +13,7 @@ from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.plan import plan
-from llmrec.run.specs import Outside
+from llmrec.run.stage import Outside
 
 
 @pytest.fixture

@@ -15,15 +15,12 @@ from pydantic.fields import FieldInfo
 from llmrec import shipped
 from llmrec.errors import RunError
 from llmrec.recipe import Part, Recipe, Sft
-from llmrec.recipe.collaborative import SPECS
-from llmrec.recipe.model_spec import ModelSpec
+from llmrec.recipe.collaborative import SPECS, ModelSpec
 from llmrec.recipe.stages import STAGES
 from llmrec.recipe_file import load
 from llmrec.run.layout import DATA, RunFolder
 from llmrec.run.plan import plan
-from llmrec.run.specs import Outside
-from llmrec.run.status import require_current
-from llmrec.run.status import stage as resolve
+from llmrec.run.stage import Outside, require_current, resolve
 
 HOW = {  # settings that say how a result is made, not which
     *("accumulate", "gradient_checkpointing", "save_every", "device"),

@@ -20,7 +20,7 @@ from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.makers import load_collaborative
 from llmrec.run.plan import plan
 from llmrec.run.recommender import describe
-from llmrec.run.status import require_current
+from llmrec.run.stage import require_current
 
 BEFORE_TRAINING = ["train.0.epochs=0.2", "evaluate.baselines=[popularity]", "model.width=32", "model.heads=1"]
 

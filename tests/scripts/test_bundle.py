@@ -17,7 +17,7 @@ from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder
 from llmrec.run.plan import plan
-from llmrec.run.status import require_current
+from llmrec.run.stage import require_current
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")

@@ -1,4 +1,4 @@
-"""`model` and `launch`: which model learns, and where."""
+"""`model`, `launch`, `evaluate` and `chat`: which model learns, where, how it is judged, who finds words of a chat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from llmrec.recipe.part import Adapt, Int, Part, Positive, Share
+from llmrec.recipe import collaborative as models
+from llmrec.recipe.collaborative import CollaborativeSpec
+from llmrec.recipe.part import Adapt, Int, Metric, Part, Positive, Share
 
 
 class Model(Part):
@@ -45,15 +47,11 @@ class Model(Part):
         return self.base.rsplit("/", 1)[-1].removeprefix("embedded:")
 
     @model_validator(mode="after")
-    def _head_size(self) -> Model:
+    def _nano_fits(self) -> Model:
         if self.base == "nano" and (self.width % self.heads or self.width // self.heads not in (32, 64)):
             raise ValueError(
                 f"width / heads must be 32 or 64 so that vLLM can serve the model, not {self.width} / {self.heads}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _nano_has_no_base(self) -> Model:
         if self.base == "nano" and self.adapt != "full":
             raise ValueError(f"adapt: {self.adapt} needs a pretrained base; nano is trained from scratch (adapt: full)")
         if self.base == "nano" and self.init_tokens not in ("mean", "vectors"):
@@ -87,4 +85,70 @@ class Launch(Part):
             raise ValueError(f"rank: {self.rank} is no machine of {self.machines}: they are counted from 0")
         if self.machines > 1 and not self.address:
             raise ValueError("machines: several need `address`, the name or IP of machine 0")
+        return self
+
+
+class Mixed(Part):
+    """A teacher beside the language model: both probabilities of an item are mixed, and decide where it stands."""
+
+    teacher: CollaborativeSpec = models.MarkovEaseSpec()
+    share: Share = Field(0.2, description="of the teacher's chances in the mixture")
+
+
+class Evaluate(Part):
+    """How recommendations are judged: whole catalogue, every test user, item level."""
+
+    HOW: ClassVar[frozenset[str]] = frozenset({"batch"})
+    ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
+        ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
+    )
+    target: Literal["test", "valid"] = Field(
+        "test",
+        description="the part judged; after valid, test opens by `llmrec evaluate --test`, which is written down",
+    )
+    beams: Positive = 50
+    batch: Positive = 32
+    exclude_seen: bool = True
+    wording: Literal["trained", "held-out"] = Field(
+        "trained", description="prompt as served, with the first wording of training, or with one it never saw"
+    )
+    baselines: list[CollaborativeSpec] = Field(
+        [models.PopularitySpec(), models.EaseSpec(), models.EaseRecentSpec(), models.MarkovSpec()],
+        description="collaborative models that are judged beside: names, or {name: {parameter: value}}",
+    )
+    category: str | None = Field(None, description="column of items by which the variety of a list is judged")
+    writing: list[Literal["explanation", "review_summary", "review_title", "review_rating"]] = Field(
+        [], description="tasks whose answers in words are judged too, on held-out reviews"
+    )
+    writing_cases: Positive = Field(
+        500, description="held-out events, at most, of each task of `writing` or with few possible answers"
+    )
+    blend: Mixed | None = Field(
+        None, description="a teacher mixed into the model's lists, here and wherever the run is loaded or served"
+    )
+    worth: str | None = Field(None, description="column of items, such as price, to weigh hits by")
+
+    @model_validator(mode="after")
+    def _beams_reach(self) -> Evaluate:
+        deepest = max(int(metric.split("@")[1]) for metric in self.ranking)
+        if self.beams < deepest:
+            raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` asks for")
+        return self
+
+
+class Chat(Part):
+    """Words around recommended items; the items themselves always come from constrained decoding."""
+
+    by: Literal["template", "server", "model"] = Field(
+        "template",
+        description="template: sentences of prompts/replies.yaml; server: any OpenAI-compatible model; "
+        "model: the served model in its chat mode (trained with tasks.chat, served by vLLM)",
+    )
+    url: str | None = Field(None, description="server: such as http://localhost:8000/v1; its key is OPENAI_API_KEY")
+    model: str | None = Field(None, description="server: its name for the model")
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> Chat:
+        if self.by == "server" and not (self.url and self.model):
+            raise ValueError("by: server needs `url` and `model`")
         return self

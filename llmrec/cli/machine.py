@@ -1,0 +1,104 @@
+"""Commands about this installation: `llmrec doctor`, `llmrec setup`, `llmrec recipe-schema`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import typer
+from rich.text import Text
+
+from llmrec import embedded
+from llmrec.cli.arguments import AS_JSON
+from llmrec.cli.screen import console, say, screen
+from llmrec.extras import EXTRAS, is_there, missing
+
+CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece", "google.protobuf"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what, whether it is well, and what to type where it is not."""
+
+    what: str
+    well: bool
+    detail: str
+    remedy: str = ""
+
+
+def doctor(as_json: bool = AS_JSON) -> None:
+    """Look at this machine: what is missing for which job, and what to type."""
+    findings = [*_modules(), *_torch()]
+    for name, archive in embedded.ARCHIVES.items():
+        fetched = embedded.is_fetched(name)
+        remedy = "" if fetched else "llmrec setup"
+        findings.append(Finding(archive.what, fetched, str(embedded.cache_folder() / name), remedy))
+    if as_json:
+        say([asdict(finding) for finding in findings])
+    for finding in findings if not as_json else ():
+        mark = Text("ok     ", "green") if finding.well else Text("missing", "yellow")
+        screen.print(mark, f"{finding.what}: {finding.detail}")
+        if finding.remedy:
+            screen.print(f"        → {finding.remedy}", style="bold")
+    if any(not finding.well and finding.what.startswith("llmrec needs") for finding in findings):
+        raise typer.Exit(1)
+
+
+def _modules() -> list[Finding]:
+    absent = [name for name in CORE if not is_there(name)]
+    again = "pip install --force-reinstall llmrec" if absent else ""
+    findings = [Finding("llmrec needs", not absent, ", ".join(absent or CORE), again)]
+    for extra, modules in EXTRAS.items():
+        lacking = missing(extra)
+        wheel = "serve-cpu" if extra == "serve" and not _has_gpu() else extra
+        remedy = f"pip install 'llmrec[{wheel}]'" if lacking else ""
+        findings.append(Finding(f"extra '{extra}'", not lacking, ", ".join(lacking or modules), remedy))
+    return findings
+
+
+def _has_gpu() -> bool:
+    try:
+        import torch
+
+        return torch.cuda.is_available()
+    except ImportError:
+        return False
+
+
+def _torch() -> list[Finding]:
+    """torch itself, and companions built for another torch, which break transformers when it is imported."""
+    if not is_there("torch"):
+        return []
+    import torch
+
+    place = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    findings = [Finding("torch", True, f"{torch.__version__} on {place}")]
+    for name in filter(is_there, ("torchvision", "torchaudio", "torchcodec")):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a broken binary raises
+            what, detail = f"{name} {metadata.version(name)}", str(error).splitlines()[0]
+            findings.append(Finding(what, False, detail, f"pip uninstall -y {name}"))
+    return findings
+
+
+def setup(
+    names: list[str] = typer.Argument(None, help="which; all by default", metavar="[NAME]..."),
+    as_json: bool = typer.Option(False, "--json", help="print what there is as JSON"),
+) -> None:
+    """Fetch the embedded defaults: a data set, a text encoder, a language model. Checked by hash."""
+    places = {}
+    for name in names or list(embedded.ARCHIVES):
+        what = embedded.about(name).what
+        console.print(f"{what}: {'there' if embedded.is_fetched(name) else 'fetching …'}")
+        places[name] = str(embedded.fetch(name))
+    if as_json:
+        say(places)
+
+
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for completion and checks in an editor."""
+    from llmrec.recipe import Recipe
+
+    say(Recipe.model_json_schema())
