@@ -44,7 +44,6 @@ def require(url: str, key: str) -> None:
     """Return if texts may be sent to an address; ask on the terminal where the user has not named it.
 
     Args:
-        url: the address.
         key: the recipe key that holds it, such as `chat.url`, for messages.
 
     Raises:
@@ -69,11 +68,7 @@ def _is_named(origin: str) -> bool:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port of an address, in the one spelling that addresses are compared by.
-
-    Raises:
-        TextError: it is no http(s) URL.
-    """
+    """Scheme, host and port of an address, in the one spelling that addresses are compared by."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]

@@ -60,16 +60,7 @@ class Facts:
 
 
 def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dict[str, Any] | None:
-    """Figures of a run's recommender, of the first evaluation that is current; None without one.
-
-    Args:
-        run: the run folder.
-        evaluations: stages that judge it.
-        seed: of the run.
-
-    Raises:
-        RunError: a file of them is missing or was changed.
-    """
+    """Figures of a run's recommender, of the first evaluation that is current; None without one."""
     for spec in evaluations:
         if (run.stage(spec.name) / MADE).is_file() and resolve(run, spec, seed).is_made():
             return read_metrics(run.stage(spec.name))

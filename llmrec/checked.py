@@ -26,13 +26,9 @@ def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[Llmrec
     """Read a JSON file that must have a shape.
 
     Args:
-        path: the file.
         shape: a type that pydantic validates (a dataclass, a TypedDict, `list[str]` …), strictly: nothing is converted.
         remedy: what to do about a damaged file.
         kind: of the error.
-
-    Returns:
-        A value of the shape.
 
     Raises:
         LlmrecError: of `kind`; the file is missing, is not JSON, or has another shape. Names file, key and remedy.
@@ -54,10 +50,6 @@ def check_value(value: Any, shape: Any, path: Path, remedy: str = REMEDY, kind: 
 
 def read_lines(path: Path, shape: Any) -> list[Any]:
     """Read a JSONL file whose lines must have a shape; empty lines, and a last line that a kill tore, are left out.
-
-    Args:
-        path: the file.
-        shape: of each line, as of `read_checked`.
 
     Raises:
         RunError: the file is missing, or a line is not JSON or has another shape.
@@ -82,9 +74,7 @@ def read_array(
     """Read a `.npy` file of finite numbers.
 
     Args:
-        path: the file.
         dimensions: axes that the array must have.
-        remedy, kind: as of `read_checked`.
         mapped: leave the numbers in the file, memory-mapped and read-only.
 
     Raises:
@@ -106,9 +96,7 @@ def read_arrays(
     """Read an uncompressed `.npz` file of finite numbers.
 
     Args:
-        path: the file.
         dimensions: name → axes, of every array that it must hold.
-        remedy, kind: as of `read_checked`.
 
     Raises:
         LlmrecError: of `kind`; the file is missing, damaged or compressed, lacks an array, or holds something else.
@@ -139,10 +127,8 @@ def read_table(
     """Read a Parquet file.
 
     Args:
-        path: the file.
         types: column → its type, of every column that it must have; none of these may hold nulls. A column of texts may
             also be encoded by a dictionary.
-        remedy, kind: as of `read_checked`.
         options: of `pyarrow.parquet.read_table`.
 
     Raises:
@@ -183,11 +169,7 @@ def _content(path: Path, remedy: str, kind: type[LlmrecError]) -> bytes:
 
 
 def check_file(path: Path, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> None:
-    """See that a path is a regular file, so that opening it neither fails nor waits.
-
-    Raises:
-        LlmrecError: of `kind`; it is not.
-    """
+    """Raise an error of `kind` where a path is no regular file, so that opening it neither fails nor waits."""
     if not path.is_file():
         raise kind(f"{path} {'is not a regular file' if path.exists() else 'is missing'}. {remedy}")
 

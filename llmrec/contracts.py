@@ -58,11 +58,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Items:
-    """The items that a model scores, by number.
-
-    Attributes:
-        ids: item id by item number.
-    """
+    """The items that a model scores; `ids` are their ids by item number."""
 
     ids: Sequence[str]
 
@@ -120,12 +116,7 @@ class CollaborativeModel(Protocol):
         """Learn from the training part of every history; the order of users changes nothing.
 
         Args:
-            train: the training part of every history.
-            items: of the catalogue.
             progress: called with the share done, 0 to 1.
-
-        Returns:
-            The model itself.
 
         Raises:
             ModelError: training ended with numbers that are not finite.
@@ -165,17 +156,11 @@ class ItemVectors(Protocol):
 
 
 class ItemSet:
-    """A large set of items, such as a category; recommenders keep what they derive from it.
-
-    Attributes:
-        mask: (items,) bool by item number.
-        derived: what a recommender made of it, by a key of its own.
-    """
+    """A large set of items, such as a category."""
 
     def __init__(self, mask: np.ndarray) -> None:
-        """Take a mask."""
-        self.mask = mask
-        self.derived: dict[Any, Any] = {}
+        self.mask = mask  # (items,) bool by item number
+        self.derived: dict[Any, Any] = {}  # what a recommender made of it, by a key of its own
 
 
 _NO_ITEMS = np.zeros(0, np.int64)
@@ -228,11 +213,7 @@ class Ranked:
 
 
 def check_k(k: int, n_items: int) -> None:
-    """Refuse a number of items that no list over a catalogue can have.
-
-    Raises:
-        RequestError: it is not between 1 and the catalogue's size.
-    """
+    """Raise RequestError where a list of k items over a catalogue cannot be."""
     if not 1 <= k <= n_items:
         raise RequestError(f"k must be between 1 and the catalogue's {n_items} items, not {k}.")
 
@@ -259,11 +240,7 @@ class Recommender(Protocol):
     def reads_items(self) -> int | None: ...
 
     def check(self, request: Request) -> None:
-        """Refuse a request that it cannot answer, before it shares a batch with others.
-
-        Raises:
-            RequestError: the request does not fit the model.
-        """
+        """Raise RequestError for a request that it cannot answer, before it shares a batch with others."""
         ...
 
     def notes(self, request: Request) -> list[str]:

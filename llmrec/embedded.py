@@ -66,22 +66,14 @@ def is_fetched(name: str) -> bool:
 
 
 def about(name: str) -> Archive:
-    """Where an embedded default comes from.
-
-    Raises:
-        LlmrecError: there is none of that name.
-    """
+    """Where an embedded default comes from; LlmrecError where there is none of that name."""
     if name not in ARCHIVES:
         raise LlmrecError(f"there is no embedded default '{name}'; there are: {', '.join(ARCHIVES)}.")
     return ARCHIVES[name]
 
 
 def path(name: str) -> Path:
-    """The folder that holds an embedded default.
-
-    Raises:
-        LlmrecError: there is none of that name, or it has not been fetched yet.
-    """
+    """The folder that holds an embedded default; LlmrecError where it is unknown or has not been fetched yet."""
     archive = about(name)
     if not is_fetched(name):
         raise LlmrecError(f"{archive.what} is not on this machine yet. Fetch it once with: llmrec setup")

@@ -32,11 +32,7 @@ def missing(extra: str) -> list[str]:
 
 
 def need(*extras: str) -> None:
-    """Refuse work that would stop halfway for want of a package.
-
-    Raises:
-        LlmrecError: names the packages and the command that installs them.
-    """
+    """Raise LlmrecError where a package of an extra is missing, with the command that installs it."""
     lacking = {extra: missing(extra) for extra in extras}
     absent = [name for names in lacking.values() for name in names]
     if absent:

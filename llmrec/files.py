@@ -37,9 +37,6 @@ REASONS = {  # why the system refuses a file, and what to do about it
 def explain_disk(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk, a name that cannot be, or a file that cannot be read into a message that names it.
 
-    Args:
-        path: of the file or folder that the block writes.
-
     Raises:
         RunError: the system refuses, for a known reason, to write there, or to let the block use another file.
     """
@@ -58,11 +55,7 @@ def explain_disk(path: Path) -> Iterator[None]:
 
 
 def unusable(error: OSError) -> str | None:
-    """Which file cannot be used, and why; None where the error does not tell.
-
-    Args:
-        error: of Python, NumPy or Arrow.
-    """
+    """Which file cannot be used, and why; None where the error, of Python, NumPy or Arrow, does not tell."""
     file = _file_of(error)
     return f"{str(file)[:300]} cannot be used: {REASONS[error.errno][0]}." if file and error.errno in REASONS else None
 
@@ -146,12 +139,7 @@ def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: 
 
 
 def put_back(path: Path, replaces: Callable[[Path], bool]) -> None:
-    """Put a folder back that a process took away for a new one, if it was killed before that one stood there.
-
-    Args:
-        path: where the folder was.
-        replaces: as of `atomic_folder`.
-    """
+    """Put a folder back that a process took away for a new one, if it was killed before that one stood there."""
     before = path.with_name(f".{path.name}.replaced")
     if not os.path.lexists(path) and before.is_dir() and not before.is_symlink() and replaces(before):
         before.replace(path)
@@ -195,11 +183,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RunError: the file is missing, cannot be read, or is not JSON.
-    """
+    """Read a JSON file; RunError where it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

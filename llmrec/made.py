@@ -51,11 +51,7 @@ class Made(TypedDict):
 
 
 def read_made(folder: Path) -> Made:
-    """made.json of a finished stage.
-
-    Raises:
-        RunError: it is missing or damaged, or was written by another version of llmrec.
-    """
+    """made.json of a finished stage; RunError where it is missing, damaged or of another version of llmrec."""
     path = folder / MADE
     layout = read_checked(path, dict[str, Any]).get("layout", 1)
     if layout != LAYOUT:
@@ -98,11 +94,9 @@ def output_hash(files: dict[str, FileRecord]) -> str:
 
 
 def check_files(folder: Path, made: Made, all_files: bool = True) -> None:
-    """See that the files of a stage are as it left them. Contents are read only where size or time differ.
+    """Check that the files of a stage are as it left them. Contents are read only where size or time differ.
 
     Args:
-        folder: of the stage.
-        made: its made.json.
         all_files: whether every file must be there; False where weights stayed on another machine.
 
     Raises:

@@ -39,14 +39,7 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
 
 
 def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """A recipe from its text, defaults and overrides taken in; "" is all defaults.
-
-    Args:
-        path: where it is from, for messages, and for the paths in it.
-
-    Raises:
-        RecipeError: as `load`.
-    """
+    """A recipe from its text, as `load`; `path` is where it is from, for messages and for the paths in it."""
     values = _parse(text, path)
     _anchor_paths(values, path.parent, path)
     for override in overrides:
@@ -98,16 +91,7 @@ _PATHS = (
 
 
 def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
-    """Make the relative paths among the values of a recipe absolute.
-
-    Args:
-        values: changed in place.
-        folder: that they are relative to.
-        recipe: for messages.
-
-    Raises:
-        RecipeError: a name is longer than the system takes.
-    """
+    """Make the paths among the values of a recipe, which are relative to `folder`, absolute, in place."""
     for part, key in _PATHS:
         inner = _inner(values, part)
         name = inner.get(key) if inner else None
@@ -135,11 +119,7 @@ def _inner(values: dict[str, Any], part: tuple[str, ...]) -> dict[str, Any] | No
 
 
 def _text(path: Path) -> str:
-    """The text of a recipe file.
-
-    Raises:
-        RecipeError: it cannot be read, is no UTF-8, or larger than any recipe.
-    """
+    """The text of a recipe file; RecipeError where it cannot be read, is no UTF-8, or larger than any recipe."""
     try:
         with path.open("rb") as file:
             content = file.read(BYTES + 1)

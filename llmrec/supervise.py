@@ -20,18 +20,11 @@ from typing import Any
 class Child:
     """A command in a process group of its own, with everything that it starts.
 
-    Attributes:
-        process: of the supervisor; its exit status is that of the command.
+    `process` is that of the supervisor, whose exit status is the command's.
     """
 
     def __init__(self, command: Sequence[str], grace: float, **options: Any) -> None:
-        """Start it.
-
-        Args:
-            command: program and arguments.
-            grace: seconds between SIGTERM and SIGKILL.
-            options: of `subprocess.Popen`, but for stdin.
-        """
+        """Start a program with its arguments; `grace` is the seconds between SIGTERM and SIGKILL, `options` Popen's."""
         line = [sys.executable, "-m", "llmrec.supervise", str(grace), *command]
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True, **options)
 

@@ -20,6 +20,7 @@ PLACES = re.compile(
     r"(data|items|catalogues?|collaborative|tasks|logs|recipe\.yaml|report\.html|\.lock|\.work|(train|evaluate)-.*|eval)"
 )
 JOINS = {"Path", "joinpath", "glob", "rglob"}  # functions that make paths of names
+ELSEWHERE = {"cache_folder"}  # functions that give a folder which is no run: what is joined to it is not counted
 Trees = dict[str, ast.Module]
 
 
@@ -72,18 +73,24 @@ def layout_spellers(modules: Trees) -> list[str]:
 
 
 def _joined(node: ast.AST) -> Iterator[str]:
-    """Texts that an expression makes a path of; what a format string puts in is `{}`."""
+    """Texts that an expression makes a path of, but for paths in `ELSEWHERE`; what a format string puts in is `{}`."""
     parts: list[ast.expr] = []
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        parts = [node.right]
+        parts = [] if _called(node.left) in ELSEWHERE else [node.right]
     elif isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = _called(node)
         parts = {"Path": node.args[1:]}.get(name, node.args) if name in JOINS else []
     for part in parts:
         pieces = part.values if isinstance(part, ast.JoinedStr) else [part]
         texts = [str(piece.value) if isinstance(piece, ast.Constant) else "{}" for piece in pieces]
         if any(isinstance(piece, ast.Constant) for piece in pieces):
             yield "".join(texts)
+
+
+def _called(node: ast.AST) -> str:
+    """The last name of the function that an expression calls; "" for what is no call."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def cycles(modules: Trees, package: str) -> list[str]:

@@ -41,7 +41,6 @@ def look(path: Path, book: Path, why: str, progress: Callable[[str, float], None
         path: the run folder, its model trained.
         book: the ledger.
         why: what the look is for, in words; may be empty.
-        progress: called with the kind of stage and the share done.
 
     Returns:
         The folder of the evaluation.
@@ -104,15 +103,7 @@ def _figures(judged: dict[str, Any]) -> dict[str, Any]:
 
 
 def append(book: Path, line: dict[str, Any]) -> None:
-    """Add a line, with the date and the name of who adds it.
-
-    Args:
-        book: the ledger; made where it is missing.
-        line: what was looked at and what was seen.
-
-    Raises:
-        RunError: the disk takes no more.
-    """
+    """Add a line, with the date and the name of who adds it; the ledger is made where it is missing."""
     dated = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": provenance.author()} | line
     text = json.dumps(dated, ensure_ascii=False) + "\n"
     with explain_disk(book):

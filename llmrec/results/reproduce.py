@@ -20,16 +20,7 @@ from llmrec.run.layout import RunFolder
 
 @dataclass(frozen=True)
 class Pinned:
-    """One seed of a result.
-
-    Attributes:
-        name: of the result.
-        recipe: as it was, with this seed.
-        data: hash of the content of its data.
-        metrics: metric → mean, low, high of this seed.
-        commit: at which it was trained.
-        versions: of what it depended on.
-    """
+    """One seed of a result: its recipe, the hash of its data, and metric → mean, low, high."""
 
     name: str
     recipe: Recipe
@@ -99,16 +90,12 @@ def reproduce(
     """Run it again into a folder, going on where an earlier run stopped, and judge it on the test part.
 
     Args:
-        result: what to repeat.
-        out: the run folder.
         book: the ledger, where the recipe keeps its test part shut.
-        progress: called with the kind of stage and the share done.
 
     Returns:
         Metric → figure.
 
     Raises:
-        LlmrecError: see the stages.
         RunError: the data are others than the result's.
     """
     run = RunFolder(out)

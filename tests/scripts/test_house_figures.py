@@ -26,6 +26,7 @@ FILES = {
     "spells.py": "def f(run, n):\n    return run / f'train-{n}-sft' / 'model'",
     "globs.py": "def f(run):\n    return list(run.glob('evaluate-*'))",
     "below.py": "def f(run):\n    return run.joinpath('catalogue/items.parquet')",
+    "cached.py": "def f(own):\n    return own.cache_folder() / 'data' / 'x'",
     "honest.py": "def f(a, b, run, table):\n"
     "    return a / b, table['data'], run.data / 'items.parquet', Path('data'), run / 'x-data'",
     "a.py": "from shop import b",
