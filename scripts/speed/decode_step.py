@@ -155,7 +155,7 @@ def _search_once(trie: Trie, filters: list[Filter] | None, logits: list[Logits])
     sieve = Filters(trie, filters, USERS)
     _ = sieve.closed
     spent = [time.perf_counter() - begin]
-    live = open_rows(trie, sieve, USERS)
+    live = open_rows(sieve)
     for level in range(trie.depth):
         begin = time.perf_counter()
         if len(live.row):
