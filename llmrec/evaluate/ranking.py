@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +285,9 @@ def validator(
 
     def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
         engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
-        asked = replace(note, prompt=note.held_out_prompt) if evaluation.wording == "held-out" else note
-        live = Generative(tokenizer, asked, catalogue, engine, evaluation.beams)
+        live = Generative(tokenizer, note, catalogue, engine, evaluation.beams)
+        if evaluation.wording == "held-out":
+            live = live.with_held_out_prompt() or live
         found = []
         for start in range(0, len(histories), evaluation.batch):
             batch, names = (rows[start : start + evaluation.batch] for rows in (histories, users))
