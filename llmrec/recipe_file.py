@@ -62,7 +62,7 @@ def fingerprint(recipe: Recipe) -> str:
     Where files lie and how a run is carried out (launch, chat, batches of an evaluation …) do not matter.
     """
     parts = (recipe.data, recipe.items, recipe.indexing, recipe.tasks, recipe.model, *recipe.train, recipe.evaluate)
-    return hash_json([part.what() for part in parts])[:16]
+    return hash_json([part.hashed_fields() for part in parts])[:16]
 
 
 def portable(recipe: Recipe) -> Recipe:

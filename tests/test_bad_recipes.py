@@ -113,7 +113,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "seed of 4000 digits": (f"seed: {HUGE[:4000]}\n", "seed"),
     "seed of 5000 hexadecimal digits": (f"seed: 0x{'f' * 5000}\n", "seed"),
     "true for a seed": ("seed: true\n", "seed"),
-    "world's seed": (f"data: {{world: {{seed: {2**64}}}}}\n", "data.world.seed"),
+    "world's seed": (f"data: {{synthetic: {{seed: {2**64}}}}}\n", "data.synthetic.seed"),
     "half a seed": ("seed: 1.5\n", "seed"),
     "epochs of nan": ("train: [{epochs: .nan}]\n", "train.0.epochs"),
     "epochs of inf": ("train: [{epochs: .inf}]\n", "train.0.epochs"),
@@ -246,7 +246,7 @@ def test_tiny_takes_every_number_of_processes() -> None:
 
 GOOD = """\
 seed: 7
-data: {source: files, interactions: log.csv, items: items.csv, since: 2014-01-01, core: 5}
+data: {source: files, interactions: log.csv, items: items.csv, since: 2014-01-01, k_core: 5}
 items: {text: [title, brand]}
 indexing:
   method: rq-kmeans

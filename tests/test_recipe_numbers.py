@@ -46,7 +46,7 @@ def test_no_number_takes_what_is_no_number_or_none_that_a_machine_holds(key: str
 
 
 def test_there_are_as_many_number_fields_as_the_test_above_needs() -> None:
-    assert {"seed", "tasks.rating", "train.1.epochs:sft", "train.1.kl:grpo", "data.world.order"} <= NUMBERS.keys()
+    assert {"seed", "tasks.rating", "train.1.epochs:sft", "train.1.kl:grpo", "data.synthetic.order"} <= NUMBERS.keys()
 
 
 def test_a_seed_is_refused_with_its_range_and_the_largest_is_taken() -> None:

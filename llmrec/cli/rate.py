@@ -108,7 +108,7 @@ def _data(text: str, category: str | None) -> Data:
 
     if text.endswith((".yaml", ".yml")):
         return load(Path(text)).data
-    known = [name for name in SOURCES if name not in ("files", "world")]
+    known = [name for name in SOURCES if name not in ("files", "synthetic")]
     if text not in known:
         near = difflib.get_close_matches(text, known, 1, 0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""

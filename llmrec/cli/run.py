@@ -47,7 +47,7 @@ def run(
     if dry_run:
         typer.echo(dump(settings), nl=False)
         return
-    if settings.launch.rank and until in ("evaluate", "report"):
+    if settings.launch.node_rank and until in ("evaluate", "report"):
         until = "train"  # machine 0 does the rest
     if until == "report":
         extras.need("report")

@@ -94,7 +94,7 @@ def _too_large(specs: Sequence[ModelSpec], sizes: Sizes, available: int) -> str:
     remedy = f"Write others in its place; these fit: {', '.join(fitting)}" if fitting else "Take it out"
     return (
         f"{names} {verb} {_gib(max(peak_memory(specs, sizes)))} of memory for {sizes.items} items{matrix}, but this "
-        f"machine has {_gib(available)} free. {remedy}. Or keep fewer items, by a larger data.core."
+        f"machine has {_gib(available)} free. {remedy}. Or keep fewer items, by a larger data.k_core."
     )
 
 

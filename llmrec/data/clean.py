@@ -173,8 +173,8 @@ class Cleaned:
             kept = f"""SELECT u FROM (SELECT DISTINCT u FROM events) JOIN users USING (u)
                        ORDER BY md5(concat('{seed}', '|', user_id)) LIMIT {data.max_users}"""
             self._drop("users outside the sample", f"u NOT IN ({kept})")
-        if data.core > 1:
-            self._drop_outside_core(data.core)
+        if data.k_core > 1:
+            self._drop_outside_core(data.k_core)
 
     def _drop(self, reason: str, condition: str) -> None:
         """Move the events that meet a condition from `events` to `dropped`."""
@@ -266,7 +266,7 @@ def _seconds(day: str) -> int:
 def _split_expression(db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit: str) -> str:
     """SQL for train | valid | test over the columns of `placed`."""
     if data.split == "temporal":
-        return _temporal(db, data.held_out, unit)
+        return _temporal(db, data.holdout_fraction, unit)
     if data.split == "column":
         return _column(db)
     if data.split == "leave-one-out":  # users of two events or fewer are only trained on
@@ -276,8 +276,8 @@ def _split_expression(db: duckdb.DuckDBPyConnection, data: Data, seed: int, unit
     # depends on the seed and its id alone, so a larger log never moves an item across.
     key, table, name = ("i", "things", "item_id") if data.split == "cold-items" else ("u", "users", "user_id")
     draw = f"('0x' || substr(md5(concat('{seed}|{data.split}|', {name})), 1, 13))::BIGINT / 4503599627370496.0"
-    return f"""(SELECT CASE WHEN drawn < {data.held_out} THEN 'test' WHEN drawn < {2 * data.held_out} THEN 'valid'
-                       ELSE 'train' END
+    share = data.holdout_fraction
+    return f"""(SELECT CASE WHEN drawn < {share} THEN 'test' WHEN drawn < {2 * share} THEN 'valid' ELSE 'train' END
                FROM (SELECT {key}, {draw} AS drawn FROM {table}) AS draws WHERE draws.{key} = placed.{key})"""
 
 

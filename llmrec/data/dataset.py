@@ -202,7 +202,7 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
-_RAISE = "raise data.held_out, or use data.split=leave-one-out"
+_RAISE = "raise data.holdout_fraction, or use data.split=leave-one-out"
 _NOTHING_HELD_OUT = {
     "leave-one-out": "no user has three or more events, so nothing can be held out for test. "
     "More interactions are needed.",

@@ -13,8 +13,8 @@ from llmrec.data import amazon, fetch, own
 from llmrec.data.amazon import EDITIONS, read_amazon
 from llmrec.data.own import read_files
 from llmrec.data.raw import Raw, Scan, glob_free, path_literal
+from llmrec.data.synthetic import read_synthetic
 from llmrec.data.tables import read_table
-from llmrec.data.worlds import read_world
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -52,7 +52,10 @@ def given(data: Data) -> list[tuple[str, Path]]:
 def where() -> list[tuple[str, bool, str]]:
     """Every source by name: whether it is here, and where it is or how to get it."""
     found = [(name, *_where(name)) for name in fetch.ORIGINS]
-    mine = [("files", True, "your own: llmrec init FILES"), ("world", True, "generated, its truth known: data.world")]
+    mine = [
+        ("files", True, "your own: llmrec init FILES"),
+        ("synthetic", True, "generated, its truth known: data.synthetic"),
+    ]
     return found + mine
 
 
@@ -149,12 +152,12 @@ SOURCES: dict[str, Callable[[Data], Raw]] = {
     **dict.fromkeys(_PREPARED, read_prepared),
     **dict.fromkeys(EDITIONS, read_amazon),
     "files": read_files,
-    "world": lambda data: read_world(data.world),
+    "synthetic": lambda data: read_synthetic(data.synthetic),
 }
 _PATHS: dict[str, Callable[[Data], tuple[list[Path], list[Path]]]] = {
     **dict.fromkeys(_MOVIELENS, _movielens),
     **dict.fromkeys(_PREPARED, _prepared),
     **dict.fromkeys(EDITIONS, amazon.paths),
     "files": own.paths,
-    "world": lambda data: ([], []),
+    "synthetic": lambda data: ([], []),
 }

@@ -33,7 +33,7 @@ class Size:
 
     Attributes:
         users, items, events: after cleaning; `items` is the whole catalogue.
-        core: data.core that was chosen.
+        core: data.k_core that was chosen.
         lengths: (users,) events of each.
         repeats: share of events whose item the user had before.
         textless: items without any text.
@@ -109,7 +109,7 @@ def measure(data: Data, text: list[str], seed: int = 42) -> Size:
     core, cleaned = 0, whole
     for tried in (5, 3) if whole.interactions.num_rows >= _MANY else ():
         try:
-            found = clean(raw, data.model_copy(update={"core": tried}), seed)
+            found = clean(raw, data.model_copy(update={"k_core": tried}), seed)
         except DataError:
             continue  # nothing is left
         if _keeps_most(found, whole):
@@ -182,7 +182,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         f"  interactions: {_flow(_from(data.interactions, target))}",
         f"  items: {_flow(_from(data.items, target))}",
         *optional,
-        f"  core: {size.core}   # {core}",
+        f"  k_core: {size.core}   # {core}",
         "  split: leave-one-out   # the last interaction of each user is the test, the last but one validates",
         "items:",
         f"  text: {_flow(text)}   # what the language model reads about an item, most telling first",

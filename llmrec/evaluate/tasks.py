@@ -205,7 +205,7 @@ def evaluate_writing(
     """
     caveat = ": its words are made up, so the figures say that the path works and no more"
     protocol = {
-        "data": data + (caveat if data == "generated world" else ""),
+        "data": data + (caveat if data == "synthetic data" else ""),
         "target": settings.target,
         "cases at most": settings.writing_cases,
         "wording": settings.wording,

@@ -91,7 +91,9 @@ def sample(ratings: Ratings, part: int, count: int | None, places: int, seed: in
     """
     events = np.flatnonzero(ratings.parts == part)
     if not len(events):
-        raise DataError("the split held no rating out. Raise data.held_out, or take the other split: --split random")
+        raise DataError(
+            "the split held no rating out. Raise data.holdout_fraction, or take the other split: --split random"
+        )
     if count is not None and count < len(events):
         events = np.sort(stream(seed, "rate", "cases", part).choice(events, count, replace=False))
     return cases_of(ratings, events, places)

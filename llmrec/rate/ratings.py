@@ -70,7 +70,7 @@ def load(data: Data, split: Split, seed: int, scale: str | None = None) -> Ratin
     """Read, clean and split the ratings of a source.
 
     Args:
-        data: the recipe's part; its own split is not used, `held_out` is.
+        data: the recipe's part; its own split is not used, `holdout_fraction` is.
         split: "random" draws a share of all ratings; "temporal" cuts all histories at one moment.
         seed: of the draw, and of ties in time.
         scale: as `Scale.read` takes it; found in the ratings otherwise.
@@ -98,7 +98,7 @@ def load(data: Data, split: Split, seed: int, scale: str | None = None) -> Ratin
     _refuse_outside(given, found, events)
     numbers = pc.index_in(events["item_id"], value_set=items["item_id"].combine_chunks()).to_numpy().astype(np.int64)
     users = events["user_id"].combine_chunks().dictionary_encode()
-    parts = _drawn(len(given), data.held_out, seed) if split == "random" else _named(events["split"])
+    parts = _drawn(len(given), data.holdout_fraction, seed) if split == "random" else _named(events["split"])
     facts = {
         "data": raw.origin.get("source", data.source),
         "users": len(users.dictionary),

@@ -47,7 +47,7 @@ class ModelSpec(Part):
         """All that decides what is learnt; not `device`, which only decides where."""
         return {key: getattr(self, key) for key in type(self).model_fields if key != "device"}
 
-    def what(self) -> dict[str, Any]:
+    def hashed_fields(self) -> dict[str, Any]:
         """Its name and all parameters that decide what is learnt."""
         return {self.kind: self.parameters}
 

@@ -1,4 +1,4 @@
-"""`data`, `items` and `indexing`: where events come from, what stands for an item, how items get their codes."""
+"""Recipe parts `data`, `items` and `indexing`: the source and its cleaning, item text, and item codes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from llmrec.recipe.part import Float, Int, Part, Positive, Seed, Share
 
 
 class Columns(Part):
-    """How the columns of somebody's own files are called: our name → theirs."""
+    """Column names of the user's own files: our name → the name in the file."""
 
     user_id: str = "user_id"
     item_id: str = "item_id"
     timestamp: str | None = "timestamp"
     rating: str | None = None
-    item_key: str | None = Field(None, description="the item file's id column, where it differs from item_id")
-    title: str | None = Field(None, description="the item file's column to be called title")
-    review: str | None = Field(None, description="text that the user wrote about the item")
-    summary: str | None = Field(None, description="the headline of that text")
-    split: str | None = Field(None, description="split: column — train, valid or test of each interaction")
+    item_key: str | None = Field(None, description="id column of the item file, if it differs from item_id")
+    title: str | None = Field(None, description="title column of the item file")
+    review: str | None = Field(None, description="the user's review text")
+    summary: str | None = Field(None, description="headline of the review")
+    split: str | None = Field(None, description="for `split: column`: train, valid or test of each interaction")
 
 
-class World(Part):
-    """A generated world whose truth is known: `data.source: world`."""
+class SyntheticConfig(Part):
+    """Synthetic data with a known ground truth, for `data.source: synthetic`."""
 
-    seed: Seed = Field(0, description="draws the world; the run's own seed leaves it as it is")
+    seed: Seed = Field(0, description="seed of the data; independent of the run's seed")
     users: Positive = 500
     items: Positive = 200
-    groups: Positive = Field(8, description="kinds of items, each with words of its own; a user likes one of them")
-    events: Annotated[Int, Field(ge=3)] = Field(12, description="of each user; half as many to half more")
+    groups: Positive = Field(8, description="item groups, each with its own vocabulary; a user prefers one group")
+    events: Annotated[Int, Field(ge=3)] = Field(12, description="events per user on average; from half to 1.5 times it")
     order: Annotated[Float, Field(ge=0, le=0.99)] = Field(
-        0.5, description="how often the planted successor of the last item comes next"
+        0.5, description="probability that the next item is the fixed successor of the last one"
     )
-    taste: Share = Field(0.3, description="how often an item of the user's group does; the rest is popularity")
-    popularity: Annotated[Float, Field(ge=0)] = Field(0.8, description="Zipf exponent: 0 makes all items alike")
+    taste: Share = Field(
+        0.3, description="probability that the next item is of the user's group; otherwise by popularity"
+    )
+    popularity: Annotated[Float, Field(ge=0)] = Field(0.8, description="Zipf exponent of popularity; 0: uniform")
 
     @model_validator(mode="after")
-    def _shares(self) -> World:
+    def _probabilities_fit(self) -> SyntheticConfig:
         if self.order + self.taste > 1:
             raise ValueError(f"order + taste must be at most 1, not {self.order} + {self.taste}")
         if self.items < 2 * self.groups or self.items <= 2 * self.events:
-            raise ValueError("items must be at least 2 x groups, and more than 2 x events: nobody meets an item twice")
+            raise ValueError(
+                "items must be at least 2 x groups and more than 2 x events, since no user has an item twice"
+            )
         return self
 
 
@@ -59,66 +63,69 @@ Source = Literal[
     "amazon-reviews-2018",
     "amazon-reviews-2023",
     "files",
-    "world",
+    "synthetic",
 ]
 
 
-def _is_a_day(text: str) -> str:
-    """Refuse what looks like a day and is none, such as 2015-02-29."""
+def _check_date(text: str) -> str:
+    """Refuse dates that do not exist, such as 2015-02-29."""
     try:
         datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(
-            f"there is no such day or time ({error}); write it as 2014-01-31 or 2014-01-31 23:59"
-        ) from None
+        raise ValueError(f"not a date or time ({error}); write it as 2014-01-31 or 2014-01-31 23:59") from None
     return text
 
 
 Day = Annotated[
     str,
     Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$"),
-    AfterValidator(_is_a_day),
+    AfterValidator(_check_date),
 ]
 
 
 class Data(Part):
-    """Where interactions and items come from, how they are cleaned and split."""
+    """The source of interactions and items, and how they are cleaned and split."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"interactions", "items"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"interactions", "items"})
     source: Source = "ml-100k"
-    category: str | None = Field(None, description="amazon-reviews-…: a category as its files name it, such as Beauty")
+    category: str | None = Field(
+        None, description="for amazon-reviews-…: the category as in the file names, such as Beauty"
+    )
     interactions: str | None = Field(
-        None, description="CSV, TSV, JSONL or Parquet, plain or .gz; * for several files of one kind"
+        None,
+        description="for `source: files`: path of a CSV, TSV, JSONL or Parquet file, plain or .gz; * matches several",
     )
-    items: str | None = Field(None, description="as `interactions`: the catalogue")
+    items: str | None = Field(None, description="path of the catalogue, in the same formats")
     columns: Columns = Columns()
-    world: World = World()
+    synthetic: SyntheticConfig = SyntheticConfig()
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="CSV: what stands between columns; seen in the header otherwise"
+        None, description="CSV: separator of columns; null: detected from the header"
     )
-    encoding: str | None = Field(None, description="of files that are not UTF-8; Windows-1252 otherwise")
-    day_first: bool | None = Field(None, description="whether 3/4/2021 is in April; seen in the column otherwise")
-    since: Day | None = Field(None, description="drop earlier events: a day, or a day and a time, in UTC")
-    until: Day | None = Field(None, description="drop events at or after it")
-    min_rating: Float | None = Field(None, description="drop events rated lower")
-    min_text: Annotated[Int, Field(ge=0)] = Field(0, description="drop items whose title has fewer characters")
-    core: Annotated[Int, Field(ge=0)] = Field(0, description="drop users and items with fewer events, repeatedly")
+    encoding: str | None = Field(None, description="of files that are not UTF-8; null: Windows-1252")
+    day_first: bool | None = Field(None, description="whether 3/4/2021 is 3 April; null: detected from the column")
+    since: Day | None = Field(None, description="drop events before this date, or date and time, in UTC")
+    until: Day | None = Field(None, description="drop events at or after this date")
+    min_rating: Float | None = Field(None, description="drop events with a lower rating")
+    min_text: Annotated[Int, Field(ge=0)] = Field(0, description="drop items with a shorter title, in characters")
+    k_core: Annotated[Int, Field(ge=0)] = Field(
+        0, description="drop users and items with fewer events, until none is left"
+    )
     catalogue: Literal["all", "seen"] | None = Field(
-        None, description="items to keep: all, or those with events left; seen for raw Amazon files, all otherwise"
+        None, description="all items, or only those with events (seen); null: seen for raw Amazon files, else all"
     )
-    max_users: Positive | None = Field(None, description="keep a seeded sample of the users")
+    max_users: Positive | None = Field(None, description="keep a random sample of this many users")
     max_bad_rows: Annotated[int, Field(ge=0, le=2**53)] = Field(
-        0, description="malformed rows to drop before giving up"
+        0, description="malformed rows to drop; with more, the run fails"
     )
     split: Literal["leave-one-out", "temporal", "cold-items", "cold-users", "column"] = "leave-one-out"
-    held_out: Annotated[Float, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="share for validation, and as much for test; leave-one-out and column do not use it"
+    holdout_fraction: Annotated[Float, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="share of test, and of validation; not used by leave-one-out and column"
     )
 
-    def what(self) -> dict[str, Any]:
-        """See `Part.what`; of files their names alone, since what they hold is hashed."""
+    def hashed_fields(self) -> dict[str, Any]:
+        """See `Part.hashed_fields`; of files only the names, since their content is hashed."""
         named = {"interactions": self.interactions, "items": self.items}
-        return super().what() | {key: Path(path).name for key, path in named.items() if path}
+        return super().hashed_fields() | {key: Path(path).name for key, path in named.items() if path}
 
     @model_validator(mode="after")
     def _files_are_named(self) -> Data:
@@ -130,11 +137,13 @@ class Data(Part):
 
 
 class Items(Part):
-    """What text stands for an item, and which encoder turns it into a vector."""
+    """The text of an item, and the encoder that turns it into a vector."""
 
     text: Annotated[list[str], Field(min_length=1)] = Field(["title"])
     encoder: Literal["minilm-l6", "hashing"] = "minilm-l6"
-    missing_text: Literal["refuse", "item-id"] = Field("refuse", description="what to do with items that have no text")
+    missing_text: Literal["refuse", "item-id"] = Field(
+        "refuse", description="items without text: stop with an error, or use the item id"
+    )
 
 
 IndexMethod = Literal[

@@ -15,7 +15,7 @@ from llmrec.recipe.part import Adapt, Int, Metric, Part, Positive, Share
 class Model(Part):
     """The language model that is trained."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"start"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"start"})
     base: str = Field("nano", description="nano (from scratch), embedded:NAME, a folder, or a hub name")
     vocabulary: Annotated[Int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
     width: Positive = Field(128, description="nano: hidden size")
@@ -37,9 +37,9 @@ class Model(Part):
     )
     tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
 
-    def what(self) -> dict[str, Any]:
-        """See `Part.what`; of a base that is a folder its name alone, since what it holds is hashed."""
-        return super().what() | ({"base": Path(self.base).name} if Path(self.base).is_absolute() else {})
+    def hashed_fields(self) -> dict[str, Any]:
+        """See `Part.hashed_fields`; of a base that is a folder its name alone, since what it holds is hashed."""
+        return super().hashed_fields() | ({"base": Path(self.base).name} if Path(self.base).is_absolute() else {})
 
     @property
     def name(self) -> str:
@@ -60,31 +60,31 @@ class Model(Part):
 
 
 class Launch(Part):
-    """Where and how training is carried out; nothing of it changes what a run makes, so nothing is redone for it."""
+    """Processes and nodes of training. No key here changes the result of a stage, so a change reruns nothing."""
 
-    processes: Positive = Field(1, description="over all machines, one a GPU")
+    processes: Positive = Field(1, description="number of processes over all nodes, one per GPU")
     strategy: Literal["ddp", "fsdp", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
-    machines: Positive = 1
-    rank: Annotated[Int, Field(ge=0)] = Field(0, description="which machine this is, 0 for the one that writes")
-    address: str | None = Field(None, description="of machine 0, as the others reach it")
-    port: Annotated[Int, Field(ge=1, le=65535)] = Field(29500, description="on machine 0, where machines > 1")
+    nodes: Positive = Field(1, description="number of machines")
+    node_rank: Annotated[Int, Field(ge=0)] = Field(0, description="number of this machine, from 0; node 0 writes files")
+    master_addr: str | None = Field(None, description="host name or IP of node 0")
+    master_port: Annotated[Int, Field(ge=1, le=65535)] = Field(29500, description="port of node 0, used if nodes > 1")
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] | None = Field(
-        None, description="trackers; TensorBoard where it is installed if nothing is said, [] for none"
+        None, description="experiment trackers; null: TensorBoard if it is installed, []: none"
     )
 
     @property
-    def alone(self) -> bool:
-        """Whether training needs no other process than the one that reads the recipe."""
+    def single_process(self) -> bool:
+        """Whether training runs in the process that reads the recipe."""
         return self.processes == 1 and self.strategy == "ddp"
 
     @model_validator(mode="after")
-    def _machines_fit(self) -> Launch:
-        if self.processes % self.machines:
-            raise ValueError(f"processes: {self.processes} do not divide over machines: {self.machines}")
-        if self.rank >= self.machines:
-            raise ValueError(f"rank: {self.rank} is no machine of {self.machines}: they are counted from 0")
-        if self.machines > 1 and not self.address:
-            raise ValueError("machines: several need `address`, the name or IP of machine 0")
+    def _nodes_fit(self) -> Launch:
+        if self.processes % self.nodes:
+            raise ValueError(f"processes: {self.processes} do not divide over nodes: {self.nodes}")
+        if self.node_rank >= self.nodes:
+            raise ValueError(f"node_rank: {self.node_rank} must be below nodes: {self.nodes}; the first node is 0")
+        if self.nodes > 1 and not self.master_addr:
+            raise ValueError(f"nodes: {self.nodes} need master_addr, the host name or IP of node 0")
         return self
 
 
@@ -98,7 +98,7 @@ class Mixed(Part):
 class Evaluate(Part):
     """How recommendations are judged: whole catalogue, every test user, item level."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"batch"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"batch"})
     ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
         ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
     )

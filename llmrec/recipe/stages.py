@@ -26,7 +26,7 @@ class Validation(Part):
 class Training(Part):
     """What every training stage can be told."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"accumulate", "gradient_checkpointing", "save_every"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"accumulate", "gradient_checkpointing", "save_every"})
     method: str
     epochs: Annotated[Float, Field(gt=0)] = 1.0
     batch: Positive = Field(32, description="rows per step, over all processes")

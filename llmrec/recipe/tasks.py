@@ -16,7 +16,7 @@ Weight = Annotated[Float, Field(ge=0)]
 class Oracle(Part):
     """Who writes the words that tasks need and the data lack (intentions, preferences): `text/`."""
 
-    HOW: ClassVar[frozenset[str]] = frozenset({"cache", "url"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"cache", "url"})
     by: Literal["template", "replay", "server"] = Field(
         "template", description="template: from the item's fields; replay: only the cache; server: OpenAI-compatible"
     )

@@ -134,13 +134,15 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
         _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, recipe.launch.processes)
         launch.check(recipe.launch)
     folder = check_folder(out, recipe.data, recipe.read_paths)
-    if recipe.launch.rank:
+    if recipe.launch.node_rank:
         launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
         return folder.path
     with lock(folder) as held:
         _begin(folder, dump(recipe), plan(recipe))
         check = partial(_check_sizes, folder, recipe.train, recipe.tasks, recipe.evaluate)
-        elsewhere = None if recipe.launch.alone else lambda tell: launch.train(recipe.launch, folder, tell, held)
+        elsewhere = (
+            None if recipe.launch.single_process else lambda tell: launch.train(recipe.launch, folder, tell, held)
+        )
         StageMaker(folder, recipe.seed, recipe.launch, progress, check, elsewhere).make(plan(recipe), until)
     return folder.path
 

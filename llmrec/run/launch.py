@@ -43,7 +43,7 @@ def train(launch: Launch, run: RunFolder, progress: Callable[[float], None], loc
         raise RunError(
             f"{run.path} holds no recipe.yaml. Start machine 0 first, on a file system that both machines see."
         )
-    log = run.logs(f"launch-{launch.rank}.log") if launch.rank else run.log  # machines share the folder
+    log = run.logs(f"launch-{launch.node_rank}.log") if launch.node_rank else run.log  # machines share the folder
     with explain_disk(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # where it is a link, what it leads to is not cut
@@ -60,12 +60,15 @@ def train(launch: Launch, run: RunFolder, progress: Callable[[float], None], loc
 
 def command(launch: Launch, run: RunFolder) -> list[str]:
     """The command that trains a run in several processes on this machine; all machines but 0 differ in the rank."""
-    place = [f"--machine_rank={launch.rank}", f"--main_process_port={launch.port if launch.machines > 1 else 0}"]
-    place += [f"--main_process_ip={launch.address}"] if launch.machines > 1 else []
+    place = [
+        f"--machine_rank={launch.node_rank}",
+        f"--main_process_port={launch.master_port if launch.nodes > 1 else 0}",
+    ]
+    place += [f"--main_process_ip={launch.master_addr}"] if launch.nodes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         f"--config_file={config(launch.strategy)}",
-        *(f"--num_processes={launch.processes}", f"--num_machines={launch.machines}", *place),
+        *(f"--num_processes={launch.processes}", f"--num_machines={launch.nodes}", *place),
         *("-m", "llmrec", "train", str(run.recipe), "--out", str(run.path), "--lines"),
     ]
 
@@ -81,11 +84,11 @@ def check(launch: Launch) -> None:
     Raises:
         RunError: a sharding strategy without GPUs, more processes than GPUs, or DeepSpeed is not installed.
     """
-    if launch.alone:
+    if launch.single_process:
         return
     import torch
 
-    here, gpus = launch.processes // launch.machines, torch.cuda.device_count()
+    here, gpus = launch.processes // launch.nodes, torch.cuda.device_count()
     if not gpus and launch.strategy != "ddp":
         raise RunError(f"launch.strategy: {launch.strategy} needs GPUs, and this machine has none. Use ddp.")
     if gpus and here > gpus:

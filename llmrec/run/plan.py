@@ -2,7 +2,7 @@
 
 This is the only place that knows any of this. A stage's `config` holds *what* decides its result, never *how* it is
 made: processes, accumulation, checkpointing, save_every, batches of an evaluation and the spelling of paths are left
-out (`Part.what`).
+out (`Part.hashed_fields`).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _data(settings: Data) -> StageSpec:
                 while label in files:  # files of one name are told apart by a number
                     label, same = f"{name} {path.name} {same + 1}", same + 1
                 files[label] = _file(label, path)
-    return StageSpec(DATA, "data", 3, settings.what(), tuple(files.values()), make)
+    return StageSpec(DATA, "data", 3, settings.hashed_fields(), tuple(files.values()), make)
 
 
 def _items(settings: Items) -> StageSpec:
@@ -108,7 +108,7 @@ def _items(settings: Items) -> StageSpec:
         items = Dataset.load(context.run.data, texts=False).items
         return folder.make(settings, items, context.folder, context.progress)
 
-    return StageSpec(ITEMS, "items", 2, settings.what(), (ITEM_TABLE,), make)
+    return StageSpec(ITEMS, "items", 2, settings.hashed_fields(), (ITEM_TABLE,), make)
 
 
 def _catalogue(settings: Indexing, model: Model) -> StageSpec:
@@ -128,7 +128,7 @@ def _catalogue(settings: Indexing, model: Model) -> StageSpec:
 
     reads: list[str | Outside] = [ITEM_TABLE, ITEMS, *([DATA] if settings.behaves else [])]
     reads += [_file("the catalogue of model.from", earlier)] if earlier else []
-    return StageSpec(CATALOGUE, "catalogue", 2, settings.what(), tuple(reads), make)
+    return StageSpec(CATALOGUE, "catalogue", 2, settings.hashed_fields(), tuple(reads), make)
 
 
 def _tasks(settings: Tasks) -> StageSpec:
@@ -152,7 +152,7 @@ def _tasks(settings: Tasks) -> StageSpec:
     oracle = settings.oracle
     if oracle and oracle.by == "replay" and oracle.cache:
         reads.append(_file("tasks.oracle.cache", Path(oracle.cache)))
-    return StageSpec(TASKS, "tasks", 3, settings.what(), tuple(reads), make)
+    return StageSpec(TASKS, "tasks", 3, settings.hashed_fields(), tuple(reads), make)
 
 
 def _training(
@@ -164,7 +164,7 @@ def _training(
     aligns = isinstance(stage, Aligning)
     prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
-    config: dict[str, Any] = {"model": model.what(), "train": stage.what()}
+    config: dict[str, Any] = {"model": model.hashed_fields(), "train": stage.hashed_fields()}
     config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
     reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE, *map(_prompt, prompts)]
     if not aligns and model.init_tokens in ("text", "centroids", "vectors"):
@@ -174,7 +174,7 @@ def _training(
     if stage.needed_teacher:
         reads.append(collaborative_name(stage.needed_teacher.slug))
     if stage.validation.every:
-        config["evaluate"] = {key: evaluate.what()[key] for key in ("beams", "exclude_seen", "wording")}
+        config["evaluate"] = {key: evaluate.hashed_fields()[key] for key in ("beams", "exclude_seen", "wording")}
         reads += [] if aligns else [DATA]
     if previous:
         reads.append(previous)
@@ -222,7 +222,7 @@ def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, nam
         return evaluate(context, settings, tasks, description_of(settings, train, name))
 
     models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
-    config = settings.what()
+    config = settings.hashed_fields()
     if not tasks.recommending:
         models, config = [], {key: config[key] for key in ("target", "wording", "writing", "writing_cases")}
     if tasks.choices:

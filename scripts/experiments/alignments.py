@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.dataset import Dataset
-from llmrec.data.worlds import Truth
+from llmrec.data.synthetic import GroundTruth
 from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
@@ -54,7 +54,7 @@ def world(events: dict[str, Any], codes: int, sft: dict[str, Any], **model: int)
     """The recipe of an SFT model that ends as the best it ever was on a world of about 12 events a user."""
     ends = {"validation": {"every": 100 * sft["epochs"] // 30, "users": 2000, "patience": 30}, "save_every": 5000}
     return {
-        "data": {"source": "world", "world": {"events": 12, "popularity": 0.6, **events}},
+        "data": {"source": "synthetic", "synthetic": {"events": 12, "popularity": 0.6, **events}},
         "items": {"encoder": "hashing"},
         "indexing": {"levels": 2, "width": codes, "spares": 2},
         "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
@@ -193,8 +193,8 @@ def main() -> None:
         print(json.dumps({arm: {m: round(float(v[-1][m].mean()), 4) for m in METRICS} for arm, v in found.items()}))
     figures = table(found) | {"seeds": told}
     if study.start is not None:
-        cases, world = dataset.cases("test"), recipe.data.world
-        figures["best"] = Truth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
+        cases, world = dataset.cases("test"), recipe.data.synthetic
+        figures["best"] = GroundTruth.of(world).best(cases.histories, ["hr@1", "hr@10", "ndcg@10"])
     seeds = " ".join(map(str, options.seeds))
     command = f"python scripts/experiments/alignments.py {options.name} --seeds {seeds}"
     path = options.out / f"align-{options.name}.json"

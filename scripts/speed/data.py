@@ -125,7 +125,7 @@ def through_the_stage(log: Path, memory: float) -> dict[str, Any]:
     """Make the stage `data` from `log.parquet` and `items.parquet`, 5-core, leave-one-out, and read its histories."""
     os.environ |= {"LLMREC_MEMORY": str(memory), "TMPDIR": str(log.parent)}
     files = {"interactions": str(log / "log.parquet"), "items": str(log / "items.parquet")}
-    recipe = Data.model_validate({"source": "files", "core": 5, **files})
+    recipe = Data.model_validate({"source": "files", "k_core": 5, **files})
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         facts = data.make(recipe, 42, Path(folder))

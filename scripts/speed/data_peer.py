@@ -92,7 +92,7 @@ def _theirs(folder: Path, peer: Path) -> None:
 def prepare(folder: Path) -> None:
     """The stage `data` and the three files of rows: user, history, target, as the peer lays them out, by our ids."""
     given = {"interactions": str(folder / "Bench.json"), "items": str(folder / "meta_Bench.json")}
-    recipe = Data.model_validate({"source": "amazon-reviews-2018", "core": 5, "split": "temporal", **given})
+    recipe = Data.model_validate({"source": "amazon-reviews-2018", "k_core": 5, "split": "temporal", **given})
     (folder / "ours").mkdir(exist_ok=True)
     data.make(recipe, 42, folder / "ours")
     dataset = Dataset.load(folder / "ours", texts=False)

@@ -31,4 +31,4 @@ def test_show_plots_the_long_tail(tiny_run: Path) -> None:
 def test_list_names_every_source_with_its_terms() -> None:
     told = {one["source"]: one for one in json.loads(run("list", "--json"))}
     assert set(told) == set(SOURCES)
-    assert all(one["licence"] and one["size"] for name, one in told.items() if name not in ("files", "world"))
+    assert all(one["licence"] and one["size"] for name, one in told.items() if name not in ("files", "synthetic"))

@@ -22,10 +22,10 @@ from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future
-from llmrec.data.worlds import read_world
+from llmrec.data.synthetic import read_synthetic
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json
-from llmrec.recipe import Data, World
+from llmrec.recipe import Data, SyntheticConfig
 from llmrec.recipe.collaborative import ModelSpec, TrainedSpec
 
 ITEMS = Items.numbered(17)
@@ -165,8 +165,8 @@ class Laws:
         assert items.shape == (3, count) and np.isfinite(probabilities).all()
 
     def test_no_score_depends_on_a_held_out_event(self) -> None:
-        world = read_world(World(users=40, items=len(ITEMS), groups=3, events=8))
-        cleaned = clean(world, Data.model_validate({"source": "world"}), 1)
+        world = read_synthetic(SyntheticConfig(users=40, items=len(ITEMS), groups=3, events=8))
+        cleaned = clean(world, Data.model_validate({"source": "synthetic"}), 1)
         dataset = Dataset(cleaned.interactions, cleaned.items)
         known = dataset.before("valid")
         assert_no_future(lambda data: self.fit(data.before("valid"), Items(data.item_ids)).score(known), dataset)

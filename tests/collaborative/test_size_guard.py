@@ -23,7 +23,7 @@ def test_the_default_baselines_of_a_large_catalogue_are_refused_with_figures_and
     assert message.startswith("evaluate.baselines: ease needs ")
     assert "one matrix of items × items takes 28.6 GiB" in message
     assert "this machine has 16.0 GiB free" in message
-    assert "these fit: popularity, markov" in message and "data.core" in message
+    assert "these fit: popularity, markov" in message and "data.k_core" in message
     refuse_too_large([MarkovSpec()], ML_32M, 16 * GIB)
     refuse_too_large(Evaluate().baselines, ML_32M, 64 * GIB)
 

@@ -9,9 +9,9 @@ from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, tra
 from llmrec.collaborative.factors import triple_batches
 from llmrec.collaborative.transformer import IGNORED
 from llmrec.contracts import Items, Sequences
-from llmrec.data.worlds import Truth, events
+from llmrec.data.synthetic import GroundTruth, events
 from llmrec.metrics.ranking import hit, place
-from llmrec.recipe import World
+from llmrec.recipe import SyntheticConfig
 from llmrec.seed import stream
 
 RNG = np.random.default_rng(0)
@@ -113,8 +113,8 @@ def test_sasrec_reads_its_window_and_no_more():
 )
 def test_what_is_planted_is_found(model, world, share):
     """Each reaches a share of the way from popularity to the best score that there can be."""
-    made = World(users=400, items=60, groups=4, events=10, popularity=0.5, seed=3, **world)
-    truth = Truth.of(made)
+    made = SyntheticConfig(users=400, items=60, groups=4, events=10, popularity=0.5, seed=3, **world)
+    truth = GroundTruth.of(made)
     happened = events(made, truth)
     known, targets = Sequences.of(row[:-1] for row in happened), np.array([row[-1] for row in happened])
     train = Sequences.of(row[:-1] for row in known)

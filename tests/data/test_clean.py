@@ -41,7 +41,7 @@ def cleaned(events: list[Event], seed: int = 1, **options: object) -> list[tuple
 def test_the_order_of_rows_in_the_file_is_nothing() -> None:
     events = random_events()
     shuffled = [events[row] for row in np.random.default_rng(5).permutation(len(events))]
-    assert cleaned(events, max_users=20, core=3) == cleaned(shuffled, max_users=20, core=3)
+    assert cleaned(events, max_users=20, k_core=3) == cleaned(shuffled, max_users=20, k_core=3)
 
 
 def test_ties_are_broken_by_the_seed_and_not_by_item_id() -> None:
@@ -82,9 +82,9 @@ def test_the_core_is_the_largest_set_in_which_everybody_has_enough_events(core: 
     events = random_events(seed=core, users=40, items=40, events=260)
     if not left:
         with pytest.raises(DataError, match="no interactions are left"):
-            cleaned(events, core=core)
+            cleaned(events, k_core=core)
     else:
-        assert sorted(row[:3] for row in cleaned(events, core=core)) == sorted(left)
+        assert sorted(row[:3] for row in cleaned(events, k_core=core)) == sorted(left)
 
 
 def test_repeated_rows_count_once_and_are_counted() -> None:

@@ -49,7 +49,7 @@ def test_a_rule_keeps_the_rows_that_it_says(options: dict[str, object], kept: Ca
 def test_every_row_is_kept_or_told_why_not(tmp_path: Path) -> None:
     copied = raw([*ROWS, *ROWS[:3], *ROWS[:3]])
     copied.dropped = [BadRow("missing", "log.csv, line 9", "item_id is missing")]
-    options = Data(since="2001-09-20", min_rating=2, min_text=3, core=4, max_users=5)
+    options = Data(since="2001-09-20", min_rating=2, min_text=3, k_core=4, max_users=5)
     cleaned = clean(copied, options, 1)
     cleaned.save(tmp_path)
     dropped = pq.read_table(tmp_path / "dropped.parquet").to_pylist()
@@ -69,7 +69,7 @@ def test_every_row_is_kept_or_told_why_not(tmp_path: Path) -> None:
 
 def test_an_empty_result_names_every_filter_and_what_it_took() -> None:
     with pytest.raises(DataError, match=r"'events rated below 4' took 72, 'users or items with .* 90 events' took 48"):
-        left(min_rating=4, core=90)
+        left(min_rating=4, k_core=90)
 
 
 def test_a_rating_threshold_without_ratings_is_refused() -> None:
@@ -99,7 +99,7 @@ def test_rows_that_stay_in_their_files_are_cleaned_as_rows_in_memory(tmp_path: P
     )
     for number, source in enumerate((one, streamed)):
         (tmp_path / str(number)).mkdir()
-        clean(source, Data(core=3), 5).save(tmp_path / str(number))
+        clean(source, Data(k_core=3), 5).save(tmp_path / str(number))
     for name in ("interactions", "items", "dropped"):
         files = [(tmp_path / str(number) / f"{name}.parquet").read_bytes() for number in range(2)]
         assert files[0] == files[1]

@@ -10,21 +10,21 @@ import pytest
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.leaks import assert_no_future
-from llmrec.data.worlds import read_world
+from llmrec.data.synthetic import read_synthetic
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
-from llmrec.recipe import Data, Indexing, Tasks, World
+from llmrec.recipe import Data, Indexing, SyntheticConfig, Tasks
 from llmrec.tasks import examples
 from llmrec.tasks.source import Source
 
-WORLD = World(users=60, items=30, groups=3, events=8)
+WORLD = SyntheticConfig(users=60, items=30, groups=3, events=8)
 
 
 @pytest.fixture(scope="module", params=["leave-one-out", "temporal", "cold-items", "cold-users"])
 def dataset(request: pytest.FixtureRequest) -> Dataset:
-    cleaned = clean(read_world(WORLD), Data.model_validate({"source": "world", "split": request.param}), 1)
+    cleaned = clean(read_synthetic(WORLD), Data.model_validate({"source": "synthetic", "split": request.param}), 1)
     return Dataset(cleaned.interactions, cleaned.items)
 
 

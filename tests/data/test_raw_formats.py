@@ -251,7 +251,7 @@ def test_a_raw_category_goes_through_to_histories(at_home: Callable[[str], Path]
            for u in range(8) for n in range(5)]  # fmt: skip
     write(folder / "Home.json", lines(edition, log))
     write(folder / "meta_Home.json", lines(edition, [ITEMS[edition] | {"asin": f"b{n}"} for n in range(50)]))
-    facts = data.make(Data.model_validate({"source": edition, "category": "Home", "core": 5}), 0, tmp_path)
+    facts = data.make(Data.model_validate({"source": edition, "category": "Home", "k_core": 5}), 0, tmp_path)
     dataset = Dataset.load(tmp_path)
     assert (facts["users"], facts["items"]) == (8, 6)  # of a raw catalogue, items with events are kept
     assert dataset.interactions["review"].to_pylist() == ["it works"] * 40

@@ -63,7 +63,7 @@ def test_leave_one_out_cases_are_what_before_and_targets_say() -> None:
 
 @pytest.mark.parametrize("held_out", [0.1, 0.2])
 def test_a_temporal_split_is_one_moment_for_everybody_in_the_shares_asked_for(held_out: float) -> None:
-    dataset = split("temporal", held_out=held_out)
+    dataset = split("temporal", holdout_fraction=held_out)
     times = dataset.interactions["timestamp"].to_numpy()
     parts = [times[dataset.splits == part] for part in range(3)]
     assert parts[0].max() < parts[1].min() and parts[1].max() < parts[2].min()
@@ -84,7 +84,7 @@ def test_a_temporal_split_of_positions_is_refused() -> None:
 @pytest.mark.parametrize(("how", "column"), [("cold-items", "item_id"), ("cold-users", "user_id")])
 def test_who_is_cold_is_cold_throughout_and_drawn_by_the_seed_and_its_id_alone(how: str, column: str) -> None:
     def parts(seed: int, events: int) -> dict[str, set[str]]:
-        cleaned = clean(raw(events=events), Data.model_validate({"split": how, "held_out": 0.2}), seed)
+        cleaned = clean(raw(events=events), Data.model_validate({"split": how, "holdout_fraction": 0.2}), seed)
         found: dict[str, set[str]] = defaultdict(set)
         for row in cleaned.interactions.to_pylist():
             found[row[column]].add(row["split"])

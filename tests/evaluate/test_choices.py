@@ -36,7 +36,7 @@ from llmrec.tasks.choices import Examples, Known, examples, held_out
 from llmrec.train.encode import encode
 
 SETTINGS = {
-    "data": {"source": "world", "world": {"users": 30, "items": 30, "events": 8}},
+    "data": {"source": "synthetic", "synthetic": {"users": 30, "items": 30, "events": 8}},
     "items": {"encoder": "hashing"},
     "indexing": {"levels": 2, "width": 8},
     "tasks": {"mixture": "judge", "letters": 4, "history": 6},

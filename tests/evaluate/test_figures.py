@@ -130,7 +130,7 @@ def test_every_held_out_event_is_a_case_under_any_split(split: str, tiny_run: Pa
 
     recipe = load(
         tiny_run / "recipe.yaml",
-        [f"data.split={split}", "data.max_users=12", "data.held_out=0.3", "evaluate.worth=price"],
+        [f"data.split={split}", "data.max_users=12", "data.holdout_fraction=0.3", "evaluate.worth=price"],
     )
     cleaned = clean(read(recipe.data), recipe.data, recipe.seed)
     prices = cleaned.items.append_column("price", [[str(n) if n % 3 else "?" for n in range(cleaned.items.num_rows)]])

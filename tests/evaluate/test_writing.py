@@ -17,7 +17,7 @@ from llmrec.run.layout import RunFolder
 from llmrec.tasks import templates
 
 RECIPE = {
-    "data": {"source": "world", "world": {"users": 40, "items": 30, "events": 8}},
+    "data": {"source": "synthetic", "synthetic": {"users": 40, "items": 30, "events": 8}},
     "items": {"encoder": "hashing"},
     "indexing": {"levels": 2, "width": 8},
     "tasks": {
@@ -63,7 +63,7 @@ def test_only_held_out_events_are_asked_about_in_a_wording_of_training(run: Path
 def test_figures_are_those_of_the_answers_that_were_written_down(run: Path) -> None:
     told = read_json(run / "evaluate-test" / "writing.json")
     rows = pq.read_table(run / "evaluate-test" / "writing.parquet").to_pylist()
-    assert told["protocol"]["data"].startswith("generated world: its words are made up")
+    assert told["protocol"]["data"].startswith("synthetic data: its words are made up")
     titles = [row for row in rows if row["task"] == "review_title"]
     same = sum(row["wrote"] == row["answer"].strip() for row in titles) / len(titles)
     assert told["tasks"]["review_title"]["systems"]["model"]["the very words"] == pytest.approx(same)

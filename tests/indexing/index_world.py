@@ -9,12 +9,12 @@ import numpy as np
 
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.worlds import read_world
+from llmrec.data.synthetic import read_synthetic
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
-from llmrec.recipe import Data, Indexing, World
+from llmrec.recipe import Data, Indexing, SyntheticConfig
 
 SMALL = {"levels": 2, "width": 8, "teacher": "ppmi", "spares": 6}
 WAYS = {
@@ -52,7 +52,11 @@ def settings(way: str) -> Indexing:
 @cache
 def world(split: str = "leave-one-out") -> tuple[Dataset, np.ndarray]:
     """A hundred items, and vectors of their text."""
-    cleaned = clean(read_world(World(users=120, items=100, groups=4, events=8)), Data(source="world", split=split), 1)
+    cleaned = clean(
+        read_synthetic(SyntheticConfig(users=120, items=100, groups=4, events=8)),
+        Data(source="synthetic", split=split),
+        1,
+    )
     data = Dataset(cleaned.interactions, cleaned.items)
     return data, encode(item_texts(data.items, ["title"]), "hashing")
 

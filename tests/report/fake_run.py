@@ -27,7 +27,7 @@ IDS = [f"i{n}" for n in range(len(TITLES))]
 RECIPE = """\
 # <b>quick</b>
 seed: 42
-data: {source: world}
+data: {source: synthetic}
 indexing: {method: rq-kmeans, levels: 3}
 evaluate: {baselines: [popularity]}
 """

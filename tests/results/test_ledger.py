@@ -154,7 +154,7 @@ def test_the_test_part_gives_the_figures_of_a_recipe_that_is_judged_on_it(
 
 
 def test_recipes_are_the_same_but_for_seed_launch_and_where_files_lie(world: Path) -> None:
-    assert fingerprint(load(world)) == fingerprint(load(world, ["seed=9", "launch.port=30000"]))
+    assert fingerprint(load(world)) == fingerprint(load(world, ["seed=9", "launch.master_port=30000"]))
     assert fingerprint(load(world)) == fingerprint(load(world, ["data.items=elsewhere/items.csv"]))
     assert fingerprint(load(world)) != fingerprint(load(world, ["tasks.history=9"]))
     assert shipped_name(fingerprint(load(shipped.recipe("quickstart"), ["seed=3"]))) == "quickstart"

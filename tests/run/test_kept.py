@@ -63,7 +63,7 @@ def test_a_stage_that_other_stages_read_stays_when_its_maker_fails(trained: Path
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     before = everything(run)
     with pytest.raises(LlmrecError, match="1000 events"):
-        execute.run(load(world, [*SMALL, "data.core=1000"]), run, "train")
+        execute.run(load(world, [*SMALL, "data.k_core=1000"]), run, "train")
     del before["recipe.yaml"]
     assert {name: content for name, content in everything(run).items() if name != "recipe.yaml"} == before
 

@@ -21,7 +21,7 @@ def test_every_quantizer_takes_the_largest_seed(method: str, world: Path, tmp_pa
 
 def test_a_world_and_a_training_take_the_largest_seed(world: Path, tmp_path: Path) -> None:
     changes = [
-        f"data={{source: world, world: {{seed: {2**63 - 1}, users: 30, items: 30}}}}",
+        f"data={{source: synthetic, synthetic: {{seed: {2**63 - 1}, users: 30, items: 30}}}}",
         "items.text=[title]",
         "indexing={levels: 2, width: 4, vectors: ppmi}",
         "train=[{epochs: 1, batch: 8, learning_rate: 1.0e-2}]",

@@ -78,7 +78,7 @@ def test_several_processes_are_sent_to_the_verb_that_shares(
 def test_shipped_configurations_are_what_accelerate_reads(strategy: str, tmp_path: Path) -> None:
     kind = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(strategy, "DEEPSPEED")
     assert load_config_from_file(str(launch.config(strategy))).distributed_type == kind
-    given = Launch(processes=8, strategy=strategy, machines=2, rank=1, address="10.0.0.1", port=4000)
+    given = Launch(processes=8, strategy=strategy, nodes=2, node_rank=1, master_addr="10.0.0.1", master_port=4000)
     line = launch.command(given, RunFolder(tmp_path / "run"))
     assert line[1:3] == ["-m", "accelerate.commands.launch"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(line[3:]))
@@ -115,9 +115,9 @@ def test_deepspeeds_stage_reaches_its_processes(stage: int, tmp_path: Path) -> N
     ("given", "told"),
     [
         (["launch.processes=3"], r"train\.0\.batch: 8 packed rows do not divide over 3 processes"),
-        (["launch.processes=3", "launch.machines=2"], "processes: 3 do not divide over machines: 2"),
-        (["launch.processes=2", "launch.machines=2"], "machines: several need `address`"),
-        (["launch.processes=2", "launch.rank=1"], "rank: 1 is no machine of 1"),
+        (["launch.processes=3", "launch.nodes=2"], "processes: 3 do not divide over nodes: 2"),
+        (["launch.processes=2", "launch.nodes=2"], "nodes: 2 need master_addr"),
+        (["launch.processes=2", "launch.node_rank=1"], "node_rank: 1 must be below nodes: 1"),
         (["launch.strategy=fdsp"], r"launch\.strategy.*Did you mean 'fsdp'"),
         (["launch.strategy=fsdp", "train.0.validation.every=5"], r"train\.0\.validation ranks with the whole model"),
     ],
@@ -135,7 +135,7 @@ def test_sharding_without_gpus_is_refused_before_anything_is_made(world: Path, t
 
 
 def test_other_machines_wait_for_the_first(world: Path, tmp_path: Path) -> None:
-    given = ["launch.processes=2", "launch.machines=2", "launch.address=localhost", "launch.rank=1"]
+    given = ["launch.processes=2", "launch.nodes=2", "launch.master_addr=localhost", "launch.node_rank=1"]
     with pytest.raises(RunError, match=r"holds no recipe\.yaml\. Start machine 0 first"):
         execute.run(load(world, given), tmp_path / "run")
 

@@ -25,7 +25,14 @@ from llmrec.run.stage import Outside, require_current, resolve
 HOW = {  # settings that say how a result is made, not which
     *("accumulate", "gradient_checkpointing", "save_every", "device"),
     *("evaluate.batch", "tasks.oracle.url", "tasks.oracle.cache"),
-    *("launch.processes", "launch.strategy", "launch.machines", "launch.rank", "launch.address", "launch.port"),
+    *(
+        "launch.processes",
+        "launch.strategy",
+        "launch.nodes",
+        "launch.node_rank",
+        "launch.master_addr",
+        "launch.master_port",
+    ),
     *("launch.report_to", "chat.by", "chat.url", "chat.model"),
 }
 OTHER: dict[str, Any] = {  # another valid value, where none follows from the type
@@ -40,18 +47,18 @@ OTHER: dict[str, Any] = {  # another valid value, where none follows from the ty
     "validation.metric": "hr@3",
     "rejected": {"random": 3},
     "rewards": {"hit": 1.0, "rank": 0.5},
-    "launch.machines": 2,
+    "launch.nodes": 2,
 }
 FIRST = {"taught": 0.1, "teacher": "markov"}
 SERVER = {"by": "server", "cache": "a.jsonl", "url": "http://a", "model": "a"}
 STARTS: dict[str, dict[str, Any]] = {  # what a recipe must hold for a setting to be valid, by the setting's beginning
-    "data.world": {"data": {"source": "world"}},
+    "data.synthetic": {"data": {"source": "synthetic"}},
     "data.columns": {"data": {"source": "files", "interactions": "a.csv", "items": "b.csv", "columns": {"split": "s"}}},
     "data": {"data": {"source": "files", "interactions": "a.csv", "items": "b.csv"}},
     "tasks.oracle": {"tasks": {"oracle": SERVER}},
     "evaluate.blend.": {"evaluate": {"blend": {}}},
-    "launch.rank": {"launch": {"processes": 2, "machines": 2, "address": "a"}},
-    "launch.machines": {"launch": {"processes": 2, "address": "a"}},
+    "launch.node_rank": {"launch": {"processes": 2, "nodes": 2, "master_addr": "a"}},
+    "launch.nodes": {"launch": {"processes": 2, "master_addr": "a"}},
     "chat": {"chat": {"by": "server", "url": "http://a", "model": "a"}},
     "model.rank": {"model": {"base": "embedded:smol", "adapt": "lora"}},
     "model.adapt": {"model": {"base": "embedded:smol"}},

@@ -26,7 +26,7 @@ from llmrec.tasks.wishes import worded
 
 WORLD = """
 seed: 3
-data: {source: world, world: {users: 60, items: 60, groups: 4}}
+data: {source: synthetic, synthetic: {users: 60, items: 60, groups: 4}}
 items: {text: [title, description], encoder: hashing}
 indexing: {levels: 2, width: 8, spares: 2}
 """

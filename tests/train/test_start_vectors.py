@@ -19,7 +19,7 @@ from llmrec.train.start import build_model, quantized
 def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(
         {
-            "data": {"source": "world", "world": {"users": 60, "items": 40, "groups": 4, "events": 8}},
+            "data": {"source": "synthetic", "synthetic": {"users": 60, "items": 40, "groups": 4, "events": 8}},
             "items": {"encoder": "hashing"},
             "indexing": {"method": "item", "vectors": "weighted", "teacher": "ppmi"},
             "tasks": {"item_to_text": 0.0, "text_to_item": 0.0, "wordings": 1},

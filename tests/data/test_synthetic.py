@@ -12,15 +12,15 @@ from llmrec.collaborative import Ease, Markov, Popularity
 from llmrec.contracts import Items, Sequences
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.data.worlds import Truth, events, read_world, words
+from llmrec.data.synthetic import GroundTruth, events, read_synthetic, words
 from llmrec.metrics.ranking import hit, ndcg, place
-from llmrec.recipe import Data, World
+from llmrec.recipe import Data, SyntheticConfig
 
-SMALL = World(users=30, items=12, groups=3, events=5, order=0.4, taste=0.4, seed=1)
-MIDDLE = World(users=1500, items=80, groups=5, events=9, order=0.45, taste=0.35, seed=2)
+SMALL = SyntheticConfig(users=30, items=12, groups=3, events=5, order=0.4, taste=0.4, seed=1)
+MIDDLE = SyntheticConfig(users=1500, items=80, groups=5, events=9, order=0.45, taste=0.35, seed=2)
 
 
-def plainly(truth: Truth, history: list[int], group: int) -> np.ndarray:
+def plainly(truth: GroundTruth, history: list[int], group: int) -> np.ndarray:
     """The chances of the next item, written item by item from the module's formula."""
     inside = sum(truth.popular[truth.group_of_item == group])
     chances = []
@@ -33,7 +33,7 @@ def plainly(truth: Truth, history: list[int], group: int) -> np.ndarray:
 
 
 def test_the_chances_are_the_formula_and_the_belief_is_bayes_rule() -> None:
-    truth = Truth.of(SMALL)
+    truth = GroundTruth.of(SMALL)
     for history in ([], [3], [0, truth.successor[0], 5], [7, 2, 1, 9]):
         joint = []
         for group in range(3):
@@ -51,7 +51,7 @@ def test_the_chances_are_the_formula_and_the_belief_is_bayes_rule() -> None:
 
 
 def test_successors_make_one_circle_and_nobody_meets_an_item_twice() -> None:
-    truth = Truth.of(SMALL)
+    truth = GroundTruth.of(SMALL)
     item, met = 0, set()
     while item not in met:
         met.add(item)
@@ -61,7 +61,7 @@ def test_successors_make_one_circle_and_nobody_meets_an_item_twice() -> None:
 
 
 def test_events_come_as_often_as_their_chances_say() -> None:
-    truth, happened = Truth.of(MIDDLE), events(MIDDLE, Truth.of(MIDDLE))
+    truth, happened = GroundTruth.of(MIDDLE), events(MIDDLE, GroundTruth.of(MIDDLE))
     expected = observed = spread = 0.0
     for row, group in zip(happened, truth.group_of_user, strict=True):
         for step in range(1, len(row)):
@@ -72,7 +72,7 @@ def test_events_come_as_often_as_their_chances_say() -> None:
 
 
 def test_the_truth_scores_what_is_called_best_and_no_model_exceeds_it_but_by_luck() -> None:
-    truth, happened = Truth.of(MIDDLE), events(MIDDLE, Truth.of(MIDDLE))
+    truth, happened = GroundTruth.of(MIDDLE), events(MIDDLE, GroundTruth.of(MIDDLE))
     known = Sequences.of(row[:-1] for row in happened)
     targets = np.array([row[-1] for row in happened])
     best = truth.best(known, ["hr@5", "ndcg@5"])
@@ -91,15 +91,15 @@ def test_the_truth_scores_what_is_called_best_and_no_model_exceeds_it_but_by_luc
 
 
 def test_a_world_with_little_noise_is_solved_by_transitions_alone() -> None:
-    world = World(users=300, items=40, groups=4, events=9, order=0.99, taste=0.0, popularity=0.0)
-    truth = Truth.of(world)
+    world = SyntheticConfig(users=300, items=40, groups=4, events=9, order=0.99, taste=0.0, popularity=0.0)
+    truth = GroundTruth.of(world)
     best = truth.best(Sequences.of(row[:-1] for row in events(world, truth)), ["hr@1"])
     # The planted successor has .99 and its share of the even rest, unless it was met before, which is rare.
     assert 0.98 < best["hr@1"] < 1
 
 
 def test_words_tell_the_group_and_no_group_shares_one() -> None:
-    raw, truth, vocabulary = read_world(SMALL), Truth.of(SMALL), words(SMALL)
+    raw, truth, vocabulary = read_synthetic(SMALL), GroundTruth.of(SMALL), words(SMALL)
     assert len({word for own in vocabulary for word in own}) == sum(map(len, vocabulary))
     for row, group in zip(raw.items.to_pylist(), truth.group_of_item, strict=True):
         assert set(row["title"].split()[:2]) <= set(vocabulary[group])
@@ -108,7 +108,7 @@ def test_words_tell_the_group_and_no_group_shares_one() -> None:
 
 
 def test_ratings_follow_taste_and_reasons_say_so() -> None:
-    raw, truth = read_world(MIDDLE), Truth.of(MIDDLE)
+    raw, truth = read_synthetic(MIDDLE), GroundTruth.of(MIDDLE)
     assert isinstance(raw.interactions, pa.Table)
     by_taste: dict[bool, list[float]] = {True: [], False: []}
     for row in raw.interactions.slice(0, 2000).to_pylist():
@@ -121,7 +121,7 @@ def test_ratings_follow_taste_and_reasons_say_so() -> None:
 
 @pytest.mark.parametrize("split", ["leave-one-out", "temporal", "cold-items", "cold-users"])
 def test_a_recipe_may_name_a_world_and_split_it_as_it_likes(split: str, tmp_path: Path) -> None:
-    recipe = Data.model_validate({"source": "world", "world": MIDDLE.model_dump(), "split": split})
+    recipe = Data.model_validate({"source": "synthetic", "synthetic": MIDDLE.model_dump(), "split": split})
     facts = data.make(recipe, 7, tmp_path)
     dataset = Dataset.load(tmp_path)
     assert facts["users"] == len(dataset.histories)

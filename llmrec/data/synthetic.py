@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from llmrec.contracts import Sequences
 from llmrec.data.raw import Raw
-from llmrec.recipe import World
+from llmrec.recipe import SyntheticConfig
 from llmrec.seed import stream
 
 BEST = ("hr@1", "hr@5", "hr@10", "ndcg@10")  # best achievable figures in a run's facts, for leave-one-out
@@ -35,7 +35,7 @@ _JUDGED = {
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Parameters of a world.
 
     Attributes:
@@ -54,7 +54,7 @@ class Truth:
     successor: np.ndarray
 
     @classmethod
-    def of(cls, world: World) -> Truth:
+    def of(cls, world: SyntheticConfig) -> GroundTruth:
         """Draw the truth of a world."""
         draw = stream(world.seed, "world", "truth")
         weights = draw.permutation(1 / np.arange(1, world.items + 1) ** world.popularity)
@@ -117,7 +117,7 @@ class Truth:
         return {metric: total / len(histories) for metric, total in totals.items()}
 
 
-def events(world: World, truth: Truth) -> Sequences:
+def events(world: SyntheticConfig, truth: GroundTruth) -> Sequences:
     """Every user's items in the order they come: between half and one and a half times `world.events` of them."""
     draw = stream(world.seed, "world", "events")
     lengths = draw.integers(max(3, world.events // 2), world.events + world.events // 2 + 1, world.users)
@@ -135,7 +135,7 @@ def events(world: World, truth: Truth) -> Sequences:
     return Sequences.of(found)
 
 
-def words(world: World) -> list[list[str]]:
+def words(world: SyntheticConfig) -> list[list[str]]:
     """Of each group, words that no other group has: three syllables of a made-up language."""
     draw = stream(world.seed, "world", "words")
     found: dict[str, None] = {}
@@ -145,17 +145,17 @@ def words(world: World) -> list[list[str]]:
     return [every[group * _WORDS : (group + 1) * _WORDS] for group in range(world.groups)]
 
 
-def read_world(world: World) -> Raw:
+def read_synthetic(world: SyntheticConfig) -> Raw:
     """A world as a source; its origin has the best score there can be for each user's last event."""
-    truth, vocabulary = Truth.of(world), words(world)
+    truth, vocabulary = GroundTruth.of(world), words(world)
     happened = events(world, truth)
     last_left_out = Sequences.of(row[:-1] for row in happened)
     best = {metric: round(value, 4) for metric, value in truth.best(last_left_out, BEST).items()}
-    origin = {"source": "generated world", "licence": "made by llmrec, yours", "best achievable": best}
+    origin = {"source": "synthetic data", "licence": "made by llmrec, yours", "best achievable": best}
     return Raw(_interactions(world, truth, happened, vocabulary), _items(truth, vocabulary), "seconds", origin)
 
 
-def _items(truth: Truth, vocabulary: list[list[str]]) -> pa.Table:
+def _items(truth: GroundTruth, vocabulary: list[list[str]]) -> pa.Table:
     rows = []
     for item, group in enumerate(truth.group_of_item.tolist()):
         own = vocabulary[group]
@@ -166,7 +166,9 @@ def _items(truth: Truth, vocabulary: list[list[str]]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _interactions(world: World, truth: Truth, happened: Sequences, vocabulary: list[list[str]]) -> pa.Table:
+def _interactions(
+    world: SyntheticConfig, truth: GroundTruth, happened: Sequences, vocabulary: list[list[str]]
+) -> pa.Table:
     draw = stream(world.seed, "world", "reviews")
     rows, items = happened.rows, happened.items
     liked = truth.group_of_user[rows] == truth.group_of_item[items]
