@@ -256,7 +256,7 @@ model: {base: nano, width: 128}
 train:
   - {method: sft, epochs: 2, learning_rate: 3.0e-3}
   - method: s-dpo
-    rejected: {random: 4}
+    negatives: {random: 4}
 evaluate: {ranking: [hr@5, ndcg@10]}
 """
 ODD = ["<<: ", "&a ", "*a", "!!int ", "!!python/name:os ", "\\0", '"\\ud800"', ".inf", "9" * 5000, "2014-13-45", "true"]

@@ -45,12 +45,12 @@ def draw(
     filters: Sequence[Filter | None],
     random: np.random.Generator,
 ) -> Group:
-    """Groups of `settings.group` items after some prompts, by `settings.draw`, at `settings.temperature`."""
-    n, temperature = settings.group, settings.temperature
-    if settings.draw == "with-replacement":
+    """Groups of `settings.group_size` items after some prompts, by `settings.sampling`, at `settings.temperature`."""
+    n, temperature = settings.group_size, settings.temperature
+    if settings.sampling == "with-replacement":
         drawn = sample(scorer, trie, tokens, prompts, n, temperature, filters, random)
         return Group(drawn.items, drawn.log_probs, np.full(drawn.items.shape, 1 / n))
-    if settings.draw == "beams":
+    if settings.sampling == "beams":
         found = beam_search(scorer, trie, tokens, prompts, min(n, len(trie)), None, filters, "allowed")
         there = found.items >= 0
         return Group(found.items, found.scores, there / np.maximum(1, there.sum(1, keepdims=True)))

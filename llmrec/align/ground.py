@@ -19,7 +19,7 @@ from llmrec.items.folder import read_texts
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.vocabulary import code_tokens, token_ids
-from llmrec.recipe import Aligning
+from llmrec.recipe import Alignment
 from llmrec.seed import seed_everything
 from llmrec.train.job import TrainJob, shorten
 
@@ -60,7 +60,7 @@ class Ground:
             DataError: see `Moments.newest`.
         """
         stage, previous = job.stage, job.previous
-        assert isinstance(stage, Aligning) and previous is not None
+        assert isinstance(stage, Alignment) and previous is not None
         tokenizer, note = model_folder.load_words(previous)
         if note.catalogue not in catalogue.lineage:
             raise ModelError(
@@ -75,7 +75,7 @@ class Ground:
             )
         dataset = Dataset.load(job.data, texts=False)
         train = dataset.before("valid")
-        moments = Moments.newest(train, stage.events, not job.exclude_seen, dataset.n_items)
+        moments = Moments.newest(train, stage.max_positions, not job.exclude_seen, dataset.n_items)
         window = model_folder.window(previous)
         users, task = dataset.user_ids, job.tasks.recommending or "next_item"
         asked = prompts(moments, tokenizer, catalogue, users, task, note.history, job.tasks.wordings, window, job.seed)

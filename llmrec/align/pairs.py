@@ -126,7 +126,7 @@ def _reject(
         found[missing], kinds[missing] = some, named
     raise DataError(
         f"{len(missing)} histories leave fewer than {shape[1]} of the catalogue's {moments.n_items} items to reject. "
-        "Lower train.N.rejected."
+        "Lower train.N.negatives."
     )
 
 

@@ -21,7 +21,7 @@ from llmrec.align.pairs import Candidates, Pairs, build
 from llmrec.align.tree import answer_logprobs, plant
 from llmrec.decode.scorer import Scorer
 from llmrec.files import atomic_file
-from llmrec.recipe import Prefer
+from llmrec.recipe import Dpo
 from llmrec.seed import stream
 from llmrec.train.job import TrainJob
 from llmrec.train.loop import Way
@@ -83,7 +83,7 @@ def reference_logprobs(model: Any, rows: PairRows) -> np.ndarray:
     return found
 
 
-def pairs(settings: Prefer, ground: Ground, model: Any, job: TrainJob) -> Pairs:
+def pairs(settings: Dpo, ground: Ground, model: Any, job: TrainJob) -> Pairs:
     """The pairs of a stage, kept in its work folder.
 
     Args:
@@ -100,22 +100,22 @@ def pairs(settings: Prefer, ground: Ground, model: Any, job: TrainJob) -> Pairs:
         with np.load(kept, allow_pickle=False) as found:
             dropped = json.loads(str(found["dropped"]))
             return Pairs(ground.moments.taken, found["rejected"], found["kinds"], dropped)
-    made = build(ground.moments, settings.rejected, _sources(settings, ground, model, job))
+    made = build(ground.moments, settings.negatives, _sources(settings, ground, model, job))
     with atomic_file(kept) as file, file.open("wb") as sink:
         np.savez(sink, rejected=made.rejected, kinds=made.kinds.astype("U16"), dropped=json.dumps(made.dropped))
     return made
 
 
-def _sources(settings: Prefer, ground: Ground, model: Any, job: TrainJob) -> dict[str, Candidates]:
+def _sources(settings: Dpo, ground: Ground, model: Any, job: TrainJob) -> dict[str, Candidates]:
     moments, seed = ground.moments, job.seed
     found = {
         "random": rejected.at_random(moments, stream(seed, "align", "random")),
         "popular": rejected.popular(moments, stream(seed, "align", "popular")),
     }
-    if "teacher" in settings.rejected:
+    if "teacher" in settings.negatives:
         assert job.teacher is not None, f"{job.name} has no teacher"
         found["teacher"] = rejected.taught(moments, job.teacher())
-    if "beams" in settings.rejected:
+    if "beams" in settings.negatives:
         trie = ground.catalogue.trie
         found["beams"] = rejected.own_beams(moments, Scorer(model), trie, ground.tokens, ground.prompts)
     return found
@@ -140,14 +140,14 @@ def rows(ground: Ground, made: Pairs, model: Any, work: Path) -> PairRows:
     return found
 
 
-def way(settings: Prefer) -> Way:
+def way(settings: Dpo) -> Way:
     """How rows of pairs become the loss that a recipe asks for."""
     figures = Figures()
     return Way(partial(_forward, settings, figures), collate, figures=figures.told, quiet=True)
 
 
 def _forward(
-    settings: Prefer,
+    settings: Dpo,
     figures: Figures,
     model: Any,
     input_ids: Tensor,

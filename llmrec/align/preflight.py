@@ -45,17 +45,17 @@ def preflight(player: Player, model: Any, name: str) -> dict[str, float]:
             f"{name}: at none of {len(moments)} moments may any item be recommended: every history holds the whole "
             "catalogue. Set evaluate.exclude_seen: false, or give more items."
         )
-    if max(different) * settings.group <= 1.5:
+    if max(different) * settings.group_size <= 1.5:
         raise ModelError(
-            f"{name}: all {settings.group} draws of every group are one item, so nothing can be compared. Raise "
-            f"{name}.temperature (now {settings.temperature}), or set {name}.draw: without-replacement."
+            f"{name}: all {settings.group_size} draws of every group are one item, so nothing can be compared. Raise "
+            f"{name}.temperature (now {settings.temperature}), or set {name}.sampling: without-replacement."
         )
     if not spread:
         told = ", ".join(f"{reward} {mean:.4g}" for reward, mean in means.items())
         raise ModelError(
             f"{name}: within each of {len(moments)} groups all rewards are equal (means: {told}), so there is nothing "
-            f"to learn from. The item taken is among the draws in {found['hits']:.1%} of the groups: train the stage "
-            f"before longer, raise {name}.group (now {settings.group}), or add a reward that tells misses apart, such "
-            f"as {name}.rewards.prefix=0.5."
+            f"to learn from. The target item is in {found['hits']:.1%} of the groups: train the stage before longer, "
+            f"raise {name}.group_size (now {settings.group_size}), or add a reward that differs between misses, such as "
+            f"{name}.rewards.prefix=0.5."
         )
     return {key: round(value, 5) for key, value in found.items()}

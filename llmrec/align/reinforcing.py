@@ -141,7 +141,7 @@ class Player:
         moments = np.where(real, inputs["moment"].cpu().numpy(), 0)
         group, answers, rewards, means = self.play(model, moments, step, turn, int(os.environ.get("RANK", "0")))
         gains, flat = self.gains(group, answers, rewards)
-        live = real & ~(flat if self.settings.drop_flat else np.zeros_like(flat))
+        live = real & ~(flat if self.settings.skip_constant_groups else np.zeros_like(flat))
         gains *= (live * self._scale(real, live, device))[:, None]
         self._tell(group, answers, rewards, means, flat, real)
         items = np.concatenate([group.items, answers.taken[:, None]], 1)
@@ -172,9 +172,9 @@ class Player:
         found = np.zeros(rewards.shape)
         if self.settings.advantage != "pass":
             found += judging.advantages(rewards, group.weights, self.settings.advantage == "grpo")
-        if self.settings.pass_at:
+        if self.settings.pass_at_k:
             hits = group.items == answers.taken[:, None]
-            found += judging.pass_bonus(hits, group.weights, self.settings.pass_at)
+            found += judging.pass_bonus(hits, group.weights, self.settings.pass_at_k)
         lengths = (self.ground.catalogue.codes[np.maximum(group.items, 0)] >= 0).sum(2)
         spans = lengths if self.settings.advantage == "grpo" else self.ground.catalogue.codes.shape[1]
         return group.weights * found / spans, np.all(found == 0, axis=1)

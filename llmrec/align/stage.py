@@ -18,7 +18,7 @@ from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt
 from llmrec.model.merge import merged
 from llmrec.model.vocabulary import new_token_ids
-from llmrec.recipe import Aligning, Grpo, Prefer
+from llmrec.recipe import Alignment, Dpo, Grpo
 from llmrec.train import loop, together
 from llmrec.train.job import TrainJob
 from llmrec.train.memory import explain_memory
@@ -64,7 +64,7 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         DataError: see `Ground.of` and `pairs.build`.
     """
     stage, previous, validate = job.stage, job.previous, job.validate
-    assert isinstance(stage, Aligning) and previous, f"{job.name} aligns no model"
+    assert isinstance(stage, Alignment) and previous, f"{job.name} aligns no model"
     if together.is_first():
         job.claim_work()
     begin = partial(before, previous, job.seed)
@@ -94,7 +94,7 @@ def _adapted(job: TrainJob, ground: Ground, model: Any) -> Any:
     return adapt(model, job.model, job.adapt, new_token_ids(ground.tokenizer, ground.catalogue.tokens))
 
 
-def _prefer(stage: Prefer, ground: Ground, model: Any, adapted: Callable[[Any], Any], job: TrainJob) -> Ready:
+def _prefer(stage: Dpo, ground: Ground, model: Any, adapted: Callable[[Any], Any], job: TrainJob) -> Ready:
     pairs = preferring.pairs(stage, ground, model, job)
     model = adapted(model)
     rows = preferring.rows(ground, pairs, model, job.work)
@@ -121,4 +121,4 @@ def _reinforce(stage: Grpo, ground: Ground, model: Any, adapted: Callable[[Any],
     )
 
 
-_READY: dict[type, Callable[..., Ready]] = {Prefer: _prefer, Grpo: _reinforce}
+_READY: dict[type, Callable[..., Ready]] = {Dpo: _prefer, Grpo: _reinforce}

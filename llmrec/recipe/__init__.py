@@ -11,7 +11,7 @@ from llmrec.recipe.collaborative import CollaborativeSpec, ModelSpec
 from llmrec.recipe.data import Columns, Data, Indexing, IndexMethod, Items, Source, SyntheticConfig
 from llmrec.recipe.model import Chat, Evaluate, Launch, Model
 from llmrec.recipe.part import Adapt, Metric, Part, Positive, Seed, Share
-from llmrec.recipe.stages import Aligning, Grpo, Prefer, RewardName, Sft, Stage, Training, Validation
+from llmrec.recipe.stages import Alignment, Dpo, Grpo, RewardName, Sft, Stage, Training, Validation
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING, TASKS, Oracle, Tasks, Weight, Wordings
 
 _OFFERING = {"direct_pick", "direct_yes_no", "rerank", "pairwise", "pointwise", "chat"}
@@ -36,7 +36,7 @@ class Recipe(Part):
         first = self.train[0].adapt or "full"
         if self.model.base == "nano" and not self.model.start and first != "full":
             raise ValueError(f"train.0.adapt: {first} would leave nano's random weights as they are; begin with full")
-        if isinstance(self.train[0], Aligning) and not self.model.start:
+        if isinstance(self.train[0], Alignment) and not self.model.start:
             raise ValueError(
                 f"train.0 is {self.train[0].method}, which aligns a model that recommends already. Put a stage "
                 "{method: sft} before it, or name a run in model.from"
@@ -67,7 +67,7 @@ class Recipe(Part):
         needs_whole = (
             (adapt == "qlora", f" adapts with qlora, whose 4-bit weights {strategy} cannot cut up", ", or adapt: lora"),
             (
-                isinstance(stage, Aligning),
+                isinstance(stage, Alignment),
                 f" is {stage.method}, which asks the whole model, but {strategy} cuts it up",
                 "",
             ),

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from llmrec.recipe.collaborative import CollaborativeSpec, EaseRecentSpec, MarkovEaseSpec, ModelSpec
 from llmrec.recipe.part import Adapt, Float, Int, Metric, Part, Positive, Share
 
-Rejected = Literal["random", "popular", "teacher", "beams"]
+NegativeKind = Literal["random", "popular", "teacher", "beams"]
 RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty", "popularity"]
 
 
@@ -111,69 +111,66 @@ class Sft(Training):
         return [f"lower {name}.row_tokens (now {self.row_tokens or 'the longest example'}) or tasks.history"]
 
 
-class Aligning(Training):
-    """What the ways of alignment share; a row of `batch` is a moment in a training history and the item taken then."""
+class Alignment(Training):
+    """Settings of all alignment methods; a row of `batch` is a position in a training history and its next item."""
 
-    batch: Positive = Field(32, description="moments of training histories per step, over all processes")
+    batch: Positive = Field(32, description="positions of training histories per step, over all processes")
     learning_rate: Annotated[Float, Field(gt=0)] = 1e-4
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
-    events: Positive = Field(10, description="moments of each training history, its newest")
-    sft: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the item taken")
+    max_positions: Positive = Field(10, description="positions of each training history to learn from, the newest")
+    sft: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the SFT loss of the target item")
     teacher: CollaborativeSpec = Field(
-        EaseRecentSpec(), description="whose likeliest items are hard ones, or whose score rewards"
+        EaseRecentSpec(), description="model for the negatives of kind `teacher`, or for the reward `teacher`"
     )
 
 
-class Prefer(Aligning):
-    """Preference pairs: the item taken before items not taken."""
+class Dpo(Alignment):
+    """Preference pairs: the target item is preferred to sampled negative items."""
 
     method: Literal["dpo", "s-dpo", "ipo"]
-    beta: Annotated[Float, Field(gt=0)] = Field(0.1, description="how strongly to hold to the model before this stage")
-    rejected: Annotated[dict[Rejected, Positive], Field(min_length=1)] = Field(
+    beta: Annotated[Float, Field(gt=0)] = Field(0.1, description="how closely to stay to the model before the stage")
+    negatives: Annotated[dict[NegativeKind, Positive], Field(min_length=1)] = Field(
         {"random": 4, "beams": 4},
-        description="how many of each kind: random, popular (as often as taken), the teacher's likeliest, own beams",
+        description="how many of each kind: random, popular (by frequency), the teacher's top items, the model's beams",
     )
-
-    @property
-    def negatives(self) -> int:
-        """Items that stand against the one taken."""
-        return sum(self.rejected.values())
 
     @property
     def needed_teacher(self) -> ModelSpec | None:
-        return self.teacher if "teacher" in self.rejected else None
+        return self.teacher if "teacher" in self.negatives else None
 
     def smaller(self, name: str) -> list[str]:
-        return [f"lower {name}.rejected (now {self.negatives} in all) or tasks.history"]
+        return [f"lower {name}.negatives (now {sum(self.negatives.values())} in all) or tasks.history"]
 
 
-class Grpo(Aligning):
-    """Reinforcement: items drawn from the model itself, judged by rewards within their group."""
+class Grpo(Alignment):
+    """Reinforcement learning: sample a group of items from the model at each position, and compare their rewards."""
 
     method: Literal["grpo"]
-    group: Annotated[Int, Field(ge=2)] = Field(16, description="items drawn for each moment")
-    draw: Literal["with-replacement", "without-replacement", "beams"] = Field(
-        "without-replacement", description="beams: the likeliest items, taken for samples (biased, as others do)"
+    group_size: Annotated[Int, Field(ge=2)] = Field(16, description="items sampled at each position")
+    sampling: Literal["with-replacement", "without-replacement", "beams"] = Field(
+        "without-replacement", description="beams: the most likely items used as samples (biased, as in other projects)"
     )
     temperature: Annotated[Float, Field(gt=0)] = 1.0
     rewards: Annotated[dict[RewardName, Float], Field(min_length=1)] = Field(
         {"hit": 1.0}, description="weight of each reward"
     )
     advantage: Literal["grpo", "dr-grpo", "pass"] = Field(
-        "grpo", description="dr-grpo: not divided by the group's spread; pass: the pass@k bonus alone"
+        "grpo", description="dr-grpo: not divided by the standard deviation of the group; pass: the pass@k bonus alone"
     )
-    drop_flat: bool = Field(True, description="groups whose rewards are all equal do not count in the mean (DAPO)")
-    pass_at: Annotated[Int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
-    kl: Annotated[Float, Field(ge=0)] = Field(0.01, description="weight of the divergence from the model before")
+    skip_constant_groups: bool = Field(
+        True, description="leave groups whose rewards are all equal out of the mean loss (DAPO)"
+    )
+    pass_at_k: Annotated[Int, Field(ge=0)] = Field(0, description="k of the pass@k bonus (GREAM); 0 for none")
+    kl: Annotated[Float, Field(ge=0)] = Field(0.01, description="weight of the KL term to the model before the stage")
 
     @model_validator(mode="after")
     def _pass_fits(self) -> Grpo:
-        if self.advantage == "pass" and not self.pass_at:
-            raise ValueError("advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at, such as 8")
+        if self.advantage == "pass" and not self.pass_at_k:
+            raise ValueError("advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at_k, such as 8")
         if self.advantage == "pass" and self.rewards != {"hit": 1.0}:
             raise ValueError("advantage: pass looks at hits alone, so no reward counts: leave rewards out")
-        if self.pass_at > self.group:
-            raise ValueError(f"pass_at: {self.pass_at} is more than the {self.group} items of a group")
+        if self.pass_at_k > self.group_size:
+            raise ValueError(f"pass_at_k: {self.pass_at_k} is more than the {self.group_size} items of a group")
         return self
 
     @property
@@ -181,7 +178,7 @@ class Grpo(Aligning):
         return self.teacher if "teacher" in self.rewards else None
 
     def smaller(self, name: str) -> list[str]:
-        return [f"lower {name}.group (now {self.group}) or tasks.history"]
+        return [f"lower {name}.group_size (now {self.group_size}) or tasks.history"]
 
 
 def _method(stage: Any) -> str:
@@ -191,8 +188,8 @@ def _method(stage: Any) -> str:
 
 
 METHODS = ("sft", "dpo", "s-dpo", "ipo", "grpo")
-STAGES = {"sft": Sft, "prefer": Prefer, "grpo": Grpo}
+STAGES = {"sft": Sft, "prefer": Dpo, "grpo": Grpo}
 Stage = Annotated[
-    Annotated[Sft, Tag("sft")] | Annotated[Prefer, Tag("prefer")] | Annotated[Grpo, Tag("grpo")],
+    Annotated[Sft, Tag("sft")] | Annotated[Dpo, Tag("prefer")] | Annotated[Grpo, Tag("grpo")],
     Discriminator(_method),
 ]

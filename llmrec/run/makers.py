@@ -11,7 +11,7 @@ from llmrec.contracts import CollaborativeModel, Items
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.folder import read_texts, read_vectors
-from llmrec.recipe import Aligning, Evaluate, Model, ModelSpec, Tasks, Training
+from llmrec.recipe import Alignment, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
 from llmrec.run.stage import Context
 from llmrec.train.job import TrainJob, Validate
@@ -69,7 +69,7 @@ def train(
         logs=run.logs(context.work.name),
         report_to=context.report_to,
     )
-    if isinstance(stage, Aligning):
+    if isinstance(stage, Alignment):
         from llmrec.align import stage as aligning
 
         return aligning.make(job, context.folder, context.progress)
@@ -85,7 +85,7 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
     if not stage.validation.every:
         return None
     dataset, catalogue = Dataset.load(context.run.data, texts=False), Catalogue.load(context.run.catalogue)
-    return validator(stage.validation, evaluate, dataset, catalogue, context.seed, isinstance(stage, Aligning))
+    return validator(stage.validation, evaluate, dataset, catalogue, context.seed, isinstance(stage, Alignment))
 
 
 def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Description) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec.collaborative.probabilities import TOP_K
 from llmrec.errors import DataError
-from llmrec.recipe import Aligning, Data, Evaluate, Indexing, Items, Model, ModelSpec, Recipe, Tasks, Training
+from llmrec.recipe import Alignment, Data, Evaluate, Indexing, Items, Model, ModelSpec, Recipe, Tasks, Training
 from llmrec.run import layout
 from llmrec.run.layout import CATALOGUE, DATA, ITEMS, TASKS, RunFolder, collaborative_name
 from llmrec.run.stage import Context, Outside, Split, StageSpec
@@ -161,7 +161,7 @@ def _training(
     """A training stage; `before` holds the one that it starts from, where there is one."""
     previous = layout.training_name(number - 1, before[0].method) if before else None
     warm = RunFolder(Path(model.start)) if model.start and not before else None
-    aligns = isinstance(stage, Aligning)
+    aligns = isinstance(stage, Alignment)
     prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
     config: dict[str, Any] = {"model": model.hashed_fields(), "train": stage.hashed_fields()}

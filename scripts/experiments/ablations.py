@@ -82,7 +82,7 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "no-average": ("weights of the last step", ["train.0.average=0"]),
     "s-dpo": (
         "S-DPO after it",
-        [APPEND + "{method: s-dpo, epochs: 1, events: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
+        [APPEND + "{method: s-dpo, epochs: 1, max_positions: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
     ),
     "no-blend": ("no teacher beside the model", ["evaluate.blend=null"]),
     "blend": ("a tenth of the teacher's chances mixed in", ["evaluate.blend={share: 0.1}"]),

@@ -82,17 +82,17 @@ CROWDED = world(
     layers=2,
     heads=2,
 )
-S_DPO = {"method": "s-dpo", "events": 8, "beta": 0.1, "rejected": {"random": 4, "beams": 4}}
-GRPO = {"method": "grpo", "group": 16}
-DRAWN = GRPO | {"events": 8, "draw": "with-replacement", "learning_rate": 3e-4}
+S_DPO = {"method": "s-dpo", "max_positions": 8, "beta": 0.1, "negatives": {"random": 4, "beams": 4}}
+GRPO = {"method": "grpo", "group_size": 16}
+DRAWN = GRPO | {"max_positions": 8, "sampling": "with-replacement", "learning_rate": 3e-4}
 PLAIN = DRAWN | {"advantage": "dr-grpo", "kl": 0.0}
 GUARDED = {"s-dpo": S_DPO | {"sft": 1.0, "learning_rate": 1e-3}, "grpo": DRAWN | {"sft": 1.0}}
 BARE = {
     "plain grpo": PLAIN,
-    "plain grpo and pass@8": PLAIN | {"pass_at": 8},
-    "pass@8": PLAIN | {"pass_at": 8, "advantage": "pass"},
+    "plain grpo and pass@8": PLAIN | {"pass_at_k": 8},
+    "pass@8": PLAIN | {"pass_at_k": 8, "advantage": "pass"},
 }
-CAREFUL = {"events": 8, "learning_rate": 1e-4, "sft": 1.0, "validation": {"every": 30, "users": 943}}
+CAREFUL = {"max_positions": 8, "learning_rate": 1e-4, "sft": 1.0, "validation": {"every": 30, "users": 943}}
 REAL = {"s-dpo": S_DPO | CAREFUL, "grpo": GRPO | CAREFUL}
 STUDIES = {
     "ordered": Study(ORDERED, 300, 3e-4, GUARDED),
@@ -112,7 +112,7 @@ def arms(study: Study, lengths: np.ndarray, rows: int) -> dict[str, dict[str, An
     alike = {"batch": 32, "save_every": 5000, "warmup": 0.1}
     again = {"method": "sft", "epochs": study.steps * 32 / rows, "learning_rate": study.rate}
     others = {
-        name: part | {"epochs": study.steps * 32 / int(np.minimum(lengths, part["events"]).sum())}
+        name: part | {"epochs": study.steps * 32 / int(np.minimum(lengths, part["max_positions"]).sum())}
         for name, part in study.arms.items()
     }
     return {name: alike | stage for name, stage in {"sft longer": again, **others}.items()}

@@ -14,10 +14,10 @@ import torch
 from aligned_models import VOCABULARY, family
 
 from llmrec.align.preferring import PairRows, reference_logprobs, way
-from llmrec.recipe import Prefer
+from llmrec.recipe import Dpo
 from llmrec.train import loop, together
 
-STAGE = Prefer(method="s-dpo", epochs=3, batch=4, learning_rate=1e-2, save_every=5, warmup=0.0, sft=0.1)
+STAGE = Dpo(method="s-dpo", epochs=3, batch=4, learning_rate=1e-2, save_every=5, warmup=0.0, sft=0.1)
 
 
 def rows(model: Any) -> PairRows:

@@ -38,14 +38,16 @@ def ground(again: bool = True, items: int = 12, users: int = 4) -> Ground:
 
 def settings(**given: Any) -> Grpo:
     return Grpo.model_validate(
-        {"method": "grpo", "group": 6, "kl": 0.0, "advantage": "dr-grpo", "drop_flat": False, **given}
+        {"method": "grpo", "group_size": 6, "kl": 0.0, "advantage": "dr-grpo", "skip_constant_groups": False, **given}
     )
 
 
 def train_on_all(work: Path, users: int) -> dict[str, torch.Tensor]:
     """Three rounds in steps of four moments; groups hold the whole catalogue, so nothing is left to chance."""
     model, where = family("llama"), ground(users=users)
-    stage = settings(group=12, batch=4, epochs=3, learning_rate=1e-2, warmup=0.0, kl=0.1, sft=0.1, drop_flat=True)
+    stage = settings(
+        group_size=12, batch=4, epochs=3, learning_rate=1e-2, warmup=0.0, kl=0.1, sft=0.1, skip_constant_groups=True
+    )
     player = Player(stage, where, 0, frozen(model))
     loop.train(model, MomentRows(users), stage, player.way(), 0, work, 0.0, lambda done: None)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -88,7 +88,7 @@ def test_a_pair_that_rejects_what_it_chooses_is_refused() -> None:
 def test_a_catalogue_too_small_for_so_many_is_told() -> None:
     train = Sequences.of([np.arange(8), np.arange(8)[::-1]])
     moments = Moments.newest(train, 3, False, 10)
-    with pytest.raises(DataError, match=r"fewer than 5 of the catalogue's 10 items to reject.*train\.N\.rejected"):
+    with pytest.raises(DataError, match=r"fewer than 5 of the catalogue's 10 items to reject.*train\.N\.negatives"):
         build(moments, {"random": 5}, {"random": rejected.at_random(moments, np.random.default_rng(0))})
 
 

@@ -100,8 +100,8 @@ def test_the_reference_of_rows_does_not_depend_on_who_shares_a_batch() -> None:
         torch.testing.assert_close(torch.from_numpy(found.reference[row : row + 1]), alone, rtol=1e-5, atol=1e-5)
 
 
-PREFER = "{method: s-dpo, batch: 16, learning_rate: 1.0e-3, epochs: 0.4, save_every: 5, events: 5, KEYS}"
-REJECTED = "rejected: {random: 1, popular: 1, teacher: 1, beams: 2}, validation: {every: 6, users: 20}"
+PREFER = "{method: s-dpo, batch: 16, learning_rate: 1.0e-3, epochs: 0.4, save_every: 5, max_positions: 5, KEYS}"
+REJECTED = "negatives: {random: 1, popular: 1, teacher: 1, beams: 2}, validation: {every: 6, users: 20}"
 
 
 def recipe(tiny_run: Path, keys: str = REJECTED) -> Recipe:
@@ -175,8 +175,8 @@ def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_pat
     base = ["model.base=embedded:smollm2-135m-instruct", "model.rank=4", "model.init_tokens=text"]
     small = ["data.max_users=6", "indexing.width=4", "tasks.history=3", "tasks.item_to_text=0", "tasks.text_to_item=0"]
     first = "{adapt: embeddings-only, epochs: 0.05, batch: 2, row_tokens: 64, warmup: 0}"
-    more = "method: s-dpo, adapt: qlora, learning_rate: 1.0e-3, warmup: 0, events: 1, batch: 2, epochs: 2"
-    stages = f"train=[{first}, {{{more}, rejected: {{random: 2, beams: 1}}}}]"
+    more = "method: s-dpo, adapt: qlora, learning_rate: 1.0e-3, warmup: 0, max_positions: 1, batch: 2, epochs: 2"
+    stages = f"train=[{first}, {{{more}, negatives: {{random: 2, beams: 1}}}}]"
     folder = run(load(world, [*base, *small, stages]), tmp_path / "run", "train") / "train-2-s-dpo"
     facts = read_json(folder / "made.json")["facts"]
     assert facts["moments"] == 6 and facts["pairs"] == 18 and facts["steps"] == 6

@@ -71,7 +71,7 @@ def test_with_a_catalogue_of_one_item_the_gradient_is_exactly_zero(draws: str) -
     where = Ground(
         **{**vars(where), "moments": Moments(Sequences.of([[0, 0]] * 4), np.arange(4), np.ones(4, int), True, 1)}
     )
-    player = Player(settings(draw=draws, kl=1.0, sft=1.0, group=2), where, 0, frozen(family("llama", seed=1)))
+    player = Player(settings(sampling=draws, kl=1.0, sft=1.0, group_size=2), where, 0, frozen(family("llama", seed=1)))
     assert all((value == 0).all() for value in step(player, model).values())
 
 
@@ -79,7 +79,7 @@ def test_with_a_catalogue_of_one_item_the_gradient_is_exactly_zero(draws: str) -
 def test_when_every_item_is_drawn_the_gradient_is_that_of_the_expected_reward(again: bool) -> None:
     """Without replacement, groups as large as the catalogue: nothing is left to chance."""
     model, where = family("llama"), ground(again)
-    player = Player(settings(group=12, rewards={"hit": 1.0, "prefix": 0.5}), where, 0, frozen(model))
+    player = Player(settings(group_size=12, rewards={"hit": 1.0, "prefix": 0.5}), where, 0, frozen(model))
     scores = exact(model, where)
     items = np.tile(np.arange(12), (4, 1)).astype(np.int32)
     answers = Answers(items, items * 0.0, where.moments.taken, where.catalogue.codes, player.counts)
@@ -100,7 +100,7 @@ def test_sums_over_draws_have_the_mean_under_the_policy_as_their_expectation(dra
         truth = np.nan_to_num(exact(model, where).exp().numpy()) @ value
     times = 400
     group = draw(
-        settings(draw=draws),
+        settings(sampling=draws),
         Scorer(model),
         trie,
         where.tokens,
@@ -117,7 +117,7 @@ def test_beams_are_biased_as_said() -> None:
     model, where = family("llama"), ground()
     prompts = [prompt.tolist() for prompt in where.prompts]
     group = draw(
-        settings(draw="beams"),
+        settings(sampling="beams"),
         Scorer(model),
         where.catalogue.trie,
         where.tokens,
@@ -173,7 +173,7 @@ def test_the_bonus_for_one_hit_in_k_is_that_of_its_formula(k: int) -> None:
 @pytest.mark.parametrize("advantage", ["grpo", "dr-grpo", "pass"])
 def test_the_bonus_stands_beside_the_advantage_or_alone(advantage: str) -> None:
     where = ground()
-    player = Player(settings(advantage=advantage, pass_at=2), where, 0, frozen(family("llama")))
+    player = Player(settings(advantage=advantage, pass_at_k=2), where, 0, frozen(family("llama")))
     items = np.array([[0, 5, 7, 5], [3, 1, 2, 4]], np.int32)
     group = Group(items, np.log(np.full((2, 4), 0.25, np.float32)), np.full((2, 4), 0.25))
     seen = Answers(
@@ -188,11 +188,11 @@ def test_the_bonus_stands_beside_the_advantage_or_alone(advantage: str) -> None:
 
 def test_the_bonus_alone_needs_its_k() -> None:
     with pytest.raises(
-        ValidationError, match="advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at"
+        ValidationError, match="advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at_k"
     ):
         settings(advantage="pass")
     with pytest.raises(ValidationError, match="looks at hits alone, so no reward counts: leave rewards out"):
-        settings(advantage="pass", pass_at=2, rewards={"prefix": 1.0})
+        settings(advantage="pass", pass_at_k=2, rewards={"prefix": 1.0})
 
 
 def answers() -> Answers:
@@ -261,16 +261,16 @@ def test_rewards_see_ids_titles_texts_and_users() -> None:
 
 def test_preflight_explains_why_nothing_could_be_learnt() -> None:
     model, where = family("llama"), ground()
-    found = preflight(Player(settings(group=12), where, 0, model), model, "train.1")
+    found = preflight(Player(settings(group_size=12), where, 0, model), model, "train.1")
     assert found["valid"] == found["different"] == found["hits"] == found["groups that differ"] == 1
     never = {"never": (lambda answers: np.zeros(answers.items.shape), 1.0)}
     with pytest.raises(ModelError, match=r"train\.1: within each of 4 groups all rewards are equal \(means: never 0\)"):
         preflight(Player(settings(), where, 0, model, never), model, "train.1")
     with pytest.raises(ModelError, match="all rewards are equal"):  # one hit among all items: twelve draws hit anyway
-        preflight(Player(settings(group=12, pass_at=12), where, 0, model, never), model, "train.1")
-    bonus = preflight(Player(settings(group=12, pass_at=2), where, 0, model, never), model, "train.1")
+        preflight(Player(settings(group_size=12, pass_at_k=12), where, 0, model, never), model, "train.1")
+    bonus = preflight(Player(settings(group_size=12, pass_at_k=2), where, 0, model, never), model, "train.1")
     assert bonus["groups that differ"] == 1
-    cold = settings(draw="with-replacement", temperature=1e-4)
+    cold = settings(sampling="with-replacement", temperature=1e-4)
     with pytest.raises(ModelError, match=r"all 6 draws of every group are one item.*Raise train\.1\.temperature"):
         preflight(Player(cold, where, 0, model), model, "train.1")
     everything = Moments(Sequences.of([np.arange(12)] * 4), np.arange(4), np.full(4, 12), False, 12)

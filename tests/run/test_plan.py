@@ -45,7 +45,7 @@ OTHER: dict[str, Any] = {  # another valid value, where none follows from the ty
     "tasks.mixture": "openp5",
     "tasks.caps": {"next_item": 5},
     "validation.metric": "hr@3",
-    "rejected": {"random": 3},
+    "negatives": {"random": 3},
     "rewards": {"hit": 1.0, "rank": 0.5},
     "launch.nodes": 2,
 }
@@ -121,7 +121,7 @@ def based(address: str) -> dict[str, Any]:
     found = max((start for start in STARTS if address.startswith(start)), key=len, default="")
     values: dict[str, Any] = {"train": [FIRST], "items": {"encoder": "hashing"}} | STARTS.get(found, {})
     if address.startswith("train.prefer."):
-        values["train"] = [FIRST, {"method": "dpo", "rejected": {"random": 2, "teacher": 2}}]
+        values["train"] = [FIRST, {"method": "dpo", "negatives": {"random": 2, "teacher": 2}}]
     if address.startswith("train.grpo."):
         values["train"] = [FIRST, {"method": "grpo", "rewards": {"hit": 1.0, "teacher": 1.0}}]
     if address.endswith(".adapt") or ".softmax" in address:
