@@ -55,7 +55,7 @@ def preflight(player: Player, model: Any, name: str) -> dict[str, float]:
         raise ModelError(
             f"{name}: within each of {len(moments)} groups all rewards are equal (means: {told}), so there is nothing "
             f"to learn from. The target item is in {found['hits']:.1%} of the groups: train the stage before longer, "
-            f"raise {name}.group_size (now {settings.group_size}), or add a reward that differs between misses, such as "
-            f"{name}.rewards.prefix=0.5."
+            f"raise {name}.group_size (now {settings.group_size}), or add a reward that differs between misses, such "
+            f"as {name}.rewards.prefix=0.5."
         )
     return {key: round(value, 5) for key, value in found.items()}
