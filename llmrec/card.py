@@ -256,7 +256,7 @@ def _training(facts: Facts) -> str:
 
 def _named(model: Model) -> dict[str, Any]:
     """The recipe's part `model` without the machine's paths: folders keep their last name."""
-    start = {"from": Path(model.start).name} if model.start else {}
+    start = {"init_from": Path(model.init_from).name} if model.init_from else {}
     return model.hashed_fields() | {"base": base_name(model) or Path(model.base).name} | start
 
 

@@ -53,7 +53,7 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -67,7 +67,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> Recipe:
     """The same recipe with the names of its files and runs alone, and not where they lie."""
-    values = recipe.model_dump(mode="json", by_alias=True)
+    values = recipe.model_dump(mode="json")
     for part, key in _PATHS:
         inner = _inner(values, part)
         if inner and isinstance(inner.get(key), str) and Path(inner[key]).is_absolute():
@@ -84,7 +84,7 @@ def shipped_name(mine: str) -> str | None:
 _PATHS = (
     (("data",), "interactions"),
     (("data",), "items"),
-    (("model",), "from"),
+    (("model",), "init_from"),
     (("model",), "base"),
     (("tasks", "oracle"), "cache"),
 )

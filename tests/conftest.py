@@ -23,7 +23,7 @@ RECIPE = """
 seed: 7
 data: {source: files, interactions: log.csv, items: items.csv}
 items: {text: [title, kind], encoder: hashing}
-indexing: {levels: 2, width: 8, spares: 2}
+indexing: {levels: 2, width: 8, reserved_tokens: 2}
 tasks: {history: 8, windows: 2, wordings: 6, item_to_text: 1.0, text_to_item: 1.0}
 model: {base: nano, width: 64, layers: 2, heads: 2, vocabulary: 400, dropout: 0.0}
 train: [{method: sft, epochs: 8, batch: 8, learning_rate: 3.0e-3, save_every: 20}]

@@ -19,7 +19,7 @@ def numbers(part: type[BaseModel], above: str = "") -> dict[str, str]:
     """Every field of a recipe that is a number, as an override's key → its kind."""
     found: dict[str, str] = {}
     for name, field in part.model_fields.items():
-        key, inner = f"{above}{field.alias or name}", field.annotation
+        key, inner = f"{above}{name}", field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found |= numbers(inner, f"{key}.")
         for kind in ("int", "float"):

@@ -66,7 +66,7 @@ class Ground:
             raise ModelError(
                 f"{previous}, which this stage starts from and holds to, was trained on the catalogue "
                 f"{note.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
-                "the catalogue of this run first, or name its own run in model.from."
+                "the catalogue of this run first, or name its own run in model.init_from."
             )
         if not note.prompt:
             raise ModelError(

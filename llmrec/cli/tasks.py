@@ -106,7 +106,7 @@ def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrained
     from llmrec.run.layout import RunFolder, model_of
     from llmrec.train.start import words
 
-    before = run.trained or ([RunFolder(Path(model.start)).last_trained] if model.start else [])
+    before = run.trained or ([RunFolder(Path(model.init_from)).last_trained] if model.init_from else [])
     if before:
         return tokenizer_from(model_of(before[-1]))
     with tempfile.TemporaryDirectory() as work:

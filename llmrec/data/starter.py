@@ -189,8 +189,8 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         *([f"  missing_text: item-id   # {size.textless} item(s) have none"] if size.textless else []),
         "  encoder: minilm-l6",
         f"# Codes of text and of what goes together in histories; {width} a level suit {size.items} items.",
-        f"indexing: {{method: rq-kmeans, levels: {2 if size.items < 1000 else 3}, width: {width}, vectors: weighted, "
-        "teacher: ppmi}",
+        f"indexing: {{method: rq-kmeans, levels: {2 if size.items < 1000 else 3}, width: {width}, fusion: weighted, "
+        "collaborative_model: ppmi}",
         f"# Interactions of a user: {int(np.median(size.lengths))} in the middle, {int(size.lengths.max())} at most.",
         f"tasks: {{history: {history}, windows: {windows}, item_to_text: 0.25, text_to_item: 0.25}}",
         '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with softmax: '

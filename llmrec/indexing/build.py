@@ -61,7 +61,7 @@ def make(
     source.save(folder)
     if raw.quantizer is not None:
         quantizers.save(raw.quantizer, settings, folder)
-    if raw.quantizer is None or settings.hybrid or source.name != "text":
+    if raw.quantizer is None or settings.append or source.name != "text":
         np.savez(folder / NEAR, text=text, prefixes=without_suffix(catalogue.codes, widths, ends))
     if model:
         (folder / pieces.FILE).write_bytes(model)
@@ -73,11 +73,11 @@ def make(
 
 def _in_pieces(settings: Indexing, raw: RawCodes, train: Sequences) -> tuple[RawCodes, bytes]:
     """The codes in pieces, where the recipe asks for them; as they are, otherwise."""
-    if settings.pieces is None:
+    if settings.bpe_vocab is None:
         return raw, b""
     table = symbols(raw.codes, raw.kinds, raw.widths)
     seen = np.bincount(train.items, minlength=len(table))
-    model = pieces.fit(table, seen, sum(raw.widths), settings.pieces)
+    model = pieces.fit(table, seen, sum(raw.widths), settings.bpe_vocab)
     codes, count = pieces.cut(model, table)
     return replace(raw, codes=codes, kinds=[0] * codes.shape[1], widths=[count], words={}), model
 
@@ -86,13 +86,13 @@ def _unique(settings: Indexing, raw: RawCodes, vectors: np.ndarray) -> tuple[np.
     """Symbols of every item, all different; tokens of each kind, spares included; how codes end."""
     codes, kinds, widths, ends = raw.codes, raw.kinds, raw.widths, raw.ends
     if ends == "own":
-        widths = [*widths[:-1], widths[-1] + settings.spares]
-    elif ends == "separating" and settings.separate == "last-level":
+        widths = [*widths[:-1], widths[-1] + settings.reserved_tokens]
+    elif ends == "separating" and settings.collisions == "extra-level":
         codes = separate.last_level(codes, raw.priority)
-        kinds, widths = [*kinds, len(widths)], [*widths, int(codes[:, -1].max()) + 1 + settings.spares]
+        kinds, widths = [*kinds, len(widths)], [*widths, int(codes[:, -1].max()) + 1 + settings.reserved_tokens]
     elif ends == "separating":
         assert raw.quantizer is not None  # the recipe refuses other methods
-        move = separate.sinkhorn if settings.separate == "sinkhorn" else separate.nearest_free
+        move = separate.sinkhorn if settings.collisions == "sinkhorn" else separate.nearest_free
         codes, ends = move(codes, raw.priority, vectors, raw.quantizer), "moved"
     return symbols(codes, kinds, widths), widths, ends
 

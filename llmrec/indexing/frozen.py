@@ -61,7 +61,7 @@ class Frozen:
             near = read_arrays(folder / NEAR, {"text": 2, "prefixes": 2}, REMEDY, CodeError)
         model = (folder / pieces.FILE).read_bytes() if (folder / pieces.FILE).is_file() else b""
         quantizer = quantizers.load(settings, folder)
-        source = VectorSource.load(settings.vectors if quantizer else "text", folder)
+        source = VectorSource.load(settings.fusion if quantizer else "text", folder)
         if len(near["text"]) != len(near["prefixes"]) or (kept and len(source.behaviour) not in (0, len(near["text"]))):
             raise CodeError(f"{folder / NEAR} is of other items than the rest of the folder. {REMEDY}")
         return cls(folder, settings, quantizer, source, near["text"], near["prefixes"], model)
@@ -105,11 +105,11 @@ class Frozen:
     @property
     def spells(self) -> bool:
         """Whether codes are words, and new items get those of their own."""
-        return self.settings.method in ("title", "category") and not self.settings.hybrid and not self.model
+        return self.settings.method in ("title", "category") and not self.settings.append and not self.model
 
     def _prefixes(self, items: pa.Table, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(new, longest) int32 symbols without the last, and (new,) priority among twins."""
-        if self.quantizer is not None and not self.settings.hybrid:
+        if self.quantizer is not None and not self.settings.append:
             codes, residual = self.quantizer.encode(self.source.new(text, self.text))
             table = symbols(codes, range(codes.shape[1]), [self.settings.width] * codes.shape[1])
             priority = np.linalg.norm(residual, axis=1)
@@ -136,7 +136,7 @@ class Frozen:
         return symbols(codes, raw.kinds, [len(known.get(kind, ())) for kind in range(max(raw.kinds) + 1)])
 
     def _words(self, items: pa.Table) -> RawCodes:
-        column = self.settings.category
+        column = self.settings.category_column
         if self.settings.method == "title":
             return methods.title(items)
         if column not in items.column_names:
@@ -162,7 +162,7 @@ class Frozen:
         if first + count > width**levels:
             raise CodeError(
                 f"{count} new item(s) need numbers from {first}, but {levels} digits end at {width**levels - 1}. "
-                "Train anew, with a larger indexing.spares."
+                "Train anew, with a larger indexing.reserved_tokens."
             )
         numbers = np.arange(first, first + count)[:, None] // worth % width
         return (numbers + starts).astype(np.int32)
@@ -191,7 +191,7 @@ def _ended(prefixes: np.ndarray, priority: np.ndarray, catalogue: Catalogue) -> 
         level = "level of items' own tokens" if catalogue.ends == "own" else "separating level"
         raise CodeError(
             f"{short} new item(s) find no spare token on the {level}, which has {width}. "
-            "Train anew, with a larger indexing.spares."
+            "Train anew, with a larger indexing.reserved_tokens."
         )
     table = _wide(prefixes, prefixes.shape[1] + 1)
     table[np.arange(len(table)), (prefixes >= 0).sum(axis=1)] = first + number

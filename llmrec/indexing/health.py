@@ -30,8 +30,8 @@ _UNEVEN, _SHARED, _ALIKE, _FAITHLESS, _DOMINATED = 0.5, 0.5, 0.05, 0.1, 0.3  # s
 _WIDEN = "add a level or widen them (indexing.levels, indexing.width)"
 _REMEDIES = {
     "collaborative": "a smaller indexing.width splits clusters further",
-    "category": "set indexing.hybrid=[collaborative], or [item]",
-    "title": "set indexing.hybrid=[item]",
+    "category": "set indexing.append=[collaborative], or [item]",
+    "title": "set indexing.append=[item]",
 }
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -122,7 +122,7 @@ def health(
         "tokens": {"least": int(lengths.min()), "mean": round(float(lengths.mean()), 3), "most": int(lengths.max())},
         "ends": ends,
     }
-    result |= agreement.measure(codes, vectors, seed, items, train, settings.category)
+    result |= agreement.measure(codes, vectors, seed, items, train, settings.category_column)
     return result | {"verdict": verdict(result, settings)}
 
 
@@ -211,8 +211,8 @@ def _levels(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     for level in result["levels"][: None if result["ends"] == "moved" else -1]:
         number, used, width = level["level"], level["used"], level["width"]
         uneven = _deciding(settings) in ("rq-kmeans", "rq-vae", "pq", "opq")
-        if settings.pieces and used < _UNEVEN * width:
-            yield f"Codes use {used} of {width} pieces: set indexing.pieces lower."
+        if settings.bpe_vocab and used < _UNEVEN * width:
+            yield f"Codes use {used} of {width} pieces: set indexing.bpe_vocab lower."
         elif used == 1 < width:
             yield f"Level {number} uses 1 of {width} codes, so it tells nothing apart: set indexing.levels lower."
         elif used < _UNEVEN * width:
@@ -245,7 +245,7 @@ def _meaning(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
     elif settings.method == "number":
         yield "Numbers are random, so items that share a token have nothing else in common: a baseline."
     kept, quantized = result["neighbours_kept"], settings.method in VECTOR_METHODS
-    of_text = quantized and settings.vectors not in ("teacher", "ppmi")
+    of_text = quantized and settings.fusion not in ("collaborative", "ppmi")
     if of_text and kept is not None and kept < _FAITHLESS:
         yield f"Only {kept:.0%} of nearest items share a first token: codes carry little of the text."
     dominance = result.get("dominance")
@@ -253,11 +253,11 @@ def _meaning(result: dict[str, Any], settings: Indexing) -> Iterator[str]:
         strong, weak = ("text", "behaviour") if dominance > 0 else ("behaviour", "text")
         remedy = {
             "aligned": "widen the first level (indexing.width)",
-            "weighted": "see whether indexing.vectors=aligned is better on validation",
-        }.get(settings.vectors, "indexing.vectors=weighted or aligned gives both a say")
+            "weighted": "see whether indexing.fusion=aligned is better on validation",
+        }.get(settings.fusion, "indexing.fusion=weighted or aligned gives both a say")
         yield f"First tokens follow {strong} far more than {weak} (dominance {dominance:+.2f}): {remedy}."
 
 
 def _deciding(settings: Indexing) -> str:
     """The method whose codes tell items apart last, but for tokens of their own."""
-    return [name for name in (settings.method, *settings.hybrid) if name != "item" or not settings.hybrid][-1]
+    return [name for name in (settings.method, *settings.append) if name != "item" or not settings.append][-1]

@@ -50,20 +50,20 @@ class IndexInputs:
 
 
 def assign_codes(settings: Indexing, inputs: IndexInputs) -> RawCodes:
-    """Codes by the method of a recipe, those of further methods (`indexing.hybrid`) behind them.
+    """Codes by the method of a recipe, those of further methods (`indexing.append`) behind them.
 
     Raises:
         CodeError: see the methods.
         LlmrecError: a package is missing.
     """
     raw = _by_method(settings.method, settings, inputs)
-    for method in settings.hybrid:
+    for method in settings.append:
         raw = _append(raw, _by_method(method, settings, inputs))
     return raw
 
 
 def _by_method(method: str, settings: Indexing, inputs: IndexInputs) -> RawCodes:
-    train, n_items, width, spares = inputs.train, inputs.items.num_rows, settings.width, settings.spares
+    train, n_items, width, spares = inputs.train, inputs.items.num_rows, settings.width, settings.reserved_tokens
     match method:
         case "sequential":
             return sequential(train, n_items, width, spares)
@@ -74,7 +74,7 @@ def _by_method(method: str, settings: Indexing, inputs: IndexInputs) -> RawCodes
         case "title":
             return title(inputs.items)
         case "category":
-            return category(inputs.items, settings.category, settings.levels)
+            return category(inputs.items, settings.category_column, settings.levels)
         case "item":  # a token of its own for each; IID of Hua et al. 2023
             rows = np.arange(n_items, dtype=np.int32)
             return RawCodes(rows[:, None], [0], [n_items], rows.astype(np.float64), ends="own")
@@ -147,7 +147,7 @@ def category(items: pa.Table, column: str, levels: int) -> RawCodes:
     """
     if column not in items.column_names:
         raise CodeError(
-            f"indexing.category names the column '{column}', but items have: {', '.join(items.column_names)}."
+            f"indexing.category_column names the column '{column}', but items have: {', '.join(items.column_names)}."
         )
     paths = [category_path(cell)[:levels] for cell in items[column].to_pylist()]
     codes, words = np.full((len(paths), max(map(len, paths))), -1, np.int32), {}

@@ -38,7 +38,7 @@ def fit(codes: np.ndarray, seen: np.ndarray, n_symbols: int, vocabulary: int) ->
     """
     if vocabulary <= n_symbols:
         raise CodeError(
-            f"indexing.pieces: {vocabulary} leaves no room beside {n_symbols} tokens that must be pieces. Raise it."
+            f"indexing.bpe_vocab: {vocabulary} leaves no room beside {n_symbols} tokens that must be pieces. Raise it."
         )
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

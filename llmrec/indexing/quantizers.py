@@ -50,7 +50,7 @@ def fit(method: str, settings: Indexing, vectors: np.ndarray, seed: int) -> RawC
 
 def save(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
     """Write a quantizer; residual k-means over vectors of items is `codebooks.npy`, (levels, width, dim)."""
-    if isinstance(quantizer, Codebooks) and settings.pieces is None:
+    if isinstance(quantizer, Codebooks) and settings.bpe_vocab is None:
         np.save(folder / BOOKS, quantizer.centroids)
     else:
         np.savez(folder / ARRAYS, **quantizer.arrays())  # type: ignore[arg-type]

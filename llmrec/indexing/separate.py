@@ -101,7 +101,7 @@ def nearest_free(
         if free is None:
             raise CodeError(
                 f"{len(codes)} items find no free code. Widen them with indexing.width, or add a level that separates "
-                "them: indexing.separate=last-level"
+                "them: indexing.collisions=extra-level"
             )
         codes[row] = free
         taken.add(tuple(free.tolist()))

@@ -241,7 +241,7 @@ def _refuse_shared_ends(fresh: np.ndarray, ends: np.ndarray, lengths: np.ndarray
     if lengths[shared[0]] == lengths[shared[0] + 1]:
         raise CodeError(
             f"{len(shared)} of {len(order)} items repeat another item's code (items {one} and {other} are the first), "
-            "so they could never be told apart. Add a level that separates them: set `indexing.separate: last-level`."
+            "so they could not be distinguished. Add a level for them: set `indexing.collisions: extra-level`."
         )
     raise CodeError(
         f"{len(shared)} of {len(order)} codes are the beginning of another code (item {one}'s of item {other}'s is the "

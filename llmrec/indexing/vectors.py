@@ -39,7 +39,7 @@ class VectorSource:
     """Where vectors come from, frozen.
 
     Attributes:
-        name: `indexing.vectors`.
+        name: `indexing.fusion`.
         behaviour: (items, dim) float32, with the gaps filled; empty for text alone.
         maps: what was learnt or measured to put both together.
     """
@@ -87,27 +87,29 @@ class VectorSource:
 
 
 def fit_source(settings: Indexing, text: np.ndarray, train: Sequences, seed: int) -> VectorSource:
-    """Fit what `indexing.vectors` asks for, on (items, dim) float32 unit vectors of text and the training part.
+    """Fit what `indexing.fusion` asks for, on (items, dim) float32 unit vectors of text and the training part.
 
     Raises:
         CodeError: vectors of behaviour are asked for, and there is no training event.
     """
-    name = settings.vectors
+    name = settings.fusion
     if name == "text":
         return VectorSource(name)
     if not len(train.items):
-        raise CodeError(f"indexing.vectors: {name} is learnt from training events, and there are none. Set it to text.")
-    teacher = "ppmi" if name == "ppmi" else settings.teacher
+        raise CodeError(f"indexing.fusion: {name} is learnt from training events, and there are none. Set it to text.")
+    teacher = "ppmi" if name == "ppmi" else settings.collaborative_model
     behaviour = _behaviour(teacher, train, len(text), seed)
     met = (np.bincount(train.items, minlength=len(text)) > 0) & (np.square(behaviour).sum(axis=1) > 0)
     if not met.any():
-        raise CodeError(f"indexing.teacher: {teacher} learnt no vector from the training events. Choose another.")
+        raise CodeError(
+            f"indexing.collaborative_model: {teacher} learnt no vector from the training events. Choose another."
+        )
     behaviour[~met] = _from_neighbours(text[~met], text[met], behaviour[met])
     maps = {}
     if name == "concat":
         maps["scale"] = np.array([_rms(text), _rms(behaviour)], np.float32)
     elif name == "weighted":
-        maps["share"] = np.array([settings.weight], np.float32)
+        maps["share"] = np.array([settings.fusion_weight], np.float32)
     elif name == "aligned":
         maps = align(text, behaviour, met, seed)
     return VectorSource(name, behaviour, maps)

@@ -46,7 +46,7 @@ def adapt(model: PreTrainedModel, settings: Model, method: Adapt | None, new: np
 
 def old_rows_trained(settings: Model, method: Adapt | None) -> bool:
     """Whether training changes embedding rows of tokens that are not new."""
-    return (method or settings.adapt) == "full" and (settings.base == "nano" or settings.old_rows == "trained")
+    return (method or settings.adapt) == "full" and (settings.base == "nano" or settings.base_embeddings == "trained")
 
 
 def lora(model: PreTrainedModel, rank: int, new: np.ndarray) -> Any:

@@ -73,7 +73,7 @@ def moved(
         if not old_trained and after.old[side] != before.old[side]:
             raise ModelError(
                 f"embedding rows of the base's own tokens changed on the {side} side though they were to stay. "
-                "Set model.old_rows: trained if they may change; otherwise this is a bug, please report it."
+                "Set model.base_embeddings: trained if they may change; otherwise this is a bug, please report it."
             )
         facts[side] = _figures(distance[in_codes & ~spare])
         if (in_codes & spare).any():

@@ -34,12 +34,12 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
         first = self.train[0].adapt or "full"
-        if self.model.base == "nano" and not self.model.start and first != "full":
+        if self.model.base == "nano" and not self.model.init_from and first != "full":
             raise ValueError(f"train.0.adapt: {first} would leave nano's random weights as they are; begin with full")
-        if isinstance(self.train[0], Alignment) and not self.model.start:
+        if isinstance(self.train[0], Alignment) and not self.model.init_from:
             raise ValueError(
                 f"train.0 is {self.train[0].method}, which aligns a model that recommends already. Put a stage "
-                "{method: sft} before it, or name a run in model.from"
+                "{method: sft} before it, or name a run in model.init_from"
             )
         for number, stage in enumerate(self.train):
             try:
@@ -88,7 +88,7 @@ class Recipe(Part):
         """Key of the recipe → file or folder that it names, and that a run reads."""
         oracle = self.tasks.oracle
         named = {"data.interactions": self.data.interactions, "data.items": self.data.items}
-        named |= {"model.base": self.model.base, "model.from": self.model.start}
+        named |= {"model.base": self.model.base, "model.init_from": self.model.init_from}
         named |= {"tasks.oracle.cache": oracle.cache if oracle else None}
         return {key: path for key, path in named.items() if path}
 
@@ -97,7 +97,7 @@ def shrink(recipe: Recipe) -> Recipe:
     """The same recipe at a size that proves the path and not the numbers (`--tiny`)."""
 
     def change(part: Any, **values: Any) -> Any:
-        return type(part).model_validate({**part.model_dump(by_alias=True), **values})
+        return type(part).model_validate({**part.model_dump(), **values})
 
     nano = {"width": 64, "heads": 2, "layers": 2, "vocabulary": min(recipe.model.vocabulary, 600)}
     adapted = {"rank": min(recipe.model.rank, 4), "tiny": True}

@@ -163,55 +163,62 @@ IndexMethod = Literal[
 
 
 class Indexing(Part):
-    """How an item becomes a short code of tokens."""
+    """How each item gets a short code of tokens."""
 
     method: IndexMethod = "rq-kmeans"
-    vectors: Literal["text", "teacher", "ppmi", "concat", "weighted", "aligned"] = Field(
-        "text", description="what vector methods quantize: text, a teacher's item vectors, both put together"
+    fusion: Literal["text", "collaborative", "ppmi", "concat", "weighted", "aligned"] = Field(
+        "text",
+        description="vectors that are quantized: of the item text, of a collaborative model, or both combined",
     )
-    teacher: Literal["bpr", "lightgcn", "sasrec", "ppmi"] = Field(
-        "lightgcn", description="vectors: teacher, concat, weighted, aligned — whose item vectors"
+    collaborative_model: Literal["bpr", "lightgcn", "sasrec", "ppmi"] = Field(
+        "lightgcn", description="fusion: collaborative, concat, weighted, aligned — model whose item vectors are used"
     )
-    weight: Share = Field(0.5, description="vectors: weighted — share of the teacher's part; the rest is the text's")
+    fusion_weight: Share = Field(
+        0.5, description="fusion: weighted — weight of the collaborative vectors; the text gets the rest"
+    )
     levels: Annotated[Int, Field(ge=1, le=8)] = 3
     width: Annotated[Int, Field(ge=2, le=65536)] = 256
-    epochs: Positive = Field(2000, description="rq-vae: passes at most; it ends when the held-out error stays")
-    category: str = Field("category", description="category: the column with the path; of agreement in health, too")
-    hybrid: list[IndexMethod] = Field([], description="methods whose codes follow those of `method`, such as [item]")
-    pieces: Positive | None = Field(
-        None, description="SentencePiece over the log's codes: tokens in all, of which frequent codes need fewer"
+    epochs: Positive = Field(
+        2000, description="rq-vae: maximum epochs; training stops when the held-out error stops falling"
     )
-    separate: Literal["last-level", "sinkhorn", "nearest-free"] = Field(
-        "last-level",
-        description="how items of one code are told apart: by a token more, or by moving on the last level",
+    category_column: str = Field(
+        "category", description="column with the category path, for method: category and for the health report"
     )
-    spares: Annotated[Int, Field(ge=0)] = Field(
-        8, description="unused tokens kept on the separating level for new items"
+    append: list[IndexMethod] = Field([], description="further methods whose codes are appended, such as [item]")
+    bpe_vocab: Positive | None = Field(
+        None, description="vocabulary size of a SentencePiece BPE model over the codes; frequent codes get fewer tokens"
+    )
+    collisions: Literal["extra-level", "sinkhorn", "reassign"] = Field(
+        "extra-level",
+        description="how items with equal codes get different ones: one more token, or another code of the last level",
+    )
+    reserved_tokens: Annotated[Int, Field(ge=0)] = Field(
+        8, description="unused tokens of the deduplication level, kept for new items"
     )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Indexing:
-        moving = self.separate != "last-level"
-        if moving and (self.method in _NO_QUANTIZER or self.hybrid or self.pieces):
+        reassigns = self.collisions != "extra-level"
+        if reassigns and (self.method in _NO_QUANTIZER or self.append or self.bpe_vocab):
             raise ValueError(
-                f"separate: {self.separate} moves items between the codes of one quantizer, so it needs such a method, "
-                "without hybrid and pieces. Use separate: last-level"
+                f"collisions: {self.collisions} moves items between the codes of one quantizer, so it needs such a "
+                "method, without append and bpe_vocab. Use collisions: extra-level"
             )
-        if self.pieces and (self.method in ("sequential", "number", "item", "title") or self.hybrid):
-            raise ValueError("pieces: needs codes of several levels whose tokens are shared, such as rq-kmeans gives")
-        numbers = [name for name in self.hybrid if name in ("sequential", "number")]
-        if numbers or ("item" in (self.method, *self.hybrid[:-1]) and self.hybrid):
+        if self.bpe_vocab and (self.method in ("sequential", "number", "item", "title") or self.append):
+            raise ValueError("bpe_vocab: needs codes of several levels with shared tokens, such as those of rq-kmeans")
+        numbers = [name for name in self.append if name in ("sequential", "number")]
+        if numbers or ("item" in (self.method, *self.append[:-1]) and self.append):
             raise ValueError(
-                f"hybrid: {', '.join([self.method, *self.hybrid])} is in the wrong order: "
+                f"append: {', '.join([self.method, *self.append])} is in the wrong order: "
                 "sequential and number come first (method), item comes last"
             )
         return self
 
     @property
     def behaves(self) -> bool:
-        """Whether codes, or the vectors that rows may start from, depend on what users did and not on items alone."""
-        return self.vectors != "text" or bool(
-            {"sequential", "collaborative"} & {self.method, *self.hybrid} or self.pieces
+        """Whether codes, or the vectors that embedding rows may start from, depend on interactions."""
+        return self.fusion != "text" or bool(
+            {"sequential", "collaborative"} & {self.method, *self.append} or self.bpe_vocab
         )
 
 

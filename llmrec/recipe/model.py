@@ -15,35 +15,37 @@ from llmrec.recipe.part import Adapt, Int, Metric, Part, Positive, Share
 class Model(Part):
     """The language model that is trained."""
 
-    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"start"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"init_from"})
     base: str = Field("nano", description="nano (from scratch), embedded:NAME, a folder, or a hub name")
-    vocabulary: Annotated[Int, Field(ge=300)] = Field(2000, description="nano: pieces of its own tokenizer")
+    vocabulary: Annotated[Int, Field(ge=300)] = Field(2000, description="nano: vocabulary size of its own tokenizer")
     width: Positive = Field(128, description="nano: hidden size")
     layers: Positive = Field(4, description="nano: decoder layers")
     heads: Positive = Field(4, description="nano: attention heads; width / heads is 32 or 64")
     dropout: Share = Field(0.1, description="nano: dropout while training")
-    adapt: Adapt = Field("full", description="what is trained; but for full, that and the rows of item tokens alone")
+    adapt: Adapt = Field("full", description="what is trained; the embedding rows of item tokens always are")
     rank: Positive = Field(16, description="lora, qlora: rank of the adapters")
     init_tokens: Literal["mean", "text", "centroids", "vectors", "random"] = Field(
         "mean",
-        description="where rows of item tokens start: near the mean of the base's, from the texts of their items, from "
-        "the codebooks, from the vectors that were quantized, or anywhere",
+        description="initial embedding rows of item tokens: near the mean row of the base, from the texts of their "
+        "items, from the codebooks, from the quantized vectors, or random",
     )
-    old_rows: Literal["frozen", "trained"] = Field(
-        "frozen", description="adapt: full — rows of the base's own tokens; nano has none, and trains them all"
+    base_embeddings: Literal["frozen", "trained"] = Field(
+        "frozen", description="adapt: full — embedding rows of the base's own tokens; nano always trains all rows"
     )
-    start: str | None = Field(
-        default=None, alias="from", description="a run folder: go on from its model, keeping its codes (weekly refresh)"
+    init_from: str | None = Field(
+        None, description="a run folder: start from its trained model and keep its codes (weekly refresh)"
     )
-    tiny: bool = Field(False, description="two layers of the base's family with random weights, no hub (set by --tiny)")
+    tiny: bool = Field(
+        False, description="two layers of the base's family with random weights, no download (set by --tiny)"
+    )
 
     def hashed_fields(self) -> dict[str, Any]:
-        """See `Part.hashed_fields`; of a base that is a folder its name alone, since what it holds is hashed."""
+        """See `Part.hashed_fields`; a base folder counts by its name only, because its content is hashed."""
         return super().hashed_fields() | ({"base": Path(self.base).name} if Path(self.base).is_absolute() else {})
 
     @property
     def name(self) -> str:
-        """What to call the model in tables."""
+        """Short name of the model for tables."""
         return self.base.rsplit("/", 1)[-1].removeprefix("embedded:")
 
     @model_validator(mode="after")

@@ -85,7 +85,8 @@ class Sft(Training):
         None, description="tokens of a packed row; the window otherwise"
     )
     spare_share: Share = Field(
-        0.005, description="items of an example that wear a spare token (indexing.spares), so that those are learnt too"
+        0.005,
+        description="probability that an item's last token is replaced by a reserved one (indexing.reserved_tokens)",
     )
     smoothing: Share = Field(
         0.0, description="of a code token's probability, what goes to all tokens of its level alike (label smoothing)"

@@ -183,7 +183,7 @@ def _nearest(keys: list[Any]) -> str:
     here: Any = Recipe
     for key in keys[:-1]:
         here = _part_below(here, key)
-    siblings = [field.alias or name for name, field in here.model_fields.items()] if here is not None else []
+    siblings = list(here.model_fields) if here is not None else []
     near = _near(str(keys[-1]), siblings, 0.5)
     if near:
         return f" Did you mean '{'.'.join(map(str, _as_written([*keys[:-1], near])))}'?"

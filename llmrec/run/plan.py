@@ -112,7 +112,7 @@ def _items(settings: Items) -> StageSpec:
 
 
 def _catalogue(settings: Indexing, model: Model) -> StageSpec:
-    earlier = RunFolder(Path(model.start)).catalogue if model.start else None
+    earlier = RunFolder(Path(model.init_from)).catalogue if model.init_from else None
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
@@ -127,7 +127,7 @@ def _catalogue(settings: Indexing, model: Model) -> StageSpec:
         return build.make(settings, dataset.items, vectors, context.seed, context.folder, train)
 
     reads: list[str | Outside] = [ITEM_TABLE, ITEMS, *([DATA] if settings.behaves else [])]
-    reads += [_file("the catalogue of model.from", earlier)] if earlier else []
+    reads += [_file("the catalogue of model.init_from", earlier)] if earlier else []
     return StageSpec(CATALOGUE, "catalogue", 2, settings.hashed_fields(), tuple(reads), make)
 
 
@@ -160,7 +160,7 @@ def _training(
 ) -> StageSpec:
     """A training stage; `before` holds the one that it starts from, where there is one."""
     previous = layout.training_name(number - 1, before[0].method) if before else None
-    warm = RunFolder(Path(model.start)) if model.start and not before else None
+    warm = RunFolder(Path(model.init_from)) if model.init_from and not before else None
     aligns = isinstance(stage, Alignment)
     prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
@@ -179,7 +179,7 @@ def _training(
     if previous:
         reads.append(previous)
     elif warm:
-        reads.append(Outside("the model of model.from", lambda: warm.last_trained))
+        reads.append(Outside("the model of model.init_from", lambda: warm.last_trained))
     elif Path(model.base).is_absolute() or Path(model.base).is_dir():
         reads.append(_file("model.base", Path(model.base)))
 

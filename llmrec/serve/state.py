@@ -172,7 +172,7 @@ def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
         what = f"gives {len(moved)} of them other codes, such as '{moved[0]}'" if moved else "shares none of them"
         raise ModelError(
             f"the catalogue {catalogue.hash[:12]}… is not of this model: the model was trained on "
-            f"{len(codes)} items, and it {what}. Make one that keeps the codes of old items (`model.from` in a recipe)."
+            f"{len(codes)} items, and it {what}. Make one that keeps the old codes (`model.init_from` in a recipe)."
         )
 
 

@@ -92,7 +92,7 @@ def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTra
 
 
 def quantized(items: Path, catalogue: Path) -> np.ndarray:
-    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.vectors` says.
+    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.fusion` says.
 
     Args:
         items: folder of the stage that encoded the items.
@@ -102,7 +102,7 @@ def quantized(items: Path, catalogue: Path) -> np.ndarray:
     from llmrec.indexing.vectors import VectorSource
 
     text = read_vectors(items)
-    source = VectorSource.load(read_checked(catalogue / SETTINGS, Indexing).vectors, catalogue)
+    source = VectorSource.load(read_checked(catalogue / SETTINGS, Indexing).fusion, catalogue)
     return source.of(text, source.behaviour)
 
 

@@ -40,13 +40,13 @@ BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
 ALWAYS = ("evaluate.target=valid", "evaluate.baselines=[]")
 CODES = ["indexing.method=rq-kmeans", "train.0.softmax=catalogue"]  # of three levels, where nothing else is said
-BOTH = ["indexing.vectors=weighted", "indexing.teacher=ppmi"]
-OWN = ["indexing.levels=2", "indexing.hybrid=[item]"]
+BOTH = ["indexing.fusion=weighted", "indexing.collaborative_model=ppmi"]
+OWN = ["indexing.levels=2", "indexing.append=[item]"]
 LAST = ["tasks.supervise=answer", "train.0.taught=0"]  # a teacher helps in histories that are supervised
 APPEND = "train+="  # a stage more behind those of the recipe
 FACTORS: dict[str, tuple[str, list[str]]] = {
-    "text": ("codes of text alone", [*CODES, "indexing.vectors=text"]),
-    "behaviour": ("codes of co-occurrence alone", [*CODES, "indexing.vectors=ppmi"]),
+    "text": ("codes of text alone", [*CODES, "indexing.fusion=text"]),
+    "behaviour": ("codes of co-occurrence alone", [*CODES, "indexing.fusion=ppmi"]),
     "fused": ("codes of text and co-occurrence", [*CODES, *BOTH]),
     "fused-item": ("two levels of these, and a token of the item's own", [*CODES, *BOTH, *OWN]),
     "rq-vae": ("RQ-VAE of these", ["indexing.method=rq-vae", *CODES[1:], *BOTH, "indexing.epochs=300"]),
@@ -72,7 +72,7 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "less-dropout": ("dropout .15", ["model.dropout=0.15"]),
     "more-dropout": ("dropout .4", ["model.dropout=0.4"]),
     "wordings": ("six wordings, none of them short", ["tasks.wordings=6"]),
-    "separating-level": ("twins told apart by a token more", ["indexing.separate=last-level"]),
+    "separating-level": ("twins told apart by a token more", ["indexing.collisions=extra-level"]),
     "drop-history": ("a fifth of the history left out", ["train.0.drop_history=0.2"]),
     "one-window": ("each event seen once an epoch", ["tasks.windows=1"]),
     "four-windows": ("four windows: sub-sequences", ["tasks.windows=4"]),

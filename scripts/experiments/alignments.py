@@ -56,7 +56,7 @@ def world(events: dict[str, Any], codes: int, sft: dict[str, Any], **model: int)
     return {
         "data": {"source": "synthetic", "synthetic": {"events": 12, "popularity": 0.6, **events}},
         "items": {"encoder": "hashing"},
-        "indexing": {"levels": 2, "width": codes, "spares": 2},
+        "indexing": {"levels": 2, "width": codes, "reserved_tokens": 2},
         "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
         "model": {"base": "nano", "vocabulary": 400, "dropout": 0.0, **model},
         "train": [{"method": "sft", "batch": 32, **sft, **ends}],
@@ -131,7 +131,7 @@ def follow(first: Path, recipe: Recipe, name: str, stage: dict[str, Any]) -> Pat
     out = first.with_name(f"{first.name}-{name.replace(', ', '-').replace(' ', '-')}")
     if not out.is_dir():
         shutil.copytree(first, out)
-    values = recipe.model_dump(mode="json", by_alias=True)
+    values = recipe.model_dump(mode="json")
     more = Recipe.model_validate(values | {"train": [*values["train"], stage]})
     return run(more, out, "evaluate")
 

@@ -61,7 +61,7 @@ def dominance(work: Path) -> dict[str, Any]:
     data = Dataset.load(made.data, texts=False)
     text, train = read_vectors(made.items), data.before("valid")
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
-        settings = recipe.indexing.model_copy(update={"vectors": way, "teacher": "ppmi"})
+        settings = recipe.indexing.model_copy(update={"fusion": way, "collaborative_model": "ppmi"})
         where = vectors.fit_source(settings, text, train, recipe.seed)
         of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
         codes = residual_kmeans(of, settings.levels, settings.width, recipe.seed)[1]

@@ -58,7 +58,7 @@ def main(
     """Indexing: a million vectors, Amazon Beauty by residual k-means and RQ-VAE, new items, MiniOneRec's RQ-VAE."""
     if part == "peer" and peer is None:
         raise RunError("this is measured beside MiniOneRec: give --peer DIR, a checkout of AkaliKong/MiniOneRec")
-    settings = Indexing.model_validate(BEAUTY["indexing"] | {"spares": 64, "epochs": epochs})
+    settings = Indexing.model_validate(BEAUTY["indexing"] | {"reserved_tokens": 64, "epochs": epochs})
     measure: dict[Part, Callable[[], dict[str, Any]]] = {
         "million": lambda: alone(million, items, settings),
         "beauty": lambda: whole(settings, *beauty(work)),
@@ -103,7 +103,7 @@ def whole(settings: Indexing, table: pa.Table, text: np.ndarray) -> dict[str, An
 def new(settings: Indexing, table: pa.Table, text: np.ndarray) -> dict[str, Any]:
     """New items a second by a frozen catalogue, their vectors given: half of the items are old, the others new."""
     half = len(text) // 2
-    settings = settings.model_copy(update={"spares": len(text)})
+    settings = settings.model_copy(update={"reserved_tokens": len(text)})
     with tempfile.TemporaryDirectory() as folder:
         build.make(settings, table.slice(0, half), text[:half], 0, Path(folder))
         held, frozen = Catalogue.load(Path(folder)), Frozen.load(Path(folder))

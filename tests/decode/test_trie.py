@@ -95,7 +95,7 @@ def test_codes_longer_than_one_sorting_word_are_sorted_all_the_same():
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        ([(1, 2), (1, 3), (1, 2)], "1 of 3 items repeat another item's code .*indexing.separate"),
+        ([(1, 2), (1, 3), (1, 2)], "1 of 3 items repeat another item's code .*indexing.collisions"),
         ([(1, 2), (1,)], "beginning of another code .*item 1's of item 0's.* end symbol"),
         ([(1, 2), ()], "item 1.*at least one symbol"),
         ([], "no items"),

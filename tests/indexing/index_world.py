@@ -16,7 +16,7 @@ from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
 from llmrec.recipe import Data, Indexing, SyntheticConfig
 
-SMALL = {"levels": 2, "width": 8, "teacher": "ppmi", "spares": 6}
+SMALL = {"levels": 2, "width": 8, "collaborative_model": "ppmi", "reserved_tokens": 6}
 WAYS = {
     "rq-kmeans": {},
     "balanced": {"method": "balanced-rq-kmeans"},
@@ -24,23 +24,23 @@ WAYS = {
     "kmeans-tree": {"method": "kmeans-tree"},
     "pq": {"method": "pq"},
     "opq": {"method": "opq"},
-    "rq-vae, sinkhorn": {"method": "rq-vae", "epochs": 5, "width": 12, "separate": "sinkhorn"},
-    "nearest-free": {"width": 12, "separate": "nearest-free"},
-    "tree, nearest-free": {"method": "kmeans-tree", "width": 12, "separate": "nearest-free"},
-    "teacher": {"vectors": "teacher", "teacher": "bpr"},
-    "ppmi": {"vectors": "ppmi"},
-    "concat": {"vectors": "concat"},
-    "weighted": {"vectors": "weighted"},
-    "aligned": {"vectors": "aligned"},
+    "rq-vae, sinkhorn": {"method": "rq-vae", "epochs": 5, "width": 12, "collisions": "sinkhorn"},
+    "reassign": {"width": 12, "collisions": "reassign"},
+    "tree, reassign": {"method": "kmeans-tree", "width": 12, "collisions": "reassign"},
+    "bpr": {"fusion": "collaborative", "collaborative_model": "bpr"},
+    "ppmi": {"fusion": "ppmi"},
+    "concat": {"fusion": "concat"},
+    "weighted": {"fusion": "weighted"},
+    "aligned": {"fusion": "aligned"},
     "sequential": {"method": "sequential"},
     "collaborative": {"method": "collaborative"},
     "title": {"method": "title"},
     "category": {"method": "category"},
     "number": {"method": "number"},
     "item": {"method": "item"},
-    "CID+IID": {"method": "collaborative", "hybrid": ["item"]},
-    "SemID+CID": {"method": "category", "hybrid": ["collaborative"]},
-    "pieces": {"pieces": 60},
+    "CID+IID": {"method": "collaborative", "append": ["item"]},
+    "SemID+CID": {"method": "category", "append": ["collaborative"]},
+    "bpe": {"bpe_vocab": 60},
 }
 
 

@@ -87,7 +87,7 @@ def test_what_cannot_be_added_is_said(run: Path, tmp_path: Path, columns: dict, 
 
 
 def test_new_items_of_unknown_categories_are_named(world: Path, tmp_path: Path) -> None:
-    recipe = load(world, ["indexing={method: category, category: kind, spares: 20}"])
+    recipe = load(world, ["indexing={method: category, category_column: kind, reserved_tokens: 20}"])
     made = execute.run(recipe, tmp_path / "run", until="catalogue")
     file = wares(tmp_path, item_id=["x", "y", "z"], title=["Film ccc", "Film ddd", "Film"], kind=["opera", "drama", ""])
     folder, facts = add(made, file)

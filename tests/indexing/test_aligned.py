@@ -28,7 +28,7 @@ def agreements(request) -> dict[str, tuple[float, float]]:
     )
     found = {}
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
-        where = vectors.fit_source(Indexing(vectors=way, teacher="ppmi"), text, train, 0)
+        where = vectors.fit_source(Indexing(fusion=way, collaborative_model="ppmi"), text, train, 0)
         of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
         for width in (GROUPS, CROSSED):
             codes = residual_kmeans(of, 1, width, 0)[1][:, 0]

@@ -13,7 +13,7 @@ from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Indexing
 
-SETTINGS = Indexing(levels=2, width=4, spares=6)
+SETTINGS = Indexing(levels=2, width=4, reserved_tokens=6)
 
 
 def unit_vectors(items: int, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_new_items_past_the_last_spare_are_refused_with_the_remedy(tmp_path: Pat
     made(tmp_path / "old", names, vectors)
     (tmp_path / "new").mkdir()
     twins = [f"twin{number}" for number in range(20)]
-    with pytest.raises(CodeError, match=r"no spare token.*indexing\.spares"):
+    with pytest.raises(CodeError, match=r"no spare token.*indexing\.reserved_tokens"):
         build.extend(
             tmp_path / "old", table(names + twins), np.vstack([vectors, vectors[[0] * 20]]), 0, tmp_path / "new"
         )

@@ -47,7 +47,7 @@ def test_new_items_get_free_codes_and_old_ones_keep_theirs(way: str, tmp_path: P
     assert (new.tokens, new.ends, new.extends) == (old.tokens, old.ends, (old.hash,))
     if old.ends == "separating" and way != "balanced":  # shares bound old items, not new ones
         prefixes = [row[row >= 0][:-1].tolist() for row in new.codes]
-        assert prefixes[100] == prefixes[102] == prefixes[3] or settings(way).vectors not in (
+        assert prefixes[100] == prefixes[102] == prefixes[3] or settings(way).fusion not in (
             "text",
             "concat",
             "weighted",
@@ -180,10 +180,10 @@ def test_memory_of_pieces_does_not_grow_with_events() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"method": "title", "separate": "sinkhorn"}, "needs such a method"),
-        ({"method": "item", "pieces": 50}, "codes of several levels"),
-        ({"hybrid": ["sequential"]}, "sequential and number come first"),
-        ({"method": "item", "hybrid": ["title"]}, "item comes last"),
+        ({"method": "title", "collisions": "sinkhorn"}, "needs such a method"),
+        ({"method": "item", "bpe_vocab": 50}, "codes of several levels"),
+        ({"append": ["sequential"]}, "sequential and number come first"),
+        ({"method": "item", "append": ["title"]}, "item comes last"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(wrong: dict, said: str) -> None:
@@ -203,7 +203,7 @@ def test_vectors_without_a_direction_are_refused_by_item(value: float, said: str
 def test_a_method_of_behaviour_without_events_says_what_to_do(tmp_path: Path) -> None:
     data, text = world()
     with pytest.raises(CodeError, match=r"there are none\. Set it to text"):
-        build.make(Indexing(levels=2, width=8, vectors="ppmi"), data.items, text, 1, tmp_path)
+        build.make(Indexing(levels=2, width=8, fusion="ppmi"), data.items, text, 1, tmp_path)
     with pytest.raises(CodeError, match="nothing to cluster"):
         build.make(Indexing(levels=2, width=8, method="collaborative"), data.items, text, 1, tmp_path)
 

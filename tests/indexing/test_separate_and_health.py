@@ -120,7 +120,12 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
         ({}, "separating", {"bits": 2.0}, "Level 1 is uneven, 2.0 of 6.0 bits: 70 items have one of its codes."),
         ({"method": "category"}, "separating", {"bits": 2.0}, "Healthy."),
         ({}, "separating", {"same_vector": 6}, "6 items have the vector of another"),
-        ({"pieces": 900}, "separating", {"levels": [100]}, "Codes use 100 of 1000 pieces: set indexing.pieces lower."),
+        (
+            {"bpe_vocab": 900},
+            "separating",
+            {"levels": [100]},
+            "Codes use 100 of 1000 pieces: set indexing.bpe_vocab lower.",
+        ),
         (
             {"method": "category"},
             "separating",
@@ -128,24 +133,24 @@ def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> 
             "90% of items shared a code before they were",
         ),
         (
-            {"method": "category", "hybrid": ["item"]},
+            {"method": "category", "append": ["item"]},
             "own",
             {"collisions_before": 90},
             "Healthy. 100 items have unique",
         ),
-        ({"method": "category", "hybrid": ["collaborative"]}, "separating", {"collisions_before": 90}, "a smaller"),
+        ({"method": "category", "append": ["collaborative"]}, "separating", {"collisions_before": 90}, "a smaller"),
         ({"method": "item"}, "own", {"collisions_before": 100}, "only rows that start from vectors"),
         ({"method": "number"}, "numbers", {"levels": [1, 9]}, "nothing else in common: a baseline."),
-        ({"vectors": "ppmi"}, "separating", {"neighbours_kept": 0.01}, "Healthy."),
+        ({"fusion": "ppmi"}, "separating", {"neighbours_kept": 0.01}, "Healthy."),
         ({}, "separating", {"neighbours_kept": 0.01}, "Only 1% of nearest items share a first token"),
-        ({"vectors": "concat"}, "separating", {"dominance": 0.5}, "vectors=weighted or aligned gives both a say"),
-        ({"vectors": "weighted"}, "separating", {"dominance": -0.5}, "behaviour far more than text (dominance -0.50)"),
-        ({"vectors": "aligned"}, "separating", {"dominance": 0.5}, "widen the first level"),
+        ({"fusion": "concat"}, "separating", {"dominance": 0.5}, "fusion=weighted or aligned gives both a say"),
+        ({"fusion": "weighted"}, "separating", {"dominance": -0.5}, "behaviour far more than text (dominance -0.50)"),
+        ({"fusion": "aligned"}, "separating", {"dominance": 0.5}, "widen the first level"),
     ],
 )
 def test_a_verdict_advises_what_its_method_has(how: dict, ends: str, changed: dict, said: str) -> None:
     levels = [
-        {"level": number, "used": used, "width": 1000 if how.get("pieces") else 64, "counts": [70, 30]}
+        {"level": number, "used": used, "width": 1000 if how.get("bpe_vocab") else 64, "counts": [70, 30]}
         | {"entropy_bits": changed.get("bits", 5.0)}
         for number, used in enumerate([*changed.get("levels", [64]), 3], 1)
     ]

@@ -23,7 +23,7 @@ def test_a_world_and_a_training_take_the_largest_seed(world: Path, tmp_path: Pat
     changes = [
         f"data={{source: synthetic, synthetic: {{seed: {2**63 - 1}, users: 30, items: 30}}}}",
         "items.text=[title]",
-        "indexing={levels: 2, width: 4, vectors: ppmi}",
+        "indexing={levels: 2, width: 4, fusion: ppmi}",
         "train=[{epochs: 1, batch: 8, learning_rate: 1.0e-2}]",
     ]
     assert RunFolder(execute.run(load(world, [*LARGEST, *changes]), tmp_path / "run", "train")).last_trained

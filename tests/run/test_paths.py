@@ -49,14 +49,16 @@ def keys(recipe: Recipe) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("key", ["data.interactions", "data.items", "model.from", "model.base", "tasks.oracle.cache"])
+@pytest.mark.parametrize(
+    "key", ["data.interactions", "data.items", "model.init_from", "model.base", "tasks.oracle.cache"]
+)
 def test_a_path_is_relative_to_its_recipe_whatever_folder_one_is_in(
     key: str, here: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {
         "data.interactions": ("log.csv", "data: {source: files, interactions: %s, items: items.csv}"),
         "data.items": ("items.csv", "data: {source: files, interactions: log.csv, items: %s}"),
-        "model.from": ("before", "model: {from: %s}"),
+        "model.init_from": ("before", "model: {init_from: %s}"),
         "model.base": ("base", "model: {base: %s}"),
         "tasks.oracle.cache": ("words.jsonl", "tasks: {oracle: {by: replay, cache: %s}}"),
     }
@@ -80,9 +82,9 @@ def test_going_on_from_a_run_is_not_starting_anew_and_depends_on_its_model_alone
     recipe = load(Path("world/recipe.yaml"))
     for name in ("one", "two"):
         shutil.copytree(tiny_run, here / name)
-    run = execute.run(load(Path("world/recipe.yaml"), ["model.from=one"]), Path("runs/a"), "catalogue")
+    run = execute.run(load(Path("world/recipe.yaml"), ["model.init_from=one"]), Path("runs/a"), "catalogue")
     made = (run / "catalogue" / "made.json").stat().st_mtime_ns
-    execute.run(load(Path("world/recipe.yaml"), ["model.from=two"]), Path("runs/a"), "catalogue")
+    execute.run(load(Path("world/recipe.yaml"), ["model.init_from=two"]), Path("runs/a"), "catalogue")
     assert (run / "catalogue" / "made.json").stat().st_mtime_ns == made
     execute.run(recipe, Path("runs/a"), "catalogue")
     assert (run / "catalogue" / "made.json").stat().st_mtime_ns != made

@@ -69,7 +69,7 @@ STARTS: dict[str, dict[str, Any]] = {  # what a recipe must hold for a setting t
 def settings(part: type[Part], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting of a part and of the parts in it, by its dotted name; of stages each kind, and each model's."""
     for name, field in part.model_fields.items():
-        address = f"{before}{field.alias or name}"
+        address = f"{before}{name}"
         inner: Any = next(
             (one for one in kinds(field.annotation) if isinstance(one, type) and issubclass(one, Part)), None
         )
@@ -227,8 +227,8 @@ ISSUE = {  # settings in which runs of two recipes were once taken for one anoth
     "drop_history": {"train": [{"drop_history": 0.1}]},
     "average": {"train": [{"average": 0.1}]},
     "spare_share": {"train": [{"spare_share": 0.1}]},
-    "vectors": {"indexing": {"vectors": "ppmi"}},
-    "hybrid": {"indexing": {"hybrid": ["item"]}},
+    "vectors": {"indexing": {"fusion": "ppmi"}},
+    "hybrid": {"indexing": {"append": ["item"]}},
     "an added task": {"tasks": {"sequential": 1.0}},
     "blend": {"evaluate": {"blend": {}}},
     "target": {"evaluate": {"target": "valid"}},

@@ -187,8 +187,8 @@ def test_a_recipe_that_reads_what_lies_in_its_run_is_refused(
 
 
 def test_a_run_that_goes_on_from_itself_is_refused(made: Path, world: Path) -> None:
-    with pytest.raises(RunError, match=r"model\.from .* lies in the run folder"):
-        execute.run(load(world, [f"model.from={made}"]), made, "data")
+    with pytest.raises(RunError, match=r"model\.init_from .* lies in the run folder"):
+        execute.run(load(world, [f"model.init_from={made}"]), made, "data")
 
 
 def test_a_run_inside_a_stage_is_refused(made: Path, world: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_warm_start_keeps_codes_and_starts_from_the_old_figures(world: Path, t
         csv.writer(file).writerows([["u0", "late", 2_000_000], ["u0", "i3", 2_000_060], ["u0", "i4", 2_000_120]])
     recipe = tmp_path / "world" / "recipe.yaml"
     cold = run(load(recipe, HARDLY), tmp_path / "cold")
-    warm = run(load(recipe, [f"model.from={tiny_run}", *HARDLY]), tmp_path / "warm")
+    warm = run(load(recipe, [f"model.init_from={tiny_run}", *HARDLY]), tmp_path / "warm")
     old, new = Catalogue.load(tiny_run / "catalogue"), Catalogue.load(warm / "catalogue")
     assert new.tokens == old.tokens
     assert len(new.item_ids) == len(old.item_ids) + 1

@@ -19,7 +19,7 @@ from llmrec.files import hash_folder, read_json
 from llmrec.recipe_file import dump, fingerprint, load
 from llmrec.run import execute
 
-SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.beams=10", "indexing.spares=0"]
+SMALL = ["train.0.epochs=0.5", "evaluate.ranking=[hr@10,ndcg@10]", "evaluate.beams=10", "indexing.reserved_tokens=0"]
 
 
 def in_this_process(verb: str, recipe: Path, *given: object) -> None:

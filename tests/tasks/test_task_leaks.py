@@ -28,12 +28,12 @@ WORLD = """
 seed: 3
 data: {source: synthetic, synthetic: {users: 60, items: 60, groups: 4}}
 items: {text: [title, description], encoder: hashing}
-indexing: {levels: 2, width: 8, spares: 2}
+indexing: {levels: 2, width: 8, reserved_tokens: 2}
 """
 NOISE = """
 data: {source: files, interactions: log.csv, items: items.csv}
 items: {encoder: hashing}
-indexing: {levels: 2, width: 16, spares: 2}
+indexing: {levels: 2, width: 16, reserved_tokens: 2}
 """
 EVERY = Tasks(**dict.fromkeys(TASKS, 1.0), negatives="popularity", candidates=10, letters=5, oracle=Oracle())
 

@@ -39,13 +39,13 @@ def adapted(method: Adapt, folder: Path, name: str = "llama", tied: bool = False
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_old_rows_train_in_full_where_the_recipe_says_so_and_nowhere_else(tied: bool, tmp_path: Path) -> None:
-    for old_rows in ("trained", "frozen"):
-        model, tokenizer, new, plain = adapted("full", tmp_path, tied=tied, old_rows=old_rows)
-        train(model, tokenizer, tmp_path / old_rows, weight_decay=0.5)
+    for chosen in ("trained", "frozen"):
+        model, tokenizer, new, plain = adapted("full", tmp_path, tied=tied, base_embeddings=chosen)
+        train(model, tokenizer, tmp_path / chosen, weight_decay=0.5)
         done = merged(model, tokenizer, tmp_path, plain)
         for after, before in zip(sides(done).values(), sides(plain()).values(), strict=True):
             same = (after[: new.min()] == before[: new.min()]).all(1)
-            assert bool(same.all()) == (old_rows == "frozen")
+            assert bool(same.all()) == (chosen == "frozen")
             worn = new[np.unique(catalogue().codes)]
             assert not (after[worn] == before[worn]).all(1).any()
     assert "forward" not in vars(done.get_output_embeddings())  # nothing is left of what held the rows

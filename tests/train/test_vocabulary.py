@@ -224,7 +224,9 @@ def test_an_old_row_that_moved_stops_the_run_unless_it_may(tmp_path: Path) -> No
     with torch.no_grad():
         sides(model)["input"][5, 5] += 1e-6
     given = (before, model, new, names, everything(new), np.zeros(len(new), bool))
-    with pytest.raises(ModelError, match=r"the base's own tokens changed on the input side.*model\.old_rows: trained"):
+    with pytest.raises(
+        ModelError, match=r"the base's own tokens changed on the input side.*model\.base_embeddings: trained"
+    ):
         moved(*given, False)
     assert moved(*given, True)["input"]["unmoved"] == 0
 
