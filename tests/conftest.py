@@ -24,7 +24,7 @@ seed: 7
 data: {source: files, interactions: log.csv, items: items.csv}
 items: {text: [title, kind], encoder: hashing}
 indexing: {levels: 2, width: 8, reserved_tokens: 2}
-tasks: {history: 8, windows: 2, wordings: 6, item_to_text: 1.0, text_to_item: 1.0}
+tasks: {history: 8, passes: 2, templates: 6, item_to_text: 1.0, text_to_item: 1.0}
 model: {base: nano, width: 64, layers: 2, heads: 2, vocabulary: 400, dropout: 0.0}
 train: [{method: sft, epochs: 8, batch: 8, learning_rate: 3.0e-3, save_every: 20}]
 evaluate: {ranking: [hr@1, hr@5, ndcg@5], beams: 10, batch: 16, exclude_seen: false}
@@ -84,4 +84,4 @@ def mixed_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "mixed"
     shutil.copytree(tiny_run, folder)
-    return run(recipe_of(folder, ["evaluate.blend={share: 0.4, teacher: markov-ease}"]), folder, until="evaluate")
+    return run(recipe_of(folder, ["evaluate.ensemble={weight: 0.4, model: markov-ease}"]), folder, until="evaluate")

@@ -62,7 +62,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "mapping for a key": ("? {a: 1}\n: 3\n", "line 1"),
     "number for a key inside": ("data: {1: 2}\n", "data.1"),
     "null for a key inside": ("tasks: {null: 2}\n", "tasks.null"),
-    "number for a task": ("tasks: {caps: {1: 2}}\n", "caps"),
+    "number for a task": ("tasks: {max_examples: {1: 2}}\n", "max_examples"),
     "merges of much": (
         "".join(f"a{n}: &a{n} {{{', '.join(f'k{n}-{k}: 1' for k in range(100))}}}\n" for n in range(11))
         + f"data: {{<<: [{', '.join(f'*a{n}' for n in range(11))}]}}\n",
@@ -123,7 +123,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "true for epochs": ("train: [{epochs: true}]\n", "train.0.epochs"),
     "rate of inf": ("train: [{learning_rate: .inf}]\n", "train.0.learning_rate"),
     "true for a weight": ("tasks: {rating: true}\n", "tasks.rating"),
-    "true for a cap": ("tasks: {caps: {rating: true}}\n", "tasks.caps: rating: should be a number"),
+    "true for a cap": ("tasks: {max_examples: {rating: true}}\n", "tasks.max_examples: rating: should be a number"),
     "weight of inf": ("tasks: {rating: .inf}\n", "tasks.rating"),
     "rating of nan": ("data: {min_rating: .nan}\n", "data.min_rating"),
     "batch of 2^64": (f"train: [{{batch: {2**64}}}]\n", "train.0.batch"),
@@ -171,7 +171,7 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "superscript": ("train.².epochs=2", "below 1"),
     "below a number": ("train.0.epochs.1=2", "below 'train.0.epochs'"),
     "below a default": ("data.source.x=2", "data.source: Input should be"),
-    "below nothing": ("evaluate.category.x=2", "evaluate"),
+    "below nothing": ("evaluate.category_column.x=2", "evaluate"),
     "deep": (".".join("a" * 3000) + "=1", "override"),
     "brackets": ("seed=" + "[" * NESTED + "]" * NESTED, "deep"),
     "seed of 5000 digits": (f"seed={HUGE}", "is no int"),
@@ -251,7 +251,7 @@ items: {text: [title, brand]}
 indexing:
   method: rq-kmeans
   levels: 3
-tasks: {mixture: lc-rec, history: 20, caps: {rating: 10}, oracle: {by: replay, cache: a.jsonl}}
+tasks: {mixture: lc-rec, history: 20, max_examples: {rating: 10}, oracle: {by: replay, cache: a.jsonl}}
 model: {base: nano, width: 128}
 train:
   - {method: sft, epochs: 2, learning_rate: 3.0e-3}

@@ -78,7 +78,7 @@ class Ground:
         moments = Moments.newest(train, stage.max_positions, not job.exclude_seen, dataset.n_items)
         window = model_folder.window(previous)
         users, task = dataset.user_ids, job.tasks.recommending or "next_item"
-        asked = prompts(moments, tokenizer, catalogue, users, task, note.history, job.tasks.wordings, window, job.seed)
+        asked = prompts(moments, tokenizer, catalogue, users, task, note.history, job.tasks.templates, window, job.seed)
         tokens = token_ids(tokenizer, catalogue.tokens)
         texts = cache(partial(read_texts, job.items, dataset.n_items))
         return cls(tokenizer, note, catalogue, tokens, moments, asked, users, texts)

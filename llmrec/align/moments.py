@@ -16,7 +16,7 @@ from llmrec.errors import DataError, ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.model.prompting import wrap
-from llmrec.recipe import Wordings
+from llmrec.recipe import TemplateChoice
 from llmrec.seed import stream
 from llmrec.tasks import templates
 from llmrec.tasks.examples import next_item_prompt
@@ -121,7 +121,7 @@ def prompts(
     users: Sequence[str],
     task: str,
     history: int,
-    wordings: Wordings,
+    wordings: TemplateChoice,
     window: int,
     seed: int,
 ) -> list[np.ndarray]:
@@ -134,7 +134,7 @@ def prompts(
         users: id of each history's user.
         task: that goes from a history to an item, and that supervised training had.
         history: items that a prompt holds at most, the newest.
-        wordings: those of training (tasks.wordings).
+        wordings: those of training (tasks.templates).
         window: tokens that the model holds; a longer prompt loses the oldest items.
         seed: of the wordings.
 

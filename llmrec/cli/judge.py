@@ -63,16 +63,16 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     from llmrec.run.plan import plan
 
     recipe = recipe_of(run)
-    if target == "test" and recipe.evaluate.target == "valid":
+    if target == "test" and recipe.evaluate.split == "valid":
         raise RunError(
-            f"{run} is judged on validation (evaluate.target: valid) and keeps its test part shut. Open it with "
+            f"{run} is judged on validation (evaluate.split: valid) and keeps its test part shut. Open it with "
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
-    split = target or recipe.evaluate.target
+    split = target or recipe.evaluate.split
     if beams is None and engine_named(engine) == "transformers":
         with stages() as progress:
             return read_judged(execute.judge(recipe, run, plan(recipe, split)[-1], progress))
-    changed = recipe_of(run, [f"evaluate.target={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
+    changed = recipe_of(run, [f"evaluate.split={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
     with stages() as progress, tempfile.TemporaryDirectory() as folder:
         execute.judge(changed, run, plan(changed)[-1], progress, (Path(folder), engine_named(engine)))
         return read_judged(Path(folder))
@@ -108,7 +108,7 @@ def _judged(path: Path) -> Judged:
     from llmrec.evaluate.files import read
 
     run, recipe = current_run(path, "evaluate")
-    return read(run.evaluation(recipe.evaluate.target), path.resolve().name)
+    return read(run.evaluation(recipe.evaluate.split), path.resolve().name)
 
 
 def reproduce(

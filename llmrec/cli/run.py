@@ -62,7 +62,7 @@ def run(
             write_report(folder)
             progress("report", 1.0)
     if until in ("evaluate", "report"):
-        _show(folder, folder.evaluation(settings.evaluate.target), as_json)
+        _show(folder, folder.evaluation(settings.evaluate.split), as_json)
         if until == "report" and not as_json:
             screen.print(f"\nThe whole report: {folder.report}")
     elif as_json:

@@ -98,14 +98,14 @@ def show_figures(result: dict[str, Any]) -> None:
     """Print the tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
     if "systems" in result:
         screen.print(metrics_table(result))
-    if "held_out_wording" in result:
+    if "held_out_template" in result:
         from llmrec.report import words
 
-        screen.print(words.held_out_wording(result["held_out_wording"]) + "\n")
+        screen.print(words.held_out_template(result["held_out_template"]) + "\n")
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(
-            f"Tasks with few possible answers: {protocol['target']}, {protocol['wording']} wording, over the "
+            f"Tasks with few possible answers: {protocol['target']}, {protocol['template']} wording, over the "
             "candidates of each case and not over the whole catalogue; with 95 % intervals over cases"
         )
         for task, judged in result["choices"]["tasks"].items():

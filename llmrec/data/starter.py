@@ -22,7 +22,7 @@ from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
 _MANY = 10_000  # interactions from which on rare users and items can be left out
-_LEARNED = 2_000_000  # item places that the quickstart learns from: events x windows x epochs
+_LEARNED = 2_000_000  # item places that the quickstart learns from: events x passes x epochs
 _LONG = 10  # epochs of a long training, in which a teacher's help pays; after 4 it still harmed
 _SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is fitted: 2.4 GB
 
@@ -152,8 +152,8 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
     small, width = size.items < 100, _width(size.items)
     typical = float(np.percentile(size.lengths, 90))
     history = next((steps for steps in (5, 10, 20) if typical <= steps), 50)
-    windows = 2 if size.events * 2 <= _LEARNED else 1
-    epochs = int(np.clip(_LEARNED // (size.events * windows), 3, 60))
+    passes = 2 if size.events * 2 <= _LEARNED else 1
+    epochs = int(np.clip(_LEARNED // (size.events * passes), 3, 60))
     batch = 8 if size.events < 20_000 else 32
     ranking = "[hr@1, hr@5, ndcg@5]" if small else "[hr@5, ndcg@5, hr@10, ndcg@10, hr@20, ndcg@20]"
     beams = min(50, max(5, size.items // 2)) if small else 50
@@ -192,7 +192,7 @@ def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: s
         f"indexing: {{method: rq-kmeans, levels: {2 if size.items < 1000 else 3}, width: {width}, fusion: weighted, "
         "collaborative_model: ppmi}",
         f"# Interactions of a user: {int(np.median(size.lengths))} in the middle, {int(size.lengths.max())} at most.",
-        f"tasks: {{history: {history}, windows: {windows}, item_to_text: 0.25, text_to_item: 0.25}}",
+        f"tasks: {{history: {history}, passes: {passes}, item_to_text: 0.25, text_to_item: 0.25}}",
         '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with softmax: '
         "vocabulary below",
         f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {1000 if size.items > 500 else 500}, "

@@ -45,12 +45,12 @@ class World:
         """From the training part of a data set, its items and their vectors (n_items, dimensions).
 
         Raises:
-            DataError: the items have no column that `settings.category` names.
+            DataError: the items have no column that `settings.category_column` names.
         """
         train = dataset.before("valid")
         pairs = np.unique(train.rows * dataset.n_items + train.items)
         counts = np.bincount(pairs % dataset.n_items, minlength=dataset.n_items)
-        labels = _labels(dataset.items, settings.category) if settings.category else None
+        labels = _labels(dataset.items, settings.category_column) if settings.category_column else None
         users = int((train.lengths > 0).sum())
         seen = cases.histories if settings.exclude_seen else Sequences.of([[]] * len(cases.users))
         return cls(cases, dataset.n_items, counts, users, _obvious(counts, seen), vectors, labels)
@@ -134,7 +134,9 @@ def _obvious(counts: np.ndarray, exclude: Sequences) -> np.ndarray:
 def _labels(items: pa.Table, name: str) -> np.ndarray:
     """A number for each value; lists and all other kinds by how they are written, missing ones as one of their own."""
     if name not in items.column_names:
-        raise DataError(f"evaluate.category names the column '{name}', but items have: {', '.join(items.column_names)}")
+        raise DataError(
+            f"evaluate.category_column names the column '{name}', but items have: {', '.join(items.column_names)}"
+        )
     text = pa.array([str(value) for value in items[name].to_pylist()])
     return pc.index_in(text, value_set=pc.unique(text)).to_numpy(zero_copy_only=False).astype(np.int64)
 

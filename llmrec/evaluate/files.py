@@ -42,7 +42,7 @@ class Protocol(TypedDict):
     beams: int
 
 
-class _HeldOutWording(TypedDict):
+class _HeldOutTemplate(TypedDict):
     """Figures with a prompt that training never saw, and these less those with the trained prompt."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -59,7 +59,7 @@ class Metrics(TypedDict):
     model: str
     systems: dict[str, Annotated[dict[str, Mean], Field(min_length=1)]]
     paired: NotRequired[dict[str, dict[str, Mean]]]
-    held_out_wording: NotRequired[_HeldOutWording]
+    held_out_template: NotRequired[_HeldOutTemplate]
 
 
 class Example(TypedDict):
@@ -154,7 +154,7 @@ ALIKE = {
     "items": "the size of the catalogue",
     "ties": "how tied scores count",
     "beams": "the beam width",
-    "wording": "the wording of prompts",
+    "template": "the prompt template",
     "exclude_seen": "whether items of the history may be recommended",
 }
 """What of a protocol must agree before two figures may stand side by side."""

@@ -69,10 +69,10 @@ def evaluate(
     Raises:
         DataError: nothing is held out.
     """
-    cases = dataset.cases(settings.target)
+    cases = dataset.cases(settings.split)
     if not len(cases.users):
         raise DataError(
-            f"the split holds out nothing for {settings.target}. Evaluate on another part, or split otherwise."
+            f"the split holds out nothing for {settings.split}. Evaluate on another part, or split otherwise."
         )
     ranked, alone = _recommend(recommender, cases, np.arange(len(cases.users)), dataset.user_ids, settings, progress)
     lists = {name: ranked.items} | ({} if alone is None else {ALONE: alone})
@@ -93,10 +93,10 @@ def evaluate(
         "beyond": {system: beyond.figures(world, found) for system, found in lists.items()},
         "slices": beyond.by_slice(world, per_user),
     }
-    other = with_held_out_prompt(recommender) if settings.wording == "trained" else None
+    other = with_held_out_prompt(recommender) if settings.template == "trained" else None
     if other:
-        result["held_out_wording"] = _held_out_wording(other, dataset, cases, settings, per_user[name], seed)
-    if settings.worth:
+        result["held_out_template"] = _held_out_template(other, dataset, cases, settings, per_user[name], seed)
+    if settings.weight_column:
         result["worth"] = _worth(dataset, cases, settings, per_user)
     _write(folder, dataset, cases, ranked, per_user)
     write_json(folder / "metrics.json", result)
@@ -108,14 +108,14 @@ def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, seed: int) -> 
     return {
         "split": dataset.facts.get("split", "leave-one-out"),
         "tie-break": dataset.facts.get("tie-break", "unknown"),
-        "target": settings.target,
+        "target": settings.split,
         "candidates": "whole catalogue",
         "items": dataset.n_items,
         "users": len(np.unique(cases.users)),
         "cases": len(cases.users),
         "exclude_seen": settings.exclude_seen,
         "beams": settings.beams,
-        "wording": settings.wording,
+        "template": settings.template,
         "ties": "expectation",
         "intervals": "95 %, bootstrap over cases",
         "seed": seed,
@@ -139,23 +139,23 @@ def _rank_by(model: CollaborativeModel, cases: Cases, exclude_seen: bool, depth:
 def _worth(
     dataset: Dataset, cases: Cases, settings: Evaluate, per_user: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, Any]:
-    """System → metric → mean in which a case counts what its target is worth, by the column `evaluate.worth`."""
-    assert settings.worth
-    if settings.worth not in dataset.items.column_names:
+    """System → metric → mean weighted by the target's value in the column `evaluate.weight_column`."""
+    assert settings.weight_column
+    if settings.weight_column not in dataset.items.column_names:
         raise DataError(
-            f"evaluate.worth names the column '{settings.worth}', but items have: "
+            f"evaluate.weight_column names the column '{settings.weight_column}', but items have: "
             + ", ".join(dataset.items.column_names)
         )
-    column = try_cast(dataset.items[settings.worth], "DOUBLE")
+    column = try_cast(dataset.items[settings.weight_column], "DOUBLE")
     worth = column.to_numpy()[cases.targets]
     return {
-        "column": settings.worth,
+        "column": settings.weight_column,
         "cases without one": int(np.isnan(worth).sum()),
         "systems": {s: {m: weighted(v, worth) for m, v in table.items()} for s, table in per_user.items()},
     }
 
 
-def _held_out_wording(
+def _held_out_template(
     recommender: Recommender,
     dataset: Dataset,
     cases: Cases,
@@ -286,7 +286,7 @@ def validator(
     def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
         engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
         live = Generative(tokenizer, note, catalogue, engine, evaluation.beams)
-        if evaluation.wording == "held-out":
+        if evaluation.template == "held-out":
             live = live.with_held_out_prompt() or live
         found = []
         for start in range(0, len(histories), evaluation.batch):

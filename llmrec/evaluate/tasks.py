@@ -69,11 +69,11 @@ def evaluate_choices(
     Raises:
         DataError: nothing is held out.
     """
-    source = held_out(*data, settings.target, settings.writing_cases, seed)
+    source = held_out(*data, settings.split, settings.generation_cases, seed)
     known, tables = Known.of(data[0]), []
     result: dict[str, Any] = {"protocol": _protocol(data[0], settings, seed), "tasks": {}}
     for number, task in enumerate(tasks.choices):
-        found = examples(task, source, known, tasks, settings.wording, seed)
+        found = examples(task, source, known, tasks, settings.template, seed)
         result["tasks"][task] = _described(found, tasks)
         if found.rows.num_rows:
 
@@ -82,7 +82,7 @@ def evaluate_choices(
 
             scores = answer_scores(model, tokenizer, found.rows.to_pylist(), found.answers, tell)
             systems = figures(found, scores, known.ratings, seed)
-            if settings.wording == "trained" and templates.load(task).held_out:
+            if settings.template == "trained" and templates.load(task).held_out:
                 other = examples(task, source, known, tasks, "held-out", seed)
                 again = answer_scores(model, tokenizer, other.rows.to_pylist(), other.answers, lambda done: None)
                 systems[HELD_OUT] = figures(other, again, known.ratings, seed)[MODEL]
@@ -151,9 +151,9 @@ def _protocol(dataset: Dataset, settings: Evaluate, seed: int) -> dict[str, Any]
     """What moves the figures of all tasks beside the model."""
     return {
         "split": dataset.facts.get("split", "leave-one-out"),
-        "target": settings.target,
-        "wording": settings.wording,
-        "cases at most": settings.writing_cases,
+        "target": settings.split,
+        "template": settings.template,
+        "cases at most": settings.generation_cases,
         "answers": "probability of each possible answer and its end, divided by their sum",
         "intervals": "95 %, bootstrap over cases",
         "seed": seed,
@@ -197,7 +197,7 @@ def evaluate_writing(
     Args:
         sources: the training part, and the test part with its own events.
         data: name of the source, for the protocol.
-        tasks: that the model was trained on; of them `settings.writing` are asked.
+        tasks: that the model was trained on; of them `settings.generation` are asked.
         seed: of the sample of events.
 
     Returns:
@@ -206,20 +206,22 @@ def evaluate_writing(
     caveat = ": its words are made up, so the figures say that the path works and no more"
     protocol = {
         "data": data + (caveat if data == "synthetic data" else ""),
-        "target": settings.target,
-        "cases at most": settings.writing_cases,
-        "wording": settings.wording,
+        "target": settings.split,
+        "cases at most": settings.generation_cases,
+        "template": settings.template,
         "decoding": f"greedy, {ROOM} tokens at most",
         "seed": seed,
     }
     result: dict[str, Any] = {"protocol": protocol, "tasks": {}}
     rows: list[pa.Table] = []
-    shared = {"mixture": "none", "wordings": "shortest" if tasks.wordings == "shortest" else 1}
-    held_out_wording = settings.wording == "held-out"
-    for number, task in enumerate(settings.writing):
+    shared = {"mixture": "none", "templates": "shortest" if tasks.templates == "shortest" else 1}
+    held_out_template = settings.template == "held-out"
+    for number, task in enumerate(settings.generation):
         before, cases = (
-            _examples(Tasks.model_validate({**shared, task: 1.0, "caps": caps}), source, seed, held_out_wording)
-            for source, caps in zip(sources, ({}, {task: settings.writing_cases}), strict=True)
+            _examples(
+                Tasks.model_validate({**shared, task: 1.0, "max_examples": most}), source, seed, held_out_template
+            )
+            for source, most in zip(sources, ({}, {task: settings.generation_cases}), strict=True)
         )
         result["tasks"][task] = {"cases": 0}
         if cases.num_rows:
@@ -227,16 +229,16 @@ def evaluate_writing(
             result["tasks"][task] = _measured(task, wrote, cases, before)
             kept = cases.select(["task", "user_id", "item_id", "prompt", "answer"])
             rows.append(kept.append_column("wrote", pa.array(wrote, pa.string())))
-        progress((number + 1) / len(settings.writing))
+        progress((number + 1) / len(settings.generation))
     if rows:
         pq.write_table(pa.concat_tables(rows), folder / "writing.parquet")
     write_json(folder / "writing.json", result)
     return result
 
 
-def _examples(tasks: Tasks, source: Source, seed: int, held_out_wording: bool) -> pa.Table:
+def _examples(tasks: Tasks, source: Source, seed: int, held_out_template: bool) -> pa.Table:
     """Examples of a task in one wording, one an event, a sample of them where the task is capped."""
-    maker = Maker(tasks, source, seed, held_out=held_out_wording)
+    maker = Maker(tasks, source, seed, held_out=held_out_template)
     return pa.concat_tables([maker.table(shard)[0] for shard in maker.shards()])
 
 

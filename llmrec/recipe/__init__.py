@@ -12,7 +12,7 @@ from llmrec.recipe.data import Columns, Data, Indexing, IndexMethod, Items, Sour
 from llmrec.recipe.model import Chat, Evaluate, Launch, Model
 from llmrec.recipe.part import Adapt, Metric, Part, Positive, Seed, Share
 from llmrec.recipe.stages import Alignment, Dpo, Grpo, RewardName, Sft, Stage, Training, Validation
-from llmrec.recipe.tasks import CHOICES, RECOMMENDING, TASKS, Oracle, Tasks, Weight, Wordings
+from llmrec.recipe.tasks import CHOICES, RECOMMENDING, TASKS, Oracle, Tasks, TemplateChoice, Weight
 
 _OFFERING = {"direct_pick", "direct_yes_no", "rerank", "pairwise", "pointwise", "chat"}
 

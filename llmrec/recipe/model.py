@@ -90,51 +90,50 @@ class Launch(Part):
         return self
 
 
-class Mixed(Part):
-    """A teacher beside the language model: both probabilities of an item are mixed, and decide where it stands."""
+class EnsembleSpec(Part):
+    """A collaborative model mixed in: items are ranked by the weighted mean of both models' probabilities."""
 
-    teacher: CollaborativeSpec = models.MarkovEaseSpec()
-    share: Share = Field(0.2, description="of the teacher's chances in the mixture")
+    model: CollaborativeSpec = models.MarkovEaseSpec()
+    weight: Share = Field(0.2, description="of the collaborative model; the language model has the rest")
 
 
 class Evaluate(Part):
-    """How recommendations are judged: whole catalogue, every test user, item level."""
+    """Evaluation: every held-out event is ranked against the whole catalogue."""
 
     NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"batch"})
     ranking: Annotated[list[Metric], Field(min_length=1)] = Field(
         ["hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20"]
     )
-    target: Literal["test", "valid"] = Field(
-        "test",
-        description="the part judged; after valid, test opens by `llmrec evaluate --test`, which is written down",
+    split: Literal["test", "valid"] = Field(
+        "test", description="evaluated part; after valid, `llmrec evaluate --test` opens test and adds it to the ledger"
     )
     beams: Positive = 50
     batch: Positive = 32
     exclude_seen: bool = True
-    wording: Literal["trained", "held-out"] = Field(
-        "trained", description="prompt as served, with the first wording of training, or with one it never saw"
+    template: Literal["trained", "held-out"] = Field(
+        "trained", description="prompt template: the first of training, as served, or one kept out of training"
     )
     baselines: list[CollaborativeSpec] = Field(
         [models.PopularitySpec(), models.EaseSpec(), models.EaseRecentSpec(), models.MarkovSpec()],
-        description="collaborative models that are judged beside: names, or {name: {parameter: value}}",
+        description="collaborative models to compare with: names, or {name: {parameter: value}}",
     )
-    category: str | None = Field(None, description="column of items by which the variety of a list is judged")
-    writing: list[Literal["explanation", "review_summary", "review_title", "review_rating"]] = Field(
-        [], description="tasks whose answers in words are judged too, on held-out reviews"
+    category_column: str | None = Field(None, description="item column that diversity is measured by")
+    generation: list[Literal["explanation", "review_summary", "review_title", "review_rating"]] = Field(
+        [], description="text tasks to evaluate on held-out reviews (BLEU, ROUGE, RMSE)"
     )
-    writing_cases: Positive = Field(
-        500, description="held-out events, at most, of each task of `writing` or with few possible answers"
+    generation_cases: Positive = Field(
+        500, description="most held-out events per task of `generation`, and per task with few possible answers"
     )
-    blend: Mixed | None = Field(
-        None, description="a teacher mixed into the model's lists, here and wherever the run is loaded or served"
+    ensemble: EnsembleSpec | None = Field(
+        None, description="mix a collaborative model in, here and wherever the run is loaded or served"
     )
-    worth: str | None = Field(None, description="column of items, such as price, to weigh hits by")
+    weight_column: str | None = Field(None, description="item column, such as price, to weight hits by")
 
     @model_validator(mode="after")
-    def _beams_reach(self) -> Evaluate:
+    def _check_beams(self) -> Evaluate:
         deepest = max(int(metric.split("@")[1]) for metric in self.ranking)
         if self.beams < deepest:
-            raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` asks for")
+            raise ValueError(f"beams: {self.beams} cannot rank the {deepest} items that `ranking` needs")
         return self
 
 

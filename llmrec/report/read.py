@@ -71,7 +71,7 @@ def read_run(run: RunFolder) -> Run:
     require_current(run, finished, recipe.seed)
     stages = {spec.name: read_made(run.stage(spec.name)) for spec in finished}
     logs = {spec.name: run.stage(spec.name) / LOG for spec in finished if spec.kind == "train"}
-    evaluated = run.evaluation(recipe.evaluate.target)
+    evaluated = run.evaluation(recipe.evaluate.split)
     indexed = (run.catalogue / MADE).is_file()
     codes = _codes(run.catalogue) if indexed else []
     return Run(

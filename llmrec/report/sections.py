@@ -100,7 +100,7 @@ def figures(run: Run) -> str:
         wide(charts.systems(metrics, shown, "systems")) if shown else "",
         table(["", *map(words.metric_name, measured)], systems),
         note(_METRICS),
-        f"<p>{esc(words.held_out_wording(other))}</p>" if (other := metrics.get("held_out_wording")) else "",
+        f"<p>{esc(words.held_out_template(other))}</p>" if (other := metrics.get("held_out_template")) else "",
         f"<p>{esc(f'{covered} different items' + (f' of {words.number(items)}' if items else ''))}.</p>",
         "<h3>How it was measured</h3>",
         terms(metrics.get("protocol", {})),

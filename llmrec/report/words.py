@@ -91,7 +91,7 @@ def second_opinion(metrics: dict[str, Any]) -> str | None:
     return f"{metric_name(metric)} says the same." if same else verdict(metrics, metric)
 
 
-def held_out_wording(found: dict[str, Any]) -> str:
+def held_out_template(found: dict[str, Any]) -> str:
     """One sentence: the figures with a prompt that training never saw, and how far they are from the trained one's."""
     metric = "hr@10" if "hr@10" in found["figures"] else next(iter(found["figures"]))
     mean, by = found["figures"][metric]["mean"], found["difference"][metric]

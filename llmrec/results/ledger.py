@@ -1,6 +1,6 @@
 """The ledger of looks at test parts: one JSON object a line, only ever added to, so that tuning on test shows.
 
-A recipe that is judged on validation (`evaluate.target: valid`) keeps its test part shut; `look` opens it and adds a
+A recipe that is judged on validation (`evaluate.split: valid`) keeps its test part shut; `look` opens it and adds a
 line. A line is written by one call on a file opened for appending: others may append at the same time, and a process
 that is killed has written a line or none. A line that was edited or cut is named by its number, never passed over.
 """

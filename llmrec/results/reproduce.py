@@ -108,7 +108,7 @@ def reproduce(
             f"{facts['interactions']} interactions; hash {found[:16]} and not {result.data[:16]}. Point LLMREC_DATA to "
             "the data that it was measured on."
         )
-    shut = result.recipe.evaluate.target != "test"
+    shut = result.recipe.evaluate.split != "test"
     execute.run(result.recipe, out, "train" if shut else "evaluate", progress)
     if shut:
         ledger.look(out, book, f"llmrec reproduce {result.name}", progress)

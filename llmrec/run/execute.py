@@ -229,8 +229,8 @@ def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged
             refuse_too_large([teacher], sizes, where=f"train.{number}.teacher")
     if tasks.recommending:  # otherwise no collaborative model is judged beside it
         refuse_too_large(judged.baselines, sizes, where="evaluate.baselines")
-        if judged.blend:
-            refuse_too_large([judged.blend.teacher], sizes, where="evaluate.blend.teacher")
+        if judged.ensemble:
+            refuse_too_large([judged.ensemble.model], sizes, where="evaluate.ensemble.model")
 
 
 def _check_training(

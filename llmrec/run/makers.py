@@ -89,7 +89,7 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
 
 
 def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Description) -> dict[str, Any]:
-    """Judge a model on the split `settings.target` by what it was trained for.
+    """Judge a model on the split `settings.split` by what it was trained for.
 
     As a recommender, by tasks with few possible answers, and by what it writes. `description` is of what is judged, as
     `plan.description_of` gives it.
@@ -100,7 +100,7 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: De
     folder = next(node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative")
     if tasks.choices:
         facts |= _choices(context, settings, tasks, context.run.stage(folder))
-    if settings.writing:
+    if settings.generation:
         _writing(context, settings, tasks, context.run.stage(folder))
     return facts
 
@@ -115,11 +115,11 @@ def _ranking(context: Context, settings: Evaluate, description: Description) -> 
     dataset, catalogue = Dataset.load(run.data, texts=False), Catalogue.load(run.catalogue)
     dataset.check_catalogue(catalogue.item_ids)
     baselines = {model.name: load_collaborative(run, model, dataset) for model in settings.baselines}
-    options = Options(partial(engines_of, context.engine), held_out_prompt=settings.wording == "held-out")
+    options = Options(partial(engines_of, context.engine), held_out_prompt=settings.template == "held-out")
     judged = RecommenderFolder(run.path, description, options)
     result = rank(
         judged.on(catalogue=catalogue).recommender,
-        description["name"] + (f"+{settings.blend.teacher.name}" if settings.blend else ""),
+        description["name"] + (f"+{settings.ensemble.model.name}" if settings.ensemble else ""),
         dataset,
         settings,
         baselines,
@@ -156,7 +156,7 @@ def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
 
     run, dataset = context.run, Dataset.load(context.run.data)
     catalogue, texts = Catalogue.load(run.catalogue), read_texts(run.items, dataset.n_items)
-    sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.target))
+    sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.split))
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
     data, progress = str(dataset.facts.get("source")), context.progress
     evaluate_writing(model, tokenizer, sources, data, tasks, settings, context.seed, context.folder, progress)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 ITEM_TABLE = f"{DATA}/items.parquet"
-READ_BY_CHOICES = ("history", "history_tokens", "wordings", "candidates", "letters", "negatives")
+READ_BY_CHOICES = ("history", "history_tokens", "templates", "candidates", "options", "negatives")
 """Settings of tasks that decide how a model is judged by tasks with few possible answers."""
 
 
@@ -39,10 +39,10 @@ def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
     A fitted collaborative model comes right before the first stage that reads it.
 
     Args:
-        split: the held-out split that the model is judged on; that of `evaluate.target` if None.
+        split: the held-out split that the model is judged on; that of `evaluate.split` if None.
     """
     train, tasks = recipe.train, recipe.tasks
-    settings = recipe.evaluate.model_copy(update={"target": split or recipe.evaluate.target})
+    settings = recipe.evaluate.model_copy(update={"split": split or recipe.evaluate.split})
     stages = [
         _data(recipe.data),
         _items(recipe.items),
@@ -54,7 +54,7 @@ def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
         ),
         _evaluation(settings, train, tasks, recipe.model.name),
     ]
-    blended = [settings.blend.teacher] if settings.blend else []
+    blended = [settings.ensemble.model] if settings.ensemble else []
     teachers = [teacher for stage in train if (teacher := stage.needed_teacher)]
     fitted = {spec.name: spec for spec in _collaborative([*teachers, *blended, *settings.baselines])}
     ordered: dict[str, StageSpec] = {}
@@ -165,7 +165,7 @@ def _training(
     prompts = [tasks.recommending] if tasks.recommending else []  # kept beside the model
     prompts += [] if aligns or not tasks.item_search else ["item_search"]
     config: dict[str, Any] = {"model": model.hashed_fields(), "train": stage.hashed_fields()}
-    config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "wordings")}}
+    config |= {"tasks": {key: getattr(tasks, key) for key in ("history", "history_tokens", "templates")}}
     reads: list[str | Outside] = [DATA if aligns else TASKS, CATALOGUE, *map(_prompt, prompts)]
     if not aligns and model.init_tokens in ("text", "centroids", "vectors"):
         reads.append(ITEMS)
@@ -174,7 +174,7 @@ def _training(
     if stage.needed_teacher:
         reads.append(collaborative_name(stage.needed_teacher.slug))
     if stage.validation.every:
-        config["evaluate"] = {key: evaluate.hashed_fields()[key] for key in ("beams", "exclude_seen", "wording")}
+        config["evaluate"] = {key: evaluate.hashed_fields()[key] for key in ("beams", "exclude_seen", "template")}
         reads += [] if aligns else [DATA]
     if previous:
         reads.append(previous)
@@ -221,29 +221,29 @@ def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, nam
 
         return evaluate(context, settings, tasks, description_of(settings, train, name))
 
-    models = [*settings.baselines, *([settings.blend.teacher] if settings.blend else [])]
+    models = [*settings.baselines, *([settings.ensemble.model] if settings.ensemble else [])]
     config = settings.hashed_fields()
     if not tasks.recommending:
-        models, config = [], {key: config[key] for key in ("target", "wording", "writing", "writing_cases")}
+        models, config = [], {key: config[key] for key in ("split", "template", "generation", "generation_cases")}
     if tasks.choices:
         config["choices"] = {"tasks": tasks.choices} | {key: getattr(tasks, key) for key in READ_BY_CHOICES}
     trained = layout.training_name(len(train), train[-1].method)
     fitted = dict.fromkeys(collaborative_name(model.slug) for model in models)
-    prompts = map(_prompt, dict.fromkeys([*settings.writing, *tasks.choices]))
+    prompts = map(_prompt, dict.fromkeys([*settings.generation, *tasks.choices]))
     reads: tuple[str | Outside, ...] = (DATA, ITEMS, CATALOGUE, trained, *fitted, *prompts)
-    return StageSpec(layout.evaluation_name(settings.target), "evaluate", 4, config, reads, make)
+    return StageSpec(layout.evaluation_name(settings.split), "evaluate", 4, config, reads, make)
 
 
 def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> Description:
     """What the recommender of a recipe, called `name`, is made of; folders are below the run's."""
     model = layout.model_of(Path(layout.training_name(len(train), train[-1].method))).as_posix()
     node: dict[str, Any] = {"kind": "generative", "folder": model, "beams": settings.beams}
-    if settings.blend:
-        folder = collaborative_name(settings.blend.teacher.slug)
+    if settings.ensemble:
+        folder = collaborative_name(settings.ensemble.model.slug)
         teacher = {"kind": "collaborative", "folder": folder, "items": CATALOGUE}
         members = [
-            {"weight": 1 - settings.blend.share, "depth": settings.beams, "recommender": node},
-            {"weight": settings.blend.share, "depth": TOP_K, "recommender": teacher},
+            {"weight": 1 - settings.ensemble.weight, "depth": settings.beams, "recommender": node},
+            {"weight": settings.ensemble.weight, "depth": TOP_K, "recommender": teacher},
         ]
         node = {"kind": "ensemble", "members": members}
     return {

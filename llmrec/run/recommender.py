@@ -42,7 +42,7 @@ def describe(folder: Path) -> Description:
     if not recipe.tasks.recommending:
         raise RunError(
             f"the model of {folder} was trained to judge candidates ({', '.join(recipe.tasks.choices)}), not to "
-            f"recommend. Its figures are in {run.evaluation(recipe.evaluate.target)}. For a model that recommends, "
+            f"recommend. Its figures are in {run.evaluation(recipe.evaluate.split)}. For a model that recommends, "
             "train one with tasks.next_item=1"
         )
     description = description_of(recipe.evaluate, recipe.train, run.path.resolve().name)

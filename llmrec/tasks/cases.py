@@ -70,7 +70,7 @@ def by_window(source: Source, first: int, last: int, tasks: Tasks, size: int) ->
         rows, ends = rows[ends > offsets[rows]], ends[ends > offsets[rows]]
         begins = np.maximum(offsets[rows], ends - size)
     else:
-        rows, starts, stops = window_slices(np.diff(offsets), size, tasks.windows)
+        rows, starts, stops = window_slices(np.diff(offsets), size, tasks.passes)
         begins, ends = offsets[rows] + starts, offsets[rows] + stops - 1
     return _cases(rows + first, source.train.items[ends].astype(np.int64), begins, ends, ends)
 

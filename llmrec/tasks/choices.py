@@ -98,7 +98,7 @@ def examples(task: str, source: Source, known: Known, tasks: Tasks, wording: str
         PromptError: the template's answers are none of a few.
     """
     template, family = templates.load(task), FAMILIES[task]
-    chosen = (template.kept() if wording == "held-out" else template.chosen(tasks.wordings)).train[0]
+    chosen = (template.kept() if wording == "held-out" else template.chosen(tasks.templates)).train[0]
     maker = Maker(tasks.model_copy(update=dict.fromkeys(TASKS, 0.0)), source, seed)
     cases = by_event(source, 0, len(source.train), tasks, maker.size).take(source.train.offsets[1:] - 1)
     for need in (*template.needs, *chosen.needs):

@@ -41,7 +41,7 @@ FAMILIES = {
     "review_rating": Family(by_event),
     "direct_pick": Family(by_window, "pick", lambda tasks: tasks.candidates),
     "direct_yes_no": Family(by_window, "verdict"),
-    "rerank": Family(by_window, "letters", lambda tasks: tasks.letters),
+    "rerank": Family(by_window, "letters", lambda tasks: tasks.options),
     "pairwise": Family(by_window, "pair", lambda tasks: 2),
     "pointwise": Family(by_window, "verdict"),
     "chat": Family(by_window),

@@ -22,7 +22,7 @@ from llmrec.tasks.templates import Template, Wording
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("prompt", "answer", "task", "user_id", "item_id")]
-    + [("weight", pa.float32()), ("supervise", pa.string()), ("slots", pa.list_(SLOT))]
+    + [("weight", pa.float32()), ("loss_on", pa.string()), ("slots", pa.list_(SLOT))]
     # what an evaluation of ratings, verdicts and choices needs: the items on offer as shown, and which is right
     + [("candidates", pa.list_(pa.string())), ("label", pa.float32())]
 )
@@ -59,7 +59,7 @@ class Maker:
         self.size = items_held(tasks, source.levels)
         self.wrong = Draw(source, tasks.negatives == "popularity")
         loaded = {task: templates.load(task) for task in tasks.weights}
-        self.templates = {n: t.kept() if held_out else t.chosen(tasks.wordings) for n, t in loaded.items()}
+        self.templates = {n: t.kept() if held_out else t.chosen(tasks.templates) for n, t in loaded.items()}
 
     def shards(self) -> list[Shard]:
         """Shards of every task that has a weight, in the recipe's order."""
@@ -75,7 +75,7 @@ class Maker:
     def table(self, shard: Shard) -> tuple[pa.Table, Counter[str]]:
         """The examples of a shard, and reason → number of cases left out."""
         cases, skipped, draw = self._cases(shard)
-        if shard.task in self.tasks.caps:
+        if shard.task in self.tasks.max_examples:
             cases = cases.take(self._kept[shard.task][shard.number])
         family = FAMILIES[shard.task]
         cases = offer(cases, family.offers, family.places(self.tasks), self.wrong, draw)
@@ -103,7 +103,7 @@ class Maker:
     def _kept(self) -> dict[str, list[np.ndarray]]:
         """Capped task → shard number → cases of it that are kept: a sample over all shards, in order."""
         kept = {}
-        for task, cap in self.tasks.caps.items():
+        for task, cap in self.tasks.max_examples.items():
             counts = [len(self._cases(shard)[0]) for shard in self.shards() if shard.task == task]
             total = sum(counts)
             chosen = np.sort(stream(self.seed, task, "cap").choice(total, min(cap, total), replace=False))
@@ -131,7 +131,7 @@ class Maker:
         if "{rating}" in wording.answer:
             labels = self.source.events["rating"].take(pa.array(cases.events)).cast(pa.float32()).to_numpy()
         count = len(cases)
-        supervise = self.tasks.supervise if task == "next_item" else "answer"
+        loss_on = self.tasks.loss_on if task == "next_item" else "target"
         columns = [
             prompt.texts,
             answer.texts,
@@ -139,7 +139,7 @@ class Maker:
             _named(self.source.users, cases.users),
             _named(self.source.item_ids, cases.items),
             pa.repeat(pa.scalar(1.0, pa.float32()), count),
-            pa.repeat(pa.scalar(supervise), count),
+            pa.repeat(pa.scalar(loss_on), count),
             prompt.slots,
             _offered(self.source, cases),
             pa.array(labels, pa.float32(), mask=np.isnan(labels)),

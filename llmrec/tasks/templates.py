@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from llmrec import shipped
 from llmrec.errors import PromptError
-from llmrec.recipe import Tasks, Wordings
+from llmrec.recipe import Tasks, TemplateChoice
 
 # Everything that a wording can ask for: slot → what stands there.
 SLOTS = {
@@ -75,9 +75,9 @@ class _File(BaseModel):
     task: str
     needs: list[str]
     answer: str | None = None
-    wordings: list[_Loose]
+    templates: list[_Loose]
 
-    @field_validator("wordings", mode="before")
+    @field_validator("templates", mode="before")
     @classmethod
     def _plain_texts_are_prompts(cls, wordings: object) -> object:
         if not isinstance(wordings, list):
@@ -101,7 +101,7 @@ class Template:
     train: list[Wording]
     held_out: list[Wording]
 
-    def chosen(self, which: Wordings) -> Template:
+    def chosen(self, which: TemplateChoice) -> Template:
         """With some of the wordings to train on: the first so many, the shortest one, or all of them for None."""
         if which == "shortest":
             return replace(self, train=[min(self.train, key=lambda wording: len(wording.prompt))])
@@ -161,7 +161,7 @@ def _read(path: Path, changed: int) -> Template:
         raise PromptError(f"{path}: {error}") from None
     if content.task != path.stem:
         raise PromptError(f"{path.name}: its task is called '{content.task}'. Name the file after its task.")
-    wordings = [_whole(loose, content, f"{path.name}, wording {at}") for at, loose in enumerate(content.wordings, 1)]
+    wordings = [_whole(loose, content, f"{path.name}, wording {at}") for at, loose in enumerate(content.templates, 1)]
     train = [wording for wording in wordings if not wording.held_out]
     if not train:
         raise PromptError(f"{path.name}: every wording is held out, so there is nothing to train on.")

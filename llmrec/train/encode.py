@@ -108,7 +108,7 @@ def _block(batch: pa.RecordBatch, tokenize: CodedTexts, window: int) -> Block:
     row = np.repeat(np.arange(len(lengths)), lengths)
     asked = pc.utf8_length(texts).to_numpy().astype(np.int64)[row]
     supervised = found.begins >= asked  # the answer and its end
-    if pc.any(pc.equal(batch["supervise"], "history")).as_py():
+    if pc.any(pc.equal(batch["loss_on"], "all-items")).as_py():
         sizes = pc.utf8_length(whole).to_numpy().astype(np.int64) + 1
         before = np.cumsum(sizes) - sizes  # characters of earlier texts
         supervised |= _in_history(batch, before + shift, int(sizes.sum()))[before[row] + found.begins]
@@ -131,7 +131,7 @@ def _in_history(batch: pa.RecordBatch, starts: np.ndarray, characters: int) -> n
         characters: of all texts.
     """
     slots, row = batch["slots"].flatten(), np.repeat(starts, pc.list_value_length(batch["slots"]).to_numpy())
-    asked = pc.equal(batch["supervise"], "history").to_numpy(zero_copy_only=False)
+    asked = pc.equal(batch["loss_on"], "all-items").to_numpy(zero_copy_only=False)
     mine = pc.equal(pc.struct_field(slots, "kind"), "history").to_numpy(zero_copy_only=False)
     mine &= np.repeat(asked, pc.list_value_length(batch["slots"]).to_numpy())
     bounds = np.zeros(characters + 1, np.int8)

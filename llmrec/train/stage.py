@@ -216,7 +216,7 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded]) -> dict[s
 def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
     prompt, held_out = "", ""
     if settings.recommending:
-        template = templates.load(settings.recommending).chosen(settings.wordings)
+        template = templates.load(settings.recommending).chosen(settings.templates)
         prompt, held_out = template.train[0].prompt, (template.held_out or template.train)[0].prompt
     held = items_held(settings, catalogue.codes.shape[1])
     return model_folder.Note(catalogue.hash, held, prompt, held_out, *_searches(settings, folder))
@@ -226,7 +226,7 @@ def _searches(settings: Tasks, folder: Path) -> tuple[str, str]:
     """Prompts for a wish in words that the model learns, without a history and with one; "" where it learns none."""
     if not any((folder / "examples").glob("item_search-*")):
         return "", ""
-    known = [one.prompt for one in templates.load("item_search").chosen(settings.wordings).train]
+    known = [one.prompt for one in templates.load("item_search").chosen(settings.templates).train]
     after = ["history" in [slot for _, slot in templates.parts(prompt)] for prompt in known]
     alone, both = ([one for one, has in zip(known, after, strict=True) if has is wanted] for wanted in (False, True))
     return next(iter(alone), ""), next(iter(both), "")

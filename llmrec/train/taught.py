@@ -138,7 +138,7 @@ def find(
     if not spans:
         raise ModelError(
             f"{name}: no example holds a supervised history, in which a teacher could help. Give tasks.next_item a "
-            f"weight with tasks.supervise: history, or set {name} to 0."
+            f"weight with tasks.loss_on: all-items, or set {name} to 0."
         )
     found = list(zip(*_expected(histories, teacher, again), strict=True))
     items, chances = (np.concatenate(column) for column in found)

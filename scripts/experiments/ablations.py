@@ -38,11 +38,11 @@ from llmrec.run.layout import RunFolder, recipe_of
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
-ALWAYS = ("evaluate.target=valid", "evaluate.baselines=[]")
+ALWAYS = ("evaluate.split=valid", "evaluate.baselines=[]")
 CODES = ["indexing.method=rq-kmeans", "train.0.softmax=catalogue"]  # of three levels, where nothing else is said
 BOTH = ["indexing.fusion=weighted", "indexing.collaborative_model=ppmi"]
 OWN = ["indexing.levels=2", "indexing.append=[item]"]
-LAST = ["tasks.supervise=answer", "train.0.taught=0"]  # a teacher helps in histories that are supervised
+LAST = ["tasks.loss_on=target", "train.0.taught=0"]  # a teacher helps in histories that are supervised
 APPEND = "train+="  # a stage more behind those of the recipe
 FACTORS: dict[str, tuple[str, list[str]]] = {
     "text": ("codes of text alone", [*CODES, "indexing.fusion=text"]),
@@ -71,11 +71,11 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "wide": ("twice as wide", ["model.width=256", "model.heads=4"]),
     "less-dropout": ("dropout .15", ["model.dropout=0.15"]),
     "more-dropout": ("dropout .4", ["model.dropout=0.4"]),
-    "wordings": ("six wordings, none of them short", ["tasks.wordings=6"]),
+    "wordings": ("six wordings, none of them short", ["tasks.templates=6"]),
     "separating-level": ("twins told apart by a token more", ["indexing.collisions=extra-level"]),
     "drop-history": ("a fifth of the history left out", ["train.0.drop_history=0.2"]),
-    "one-window": ("each event seen once an epoch", ["tasks.windows=1"]),
-    "four-windows": ("four windows: sub-sequences", ["tasks.windows=4"]),
+    "one-window": ("each event seen once an epoch", ["tasks.passes=1"]),
+    "four-windows": ("four windows: sub-sequences", ["tasks.passes=4"]),
     "smoothing": ("label smoothing within a level, .1", ["train.0.smoothing=0.1"]),
     "no-smoothing": ("no label smoothing", ["train.0.smoothing=0"]),
     "average": ("mean of the last quarter's weights", ["train.0.average=0.25"]),
@@ -84,9 +84,9 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
         "S-DPO after it",
         [APPEND + "{method: s-dpo, epochs: 1, max_positions: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],
     ),
-    "no-blend": ("no teacher beside the model", ["evaluate.blend=null"]),
-    "blend": ("a tenth of the teacher's chances mixed in", ["evaluate.blend={share: 0.1}"]),
-    "blend-more": ("a fifth of the teacher's chances mixed in", ["evaluate.blend={share: 0.2}"]),
+    "no-blend": ("no teacher beside the model", ["evaluate.ensemble=null"]),
+    "blend": ("a tenth of the teacher's chances mixed in", ["evaluate.ensemble={weight: 0.1}"]),
+    "blend-more": ("a fifth of the teacher's chances mixed in", ["evaluate.ensemble={weight: 0.2}"]),
     "beams-20": ("20 beams", ["evaluate.beams=20"]),
     "beams-100": ("100 beams", ["evaluate.beams=100"]),
     "seen-allowed": ("items of the history allowed", ["evaluate.exclude_seen=false"]),
@@ -122,7 +122,7 @@ def begin(base: Path, run: Path) -> None:
 
 def judged(run: Path) -> Judged:
     """A run's evaluation on the split that its recipe names."""
-    return read(RunFolder(run).evaluation(recipe_of(run).evaluate.target), run.name)
+    return read(RunFolder(run).evaluation(recipe_of(run).evaluate.split), run.name)
 
 
 def against(factor: Judged, base: Judged) -> dict[str, Any]:

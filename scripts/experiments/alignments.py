@@ -57,7 +57,7 @@ def world(events: dict[str, Any], codes: int, sft: dict[str, Any], **model: int)
         "data": {"source": "synthetic", "synthetic": {"events": 12, "popularity": 0.6, **events}},
         "items": {"encoder": "hashing"},
         "indexing": {"levels": 2, "width": codes, "reserved_tokens": 2},
-        "tasks": {"history": 20, "windows": 2, "wordings": 2, "item_to_text": 0.0, "text_to_item": 0.0},
+        "tasks": {"history": 20, "passes": 2, "templates": 2, "item_to_text": 0.0, "text_to_item": 0.0},
         "model": {"base": "nano", "vocabulary": 400, "dropout": 0.0, **model},
         "train": [{"method": "sft", "batch": 32, **sft, **ends}],
         "evaluate": {"ranking": METRICS, "beams": 100, "batch": 64, "exclude_seen": True, "baselines": ["markov"]},

@@ -54,6 +54,6 @@ def language_model(run: Path, catalogue: Path | None = None) -> Generative:
     from llmrec.run import recommender
 
     folder, given = recommender.language_model(run), catalogue or RunFolder(run).catalogue
-    held_out = recipe_of(run).evaluate.wording == "held-out"
+    held_out = recipe_of(run).evaluate.template == "held-out"
     found = GenerativeModel(folder, engines_of("transformers", folder)).on(Catalogue.load(given), given)
     return (found.with_held_out_prompt() or found) if held_out else found

@@ -65,7 +65,7 @@ def main() -> None:
     recipe = shipped.recipe(options.recipe)
     folder = options.runs / f"{recipe.stem}-growth"
     for share in [] if options.collect else options.shares:
-        run_share(recipe, ["evaluate.target=valid", *options.set], folder, share)
+        run_share(recipe, ["evaluate.split=valid", *options.set], folder, share)
     figures, path = collect(folder), options.out / f"growth-{recipe.stem}.json"
     hashes = {name: fingerprint(recipe_of(folder / name)) for name in figures}
     source = recipe_of(folder / next(iter(figures))).data.source if figures else ""

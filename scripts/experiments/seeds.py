@@ -27,7 +27,7 @@ def one_run(options: argparse.Namespace, seed: int) -> Path:
     """Run (or go on with, or skip) one seed, and open its test part."""
     out = options.runs / f"{options.name}-seed{seed}"
     call_llmrec("run", options.recipe, f"seed={seed}", *options.set, "--out", out)
-    if recipe_of(out).evaluate.target != "test":
+    if recipe_of(out).evaluate.split != "test":
         call_llmrec("evaluate", out, "--test", "--ledger", options.ledger, "--why", f"result {options.name}")
     return out
 

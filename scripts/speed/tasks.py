@@ -60,7 +60,7 @@ def main(
     add_tokens(tokenizer, Catalogue.load(made.catalogue).tokens)
     sizes: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        other = peer_of(peer, source, held_out, Path(folder), HISTORY, tasks.caps["fused"])
+        other = peer_of(peer, source, held_out, Path(folder), HISTORY, tasks.max_examples["fused"])
 
         def note(name: str, call: Callable[[], tuple[int, int]]) -> None:
             sizes[name] = call()
@@ -114,9 +114,9 @@ def _subject(run: RunFolder, users: int) -> tuple[Source, np.ndarray, Tasks]:
     tasks = Tasks(
         mixture="lc-rec",
         history=HISTORY,
-        supervise="answer",
+        loss_on="target",
         positions="all",
-        caps={"fused": min(20_000, positions), "item_search": len(kept)},  # LC-Rec: 20,000 sampled; one a user
+        max_examples={"fused": min(20_000, positions), "item_search": len(kept)},  # LC-Rec: 20,000 sampled; one a user
         oracle=Oracle(),
     )
     held_out = np.array([dataset.histories[row][-2:] for row in kept])

@@ -44,7 +44,7 @@ def test_without_a_task_there_is_one_example_of_each(tiny_run: Path) -> None:
 
 def test_a_recipe_that_was_never_run_is_shown_too(world: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = shown(world, "tasks.mixture=judge", "tasks.letters=3", "--user", "u3")
+    found = shown(world, "tasks.mixture=judge", "tasks.options=3", "--user", "u3")
     assert {one["task"] for one in found} == {"rerank", "pairwise", "pointwise"}
     reranked = next(one for one in found if one["task"] == "rerank")
     assert len(reranked["candidates"]) == 3

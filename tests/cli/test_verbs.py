@@ -207,7 +207,7 @@ def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
     before = figures(mine / "evaluate-test")["systems"]
     shutil.rmtree(mine / "evaluate-test")
     recipe = yaml.safe_load((mine / "recipe.yaml").read_text())
-    recipe["evaluate"]["target"] = "valid"
+    recipe["evaluate"]["split"] = "valid"
     (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = llmrec("evaluate", mine, "--target", "test")
     assert done.code == 2 and "keeps its test part shut" in done.err
@@ -314,6 +314,6 @@ def test_an_option_that_cannot_be_meant_is_refused(
 def test_a_run_s_examples_can_be_shown_with_changes(llmrec: Callable[..., Done], tiny_run: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    done = llmrec("tasks", "show", tiny_run, "tasks.wordings=1", "--json")
+    done = llmrec("tasks", "show", tiny_run, "tasks.templates=1", "--json")
     assert done.code == 0, done.err
     assert (tmp_path / "runs" / ".tasks" / "tiny").is_dir()

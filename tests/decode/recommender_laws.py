@@ -281,7 +281,7 @@ class RecommenderLaws:
         dataset = Dataset.load(tiny_run / "data")
         settings = Evaluate(ranking=["hr@1", "hr@5", "ndcg@5"], beams=ITEMS, exclude_seen=exclude_seen)
         evaluate(recommender, "mine", dataset, settings, {}, 0, tmp_path, lambda done: None)
-        cases = dataset.cases(settings.target)
+        cases = dataset.cases(settings.split)
         hits = []
         lists: dict[str, list[str]] = {}
         for row in pq.read_table(tmp_path / "recommendations.parquet").to_pylist():

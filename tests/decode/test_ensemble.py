@@ -164,7 +164,7 @@ def test_of_a_member_as_many_items_are_mixed_as_its_depth_says(markov: Markov, k
 def test_lists_come_mixed_wherever_a_run_is_opened_whose_recipe_says_so(tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
-    run(recipe_of(folder, ["evaluate.blend={teacher: markov, share: 0.3}"]), folder, "evaluate")
+    run(recipe_of(folder, ["evaluate.ensemble={model: markov, weight: 0.3}"]), folder, "evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArrayModel, "fit", lambda *_: pytest.fail("a model was fitted to open a run"))
         mixed, alone = llmrec.load(folder), llmrec.load(tiny_run)

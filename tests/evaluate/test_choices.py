@@ -39,12 +39,12 @@ SETTINGS = {
     "data": {"source": "synthetic", "synthetic": {"users": 30, "items": 30, "events": 8}},
     "items": {"encoder": "hashing"},
     "indexing": {"levels": 2, "width": 8},
-    "tasks": {"mixture": "judge", "letters": 4, "history": 6},
+    "tasks": {"mixture": "judge", "options": 4, "history": 6},
     "model": {"base": "nano", "width": 32, "layers": 1, "heads": 1, "vocabulary": 400, "dropout": 0.0},
     "train": [{"method": "sft", "epochs": 0.5, "batch": 16, "learning_rate": 5e-3}],
-    "evaluate": {"ranking": ["hr@5"], "beams": 5, "baselines": ["popularity"], "writing_cases": 12},
+    "evaluate": {"ranking": ["hr@5"], "beams": 5, "baselines": ["popularity"], "generation_cases": 12},
 }
-P5 = {"mixture": "p5", "candidates": 5, "history": 6, "caps": {"rating": 40, "explanation": 5}}
+P5 = {"mixture": "p5", "candidates": 5, "history": 6, "max_examples": {"rating": 40, "explanation": 5}}
 
 
 def _recipe(**parts: dict) -> Recipe:
@@ -87,7 +87,7 @@ def _brute_force(opened: SimpleNamespace, row: dict, answers: list[str], window:
 @pytest.mark.parametrize("wording", ["held-out", "trained"])
 @pytest.mark.parametrize("task", CHOICES)
 def test_each_judge_equals_brute_force_over_logits(p5: RunFolder, task: str, wording: str) -> None:
-    opened, tasks = _opened(p5), Tasks.model_validate(P5 | {"letters": 4, "wordings": 3})
+    opened, tasks = _opened(p5), Tasks.model_validate(P5 | {"options": 4, "templates": 3})
     torch.manual_seed(0)
     for weights in opened.model.parameters():  # as trained, yes and no are nearly alike
         torch.nn.init.normal_(weights, std=0.3)
@@ -103,7 +103,7 @@ def test_each_judge_equals_brute_force_over_logits(p5: RunFolder, task: str, wor
 
 
 def test_a_prompt_beyond_the_window_loses_old_items_as_in_training(judge: RunFolder) -> None:
-    opened, tasks = _opened(judge), Tasks.model_validate({"mixture": "judge", "letters": 4, "history": 6})
+    opened, tasks = _opened(judge), Tasks.model_validate({"mixture": "judge", "options": 4, "history": 6})
     found = examples("rerank", held_out(*opened.data, "test", 3, 0), Known.of(opened.data[0]), tasks, "held-out", 0)
     rows, batches = found.rows.to_pylist(), found.rows.to_batches()
     window = max(len(one.tokens) for block in encode(batches, opened.tokenizer, 1 << 20) for one in block) - 3
@@ -125,7 +125,7 @@ def test_examples_ask_about_held_out_events_and_offer_nothing_that_the_user_had(
     had = {dataset.user_ids[u]: {dataset.item_ids[i] for i in h} for u, h in enumerate(dataset.before("test"))}
     right = {dataset.user_ids[user]: dataset.item_ids[item] for user, item in target.items()}
     source, known = held_out(dataset, catalogue, texts, "test", 100, 0), Known.of(dataset)
-    tasks = Tasks.model_validate(P5 | {"letters": 4, "negatives": "popularity"})
+    tasks = Tasks.model_validate(P5 | {"options": 4, "negatives": "popularity"})
     for task in CHOICES:
         found = examples(task, source, known, tasks, "held-out", 0)
         begins = templates.load(task).held_out[0].prompt.split("{")[0]
@@ -195,7 +195,7 @@ def test_a_run_that_recommends_nothing_is_judged_by_its_tasks_alone(judge: RunFo
     assert judged["tasks"]["rerank"]["candidates"] == "4 items behind letters"
     assert judged["tasks"]["pointwise"]["candidates"] == "no or yes"
     assert judged["tasks"]["pairwise"]["systems"]["random choice"]["hr@1"]["mean"] == 0.5
-    assert judged["protocol"]["wording"] == "trained"
+    assert judged["protocol"]["template"] == "trained"
     assert HELD_OUT in judged["tasks"]["rerank"]["systems"]
     rows = [row for row in pq.read_table(folder / "choices.parquet").to_pylist() if row["task"] == "pointwise"]
     yes = np.array([row["log-probabilities"][1] for row in rows])
@@ -257,11 +257,11 @@ def test_the_same_seed_gives_the_same_files(judge: RunFolder, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("tasks", "evaluate", "same"),
     [
-        ({"letters": 5}, {}, False),
+        ({"options": 5}, {}, False),
         ({"negatives": "popularity"}, {}, False),
         ({"pairwise": 0.0}, {}, False),
         ({"pairwise": 0.5}, {}, True),
-        ({}, {"writing_cases": 5}, False),
+        ({}, {"generation_cases": 5}, False),
         ({}, {"beams": 7}, True),
         ({}, {"baselines": []}, True),
     ],
@@ -275,7 +275,7 @@ def test_ratings_that_the_data_lack_leave_no_cases(judge: RunFolder) -> None:
     opened = _opened(judge)
     bare = Dataset(opened.data[0].interactions.drop_columns(["rating"]), opened.data[0].items)
     source = held_out(bare, *opened.data[1:], "test", 5, 0)
-    found = examples("rating", source, Known.of(bare), Tasks.model_validate(P5), Evaluate().wording, 0)
+    found = examples("rating", source, Known.of(bare), Tasks.model_validate(P5), Evaluate().template, 0)
     assert len(found.rows) == 0 and found.answers == []
 
 

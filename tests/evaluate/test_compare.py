@@ -76,7 +76,7 @@ def test_runs_that_differ_in_anything_of_their_protocol_are_refused_with_both_va
     tiny_run: Path, twin: Callable[..., Path]
 ) -> None:
     mine = judged(tiny_run)
-    assert {"split", "target", "beams", "wording", "exclude_seen"} <= mine.metrics["protocol"].keys() - MAY_DIFFER
+    assert {"split", "target", "beams", "template", "exclude_seen"} <= mine.metrics["protocol"].keys() - MAY_DIFFER
     for key, value in mine.metrics["protocol"].items():
         other = value + 1 if isinstance(value, int) else f"another than {value}"
         theirs = replace(mine, metrics=mine.metrics | {"protocol": mine.metrics["protocol"] | {key: other}})

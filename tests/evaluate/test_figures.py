@@ -71,8 +71,8 @@ def test_a_wording_that_training_never_saw_is_a_figure_beside_that_of_the_served
     folder: Path, truth: dict[str, str], tiny_run: Path
 ) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
-    other, data = metrics["held_out_wording"], Dataset.load(tiny_run / "data", texts=False)
-    assert metrics["protocol"]["wording"] == "trained"
+    other, data = metrics["held_out_template"], Dataset.load(tiny_run / "data", texts=False)
+    assert metrics["protocol"]["template"] == "trained"
     assert other["cases"] == len(truth)
     opened, cases = llmrec.load(tiny_run, held_out_prompt=True), data.cases("test")
     hits = []
@@ -130,7 +130,7 @@ def test_every_held_out_event_is_a_case_under_any_split(split: str, tiny_run: Pa
 
     recipe = load(
         tiny_run / "recipe.yaml",
-        [f"data.split={split}", "data.max_users=12", "data.holdout_fraction=0.3", "evaluate.worth=price"],
+        [f"data.split={split}", "data.max_users=12", "data.holdout_fraction=0.3", "evaluate.weight_column=price"],
     )
     cleaned = clean(read(recipe.data), recipe.data, recipe.seed)
     prices = cleaned.items.append_column("price", [[str(n) if n % 3 else "?" for n in range(cleaned.items.num_rows)]])

@@ -26,7 +26,7 @@ RECIPE = {
         "explanation": 1,
         "review_title": 1,
         "review_rating": 1,
-        "wordings": 2,
+        "templates": 2,
     },
     "model": {"base": "nano", "width": 32, "layers": 1, "heads": 1, "vocabulary": 400},
     "train": [{"method": "sft", "epochs": 6, "batch": 16, "learning_rate": 5e-3}],
@@ -34,8 +34,8 @@ RECIPE = {
         "ranking": ["hr@5"],
         "beams": 5,
         "baselines": ["popularity"],
-        "writing": ["explanation", "review_title", "review_rating", "review_summary"],
-        "writing_cases": 25,
+        "generation": ["explanation", "review_title", "review_rating", "review_summary"],
+        "generation_cases": 25,
     },
 }
 

@@ -107,7 +107,7 @@ def test_figures_of_an_ensemble_are_claimed_and_its_members_named(mixed_run: Pat
 def test_figures_on_the_validation_part_are_claimed_where_there_are_no_others(tiny_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     shutil.rmtree(RunFolder(copy).evaluation("test"))
-    run(recipe_of(copy, ["evaluate.target=valid"]), copy, until="evaluate")
+    run(recipe_of(copy, ["evaluate.split=valid"]), copy, until="evaluate")
     assert "held out `valid`" in (export(copy, tmp_path / "new") / "README.md").read_text()
 
 

@@ -21,7 +21,7 @@ from llmrec.results import ledger
 from llmrec.results.record import collect
 from llmrec.run import execute
 
-SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
+SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 LINE = {"run": "r", "recipe hash": "0", "seed": 1, "data": {}, "metrics": {}, "figures": "f"}
 WRITER = f"""
 import sys

@@ -22,7 +22,7 @@ from llmrec.results import ledger
 from llmrec.results.record import collect, write_result
 from llmrec.run import execute
 
-SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
+SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -45,7 +45,7 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("change", [[], ["train.0.epochs=0.3"], ["tasks.windows=1"], ["model.dropout=0.1"]])
+@pytest.mark.parametrize("change", [[], ["train.0.epochs=0.3"], ["tasks.passes=1"], ["model.dropout=0.1"]])
 def test_trained_models_stay_when_the_training_that_should_replace_them_fails(
     change: list[str], trained: Path, world: Path, tmp_path: Path
 ) -> None:

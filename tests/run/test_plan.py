@@ -43,7 +43,7 @@ OTHER: dict[str, Any] = {  # another valid value, where none follows from the ty
     "items.text": ["title", "kind"],
     "evaluate.ranking": ["hr@3"],
     "tasks.mixture": "openp5",
-    "tasks.caps": {"next_item": 5},
+    "tasks.max_examples": {"next_item": 5},
     "validation.metric": "hr@3",
     "negatives": {"random": 3},
     "rewards": {"hit": 1.0, "rank": 0.5},
@@ -56,7 +56,7 @@ STARTS: dict[str, dict[str, Any]] = {  # what a recipe must hold for a setting t
     "data.columns": {"data": {"source": "files", "interactions": "a.csv", "items": "b.csv", "columns": {"split": "s"}}},
     "data": {"data": {"source": "files", "interactions": "a.csv", "items": "b.csv"}},
     "tasks.oracle": {"tasks": {"oracle": SERVER}},
-    "evaluate.blend.": {"evaluate": {"blend": {}}},
+    "evaluate.ensemble.": {"evaluate": {"ensemble": {}}},
     "launch.node_rank": {"launch": {"processes": 2, "nodes": 2, "master_addr": "a"}},
     "launch.nodes": {"launch": {"processes": 2, "master_addr": "a"}},
     "chat": {"chat": {"by": "server", "url": "http://a", "model": "a"}},
@@ -197,7 +197,7 @@ def test_a_setting_changes_a_key_just_if_it_decides_a_result(address: str) -> No
     assert (signature(recipe) == signature(other)) is is_how(address)
 
 
-@pytest.mark.parametrize("place", ["train.0.teacher", "evaluate.blend.teacher", "evaluate.baselines"])
+@pytest.mark.parametrize("place", ["train.0.teacher", "evaluate.ensemble.model", "evaluate.baselines"])
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, spec in SPECS.items() for name in spec.model_fields])
 def test_a_parameter_of_a_collaborative_model_changes_a_key_and_its_device_none(
     kind: str, name: str, place: str
@@ -205,7 +205,7 @@ def test_a_parameter_of_a_collaborative_model_changes_a_key_and_its_device_none(
     def recipe(entry: Any) -> Recipe:
         values = {
             "train.0.teacher": {"train": [{"taught": 0.1, "teacher": entry}]},
-            "evaluate.blend.teacher": {"evaluate": {"blend": {"teacher": entry}}},
+            "evaluate.ensemble.model": {"evaluate": {"ensemble": {"model": entry}}},
             "evaluate.baselines": {"evaluate": {"baselines": [entry]}},
         }
         return Recipe.model_validate(values[place])
@@ -230,11 +230,11 @@ ISSUE = {  # settings in which runs of two recipes were once taken for one anoth
     "vectors": {"indexing": {"fusion": "ppmi"}},
     "hybrid": {"indexing": {"append": ["item"]}},
     "an added task": {"tasks": {"sequential": 1.0}},
-    "blend": {"evaluate": {"blend": {}}},
-    "target": {"evaluate": {"target": "valid"}},
+    "blend": {"evaluate": {"ensemble": {}}},
+    "target": {"evaluate": {"split": "valid"}},
     "a second stage": {"train": [{}, {"method": "dpo"}]},
     "init_tokens": {"model": {"init_tokens": "vectors"}},
-    "wordings": {"tasks": {"wordings": 1}},
+    "templates": {"tasks": {"templates": 1}},
     "beams": {"evaluate": {"beams": 60}},
     "seed": {"seed": 1},
     "since": {"data": {"since": "1998-01-01"}},
@@ -285,7 +285,7 @@ def test_every_shipped_recipe_plans_also_where_its_data_are_not(
     assert kinds_of[4:-1] == ["train"] * (len(kinds_of) - 5) and kinds_of[-1] == "evaluate"
 
 
-ALIGNED = {"train": [{}, {"method": "dpo"}], "evaluate": {"writing": ["explanation"]}}
+ALIGNED = {"train": [{}, {"method": "dpo"}], "evaluate": {"generation": ["explanation"]}}
 
 
 @pytest.mark.parametrize(

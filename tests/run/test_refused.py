@@ -137,7 +137,7 @@ def test_a_collaborative_model_of_another_catalogue_is_refused(
     ("change", "place"),
     [
         ("evaluate.baselines=[popularity, ease]", "evaluate.baselines"),
-        ("evaluate.blend={teacher: ease}", "evaluate.blend.teacher"),
+        ("evaluate.ensemble={model: ease}", "evaluate.ensemble.model"),
         ("train.0={method: sft, taught: 0.2, teacher: ease}", "train.0.teacher"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_second_run_makes_nothing(copied: Path, world: Path) -> None:
         ("data.max_users=50", ["items", "catalogue"]),  # other users, the same items
         ("items.text=[title]", ["data"]),
         ("indexing.width=6", ["data", "items"]),
-        ("tasks.windows=1", ["data", "items", "catalogue"]),
+        ("tasks.passes=1", ["data", "items", "catalogue"]),
         ("train.0.learning_rate=2.0e-3", ["data", "items", "catalogue", "tasks"]),
         ("evaluate.beams=3", ["data", "items", "catalogue", "tasks", "train-1-sft"]),
     ],

@@ -24,7 +24,7 @@ SPEC = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bund
 assert SPEC and SPEC.loader
 bundle = sys.modules["bundle"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(bundle)
-SMALL = ["train.0.epochs=0.1", "evaluate.ranking=[hr@5]", "evaluate.beams=5", "evaluate.target=valid"]
+SMALL = ["train.0.epochs=0.1", "evaluate.ranking=[hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

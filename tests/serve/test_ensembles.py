@@ -22,7 +22,7 @@ FILTERS = [{}, {"deny": ["i7", "i8"]}, {"allow": ["i1", "i9", "i20"]}, {"exclude
 def mixed(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensembles") / "run"
     shutil.copytree(tiny_run, folder)
-    return run(recipe_of(folder, ["evaluate.blend={teacher: markov, share: 0.5}"]), folder, "evaluate")
+    return run(recipe_of(folder, ["evaluate.ensemble={model: markov, weight: 0.5}"]), folder, "evaluate")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def trained(world, tmp_path_factory):
     """A run of the small world that learned item_search, too."""
     folder = tmp_path_factory.mktemp("queries") / "world"
     shutil.copytree(world.parent, folder)
-    tasks = "tasks: {mixture: none, next_item: 1.0, item_search: 2.0, wordings: 8, history: 8, oracle: {by: template}}"
+    tasks = "tasks: {mixture: none, next_item: 1.0, item_search: 2.0, templates: 8, history: 8, oracle: {by: template}}"
     recipe = re.sub("tasks: .*", tasks, world.read_text()).replace("epochs: 8", "epochs: 1")
     (folder / "recipe.yaml").write_text(recipe)
     return run(load(folder / "recipe.yaml"), folder / "run", until="train")

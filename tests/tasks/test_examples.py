@@ -127,7 +127,7 @@ def test_what_the_data_lack_is_left_out_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_writes_the_same_files(workers: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(casing, "BLOCK", 6)
-    tasks = Tasks(**EVERY, caps={"next_item": 3, "rating": 5})
+    tasks = Tasks(**EVERY, max_examples={"next_item": 3, "rating": 5})
     made(tasks, worded(), tmp_path / "one", workers=2)
     made(tasks, worded(), tmp_path / "other", workers=workers)
     assert content(tmp_path / "one") == content(tmp_path / "other")
@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_files_and_another_gives_others(tmp_path: P
 def test_a_cap_keeps_a_sample_over_all_shards(cap: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(casing, "BLOCK", 6)
     free = made(Tasks(mixture="none", rating=1.0), worded(), tmp_path / "free")
-    capped = made(Tasks(mixture="none", rating=1.0, caps={"rating": cap}), worded(), tmp_path / "capped")
+    capped = made(Tasks(mixture="none", rating=1.0, max_examples={"rating": cap}), worded(), tmp_path / "capped")
     assert len(capped) == min(cap, len(free))
     about = Counter((row["user_id"], row["item_id"], row["label"]) for row in capped)
     assert about <= Counter((row["user_id"], row["item_id"], row["label"]) for row in free)
@@ -155,7 +155,7 @@ def test_a_cap_keeps_a_sample_over_all_shards(cap: int, tmp_path: Path, monkeypa
 def test_a_cap_is_uniform_over_cases() -> None:
     one, hits = source([list(range(20))] * 3), Counter[int]()
     for seed in range(300):
-        maker = Maker(Tasks(mixture="none", item_to_text=1.0, caps={"item_to_text": 3}), one, seed)
+        maker = Maker(Tasks(mixture="none", item_to_text=1.0, max_examples={"item_to_text": 3}), one, seed)
         hits.update(np.concatenate(maker._kept["item_to_text"]).tolist())
     assert len(hits) == 30 and max(hits.values()) < 60  # 30 expected
 
@@ -198,6 +198,6 @@ def test_no_examples_at_all_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_the_columns_are_a_contract(tmp_path: Path) -> None:
     made(Tasks(), source([[0, 1, 2]], TEXTS), tmp_path)
-    names = ["prompt", "answer", "task", "user_id", "item_id", "weight", "supervise", "slots", "candidates", "label"]
+    names = ["prompt", "answer", "task", "user_id", "item_id", "weight", "loss_on", "slots", "candidates", "label"]
     assert load(tmp_path).schema.names == names
     assert pa.types.is_list(load(tmp_path).schema.field("slots").type)

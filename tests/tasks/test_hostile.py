@@ -50,7 +50,7 @@ ODD = [
     ),
 ]
 TITLE = st.lists(st.sampled_from(ODD) | st.text(max_size=6), min_size=1, max_size=4).map("".join)
-EVERY = Tasks(**dict.fromkeys(TASKS, 1.0), candidates=4, letters=3)
+EVERY = Tasks(**dict.fromkeys(TASKS, 1.0), candidates=4, options=3)
 
 
 def made(titles: list[str], users: list[str], said: list[str]) -> list[dict]:

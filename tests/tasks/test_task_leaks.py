@@ -35,7 +35,7 @@ data: {source: files, interactions: log.csv, items: items.csv}
 items: {encoder: hashing}
 indexing: {levels: 2, width: 16, reserved_tokens: 2}
 """
-EVERY = Tasks(**dict.fromkeys(TASKS, 1.0), negatives="popularity", candidates=10, letters=5, oracle=Oracle())
+EVERY = Tasks(**dict.fromkeys(TASKS, 1.0), negatives="popularity", candidates=10, options=5, oracle=Oracle())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from llmrec.tasks.templates import fill, load, neutral
 
 def template(folder: Path, wordings: list[object], needs: list[str] | None = None, **more: object) -> Path:
     (folder / "family").mkdir()
-    content = {"task": "mine", "needs": ["item", "text"] if needs is None else needs, "wordings": wordings} | more
+    content = {"task": "mine", "needs": ["item", "text"] if needs is None else needs, "templates": wordings} | more
     (folder / "family" / "mine.yaml").write_text(yaml.safe_dump(content))
     return folder
 

@@ -74,7 +74,7 @@ def test_explanations_are_asked_with_and_without_hint_and_stars() -> None:
 
 
 def test_next_item_prompts_end_with_their_history() -> None:
-    """So that every item of it stands where an answer stands: `tasks.supervise: history` relies on it."""
+    """So that every item of it stands where an answer stands: `tasks.loss_on: all-items` relies on it."""
     for wording in wordings("next_item"):
         assert wording.prompt.endswith("{history}") and wording.answer == "{item}"
 

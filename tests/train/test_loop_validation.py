@@ -27,8 +27,8 @@ def figure(run: Path, dataset: Dataset, **given: int | str) -> float:
 
 def test_it_is_the_evaluation_of_the_validation_split(tiny_run: Path, tmp_path: Path) -> None:
     dataset, settings = Dataset.load(tiny_run / "data"), load(tiny_run / "recipe.yaml").evaluate
-    recommender = llmrec.load(tiny_run, settings.wording == "held-out").recommender
-    on_valid = settings.model_copy(update={"target": "valid"})
+    recommender = llmrec.load(tiny_run, settings.template == "held-out").recommender
+    on_valid = settings.model_copy(update={"split": "valid"})
     truth = evaluate(recommender, "nano", dataset, on_valid, {}, 7, tmp_path, lambda done: None)
     assert figure(tiny_run, dataset, users=1000) == pytest.approx(truth["systems"]["nano"]["ndcg@5"]["mean"], abs=1e-6)
     assert figure(tiny_run, dataset, users=9) == figure(tiny_run, dataset, users=9)

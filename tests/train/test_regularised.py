@@ -231,7 +231,7 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
     from llmrec.run import execute
 
     changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
-    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.wordings=shortest", "train.0.softmax=catalogue"]
+    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.templates=shortest", "train.0.softmax=catalogue"]
     run = execute.run(load(world, changes), tmp_path / "run", "train")
     made = read_json(run / "train-1-sft" / "made.json")
     assert made["facts"]["steps averaged"] >= 1

@@ -22,7 +22,7 @@ def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: P
             "data": {"source": "synthetic", "synthetic": {"users": 60, "items": 40, "groups": 4, "events": 8}},
             "items": {"encoder": "hashing"},
             "indexing": {"method": "item", "fusion": "weighted", "collaborative_model": "ppmi"},
-            "tasks": {"item_to_text": 0.0, "text_to_item": 0.0, "wordings": 1},
+            "tasks": {"item_to_text": 0.0, "text_to_item": 0.0, "templates": 1},
             "model": {"vocabulary": 400, "width": 64, "heads": 2, "layers": 1, "init_tokens": "vectors"},
         }
     )

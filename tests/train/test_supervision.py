@@ -42,7 +42,7 @@ def test_supervised_are_history_codes_answer_and_end_and_nothing_else(tiny_run: 
 
 def test_answers_alone_are_supervised_where_the_recipe_says_so(tiny_run: Path, tokenizer) -> None:
     table = examples.load(tiny_run / "tasks")
-    rows = [row | {"supervise": "answer"} for row in table.to_pylist() if row["task"] == "next_item"][:20]
+    rows = [row | {"loss_on": "target"} for row in table.to_pylist() if row["task"] == "next_item"][:20]
     answers = encode_examples(type(table).from_pylist(rows, schema=table.schema), tokenizer, 512)
     levels = Catalogue.load(tiny_run / "catalogue").codes.shape[1]
     for example in answers:
