@@ -41,7 +41,7 @@ DOORS = {
     "trl": ("train/",),
     "peft": ("model/", "train/"),
     "bitsandbytes": ("model/",),
-    "vllm": ("decode/vllm", "serve/", "rate/on_vllm"),
+    "vllm": ("decode/vllm", "serve/", "rate/vllm"),
     "gradio": ("chat/page",),
     "rapidfuzz": ("chat/",),
     "matplotlib": ("report/",),

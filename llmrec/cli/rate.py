@@ -17,7 +17,7 @@ from llmrec.cli.screen import console, interval, say, screen, stages
 from llmrec.errors import DataError, RunError
 
 if TYPE_CHECKING:
-    from llmrec.rate.answers import Engine
+    from llmrec.rate.answers import RatingEngine
     from llmrec.rate.ratings import Ratings
     from llmrec.recipe import Data
 
@@ -58,26 +58,30 @@ def rate(
     as_json: bool = AS_JSON,
 ) -> None:
     """Rating prediction by a language model, zero-shot to fine-tuned, beside all baselines."""
-    from llmrec.rate import methods, ratings
-    from llmrec.rate.finetune import Training
-    from llmrec.rate.study import Study
+    from llmrec.rate import methods
+    from llmrec.rate.experiment import Experiment
+    from llmrec.rate.finetune import FineTuning
+    from llmrec.rate.ratings import TEST, VALID, load_ratings
 
     _check_choices(method=method, split=split, part=part, over=over, engine=engine, dtype=dtype)
-    with stages() as tell, tempfile.TemporaryDirectory() as work:
-        loaded = ratings.load(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
+    with stages() as progress, tempfile.TemporaryDirectory() as work:
+        ratings = load_ratings(_data(data, category), split, seed, scale)  # type: ignore[arg-type]  # checked above
         folder = out or Path("runs") / f"rate-{Path(data).stem}-{split}{'' if part == 'test' else '-valid'}"
-        judged = ratings.TEST if part == "test" else ratings.VALID
-        study = Study.open(loaded, cases or None, history, seed, folder, judged)
-        study.baselines(tell)
+        experiment = Experiment.open(ratings, cases or None, history, seed, folder, TEST if part == "test" else VALID)
+        experiment.run_baselines(progress)
         name = Path(model.removeprefix("embedded:")).name + (" (tiny)" if tiny else "")
         if method in ("classification", "regression"):
-            training = Training(method, over, share, epochs, layers, learning_rate)  # type: ignore[arg-type]  # both checked
-            methods.tuned(study, name, model, training, sensitivity, tell, _tiny(model, loaded, work) if tiny else None)
+            tuning = FineTuning(method, over, share, epochs, layers, learning_rate)  # type: ignore[arg-type]  # both checked
+            loaded = _tiny(model, ratings, work) if tiny else None
+            methods.run_fine_tuned(experiment, name, model, tuning, sensitivity, progress, loaded)
         elif method != "baselines":
-            asked = _endpoint(url, model, patience, tries, loaded) if url else None
-            asked = asked or _local(engine, name, model, dtype, loaded, work, tiny)
-            methods.asked(study, name, asked, shots if method == "few-shot" else 0, wording, sensitivity, tell)
-        figures = study.figures()
+            shown = shots if method == "few-shot" else 0
+            if url:
+                rater = _endpoint(url, model, patience, tries, ratings)
+            else:
+                rater = _local(engine, name, model, dtype, ratings, work, tiny)
+            methods.run_prompted(experiment, name, rater, shown, wording, sensitivity, progress)
+        figures = experiment.write_table()
     if as_json:
         say(figures)
     else:
@@ -86,76 +90,80 @@ def rate(
 
 
 def _check_choices(**chosen: str) -> None:
-    """Refuse an option's value that is none of those that it may have."""
+    """Refuse a value that its option does not have."""
+    from llmrec.rate.rating_model import STARTS
     from llmrec.rate.ratings import SPLITS
-    from llmrec.rate.reader import STARTS
 
-    known = {"method": METHODS, "split": SPLITS, "part": ("test", "valid"), "over": tuple(STARTS)}
-    known |= {"engine": ("transformers", "vllm"), "dtype": ("bfloat16", "float32")}
+    choices = {"method": METHODS, "split": SPLITS, "part": ("test", "valid"), "over": tuple(STARTS)}
+    choices |= {"engine": ("transformers", "vllm"), "dtype": ("bfloat16", "float32")}
     for name, value in chosen.items():
-        if value not in known[name]:
-            raise RunError(f"--{name} is {', '.join(known[name][:-1])} or {known[name][-1]}, not '{value}'.")
+        *first, last = choices[name]
+        if value not in choices[name]:
+            raise RunError(f"--{name} is {', '.join(first)} or {last}, not '{value}'.")
     if chosen["over"] != "mean" and chosen["method"] != "regression":
         raise RunError(
             f"--over {chosen['over']} is what regression adds to; {chosen['method']} has no use for it. Leave it out."
         )
 
 
-def _data(text: str, category: str | None) -> Data:
+def _data(source: str, category: str | None) -> Data:
     from llmrec.data.sources import SOURCES
     from llmrec.recipe import Data
     from llmrec.recipe_file import load
 
-    if text.endswith((".yaml", ".yml")):
-        return load(Path(text)).data
+    if source.endswith((".yaml", ".yml")):
+        return load(Path(source)).data
     known = [name for name in SOURCES if name not in ("files", "synthetic")]
-    if text not in known:
-        near = difflib.get_close_matches(text, known, 1, 0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+    if source not in known:
+        close = difflib.get_close_matches(source, known, 1, 0.5)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
         raise DataError(
-            f"there is no source '{text}'; there are: {', '.join(known)}.{hint} For files of your own give a recipe, "
+            f"there is no source '{source}'; there are: {', '.join(known)}.{hint} For files of your own give a recipe, "
             "which `llmrec init FILES` writes."
         )
-    return Data(source=text, category=category)  # type: ignore[arg-type]  # checked above
+    return Data(source=source, category=category)  # type: ignore[arg-type]  # checked above
 
 
-def _endpoint(url: str, model: str, patience: float, tries: int, ratings: Ratings) -> Engine:
-    from llmrec.rate.on_endpoint import OnEndpoint
+def _endpoint(url: str, model: str, patience: float, tries: int, ratings: Ratings) -> RatingEngine:
+    from llmrec.rate.engines import EndpointRatingEngine
     from llmrec.text.client import OpenAIClient
 
     addresses.name(url)
-    return OnEndpoint(OpenAIClient(url, model, patience, tries), ratings.scale)
+    return EndpointRatingEngine(OpenAIClient(url, model, patience, tries), ratings.scale)
 
 
-def _local(engine: str, name: str, model: str, dtype: str, ratings: Ratings, work: str, tiny: bool) -> Engine:
+def _local(engine: str, name: str, model: str, dtype: str, ratings: Ratings, work: str, tiny: bool) -> RatingEngine:
+    """An engine on this machine."""
     import torch
 
     from llmrec.model.base import load_base
 
     if engine == "vllm":
         extras.need("serve")
-        from llmrec.rate.on_vllm import OnVllm
+        from llmrec.rate.vllm_ratings import VllmRatingEngine
 
-        if not tiny and not model.startswith("embedded:"):  # vLLM reads folders and hub names itself
-            return OnVllm.open(name, model, ratings.scale, dtype=dtype)
+        folder = model
+        if tiny or model.startswith("embedded:"):  # vLLM reads only folders and hub names
+            language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
+            folder = f"{work}/model"
+            language.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return VllmRatingEngine.open(name, folder, ratings.scale, dtype=dtype)
+    from llmrec.rate.engines import TransformersRatingEngine
+
     language, tokenizer = _tiny(model, ratings, work) if tiny else load_base(model, getattr(torch, dtype))
-    if engine == "vllm":
-        language.save_pretrained(f"{work}/model")
-        tokenizer.save_pretrained(f"{work}/model")
-        return OnVllm.open(name, f"{work}/model", ratings.scale, dtype=dtype)
-    from llmrec.rate.on_transformers import OnTransformers
-
     language.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # torch's .to, typed as another
-    return OnTransformers(name, language, tokenizer, ratings.scale)
+    return TransformersRatingEngine(name, language, tokenizer, ratings.scale)
 
 
 def _tiny(model: str, ratings: Ratings, work: str) -> Any:
+    """A model with random weights, and a tokenizer of the data's words."""
     import torch
 
     from llmrec.model.base import tiny_base
 
     torch.manual_seed(0)
-    words = [*ratings.titles, *ratings.kinds, "rating ratings person number candidate 0 1 2 3 4 5 6 7 8 9"]
+    words = [*ratings.titles, *ratings.genres, "rating ratings person number candidate 0 1 2 3 4 5 6 7 8 9"]
     return tiny_base(model, words, Path(work) / "tokenizer")
 
 
@@ -167,16 +175,16 @@ def _table(figures: dict[str, Any]) -> Table:
         caption="95 % intervals over users; Δ: minus the user + item bias, paired",
         box=box.SIMPLE,
     )
-    wide = ["95 %"] if screen.width >= 100 else []  # a narrow terminal keeps the names whole; the report has the rest
-    for title in ("", "RMSE", *wide, "MAE", "AUC", *wide, "Δ RMSE 95 %"):
+    intervals = ["95 %"] if screen.width >= 100 else []  # in a narrow terminal names need the room
+    for title in ("", "RMSE", *intervals, "MAE", "AUC", *intervals, "Δ RMSE 95 %"):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
     for name, system in figures["systems"].items():
         cells = []
         for metric in ("rmse", "mae", "auc"):
-            known = system[metric]["mean"] is not None
-            cells.append(f"{system[metric]['mean']:.3f}" if known else "–")
-            if wide and metric != "mae":
+            mean = system[metric]["mean"]
+            cells.append("–" if mean is None else f"{mean:.3f}")
+            if intervals and metric != "mae":
                 cells.append(interval(system[metric], ".3f") if system[metric]["low"] is not None else "– to –")
-        against = system["minus"].get("user + item bias", {}).get("rmse")
-        table.add_row(name, *cells, interval(against, "+.3f"))
+        difference = system["minus"].get("user + item bias", {}).get("rmse")
+        table.add_row(name, *cells, interval(difference, "+.3f"))
     return table

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llmrec.collaborative.array_model import ArrayModel, Shape, torch_device
 from llmrec.collaborative.factors import canonical
-from llmrec.collaborative.transformer import IGNORED, ROWS, Network
+from llmrec.collaborative.transformer import IGNORED, ROWS, SequenceNetwork
 from llmrec.contracts import Memory, ScoreKind, Sequences, Sizes
 from llmrec.recipe.collaborative import SasRecSpec
 from llmrec.seed import stream
@@ -28,7 +28,7 @@ class SasRec(ArrayModel):
     Spec = SasRecSpec
     score_kind: ScoreKind = "logits"
     spec: SasRecSpec
-    network: Network
+    network: SequenceNetwork
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
         """Learn from every item of every row. torch's global generators are left as they were."""
@@ -85,9 +85,9 @@ class SasRec(ArrayModel):
         """(n_items, width) float32, the rows that items enter and leave the network by."""
         return self.network.items.weight.detach().cpu().numpy()[: len(self.items)]
 
-    def _new_network(self) -> Network:
+    def _new_network(self) -> SequenceNetwork:
         spec = self.spec
-        return Network(len(self.items), spec.width, spec.layers, spec.heads, spec.window, spec.dropout)
+        return SequenceNetwork(len(self.items), spec.width, spec.layers, spec.heads, spec.window, spec.dropout)
 
     def _declared(self) -> Mapping[str, Shape]:
         with torch.device("meta"):

@@ -17,7 +17,7 @@ IGNORED = -100
 ROWS = 256  # of scores at a time
 
 
-class Network(nn.Module):
+class SequenceNetwork(nn.Module):
     """Item vectors in, states out, one vector table for both ends; item `n_items` is the token that opens a history."""
 
     def __init__(self, n_items: int, width: int, layers: int, heads: int, window: int, dropout: float) -> None:
@@ -25,7 +25,7 @@ class Network(nn.Module):
         self.n_items = n_items
         self.items = nn.Embedding(n_items + 1, width)
         self.positions = nn.Embedding(window + 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(n_items))
@@ -51,7 +51,7 @@ class Network(nn.Module):
         return softmax_loss(states, self.items.weight[: self.n_items], self.bias, targets[supervised])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and a feed-forward network, each after a norm and with a residual connection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:

@@ -1,4 +1,7 @@
-"""Cases: ratings to predict, each with what is known of its user."""
+"""Ratings to predict, each with what is known of its user, and the prompts that ask for them.
+
+A prompt is a dialogue in the form that `model/prompting` reads: solved examples are earlier turns.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,24 @@ from typing import Literal
 import numpy as np
 
 from llmrec.contracts import Sequences
-from llmrec.errors import DataError
+from llmrec.errors import DataError, PromptError
 from llmrec.rate.ratings import Ratings
 from llmrec.seed import stream
+from llmrec.tasks.templates import Wording, fill, load
 
-Order = Literal["time", "newest first", "shuffled"]
-ORDERS: tuple[Order, ...] = ("time", "newest first", "shuffled")
+HistoryOrder = Literal["time", "newest first", "shuffled"]
+HISTORY_ORDERS: tuple[HistoryOrder, ...] = ("time", "newest first", "shuffled")
 
 
 @dataclass(frozen=True)
-class Cases:
+class RatingCases:
     """Ratings to predict.
 
     Attributes:
         events: (cases,) int64 event numbers of the ratings.
-        history: (cases, places) int64 event numbers of the last known ratings before each, oldest first; -1 before
+        history: (cases, length) int64 event numbers of the last known ratings before each, oldest first; -1 before
             the first.
-        known: event numbers of everything known of each case's user: in a random split later ratings, too.
+        known: event numbers of all known ratings of each case's user: in a random split also later ones.
     """
 
     events: np.ndarray
@@ -34,57 +38,57 @@ class Cases:
     def __len__(self) -> int:
         return len(self.events)
 
-    def take(self, rows: np.ndarray) -> Cases:
+    def take(self, rows: np.ndarray) -> RatingCases:
         """The cases of some row numbers."""
-        return Cases(self.events[rows], self.history[rows], Sequences.of(self.known[int(row)] for row in rows))
+        return RatingCases(self.events[rows], self.history[rows], Sequences.of(self.known[int(row)] for row in rows))
 
-    def told(self, order: Order, seed: int) -> Cases:
-        """The same with every history told in another order; what is known of the user stays."""
+    def with_history_order(self, order: HistoryOrder, seed: int) -> RatingCases:
+        """The same cases with each history in another order; `known` stays."""
         if order == "time":
             return self
         history = np.full_like(self.history, -1)
-        for row, events in enumerate(self.history):
-            there = events[events >= 0]
-            draw = stream(seed, "rate", "shuffled", int(self.events[row]))
-            history[row, len(events) - len(there) :] = (
-                there[::-1] if order == "newest first" else draw.permutation(there)
+        for row, padded in enumerate(self.history):
+            events = padded[padded >= 0]
+            rng = stream(seed, "rate", "shuffled", int(self.events[row]))
+            history[row, len(padded) - len(events) :] = (
+                events[::-1] if order == "newest first" else rng.permutation(events)
             )
-        return Cases(self.events, history, self.known)
+        return RatingCases(self.events, history, self.known)
 
 
-def cases_of(ratings: Ratings, events: np.ndarray, places: int) -> Cases:
-    """What is known for some events.
+def build_cases(ratings: Ratings, events: np.ndarray, length: int) -> RatingCases:
+    """Collect what is known for some events.
 
     Args:
         events: (cases,) event numbers.
-        places: ratings that a history holds.
+        length: ratings of a history.
     """
-    readable = _readable(ratings)
-    start = np.searchsorted(readable, np.searchsorted(ratings.users, ratings.users[events]))
+    visible = _visible_events(ratings)
+    start = np.searchsorted(visible, np.searchsorted(ratings.users, ratings.users[events]))
     last = np.searchsorted(ratings.users, ratings.users[events], side="right") if ratings.split == "random" else events
-    lengths = np.searchsorted(readable, last) - start
+    lengths = np.searchsorted(visible, last) - start
     rows = np.repeat(np.arange(len(events)), lengths)
-    found = readable[np.arange(lengths.sum()) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)]
-    other = found != events[rows]  # a training event is not known to itself
+    known = visible[np.arange(lengths.sum()) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)]
+    other = known != events[rows]  # a training event must not know itself
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=len(events)))]).astype(np.int64)
-    return Cases(events, histories(ratings, events, places), Sequences(offsets, found[other].astype(np.int32)))
+    return RatingCases(events, histories(ratings, events, length), Sequences(offsets, known[other].astype(np.int32)))
 
 
-def histories(ratings: Ratings, events: np.ndarray, places: int) -> np.ndarray:
-    """(cases, places) event numbers of the last known ratings before each event, oldest first; -1 before the first."""
-    readable = _readable(ratings)
-    start = np.searchsorted(readable, np.searchsorted(ratings.users, ratings.users[events]))
-    at = np.searchsorted(readable, events)[:, None] - np.arange(places, 0, -1)
-    return np.where(at >= start[:, None], readable[np.clip(at, 0, None)], -1)
+def histories(ratings: Ratings, events: np.ndarray, length: int) -> np.ndarray:
+    """(cases, length) event numbers of the last known ratings before each event, oldest first; -1 before the first."""
+    visible = _visible_events(ratings)
+    start = np.searchsorted(visible, np.searchsorted(ratings.users, ratings.users[events]))
+    positions = np.searchsorted(visible, events)[:, None] - np.arange(length, 0, -1)
+    return np.where(positions >= start[:, None], visible[np.clip(positions, 0, None)], -1)
 
 
-def _readable(ratings: Ratings) -> np.ndarray:
-    """Event numbers that may be read for a case: the training part, or all (of which only earlier ones are)."""
-    return ratings.train if ratings.split == "random" else np.arange(len(ratings.given))
+def _visible_events(ratings: Ratings) -> np.ndarray:
+    """Event numbers that a case may know: of the training part, or (in a temporal split) all, if they are earlier."""
+    return ratings.train if ratings.split == "random" else np.arange(len(ratings.values))
 
 
-def sample(ratings: Ratings, part: int, count: int | None, places: int, seed: int) -> Cases:
-    """Some cases of a part, drawn without repetition; all of them for None, or where there are no more.
+def sample_cases(ratings: Ratings, part: int, count: int | None, length: int, seed: int) -> RatingCases:
+    """Draw cases of a part without replacement; all of them where `count` is None or larger than the part.
 
     Raises:
         DataError: the part is empty.
@@ -96,4 +100,64 @@ def sample(ratings: Ratings, part: int, count: int | None, places: int, seed: in
         )
     if count is not None and count < len(events):
         events = np.sort(stream(seed, "rate", "cases", part).choice(events, count, replace=False))
-    return cases_of(ratings, events, places)
+    return build_cases(ratings, events, length)
+
+
+def wordings() -> list[Wording]:
+    """All wordings of the prompt, the held-out one last."""
+    template = load("rate")
+    return [*template.train, *template.held_out]
+
+
+def render_prompts(ratings: Ratings, cases: RatingCases, wording: int = 1, shots: int = 0, seed: int = 0) -> list[str]:
+    """A prompt for each case.
+
+    Args:
+        wording: its number in prompts/rate/rate.yaml, from 1.
+        shots: solved examples before the question: training ratings of other users, the same for all cases.
+        seed: of the choice of examples.
+
+    Raises:
+        PromptError: there is no such wording, or there are fewer training ratings than examples.
+    """
+    known = wordings()
+    if not 1 <= wording <= len(known):
+        raise PromptError(f"there is no wording {wording} in prompts/rate/rate.yaml; it has 1 to {len(known)}.")
+    template = known[wording - 1]
+    solved = ""
+    if shots:
+        examples = _examples(ratings, cases, shots, seed)
+        for row, event in enumerate(examples.events):
+            answer = ratings.scale.format(ratings.values[event])
+            solved += f"{_question(ratings, examples, row, template)}\nAssistant: {answer}\nUser: "
+    return [solved + _question(ratings, cases, row, template) for row in range(len(cases))]
+
+
+def _question(ratings: Ratings, cases: RatingCases, row: int, template: Wording) -> str:
+    lines = [
+        f"- {ratings.item_text(ratings.items[event])}: {ratings.scale.format(ratings.values[event])}"
+        for event in cases.history[row].tolist()
+        if event >= 0
+    ]
+    slots = {
+        "rated": "\n".join(lines) or "(nothing yet)",
+        "candidate": ratings.item_text(ratings.items[cases.events[row]]),
+        "scale": ratings.scale.description,
+    }
+    return fill(template.prompt, {name: [(text, name, "")] for name, text in slots.items()})[0]
+
+
+def _examples(ratings: Ratings, cases: RatingCases, shots: int, seed: int) -> RatingCases:
+    """Training ratings with full histories, of users without a case, as far as there are such."""
+    length, train = cases.history.shape[1], ratings.train
+    lengths = (histories(ratings, train, length) >= 0).sum(axis=1)
+    priority = 2 * lengths + ~np.isin(ratings.users[train], ratings.users[cases.events])
+    best = np.flatnonzero(priority == priority.max())
+    best = best if len(best) >= shots else np.arange(len(train))
+    if len(best) < shots:
+        raise PromptError(f"{shots} examples are wanted, and there are {len(best)} training ratings. Lower --shots.")
+    shuffled = stream(seed, "rate", "examples").permutation(best)
+    # One of each rating in turn, so that the examples show the whole scale and not only its most frequent rating.
+    steps = ratings.scale.steps(ratings.values[train[shuffled]])
+    turn = np.array([int((steps[:index] == step).sum()) for index, step in enumerate(steps[:2000])])
+    return build_cases(ratings, train[shuffled[np.argsort(turn, kind="stable")[:shots]]], length)

@@ -1,6 +1,6 @@
 """Language models fine-tuned to predict ratings, by classes or by regression, every rating of a history at once.
 
-The decoder is trained, all of it but its embeddings or its last layers, and a head (see `reader`).
+The decoder (all of it but its embeddings, or its last layers) and a head are trained, see `rating_model`.
 
 Source: Kang et al. 2023, arXiv 2305.06474, section 3.3; supervising every rating of a history is ours.
 """
@@ -26,10 +26,17 @@ from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, write_json
 from llmrec.model.base import load_base
 from llmrec.model.loading import explained, model_from
-from llmrec.rate.baselines import GlobalMean
+from llmrec.rate.rating_model import (
+    STARTS,
+    FineTunedPredictor,
+    Head,
+    HistoryTokenizer,
+    PackedHistories,
+    RatingModel,
+    Start,
+    training_windows,
+)
 from llmrec.rate.ratings import Ratings
-from llmrec.rate.reader import STARTS, FineTuned, Head, Reader, Start
-from llmrec.rate.rows import PackedHistories, Rows, windows
 from llmrec.recipe import Sft
 from llmrec.seed import seed_everything
 from llmrec.train import loop
@@ -40,20 +47,20 @@ NOTE = "rating.json"
 
 
 @dataclass(frozen=True)
-class Training:
-    """How it is trained.
+class FineTuning:
+    """How a model is fine-tuned.
 
     Attributes:
         head: classes or one number.
-        over: what regression starts from and adds to: the training mean, or the user + item bias of all training
-            ratings, each without the one that is asked for.
+        over: what regression is added to: the training mean, or the user + item bias, which for a training rating is
+            computed without it.
         share: of the training ratings, 0 to 1.
         epochs: passes over them.
-        layers: that are trained, counted from the last; 0 for all. The rest stay as they were, which takes less time.
-        learning_rate: the highest; it climbs for a tenth of the steps, then falls along a cosine.
-        row_tokens: of a packed row.
+        layers: trained layers, counted from the last; 0 for all.
+        learning_rate: the highest; it rises for a tenth of the steps, then falls along a cosine.
+        pack_length: tokens of a packed row.
         batch: packed rows of a step.
-        window: ratings of one row; more than a prompt's history, so that all lengths are met.
+        window: ratings of one history; more than in a prompt, so that all lengths occur.
         save_every: steps between checkpoints.
     """
 
@@ -63,68 +70,98 @@ class Training:
     epochs: int = 2
     layers: int = 0
     learning_rate: float = 1e-4
-    row_tokens: int = 512
+    pack_length: int = 512
     batch: int = 2
     window: int = 21
     save_every: int = 100
 
 
+class ModelNote(TypedDict):
+    """What rating.json must hold; its other keys are for people."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    head: str
+    spread: float
+
+
 def fine_tune(
-    base: str, ratings: Ratings, training: Training, seed: int, folder: Path, progress: Callable[[float], None],
+    base: str,
+    ratings: Ratings,
+    tuning: FineTuning,
+    seed: int,
+    folder: Path,
+    progress: Callable[[float], None],
     loaded: tuple[Any, PreTrainedTokenizerBase] | None = None,
-) -> tuple[FineTuned, dict[str, Any]]:  # fmt: skip
-    """Train on a share of the ratings, or read what an earlier call left; goes on from a checkpoint after a kill.
+) -> tuple[FineTunedPredictor, dict[str, Any]]:
+    """Fine-tune on a share of the ratings, or load an earlier result; continues from a checkpoint after a kill.
 
     Args:
         base: as `load_base` takes it.
         seed: of rows, order and head.
         folder: for the model, `model/`, and while it trains, `.training/`.
-        loaded: a model and its tokenizer instead of the base's.
+        loaded: a model and its tokenizer, used instead of the base's.
 
     Returns:
         The predictor, and facts: ratings and tokens trained on, steps, seconds.
 
     Raises:
-        ModelError: the loss is not a number, or the base cannot be loaded.
+        ModelError: the loss is not a number, memory does not suffice, or the base or the result cannot be loaded.
     """
     seed_everything(seed)
     language, tokenizer = loaded or load_base(base, torch.float32)
-    rows = Rows(ratings, tokenizer)
-    start = STARTS[training.over](ratings)
-    left = ratings.given - start.without_itself()
-    reader = Reader(language, training.head, rows.words, float(left[ratings.train].std()) or 1.0)
-    reader.freeze(training.layers)
-    if not (folder / "model" / NOTE).is_file():
-        facts = _train(reader, rows, left, training, seed, folder / ".training", progress)
-        _save(reader, language, tokenizer, {"base": base, **asdict(training), **facts}, folder / "model")
+    histories, start = HistoryTokenizer(ratings, tokenizer), STARTS[tuning.over](ratings)
+    residuals = ratings.values - start.leave_one_out()
+    model = RatingModel(language, tuning.head, histories.labels, float(residuals[ratings.train].std()) or 1.0)
+    model.freeze_layers(tuning.layers)
+    result = folder / "model"
+    if not (result / NOTE).is_file():
+        targets = ratings.scale.steps(ratings.values) if tuning.head == "classification" else residuals
+        facts = _train(model, histories, targets, tuning, seed, folder / ".training", progress)
+        with atomic_folder(result) as temporary:
+            language.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
+            save_file(head, temporary / "head.safetensors")
+            write_json(temporary / NOTE, {"base": base, **asdict(tuning), **facts, "spread": model.spread})
         shutil.rmtree(folder / ".training", ignore_errors=True)
-    return _load(reader, rows, start, folder / "model")
+    note: dict[str, Any] = read_checked(result / NOTE, ModelNote, kind=ModelError)
+    if note["head"] != model.kind:
+        raise ModelError(f"{result} holds a head for {note['head']}. Choose another --out, or delete it.")
+    model.decoder = model_from(result, torch.float32).get_decoder()
+    with explained(result / "head.safetensors"):
+        model.head.load_state_dict(load_file(result / "head.safetensors"))
+    model.spread = note["spread"]
+    return FineTunedPredictor(model.to("cuda" if torch.cuda.is_available() else "cpu"), histories, start), note
 
 
 def _train(
-    reader: Reader, rows: Rows, left: np.ndarray, training: Training, seed: int, work: Path,
+    model: RatingModel,
+    histories: HistoryTokenizer,
+    targets: np.ndarray,
+    tuning: FineTuning,
+    seed: int,
+    work: Path,
     progress: Callable[[float], None],
-) -> dict[str, Any]:  # fmt: skip
-    ratings = rows.ratings
-    made = [rows.of(events) for events in windows(ratings, training.window, training.share, seed)]
-    targets = ratings.scale.numbers(ratings.given) if training.head == "classification" else left
-    packed = PackedHistories(made, training.row_tokens, seed)
-    batch = min(training.batch, len(packed))
-    steps = training.epochs * -(-len(packed) // batch)
+) -> dict[str, Any]:
+    """Train in place with the common loop; `targets` are as `RatingModel.loss` takes them."""
+    windows = training_windows(histories.ratings, tuning.window, tuning.share, seed)
+    packed = PackedHistories([histories.tokenize(events) for events in windows], tuning.pack_length, seed)
+    batch = min(tuning.batch, len(packed))
+    steps = tuning.epochs * -(-len(packed) // batch)
     stage = Sft(
-        epochs=training.epochs,
+        epochs=tuning.epochs,
         batch=batch,
-        learning_rate=training.learning_rate,
+        learning_rate=tuning.learning_rate,
         weight_decay=0.01,
         warmup=(max(1, steps // 10) - 0.5) / steps,  # a share, which the loop rounds up to whole steps
         precision="bf16",
-        save_every=training.save_every,
-        row_tokens=training.row_tokens,
+        save_every=tuning.save_every,
+        row_tokens=tuning.pack_length,
     )
-    way = loop.Way(partial(Reader.loss, targets=torch.from_numpy(targets).float()), collate)
+    way = loop.Way(partial(RatingModel.loss, targets=torch.from_numpy(targets).float()), collate)
     around = loop.Around("--method", described=lambda numbers: f"packed rows {numbers}")
     try:
-        found = loop.train(reader, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
+        trained = loop.train(model, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
     except ModelError as error:
         if error.__cause__ is None:
             raise
@@ -132,42 +169,11 @@ def _train(
             f"out of memory while fine-tuning ({error.__cause__}). Train fewer layers, such as --layers 4, or take a "
             "smaller --model. The last checkpoint is kept: the same command goes on from there."
         ) from error.__cause__
-    log = read_log(work / "log.jsonl")
+    last = read_log(work / "log.jsonl")[-1]
     return {
         "ratings": packed.supervised,
         "tokens": packed.tokens,
-        "steps": found.facts["steps"],
-        "last loss": round(float(log[-1]["loss"]), 4),
-        "seconds": round(float(log[-1]["seconds"]), 1),
+        "steps": trained.facts["steps"],
+        "last loss": round(float(last["loss"]), 4),
+        "seconds": round(float(last["seconds"]), 1),
     }
-
-
-def _save(reader: Reader, language: Any, tokenizer: Any, note: dict[str, Any], folder: Path) -> None:
-    """A plain folder of transformers, and beside it the head."""
-    with atomic_folder(folder) as temporary:
-        language.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        save_file(
-            {name: value.contiguous() for name, value in reader.head.state_dict().items()},
-            temporary / "head.safetensors",
-        )
-        write_json(temporary / NOTE, {**note, "spread": reader.spread})
-
-
-class _Note(TypedDict):
-    """rating.json, as far as it is read again."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    head: str
-    spread: float
-
-
-def _load(reader: Reader, rows: Rows, start: GlobalMean, folder: Path) -> tuple[FineTuned, dict[str, Any]]:
-    note: dict[str, Any] = read_checked(folder / NOTE, _Note, kind=ModelError)
-    if note["head"] != reader.kind:
-        raise ModelError(f"{folder} holds a head for {note['head']}. Choose another --out, or delete it.")
-    reader.decoder = model_from(folder, torch.float32).get_decoder()
-    with explained(folder / "head.safetensors"):
-        reader.head.load_state_dict(load_file(folder / "head.safetensors"))
-    reader.spread = note["spread"]
-    return FineTuned(reader.to("cuda" if torch.cuda.is_available() else "cpu"), rows, start), note

@@ -19,13 +19,11 @@ from llmrec import extras
 from llmrec.errors import RunError
 from llmrec.model.base import load_base
 from llmrec.model.prompting import encode
-from llmrec.rate import ratings
-from llmrec.rate.answers import LONGEST
-from llmrec.rate.cases import sample
-from llmrec.rate.on_transformers import OnTransformers
-from llmrec.rate.on_vllm import OnVllm
-from llmrec.rate.parse import parse
-from llmrec.rate.prompts import LABEL, render
+from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, parse_rating
+from llmrec.rate.cases import render_prompts, sample_cases
+from llmrec.rate.engines import TransformersRatingEngine
+from llmrec.rate.ratings import TEST, load_ratings
+from llmrec.rate.vllm_ratings import VllmRatingEngine
 from llmrec.recipe import Data
 from llmrec.results.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell
@@ -62,30 +60,30 @@ def measure(base: str, cases: int, rounds: int) -> dict[str, Any]:
     Raises:
         RunError: the data hold fewer cases than that.
     """
-    loaded = ratings.load(Data(source="ml-100k"), "random", 42)
-    drawn = sample(loaded, ratings.TEST, cases * (rounds + 1), 10, 42)
+    loaded = load_ratings(Data(source="ml-100k"), "random", 42)
+    drawn = sample_cases(loaded, TEST, cases * (rounds + 1), 10, 42)
     if len(drawn) < cases * (rounds + 1):
         raise RunError(f"{rounds} rounds of {cases} cases need more than the {len(drawn)} there are. Lower --cases.")
     order = np.random.default_rng(0).permutation(len(drawn)).reshape(rounds + 1, cases)
-    parts = [render(loaded, drawn.take(rows)) for rows in order]
+    parts = [render_prompts(loaded, drawn.take(rows)) for rows in order]
     model, tokenizer = load_base(base, torch.bfloat16)
-    ours = OnTransformers("bench", model, tokenizer, loaded.scale)
+    ours = TransformersRatingEngine("bench", model, tokenizer, loaded.scale)
     said: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        fast = OnVllm.open("bench", folder, loaded.scale, dtype="bfloat16", **VLLM)
+        fast = VllmRatingEngine.open("bench", folder, loaded.scale, dtype="bfloat16", **VLLM)
         contenders = {
             "generate": _each(parts, said, "generate", lambda prompts: _generate(model, tokenizer, prompts)),
-            "transformers": _each(parts, said, "transformers", lambda prompts: _texts(ours.ask(prompts))),
-            "vllm": _each(parts, said, "vllm", lambda prompts: _texts(fast.ask(prompts))),
+            "transformers": _each(parts, said, "transformers", lambda prompts: _texts(ours.answer(prompts))),
+            "vllm": _each(parts, said, "vllm", lambda prompts: _texts(fast.answer(prompts))),
         }
         seconds = take_turns(contenders, rounds)
     tell("  ".join(f"{name} {np.median(some):.1f} s" for name, some in seconds.items()))
     return {
         "prompts a round": cases,
         "prompt tokens each": round(float(np.mean([len(row) for row in _rows(tokenizer, parts[-1])])), 1),
-        "answer tokens at most": LONGEST,
+        "answer tokens at most": MAX_ANSWER_TOKENS,
         "batch of generate": BATCH,
         "seconds": {name: [round(one, 3) for one in some] for name, some in seconds.items()},
         "predictions a second": {name: round(cases / float(np.median(some)), 2) for name, some in seconds.items()},
@@ -120,7 +118,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
     rows = _rows(tokenizer, prompts)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     config = GenerationConfig(
-        max_new_tokens=LONGEST,
+        max_new_tokens=MAX_ANSWER_TOKENS,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -147,7 +145,7 @@ def _rows(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
 def _same(first: list[str], second: list[str], scale: Any) -> float:
     """Share of prompts to which both gave the same rating, or both none."""
     pairs = zip(first, second, strict=True)
-    return round(float(np.mean([parse(one, scale) == parse(other, scale) for one, other in pairs])), 4)
+    return round(float(np.mean([parse_rating(one, scale) == parse_rating(other, scale) for one, other in pairs])), 4)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from llmrec.cli.main import app
 from llmrec.data.fetch import KNOWN, _known
 from llmrec.errors import LlmrecError, RunError
-from llmrec.rate.study import Study
+from llmrec.rate.experiment import Experiment
 
 METRICS, CASES = "evaluate-test/metrics.json", "evaluate-test/per_user.parquet"
 ALL = ("user", "evaluate", "report", "export")
@@ -194,12 +194,12 @@ def ends_in_one_message(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"system": "a", "facts": {}, "predicted": [1.0]}'])
-def test_a_damaged_file_of_a_study_or_of_a_fetched_set_ends_in_one_message(text: str, tmp_path: Path) -> None:
-    study = Study(cast(Any, None), cast(Any, [0, 0]), tmp_path, 0)
+def test_a_damaged_file_of_an_experiment_or_of_a_fetched_set_ends_in_one_message(text: str, tmp_path: Path) -> None:
+    experiment = Experiment(cast(Any, None), cast(Any, [0, 0]), tmp_path, 0)
     (tmp_path / "systems").mkdir()
     for file in (tmp_path / "systems" / "a.json", tmp_path / KNOWN):
         file.write_text(text)
     with pytest.raises(RunError, match=r"a\.json .*Delete the file"):
-        study.kept()
+        experiment.systems()
     with pytest.raises(RunError, match=rf"{KNOWN} .*Delete the file"):
         _known(tmp_path)

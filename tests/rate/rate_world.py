@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.rate import ratings
+from llmrec.rate.ratings import Ratings, RatingSplit, load_ratings
 from llmrec.recipe import Data
 from llmrec.recipe_file import load
 
@@ -48,6 +48,6 @@ def data_of(recipe: Path) -> Data:
     return load(recipe).data
 
 
-def world(folder: Path, split: ratings.Split = "random", **shape: float) -> ratings.Ratings:
+def world(folder: Path, split: RatingSplit = "random", **shape: float) -> Ratings:
     """Such ratings, read."""
-    return ratings.load(data_of(write_ratings(folder, **shape)), split, 1)  # type: ignore[arg-type]
+    return load_ratings(data_of(write_ratings(folder, **shape)), split, 1)  # type: ignore[arg-type]

@@ -21,18 +21,14 @@ from llmrec.errors import ModelError, TextError
 from llmrec.model.base import tiny_base
 from llmrec.model.prompting import wrap
 from llmrec.rate import methods
-from llmrec.rate.answers import Answer, answered
-from llmrec.rate.cases import sample
-from llmrec.rate.expected import Words, expected, shares
-from llmrec.rate.on_endpoint import OnEndpoint
-from llmrec.rate.on_transformers import OnTransformers
-from llmrec.rate.prompts import LABEL, render, written
-from llmrec.rate.ratings import TEST
-from llmrec.rate.scale import Scale
-from llmrec.rate.study import Study
+from llmrec.rate.answers import LABEL, RatingAnswer, RatingTokens, answer_all
+from llmrec.rate.cases import render_prompts, sample_cases
+from llmrec.rate.engines import EndpointRatingEngine, TransformersRatingEngine
+from llmrec.rate.experiment import Experiment
+from llmrec.rate.ratings import TEST, RatingScale
 from llmrec.text.client import OpenAIClient
 
-STARS, HALVES = Scale(1, 5, 1), Scale(0.5, 5, 0.5)
+STARS, HALVES = RatingScale(1, 5, 1), RatingScale(0.5, 5, 0.5)
 
 
 def base(folder: Path, chat: bool = True) -> tuple[Any, Any]:
@@ -50,19 +46,19 @@ def base(folder: Path, chat: bool = True) -> tuple[Any, Any]:
 @pytest.mark.parametrize("shots", [0, 2])
 @torch.inference_mode()
 def test_probabilities_and_words_are_those_of_plain_passes(
-    tmp_path: Path, chat: bool, scale: Scale, shots: int
+    tmp_path: Path, chat: bool, scale: RatingScale, shots: int
 ) -> None:
     """Batches, padding, the shared beginning and the tree of half stars change nothing."""
     log = world(tmp_path, low=scale.low, step=scale.step)
-    prompts = render(log, sample(log, TEST, 7, 4, 0), shots=shots)
+    prompts = render_prompts(log, sample_cases(log, TEST, 7, 4, 0), shots=shots)
     model, tokenizer = base(tmp_path / "base", chat)
-    engine = OnTransformers("tiny", model, tokenizer, scale, longest=5)
-    found = dict(engine.ask(prompts))
+    engine = TransformersRatingEngine("tiny", model, tokenizer, scale, max_tokens=5)
+    found = dict(engine.answer(prompts))
     assert sorted(found) == list(range(len(prompts)))
     for number, prompt in enumerate(prompts):
         text, _ = wrap(tokenizer, prompt, LABEL)
         ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"]
-        words = Words.read(tokenizer, text, written(tokenizer, scale.words))
+        words = RatingTokens.after(tokenizer, prompt, scale)
         plain = [float(torch.exp(_path(model, ids, path))) for path in words.paths]
         for one, path in enumerate(words.paths):  # a rating that another goes on from: what no longer one takes
             longer = [other for other in words.paths if other[: len(path)] == path and len(other) > len(path)]
@@ -81,32 +77,31 @@ def _path(model: Any, ids: torch.Tensor, path: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_shares_of_any_trie_are_a_distribution() -> None:
-    words = Words.of([(1,), (1, 2), (1, 2, 3), (4,), (5, 6)])
+    words = RatingTokens.build([(1,), (1, 2), (1, 2, 3), (4,), (5, 6)])
     draw = np.random.default_rng(0)
     at = []
-    for path in words.inner:
-        children = words.children(path)
+    for path in words.prefixes:
+        children = words.next_tokens(path)
         likely = draw.dirichlet(np.ones(len(children) + 1))[:-1]
         at.append(dict(zip(children, np.log(likely), strict=True)) | {99: -0.5})  # a token that begins no rating
-    found, mass = shares(words, at)
+    found, mass = words.probabilities_of_steps(at)
     assert sum(found) == pytest.approx(1)
-    first, ends = np.exp(at[0][1]) + np.exp(at[0][4]) + np.exp(at[0][5]), 1 - np.exp(at[words.inner.index((5,))][6])
+    first, ends = np.exp(at[0][1]) + np.exp(at[0][4]) + np.exp(at[0][5]), 1 - np.exp(at[words.prefixes.index((5,))][6])
     assert mass == pytest.approx(first - np.exp(at[0][5]) * ends)  # 5 alone is no rating, 1 and 1 2 are
-    assert expected(np.array([[0.5, 0, 0, 0, 0.5]]), STARS.values).tolist() == [3]
 
 
 def test_nothing_likely_is_the_middle_and_words_alike_are_refused() -> None:
-    words = Words.of([(1,), (2,), (3,)])
-    assert shares(words, [{}]) == ([1 / 3] * 3, 0.0)
+    words = RatingTokens.build([(1,), (2,), (3,)])
+    assert words.probabilities_of_steps([{}]) == ([1 / 3] * 3, 0.0)
     with pytest.raises(ModelError, match="same tokens"):
-        Words.of([(1,), (1,)])
+        RatingTokens.build([(1,), (1,)])
 
 
 def test_a_prompt_longer_than_the_window_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     model, tokenizer = base(tmp_path / "base")
-    engine = OnTransformers("tiny", model, tokenizer, STARS)
+    engine = TransformersRatingEngine("tiny", model, tokenizer, STARS)
     with pytest.raises(ModelError, match=r"the model reads 1024. Lower --history or --shots"):
-        next(engine.ask(["film " * 2000]))
+        next(engine.answer(["film " * 2000]))
 
 
 class Dying:
@@ -118,25 +113,25 @@ class Dying:
         self.after = after
         self.asked: Counter[str] = Counter()
 
-    def ask(self, prompts: Any) -> Iterator[tuple[int, Answer]]:
+    def answer(self, prompts: Any) -> Iterator[tuple[int, RatingAnswer]]:
         for number, prompt in enumerate(prompts):
             if sum(self.asked.values()) == self.after:
                 raise KeyboardInterrupt
             self.asked[prompt] += 1
-            yield number, Answer(prompt[-1], None, None, 1, 1, 0.0)
+            yield number, RatingAnswer(prompt[-1], None, None, 1, 1, 0.0)
 
 
 def test_a_killed_run_asks_again_for_nothing_that_was_answered(tmp_path: Path) -> None:
     prompts = [f"prompt {number}" for number in range(9)]
     engine = Dying(4)
     with pytest.raises(KeyboardInterrupt):
-        answered(engine, prompts, tmp_path / "kept.jsonl")
+        answer_all(engine, prompts, tmp_path / "kept.jsonl")
     engine.after = 100
-    found = answered(engine, prompts, tmp_path / "kept.jsonl")
+    found = answer_all(engine, prompts, tmp_path / "kept.jsonl")
     assert [answer.text for answer in found] == [prompt[-1] for prompt in prompts]
     assert engine.asked == dict.fromkeys(prompts, 1)
     (tmp_path / "kept.jsonl").write_bytes((tmp_path / "kept.jsonl").read_bytes()[:-20])  # killed while writing
-    answered(engine, prompts, tmp_path / "kept.jsonl")
+    answer_all(engine, prompts, tmp_path / "kept.jsonl")
     assert sorted(engine.asked.values()) == [1] * 8 + [2]
 
 
@@ -191,19 +186,19 @@ def rater() -> Iterator[Rater]:
         server.shutdown()
 
 
-def endpoint(rater: Rater, **more: Any) -> OnEndpoint:
+def endpoint(rater: Rater, **more: Any) -> EndpointRatingEngine:
     given = {"rest": 0.01, "patience": 1.0, "tries": 6, **more}
-    return OnEndpoint(OpenAIClient(rater.url, "m", **given), STARS, workers=1)
+    return EndpointRatingEngine(OpenAIClient(rater.url, "m", **given), STARS, workers=1)
 
 
 def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path: Path) -> None:
     half = b'{"choices": [{"message": {"content": "4"}, "logprobs": {"content": [{"top_logprobs": [{}]}]}}]}'
     rater.script = [(503, b"busy"), (200, b"not json"), (200, b"sleep"), (200, b'{"choices": []}'), (200, half)]
     log = world(tmp_path)
-    study = Study.open(log, 6, 5, 0, tmp_path / "out")
-    names = methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    experiment = Experiment.open(log, 6, 5, 0, tmp_path / "out")
+    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     assert names == ["m zero-shot, parsed", "m zero-shot, expected"]
-    kept = study.kept()
+    kept = experiment.systems()
     assert kept[names[0]]["predicted"] == [4.0] * 6
     assert kept[names[1]]["predicted"] == [3.5] * 6
     facts = kept[names[0]]["facts"]
@@ -215,18 +210,18 @@ def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path
 @pytest.mark.parametrize("logprobs", ["refused", "left out"])
 def test_a_model_without_probabilities_is_still_read(rater: Rater, tmp_path: Path, logprobs: str) -> None:
     rater.logprobs = logprobs
-    study = Study.open(world(tmp_path), 5, 5, 0, tmp_path / "out")
-    names = methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    experiment = Experiment.open(world(tmp_path), 5, 5, 0, tmp_path / "out")
+    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     assert names == ["m zero-shot, parsed"]
-    assert study.kept()[names[0]]["facts"]["probability of ratings"] == "the model gives no log-probabilities"
+    assert experiment.systems()[names[0]]["facts"]["probability of ratings"] == "the model gives no log-probabilities"
     assert rater.asked == 5 + (logprobs == "refused")
 
 
 def test_where_no_rating_is_likely_none_is_likelier_and_others_are_kept(rater: Rater, tmp_path: Path) -> None:
     rater.words = ("perhaps", "well")
-    study = Study.open(world(tmp_path), 3, 5, 0, tmp_path / "out")
-    names = methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
-    kept = study.kept()[names[1]]
+    experiment = Experiment.open(world(tmp_path), 3, 5, 0, tmp_path / "out")
+    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    kept = experiment.systems()[names[1]]
     assert kept["predicted"] == [3.0] * 3
     assert kept["facts"]["probability of ratings"] == 0
 
@@ -235,9 +230,9 @@ def test_nonsense_counts_against_the_parse_rate_and_is_the_mean(rater: Rater, tm
     log = world(tmp_path)
     words = itertools.cycle(["I refuse", "between 1 and 5", "4", "2/5"])
     rater.script = [(200, json.dumps({"choices": [{"message": {"content": next(words)}}]}).encode()) for _ in range(8)]
-    study = Study.open(log, 8, 5, 0, tmp_path / "out")
-    methods.asked(study, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
-    kept = study.kept()["m zero-shot, parsed"]
+    experiment = Experiment.open(log, 8, 5, 0, tmp_path / "out")
+    methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    kept = experiment.systems()["m zero-shot, parsed"]
     assert kept["facts"]["parse rate"] == 0.5
     assert sorted(kept["predicted"]) == pytest.approx(sorted([log.mean] * 4 + [4.0] * 2 + [2.0] * 2), abs=1e-4)
     assert "I refuse" in kept["facts"]["not read, such as"]
@@ -255,24 +250,24 @@ def test_nonsense_counts_against_the_parse_rate_and_is_the_mean(rater: Rater, tm
 def test_an_endpoint_that_stays_silent_is_told_and_the_run_goes_on_later(
     rater: Rater, tmp_path: Path, script: list, words: str
 ) -> None:
-    study = Study.open(world(tmp_path), 6, 5, 0, tmp_path / "out")
+    experiment = Experiment.open(world(tmp_path), 6, 5, 0, tmp_path / "out")
     good = [Handler.reply(type("H", (), {"server": rater})(), {}) for _ in range(2)]
     rater.script = good + script
     with pytest.raises(TextError, match=words):
-        methods.asked(study, "m", endpoint(rater, tries=2, patience=0.5), 0, 1, 0, lambda name, done: None)
+        methods.run_prompted(experiment, "m", endpoint(rater, tries=2, patience=0.5), 0, 1, 0, lambda name, done: None)
     before = rater.asked
     rater.script = []
-    methods.asked(study, "m", endpoint(rater, tries=2), 0, 1, 0, lambda name, done: None)
+    methods.run_prompted(experiment, "m", endpoint(rater, tries=2), 0, 1, 0, lambda name, done: None)
     assert rater.asked - before == 4  # two were answered before
 
 
 def test_wordings_and_orders_are_compared_with_the_first(tmp_path: Path) -> None:
     log = world(tmp_path)
     model, tokenizer = base(tmp_path / "base")
-    study = Study.open(log, 12, 4, 0, tmp_path / "out")
-    engine = OnTransformers("tiny", model, tokenizer, STARS, longest=3)
-    names = methods.asked(study, "tiny", engine, 0, 1, 8, lambda name, done: None)
-    told = study.kept()[names[1]]["facts"]["sensitivity"]
+    experiment = Experiment.open(log, 12, 4, 0, tmp_path / "out")
+    engine = TransformersRatingEngine("tiny", model, tokenizer, STARS, max_tokens=3)
+    names = methods.run_prompted(experiment, "tiny", engine, 0, 1, 8, lambda name, done: None)
+    told = experiment.systems()[names[1]]["facts"]["sensitivity"]
     assert list(told) == [*(f"wording {number}" for number in range(1, 6)), "newest first", "shuffled"]
     assert told["wording 1"]["moved by"] == pytest.approx(0, abs=1e-4)
     assert told["wording 3"]["moved by"] > 0

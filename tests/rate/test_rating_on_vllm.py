@@ -12,12 +12,10 @@ from rate_world import world
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'llmrec[serve]', or [serve-cpu] without a GPU")
 
 from llmrec.model.base import tiny_base
-from llmrec.rate.cases import sample
-from llmrec.rate.on_transformers import OnTransformers
-from llmrec.rate.on_vllm import OnVllm
-from llmrec.rate.prompts import render
-from llmrec.rate.ratings import TEST
-from llmrec.rate.scale import Scale
+from llmrec.rate.cases import render_prompts, sample_cases
+from llmrec.rate.engines import TransformersRatingEngine
+from llmrec.rate.ratings import TEST, RatingScale
+from llmrec.rate.vllm_ratings import VllmRatingEngine
 
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 16}
 
@@ -33,11 +31,11 @@ def test_vllm_has_the_probabilities_and_words_of_transformers_for_stars_and_halv
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     log = world(tmp_path / "w")
-    prompts = render(log, sample(log, TEST, 6, 4, 0))
-    fast = OnVllm.open("tiny", tmp_path / "base", log.scale, **SMALL)
-    for scale in (log.scale, Scale(0.5, 5, 0.5)):
-        found = dict(OnVllm("tiny", fast.llm, scale, longest=5).ask(prompts))
-        wanted = dict(OnTransformers("tiny", model, tokenizer, scale, longest=5).ask(prompts))
+    prompts = render_prompts(log, sample_cases(log, TEST, 6, 4, 0))
+    fast = VllmRatingEngine.open("tiny", tmp_path / "base", log.scale, **SMALL)
+    for scale in (log.scale, RatingScale(0.5, 5, 0.5)):
+        found = dict(VllmRatingEngine("tiny", fast.llm, scale, max_tokens=5).answer(prompts))
+        wanted = dict(TransformersRatingEngine("tiny", model, tokenizer, scale, max_tokens=5).answer(prompts))
         for number in wanted:
             np.testing.assert_allclose(found[number].shares, wanted[number].shares, rtol=1e-3, atol=1e-5)
             said = found[number].text.strip()  # engines differ in leading spaces, and in bytes that are no characters

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llmrec.errors import DataError
-from llmrec.rate.parse import parse
-from llmrec.rate.scale import Scale
+from llmrec.rate.answers import parse_rating
+from llmrec.rate.ratings import RatingScale
 
-STARS = Scale(1, 5, 1)
+STARS = RatingScale(1, 5, 1)
 READ = {
     "4": 4, " 4\n": 4, "4.": 4, "4.0": 4, "4,0": 4, "4!": 4, "(4)": 4, "= 4": 4, "~4": 4, "**4**": 4, "'4'": 4,
     "about 4": 4, "four": 4, "Four stars.": 4, "one": 1, "one star": 1, "one and a half stars": 1.5, "3½": 3.5,
@@ -28,41 +28,41 @@ NOT_READ = [
 
 @pytest.mark.parametrize("answer", READ)
 def test_a_rating_said_in_any_way_is_read(answer: str) -> None:
-    assert parse(answer, STARS) == READ[answer]
+    assert parse_rating(answer, STARS) == READ[answer]
 
 
 @pytest.mark.parametrize("answer", NOT_READ)
 def test_what_is_not_surely_a_rating_is_not_guessed_at(answer: str) -> None:
-    assert parse(answer, STARS) is None
+    assert parse_rating(answer, STARS) is None
 
 
 @pytest.mark.parametrize(
     ("answer", "scale", "rating"),
     [
-        ("0.5", Scale(0.5, 5, 0.5), 0.5),
-        ("87", Scale(1, 100, 1), 87),
-        ("87/100", Scale(1, 100, 1), 87),
-        ("87 out of 100", Scale(1, 100, 1), 87),
-        ("4/5", Scale(1, 100, 1), None),
-        ("101", Scale(1, 100, 1), None),
-        ("0", Scale(0, 10, 1), 0),
-        ("8/10", Scale(0, 10, 1), 8),
+        ("0.5", RatingScale(0.5, 5, 0.5), 0.5),
+        ("87", RatingScale(1, 100, 1), 87),
+        ("87/100", RatingScale(1, 100, 1), 87),
+        ("87 out of 100", RatingScale(1, 100, 1), 87),
+        ("4/5", RatingScale(1, 100, 1), None),
+        ("101", RatingScale(1, 100, 1), None),
+        ("0", RatingScale(0, 10, 1), 0),
+        ("8/10", RatingScale(0, 10, 1), 8),
     ],
 )
-def test_other_scales_have_other_ratings(answer: str, scale: Scale, rating: float | None) -> None:
-    assert parse(answer, scale) == rating
+def test_other_scales_have_other_ratings(answer: str, scale: RatingScale, rating: float | None) -> None:
+    assert parse_rating(answer, scale) == rating
 
 
-@pytest.mark.parametrize("scale", [STARS, Scale(0.5, 5, 0.5), Scale(1, 100, 1), Scale(0, 10, 0.25)])
-def test_every_rating_as_we_write_it_is_read_back(scale: Scale) -> None:
-    assert [parse(word, scale) for word in scale.words] == scale.values.tolist()
+@pytest.mark.parametrize("scale", [STARS, RatingScale(0.5, 5, 0.5), RatingScale(1, 100, 1), RatingScale(0, 10, 0.25)])
+def test_every_rating_as_we_write_it_is_read_back(scale: RatingScale) -> None:
+    assert [parse_rating(word, scale) for word in scale.labels] == scale.values.tolist()
 
 
 @pytest.mark.parametrize("text", ["5", "a:b", "5:1", "1:5:0.3", "0:1000", "1:5:1:1", "1:nan", "1:5:0", "1:inf"])
 def test_no_scale_is_told_in_words(text: str) -> None:
     with pytest.raises(DataError, match=r"--scale"):
-        Scale.read(text)
+        RatingScale.parse(text)
 
 
 def test_liked_is_four_of_five_whatever_the_steps() -> None:
-    assert (STARS.liked, Scale(0.5, 5, 0.5).liked, Scale(0, 10, 1).liked) == (4, 4, 8)
+    assert (STARS.liked_from, RatingScale(0.5, 5, 0.5).liked_from, RatingScale(0, 10, 1).liked_from) == (4, 4, 8)
