@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrec import __version__, embedded
+from llmrec import __version__, resources
 from llmrec.evaluate.files import read_metrics
 from llmrec.made import MADE, Made
 from llmrec.recipe import Model
@@ -94,7 +94,7 @@ def base_licence(model: Model) -> str:
     if model.base == "nano" or model.tiny:
         return "none: trained from random weights"
     if model.base.startswith("embedded:"):
-        return embedded.about(model.base.removeprefix("embedded:")).licence
+        return resources.asset(model.base.removeprefix("embedded:")).licence
     return _licence_of_folder(Path(model.base)) or UNKNOWN
 
 

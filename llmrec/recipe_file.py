@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from llmrec import addresses, shipped
+from llmrec import resources, trusted_urls
 from llmrec.errors import RecipeError
 from llmrec.files import hash_json
 from llmrec.recipe import Recipe, shrink
@@ -43,7 +43,7 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     values = _parse(text, path)
     _anchor_paths(values, path.parent, path)
     for override in overrides:
-        addresses.name_in(_override(values, override))
+        trusted_urls.trust_all(_override(values, override))
     _anchor_paths(values, Path(), path)
     try:
         return Recipe.model_validate(values)
@@ -75,10 +75,10 @@ def portable(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def shipped_name(mine: str) -> str | None:
-    """The name of the shipped recipe that has a fingerprint; None if none has it."""
-    found = (path.stem for path in sorted(shipped.folder("recipes").glob("*.yaml")) if fingerprint(load(path)) == mine)
-    return next(found, None)
+def shipped_name(digest: str) -> str | None:
+    """Return the name of the bundled recipe with this fingerprint, or None."""
+    paths = sorted(resources.folder("recipes").glob("*.yaml"))
+    return next((path.stem for path in paths if fingerprint(load(path)) == digest), None)
 
 
 _PATHS = (

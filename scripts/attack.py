@@ -30,8 +30,8 @@ from attacks import page, server
 from llmrec.chat.client import Client
 from llmrec.chat.titles import Titles
 from llmrec.chat.understand import Understanding
+from llmrec.child_process import ChildProcess
 from llmrec.errors import LlmrecError
-from llmrec.supervise import Child
 
 ROOT = Path(__file__).parent.parent
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
@@ -78,7 +78,7 @@ def _started(verb: str, *words: str) -> Iterator[tuple[str, str]]:
         port = free.getsockname()[1]
     url, key = f"http://127.0.0.1:{port}", secrets.token_urlsafe(16)
     environment = os.environ | {"LLMREC_API_KEY": key, "LLMREC_ADMIN_KEY": secrets.token_urlsafe(16)}
-    child = Child([sys.executable, "-m", "llmrec", verb, *words, "--port", str(port)], 20.0, env=environment)
+    child = ChildProcess([sys.executable, "-m", "llmrec", verb, *words, "--port", str(port)], 20.0, env=environment)
     try:
         for _ in range(600):
             assert child.alive, f"llmrec {verb} did not start"

@@ -25,7 +25,7 @@ from typing import IO
 
 from packaging.requirements import Requirement
 
-from llmrec import embedded, provenance, shipped
+from llmrec import provenance, resources
 from llmrec.data import sources
 from llmrec.files import hash_file, write_text
 from llmrec.recipe import Recipe
@@ -106,11 +106,12 @@ def contents(recipe: Recipe, run: Path, wheels: Path) -> Iterator[tuple[Path, st
     made = RunFolder(run)
     for stage in (made.data, made.items, made.catalogue, made.tasks):
         yield stage, f"runs/{run.name}/{stage.name}"
-    kept = {recipe.data.source, recipe.model.base.removeprefix("embedded:")} & set(embedded.ARCHIVES)
-    yield from ((embedded.path(name), f"cache/{name}") for name in sorted(kept))
+    kept = {recipe.data.source, recipe.model.base.removeprefix("embedded:")} & set(resources.ASSETS)
+    yield from ((resources.asset_path(name), f"cache/{name}") for name in sorted(kept))
     if recipe.data.source not in kept:
         folder = "" if recipe.data.source == "files" else f"{recipe.data.source}/"
-        yield from ((path, f"data/{folder}{path.name}") for _, path in sources.given(recipe.data) if path.is_file())
+        paths = [path for _, path in sources.source_files(recipe.data) if path.is_file()]
+        yield from ((path, f"data/{folder}{path.name}") for path in paths)
 
 
 def there(recipe: Recipe) -> Recipe:
@@ -157,7 +158,7 @@ def refuse_foreign(folder: Path) -> None:
 def pack(options: argparse.Namespace) -> None:
     """Prepare the run, and write pieces, their hashes and run.sh."""
     refuse_foreign(options.to)
-    path = shipped.recipe(options.recipe)
+    path = resources.recipe_path(options.recipe)
     recipe = load(path, options.set, options.tiny)
     run = options.runs / (options.name or path.stem)
     execute.run(recipe, run, "tasks")

@@ -19,8 +19,9 @@ SPEC.loader.exec_module(house)
 # A room imports only rooms of lower floors, wherever in a module the import stands.
 FLOORS = (
     ("errors",),
-    ("addresses", "contracts", "extras", "files", "provenance", "recipe", "seed", "shipped", "supervise"),
-    ("checked", "embedded", "metrics", "recipe_file", "text"),
+    ("child_process", "contracts", "files", "provenance", "recipe", "seed", "trusted_urls"),
+    ("resources",),
+    ("checked", "metrics", "recipe_file", "text"),
     ("collaborative", "items", "made", "model"),
     ("data",),
     ("indexing",),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.errors import RecipeError
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, load
@@ -120,7 +120,7 @@ def test_a_dumped_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
     assert set(yaml.safe_load(dump(one))) == set(Recipe.model_fields)
 
 
-@pytest.mark.parametrize("path", sorted(shipped.folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(resources.folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_tiny_is_the_same_shape_at_a_small_size(path: Path) -> None:
     whole, tiny = load(path), load(path, tiny=True)
     assert tiny.data.max_users and tiny.data.max_users <= 200
@@ -137,8 +137,8 @@ def test_tiny_never_makes_anything_larger(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_found_by_path_or_by_its_shipped_name(tmp_path: Path) -> None:
-    assert shipped.recipe("quickstart") == shipped.folder("recipes") / "quickstart.yaml"
-    assert shipped.recipe(str(recipe(tmp_path, GOOD))) == tmp_path / "mine.yaml"
+    assert resources.recipe_path("quickstart") == resources.folder("recipes") / "quickstart.yaml"
+    assert resources.recipe_path(str(recipe(tmp_path, GOOD))) == tmp_path / "mine.yaml"
     for name in ("quikstart", str(tmp_path / "quickstart.yaml"), str(tmp_path)):
         with pytest.raises(RecipeError, match=r"there is no recipe '.*one of: .*quickstart"):
-            shipped.recipe(name)
+            resources.recipe_path(name)

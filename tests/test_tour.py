@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 import llmrec
-from llmrec import embedded
+from llmrec import resources
 from llmrec.evaluate.files import read_metrics
 from llmrec.run.layout import RunFolder
 
@@ -26,7 +26,7 @@ def printed(notebook: nbformat.NotebookNode, words: str) -> list[str]:
 def test_the_tour_runs_from_top_to_bottom_and_shows_what_its_run_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not all(embedded.is_fetched(name) for name in ("ml-100k", "minilm-l6")):
+    if not all(resources.is_downloaded(name) for name in ("ml-100k", "minilm-l6")):
         pytest.skip("MovieLens 100K and MiniLM are not in the cache: `llmrec setup` fetches them")
     monkeypatch.setenv("LLMREC_TOUR", str(tmp_path))
     notebook = nbformat.read(TOUR, as_version=4)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmrec.chat.store import Item, Store
+from llmrec.child_process import ChildProcess
 from llmrec.errors import ChatError
-from llmrec.supervise import Child
 from llmrec.text.client import HttpClient, NoAnswer
 
 KEY = "LLMREC_API_KEY"
@@ -146,7 +146,7 @@ class OwnServer:
         self.run, self.engine, self.key = run, engine, secrets.token_urlsafe(24)
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # without a name: gone with this process, however it ends
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
 
     @property
     def alive(self) -> bool:
@@ -163,7 +163,7 @@ class OwnServer:
             return
         command = [sys.executable, "-m", "llmrec", "serve", str(self.run)]
         command += ["--engine", self.engine, "--port", str(self.port)]
-        self._child = Child(command, GRACE, env=os.environ | {KEY: self.key}, stdout=self._log, stderr=self._log)
+        self._child = ChildProcess(command, GRACE, env=os.environ | {KEY: self.key}, stdout=self._log, stderr=self._log)
         for _ in range(PATIENCE * 5):
             if not self.alive:
                 raise ChatError(f"the server of {self.run} did not start:\n{self._last_lines()}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.chat.choose import Card, ItemSelector, Question, Selection, State
 from llmrec.chat.client import Client, OwnServer, ServerDown
 from llmrec.chat.store import SemanticIndex, Store
@@ -27,7 +27,7 @@ LIKE, DISLIKE = "♥", "✕"
 @cache
 def templates() -> dict[str, Any]:
     """The sentences of `prompts/replies.yaml`."""
-    text = (shipped.folder("prompts") / "replies.yaml").read_text(encoding="utf-8")
+    text = (resources.folder("prompts") / "replies.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from llmrec import shipped
+from llmrec import resources
 
 Key = tuple[str, ...]  # words as they are compared
 Span = tuple[int, int]  # first character of a text, and the one behind the last
@@ -54,7 +54,7 @@ def key(text: str) -> Key:
 @cache
 def lexicon() -> dict[str, Any]:
     """`prompts/hearing.yaml`: name → set of phrases, word → number, or value → phrases that mean it."""
-    known = yaml.safe_load((shipped.folder("prompts") / "hearing.yaml").read_text(encoding="utf-8"))
+    known = yaml.safe_load((resources.folder("prompts") / "hearing.yaml").read_text(encoding="utf-8"))
     phrases = {name: {key(str(one)) for one in content} for name, content in known.items() if isinstance(content, list)}
     numbers = {name: {fold(word): value for word, value in known[name].items()} for name in ("ordinals", "decades")}
     synonyms = {key(value): [key(one) for one in others] for value, others in known["synonyms"].items()}

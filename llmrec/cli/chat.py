@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec import addresses, extras
+from llmrec import resources, trusted_urls
 from llmrec.cli.screen import console, screen
 from llmrec.cli.serve import EXTRA
 from llmrec.errors import RequestError, RunError
@@ -34,7 +34,7 @@ def chat(
     address = run.startswith(("http://", "https://"))
     if engine not in EXTRA:
         raise RequestError(f"there is no engine '{engine}': say transformers or vllm.")
-    extras.need("chat", *([] if address else [EXTRA[engine]]))
+    resources.require_extras("chat", *([] if address else [EXTRA[engine]]))
     from llmrec.chat.client import KEY, Client, OwnServer
     from llmrec.chat.dialogue import ChatService
     from llmrec.items.vectors import check_encoder
@@ -51,7 +51,7 @@ def chat(
     if reads:
         check_encoder(reads)
     if settings.by == "server":
-        addresses.require(str(settings.url), "chat.url")
+        trusted_urls.require_trusted(str(settings.url), "chat.url")
     with contextlib.ExitStack() as stack:
         if not address:
             console.print(f"starting the server of {run} …")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.cli.arguments import AS_JSON, current_run, parsed_path
 from llmrec.cli.screen import console, plain, say, screen, stages
 from llmrec.errors import RecipeError
 from llmrec.files import explain_disk, write_text
 
 if TYPE_CHECKING:
-    from llmrec.data.inspection import Checked
+    from llmrec.data.validate import ValidationReport
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 _FACTS = ("about", "size", "licence", "page")
@@ -26,13 +26,13 @@ _FACTS = ("about", "size", "licence", "page")
 @app.command("list")
 def list_sources(as_json: bool = AS_JSON) -> None:
     """Data sets that `data.source` can name: whether they are here, how large, on what terms, from where."""
-    from llmrec.data.fetch import ORIGINS
-    from llmrec.data.sources import where
+    from llmrec.data.fetch import REGISTRY
+    from llmrec.data.sources import availability
 
     sources = [
         {"source": name, "here": here, "where": place}
-        | ({key: getattr(ORIGINS[name], key) for key in _FACTS} if name in ORIGINS else {})
-        for name, here, place in where()
+        | ({key: getattr(REGISTRY[name], key) for key in _FACTS} if name in REGISTRY else {})
+        for name, here, place in availability()
     ]
     if as_json:
         say(sources)
@@ -52,11 +52,11 @@ def fetch_set(
     mirror: str = typer.Option(None, help="an address below which the same files lie"),
 ) -> None:
     """Fetch a data set from its makers into the cache; a fetch that was cut goes on where it was."""
-    from llmrec.data.fetch import ORIGINS, fetch
+    from llmrec.data.fetch import REGISTRY, fetch
 
-    if name in ORIGINS:
-        console.print(f"{ORIGINS[name].about}. {ORIGINS[name].size}.", soft_wrap=True)
-        console.print(f"Terms: {ORIGINS[name].licence}. See {ORIGINS[name].page}", soft_wrap=True)
+    if name in REGISTRY:
+        console.print(f"{REGISTRY[name].about}. {REGISTRY[name].size}.", soft_wrap=True)
+        console.print(f"Terms: {REGISTRY[name].licence}. See {REGISTRY[name].page}", soft_wrap=True)
     with stages() as tell:
         folder = fetch(name, category, mirror, tell)
     screen.print(str(folder), soft_wrap=True)
@@ -67,7 +67,7 @@ def check_files(
     files: list[Path] = typer.Argument(help="the interactions and the items, or a recipe that names them"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Look for problems in files, each with file and line. Exit code 1 where there are any."""
+    """Schema for problems in files, each with file and line. Exit code 1 where there are any."""
     checked = _check(files)
     if as_json:
         say({"problems": [asdict(problem) for problem in checked.problems], "notes": checked.notes})
@@ -77,10 +77,10 @@ def check_files(
         raise typer.Exit(1)
 
 
-def _check(files: list[Path]) -> Checked:
-    from llmrec.data import starter
-    from llmrec.data.inspection import check
-    from llmrec.data.look import look
+def _check(files: list[Path]) -> ValidationReport:
+    from llmrec.data import recipe_generator
+    from llmrec.data.schema_inference import infer_schema
+    from llmrec.data.validate import check
     from llmrec.recipe_file import load
 
     if len(files) == 1 and files[0].suffix in (".yaml", ".yml"):
@@ -90,17 +90,17 @@ def _check(files: list[Path]) -> Checked:
                 f"{files[0].name} reads {recipe.data.source}, not files of yours. See: llmrec data show {files[0]}"
             )
         return check(recipe.data, recipe.items.text)
-    found = look(files)
+    found = infer_schema(files)
     with tempfile.TemporaryDirectory() as folder:
         derived = Path(folder) / "items.csv" if found.one_file else None
         if derived:
-            starter.derive_items(found, derived)
-        checked = check(starter.data_part(found, derived), starter.text_as_read(found))
+            recipe_generator.derive_items(found, derived)
+        checked = check(recipe_generator.data_config(found, derived), recipe_generator.text_columns(found))
     checked.notes[:0] = found.why
     return checked
 
 
-def _show(checked: Checked) -> None:
+def _show(checked: ValidationReport) -> None:
     for note in checked.notes:
         typer.echo(f"  {plain(note)}")
     for problem in checked.problems:
@@ -119,7 +119,7 @@ def show(
     as_json: bool = AS_JSON,
 ) -> None:
     """Counts, density, lengths of histories, time and text of a run's data, or of what a recipe reads."""
-    from llmrec.data import inspection
+    from llmrec.data import validate
     from llmrec.data.dataset import Dataset
     from llmrec.recipe_file import load
     from llmrec.run.layout import RunFolder
@@ -129,9 +129,9 @@ def show(
         dataset = Dataset.load(folder.data, texts=False)
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
-        recipe = load(shipped.recipe(run))
-        dataset, unit = inspection.cleaned(recipe.data, recipe.seed)
-    found, tail = inspection.facts(dataset, recipe.items.text, unit), inspection.long_tail(dataset)
+        recipe = load(resources.recipe_path(run))
+        dataset, unit = validate.load_cleaned(recipe.data, recipe.seed)
+    found, tail = validate.statistics(dataset, recipe.items.text, unit), validate.long_tail(dataset)
     if as_json:
         say(found | {"interactions by tenth of the items": tail})
         return
@@ -149,22 +149,22 @@ def init(
     force: bool = typer.Option(False, "--force", help="write over a recipe and items that are there"),
     as_json: bool = typer.Option(False, "--json", help="print what was decided as JSON; asks nothing"),
 ) -> None:
-    """Look at your files and write a recipe for them, with the reason for every choice."""
-    from llmrec.data import starter
-    from llmrec.data.look import look
+    """Schema at your files and write a recipe for them, with the reason for every choice."""
+    from llmrec.data import recipe_generator
+    from llmrec.data.schema_inference import infer_schema
     from llmrec.recipe_file import load
 
     quiet = yes or as_json
     _check_out(out, files, force, quiet)
-    found = look(files, (lambda question, best, answers: best) if quiet else _ask)
+    found = infer_schema(files, (lambda question, best, answers: best) if quiet else _ask)
     derived = out.parent / f"{found.log.path.name.split('.')[0]}-items.csv" if found.one_file else None
     if derived:
-        starter.derive_items(found, derived, force)
+        recipe_generator.derive_items(found, derived, force)
         found.why.append(f"items: {derived.name} is written, one row an item ({', '.join(found.text)})")
-    data, text = starter.data_part(found, derived), starter.text_as_read(found)
-    size = starter.measure(data, text)
+    data, text = recipe_generator.data_config(found, derived), recipe_generator.text_columns(found)
+    size = recipe_generator.measure_size(data, text)
     typed = "llmrec init " + " ".join(path.name for path in files)
-    write_text(out, starter.recipe_text(data, text, size, out, typed))
+    write_text(out, recipe_generator.recipe_text(data, text, size, out, typed))
     load(out)  # what is written must be accepted
     if as_json:
         say({"recipe": str(out), "why": found.why, "bad_rows": len(size.bad)})

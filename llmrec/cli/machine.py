@@ -9,10 +9,10 @@ from importlib import metadata
 import typer
 from rich.text import Text
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.cli.arguments import AS_JSON
 from llmrec.cli.screen import console, say, screen
-from llmrec.extras import EXTRAS, is_there, missing
+from llmrec.resources import EXTRAS, is_installed, missing_modules
 
 CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece", "google.protobuf"]
 
@@ -30,10 +30,10 @@ class Finding:
 def doctor(as_json: bool = AS_JSON) -> None:
     """Look at this machine: what is missing for which job, and what to type."""
     findings = [*_modules(), *_torch()]
-    for name, archive in embedded.ARCHIVES.items():
-        fetched = embedded.is_fetched(name)
+    for name, archive in resources.ASSETS.items():
+        fetched = resources.is_downloaded(name)
         remedy = "" if fetched else "llmrec setup"
-        findings.append(Finding(archive.what, fetched, str(embedded.cache_folder() / name), remedy))
+        findings.append(Finding(archive.what, fetched, str(resources.cache_folder() / name), remedy))
     if as_json:
         say([asdict(finding) for finding in findings])
     for finding in findings if not as_json else ():
@@ -46,11 +46,11 @@ def doctor(as_json: bool = AS_JSON) -> None:
 
 
 def _modules() -> list[Finding]:
-    absent = [name for name in CORE if not is_there(name)]
+    absent = [name for name in CORE if not is_installed(name)]
     again = "pip install --force-reinstall llmrec" if absent else ""
     findings = [Finding("llmrec needs", not absent, ", ".join(absent or CORE), again)]
     for extra, modules in EXTRAS.items():
-        lacking = missing(extra)
+        lacking = missing_modules(extra)
         wheel = "serve-cpu" if extra == "serve" and not _has_gpu() else extra
         remedy = f"pip install 'llmrec[{wheel}]'" if lacking else ""
         findings.append(Finding(f"extra '{extra}'", not lacking, ", ".join(lacking or modules), remedy))
@@ -68,13 +68,13 @@ def _has_gpu() -> bool:
 
 def _torch() -> list[Finding]:
     """torch itself, and companions built for another torch, which break transformers when it is imported."""
-    if not is_there("torch"):
+    if not is_installed("torch"):
         return []
     import torch
 
     place = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     findings = [Finding("torch", True, f"{torch.__version__} on {place}")]
-    for name in filter(is_there, ("torchvision", "torchaudio", "torchcodec")):
+    for name in filter(is_installed, ("torchvision", "torchaudio", "torchcodec")):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a broken binary raises
@@ -89,10 +89,10 @@ def setup(
 ) -> None:
     """Fetch the embedded defaults: a data set, a text encoder, a language model. Checked by hash."""
     places = {}
-    for name in names or list(embedded.ARCHIVES):
-        what = embedded.about(name).what
-        console.print(f"{what}: {'there' if embedded.is_fetched(name) else 'fetching …'}")
-        places[name] = str(embedded.fetch(name))
+    for name in names or list(resources.ASSETS):
+        what = resources.asset(name).what
+        console.print(f"{what}: {'there' if resources.is_downloaded(name) else 'fetching …'}")
+        places[name] = str(resources.download_asset(name))
     if as_json:
         say(places)
 

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from llmrec import addresses, extras
+from llmrec import resources, trusted_urls
 from llmrec.cli.arguments import AS_JSON, parsed_path
 from llmrec.cli.screen import console, interval, say, screen, stages
 from llmrec.errors import DataError, RunError
@@ -128,7 +128,7 @@ def _endpoint(url: str, model: str, patience: float, tries: int, ratings: Rating
     from llmrec.rate.engines import EndpointRatingEngine
     from llmrec.text.client import OpenAIClient
 
-    addresses.name(url)
+    trusted_urls.trust(url)
     return EndpointRatingEngine(OpenAIClient(url, model, patience, tries), ratings.scale)
 
 
@@ -139,7 +139,7 @@ def _local(engine: str, name: str, model: str, dtype: str, ratings: Ratings, wor
     from llmrec.model.base import load_base
 
     if engine == "vllm":
-        extras.need("serve")
+        resources.require_extras("serve")
         from llmrec.rate.vllm_ratings import VllmRatingEngine
 
         folder = model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmrec import extras, shipped
+from llmrec import resources
 from llmrec.cli.arguments import OVERRIDES, RECIPE, RUN_OUT, TINY, default_run
 from llmrec.cli.screen import console, named_run, say, screen, show_example, show_figures, stages
 from llmrec.errors import LlmrecError, RecipeError, RunError
@@ -40,7 +40,7 @@ def run(
     from llmrec.run.layout import RunFolder
     from llmrec.run.plan import UNTIL, plan
 
-    path = shipped.recipe(recipe)
+    path = resources.recipe_path(recipe)
     settings = load(path, overrides or [], tiny)
     if until not in (*UNTIL, "report"):
         raise RecipeError(f"--until {until} is not a stage. Stages: {', '.join(UNTIL)}, report")
@@ -50,7 +50,7 @@ def run(
     if settings.launch.node_rank and until in ("evaluate", "report"):
         until = "train"  # machine 0 does the rest
     if until == "report":
-        extras.need("report")
+        resources.require_extras("report")
     folder = RunFolder(out or default_run(path, tiny))
     execute.check_folder(folder.path, settings.data, settings.read_paths)
     console.print(named_run(path.stem, folder.path))
@@ -128,7 +128,7 @@ def train(
     from llmrec.train import together
 
     with _errors_as_lines() if lines else contextlib.nullcontext():
-        path = shipped.recipe(recipe)
+        path = resources.recipe_path(recipe)
         settings = load(path, overrides or [], tiny)
         folder = out or default_run(path, tiny)
         if not together.is_first():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.errors import RequestError, RunError
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def _check(engine: str, host: str, without_key: bool, options: list[str]) -> Non
         raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
     if options and engine == "transformers":
         raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
-    if engine == "vllm" and extras.missing("serve"):
+    if engine == "vllm" and resources.missing_modules("serve"):
         raise RequestError(
             "vLLM is not installed. Serve without it: --engine transformers. Or type: pip install 'llmrec[serve]' "
             "(where there is no GPU: 'llmrec[serve-cpu]')"
         )
-    extras.need(EXTRA[engine])
+    resources.require_extras(EXTRA[engine])
     from llmrec.serve.access import is_loopback
 
     if without_key and not is_loopback(host):

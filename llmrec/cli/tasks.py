@@ -11,7 +11,7 @@ import typer
 from rich.rule import Rule
 from rich.text import Text
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.cli.arguments import AS_JSON, current_run
 from llmrec.cli.screen import plain, say, screen
 from llmrec.errors import RequestError
@@ -63,7 +63,7 @@ def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunF
     if is_stage(run.tasks) and not overrides and not tiny:
         run, recipe = current_run(run.path, "tasks")
         return recipe, run
-    path = run.recipe if run.is_run() else shipped.recipe(name)
+    path = run.recipe if run.is_run() else resources.recipe_path(name)
     recipe = load(path, overrides, tiny)
     kept = (run.path.name if run.is_run() else path.stem) + ("-tiny" if tiny else "")
     return recipe, RunFolder(execute.run(recipe, Path("runs") / ".tasks" / kept, until="tasks"))

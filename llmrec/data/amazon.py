@@ -21,8 +21,8 @@ import duckdb
 import pyarrow as pa
 
 from llmrec.data import fetch
-from llmrec.data.own import files
-from llmrec.data.raw import BadRow, Raw, Scan, database, file_names, path_literal, refuse_many
+from llmrec.data.raw import BadRow, RawData, Scan, check_bad_rows, duckdb_connection, list_names, sql_paths
+from llmrec.data.user_files import files
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -34,7 +34,7 @@ _PRICE = re.compile(r"^\s*(?:from\s+)?\$?\s*([\d,]+(?:\.\d+)?)")
 class _Edition:
     """Names of the fields of reviews and of metadata (from `key` on), and of files, the usual one first.
 
-    Times divided by `scale` are seconds.
+    ParsedTimes divided by `scale` are seconds.
     """
 
     user: str
@@ -77,7 +77,7 @@ def paths(data: Data) -> tuple[list[Path], list[Path]]:
     )
 
 
-def read_amazon(data: Data) -> Raw:
+def read_amazon(data: Data) -> RawData:
     """Reviews and metadata of the files that a recipe names, or of its category in the set's folder.
 
     Raises:
@@ -92,9 +92,9 @@ def read_amazon(data: Data) -> Raw:
         reviews = pool.submit(_reviews, logs, edition)
         items, broken, against = _metadata(catalogues, edition)
     scan, bad = reviews.result()
-    refuse_many(bad + broken, data.max_bad_rows)
-    origin = fetch.about(data.source) | {"files": file_names([*logs, *catalogues])}
-    return Raw(scan, items, "seconds", origin, bad + broken + against)
+    check_bad_rows(bad + broken, data.max_bad_rows)
+    origin = fetch.attribution(data.source) | {"files": list_names([*logs, *catalogues])}
+    return RawData(scan, items, "seconds", origin, bad + broken + against)
 
 
 def _find(data: Data, names: tuple[str, ...]) -> Path:
@@ -103,7 +103,7 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
             f"data.source: {data.source} needs data.category=NAME (such as Beauty), or the files themselves: "
             "data.interactions=FILE data.items=FILE"
         )
-    folder = fetch.folder(data.source)
+    folder = fetch.find_folder(data.source)
     tried = [f"{name.format(data.category)}{ending}" for name in names for ending in (".gz", "")]
     for name in tried:
         if (folder / name).is_file():
@@ -114,11 +114,11 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
 
 
 def _reviews(logs: list[Path], edition: _Edition) -> tuple[Scan, list[BadRow]]:
-    """The reviews, read once into a database, and those that lack an id, a time or a rating."""
+    """The reviews, read once into a duckdb_connection, and those that lack an id, a time or a rating."""
     kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")
     kinds |= {edition.rating: "DOUBLE", edition.time: "BIGINT"}
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in kinds.items()) + "}"
-    source = f"read_json({path_literal(logs)}, format='newline_delimited', ignore_errors=true, columns={columns})"
+    source = f"read_json({sql_paths(logs)}, format='newline_delimited', ignore_errors=true, columns={columns})"
     chosen = {
         "user_id": edition.user,
         "item_id": edition.item,
@@ -129,11 +129,11 @@ def _reviews(logs: list[Path], edition: _Edition) -> tuple[Scan, list[BadRow]]:
     }
     lacks = "user_id IS NULL OR item_id IS NULL OR timestamp IS NULL OR rating IS NULL"
     selected = ", ".join(f"{theirs} AS {ours}" for ours, theirs in chosen.items())
-    db = database()
+    db = duckdb_connection()
     try:
         db.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {source}")
     except duckdb.Error as error:
-        raise DataError(f"{file_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
+        raise DataError(f"{list_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
     broken = db.execute(f"DELETE FROM raw WHERE {lacks}").fetchall()[0][0]
     needed = (edition.user, edition.item, edition.time, edition.rating)
     bad = [row for path in logs for row in _lacking(path, needed)] if broken else []

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.data.raw import BadRow, Raw, Scan, database, text_literal
+from llmrec.data.raw import BadRow, RawData, Scan, duckdb_connection, sql_string
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -26,7 +26,7 @@ _PLAIN = "DICTIONARY_SIZE_LIMIT 16000"  # of words, all different, DuckDB would 
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test",)}
 
 
-def clean(raw: Raw, data: Data, seed: int) -> Cleaned:
+def clean(raw: RawData, data: Data, seed: int) -> Cleaned:
     """Drop what the recipe says, order each history, split.
 
     Events of one user with the same timestamp are ordered by a hash of seed, user and item: seeded random, whatever
@@ -48,7 +48,7 @@ class Cleaned:
         dropped: rule → rows.
     """
 
-    def __init__(self, raw: Raw, data: Data, seed: int) -> None:
+    def __init__(self, raw: RawData, data: Data, seed: int) -> None:
         self.dropped: dict[str, int] = {}
         self._texts = [name for name in TEXTS if name in raw.columns]
         self._extras = [name for name in ("rating", "part") if name in raw.columns]
@@ -88,7 +88,7 @@ class Cleaned:
                      LEFT JOIN things USING (i) ORDER BY dropped.number, user_id, item_id, timestamp"""
         pq.write_table(self.items, folder / "items.parquet")
         for name, query in (("interactions", self._query), ("dropped", dropped)):
-            target = text_literal(str((folder / f"{name}.parquet").absolute()))  # ~ would be a home to DuckDB
+            target = sql_string(str((folder / f"{name}.parquet").absolute()))  # ~ would be a home to DuckDB
             self._db.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION snappy, {_PLAIN})")
 
     def _count(self, query: str) -> int:
@@ -152,7 +152,7 @@ class Cleaned:
         )
         self._db.execute("ALTER TABLE events DROP COLUMN copies")
 
-    def _apply(self, raw: Raw, data: Data, seed: int) -> None:
+    def _apply(self, raw: RawData, data: Data, seed: int) -> None:
         """The rules of the recipe, in order."""
         if (data.since or data.until) and raw.unit != "seconds":
             raise DataError("data.since and data.until need clock times; these timestamps are only positions.")
@@ -238,10 +238,10 @@ class Cleaned:
         self._db.execute("DROP TABLE events")
 
 
-def _opened(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
+def _opened(raw: RawData, with_texts: bool) -> duckdb.DuckDBPyConnection:
     """A database with `raw` and `raw_items`: views, but where words must be found again by their row, `raw` is a table.
 
-    Where the source keeps its rows in a database, what follows goes into a schema of its own there.
+    Where the source keeps its rows in a duckdb_connection, what follows goes into a schema of its own there.
     """
     rows = raw.interactions
     if isinstance(rows, Scan) and rows.db:
@@ -250,7 +250,7 @@ def _opened(raw: Raw, with_texts: bool) -> duckdb.DuckDBPyConnection:
         db.execute(f"CREATE SCHEMA {schema}")
         db.execute(f"SET search_path = '{schema},main'")
     else:
-        db = database()
+        db = duckdb_connection()
         if isinstance(rows, pa.Table):
             db.register("given", rows)
         query = rows.query if isinstance(rows, Scan) else "SELECT * FROM given"

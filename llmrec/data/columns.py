@@ -56,14 +56,14 @@ class DayOrderError(DataError):
 
 
 @dataclass(frozen=True)
-class Times:
+class ParsedTimes:
     """A column of times: int64 seconds since 1970, null where a value is no time; and in words how it is written."""
 
     seconds: pa.ChunkedArray
     words: str
 
 
-def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | None = None) -> Times:
+def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | None = None) -> ParsedTimes:
     """Read numbers (seconds to microseconds), dates or text (ISO, day-first, month-first, names of months) as times.
 
     `file` and `name` (of the column) are for messages. `day_first` says whether 3/4/2021 is in April; None finds out.
@@ -79,7 +79,7 @@ def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | 
     if number.null_count <= len(number) // 2:
         largest = pc.max(pc.abs(number)).as_py() or 0
         scale, unit = (1, "") if largest < 1e11 else (1e3, "milli") if largest < 1e14 else (1e6, "micro")
-        return Times(pc.cast(pc.floor(pc.divide(number, scale)), pa.int64()), f"{unit}seconds since 1970")
+        return ParsedTimes(pc.cast(pc.floor(pc.divide(number, scale)), pa.int64()), f"{unit}seconds since 1970")
     moments = try_cast(column, "TIMESTAMPTZ")
     words = "ISO dates" if pa.types.is_string(column.type) else "dates"
     if moments.null_count and pa.types.is_string(column.type):
@@ -95,7 +95,7 @@ def read_times(column: pa.ChunkedArray, file: str, name: str, day_first: bool | 
         first = next((value for value in column.to_pylist() if value is not None), None)
         raise DataError(f"{file}: no value of '{name}' is a time (first: '{first}'). Use numbers or ISO dates.")
     microseconds = pc.cast(pc.cast(moments, pa.int64()), pa.float64())
-    return Times(pc.cast(pc.floor(pc.divide(microseconds, 1e6)), pa.int64()), words)
+    return ParsedTimes(pc.cast(pc.floor(pc.divide(microseconds, 1e6)), pa.int64()), words)
 
 
 def _day_first(parted: pa.ChunkedArray, file: str, name: str) -> bool:
@@ -122,7 +122,7 @@ def _from_parts(column: pa.ChunkedArray, day_first: bool) -> pa.ChunkedArray:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnProfile:
     """What a column is like.
 
     Attributes:
@@ -159,7 +159,7 @@ class Column:
         """Whether (nearly) every row has a value of its own, short enough to be an id."""
         return self.kind in ("text", "number") and self.filled >= 0.8 and self.repeated <= 0.2 and self.letters <= 64
 
-    def inside(self, other: Column, alike: Callable[[Any], Any] = lambda values: values) -> float:
+    def inside(self, other: ColumnProfile, alike: Callable[[Any], Any] = lambda values: values) -> float:
         """Share of its different values that another column has, as they are or `alike`."""
         mine = pc.unique(self.text).drop_null()[:_ENOUGH]
         return _share(pc.is_in(alike(mine), value_set=alike(pc.unique(other.text))))
@@ -179,19 +179,19 @@ def loosely(ids: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     return pc.replace_substring_regex(pc.utf8_lower(ids), r"^0+|\.0$", "")
 
 
-def column_of(table: pa.Table, name: str) -> Column:
-    """Look at one column of a table."""
+def profile_column(table: pa.Table, name: str) -> ColumnProfile:
+    """Schema at one column of a table."""
     column, rows = table[name], table.num_rows
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         text = pa.chunked_array([pa.nulls(rows, pa.string())])
-        return Column(name, "list", text, rows, rows, 1 - column.null_count / max(rows, 1), prose=1.0)
+        return ColumnProfile(name, "list", text, rows, rows, 1 - column.null_count / max(rows, 1), prose=1.0)
     text = as_text(column)
     values = text.drop_null()
     if not len(values):
-        return Column(name, "empty", text, rows)
+        return ColumnProfile(name, "empty", text, rows)
     sample = values[:_ENOUGH]
     kind, time_words, order_unknown = _kind(column, sample)
-    return Column(
+    return ColumnProfile(
         name,
         kind,
         text,

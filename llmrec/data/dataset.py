@@ -31,7 +31,7 @@ ROWS = 1 << 16  # read at once by `content_hash`; changes no hash
 
 
 @dataclass(frozen=True)
-class Cases:
+class EvalCases:
     """Events to predict: (cases,) int64 user and int32 item numbers, and what the user did before each (never empty).
 
     A user may have several cases.
@@ -143,7 +143,7 @@ class Dataset:
         lengths = np.add.reduceat(keep, self.histories.offsets[:-1]) if len(keep) else np.zeros(0, np.int64)
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
 
-    def cases(self, split: Split) -> Cases:
+    def cases(self, split: Split) -> EvalCases:
         """Every held-out event of a split that something came before, with all that its user did before it."""
         events = np.flatnonzero(self.splits == _SPLITS.index(split))
         users = self.histories.rows[events]
@@ -152,7 +152,7 @@ class Dataset:
         offsets = np.concatenate([[0], np.cumsum(events - starts)]).astype(np.int64)
         places = np.arange(offsets[-1])
         places += np.repeat(starts - offsets[:-1], np.diff(offsets))
-        return Cases(users, self.histories.items[events], Sequences(offsets, self.histories.items[places]))
+        return EvalCases(users, self.histories.items[events], Sequences(offsets, self.histories.items[places]))
 
 
 def _positions(column: pa.ChunkedArray, known: pa.Array, what: str) -> np.ndarray:
@@ -187,7 +187,7 @@ def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
     cases = dataset.cases("test")
     if not len(cases.users):
         raise DataError(_NOTHING_HELD_OUT[data.split])
-    assert_order(dataset, data.split in MONOTONE)
+    check_order(dataset, data.split in MONOTONE)
     return {
         "users": len(dataset.histories),
         "items": dataset.n_items,
@@ -213,7 +213,7 @@ _NOTHING_HELD_OUT = {
 }
 
 
-def assert_order(dataset: Dataset, monotone: bool = True) -> None:
+def check_order(dataset: Dataset, monotone: bool = True) -> None:
     """The leak check of the data stage: within a user, times never run backwards, nor splits where `monotone`.
 
     Raises:
@@ -244,7 +244,7 @@ def content_hash(folder: Path) -> str:
 
 
 def _table_hashes(path: Path) -> dict[str, list[str]]:
-    """Column → type, hash of the lengths of its values as text, hash of these texts."""
+    """ColumnProfile → type, hash of the lengths of its values as text, hash of these texts."""
     file = pq.ParquetFile(path)
     kinds = {field.name: str(_value_type(field.type)) for field in file.schema_arrow}
     sizes, words = ({name: hashlib.sha256() for name in kinds} for _ in range(2))

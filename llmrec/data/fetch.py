@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.checked import read_checked
 from llmrec.errors import DataError
 from llmrec.files import atomic_folder, explain_disk, hash_file, write_json
@@ -37,7 +37,7 @@ Tell = Callable[[str, float], None]  # file, share done (0 to 1)
 
 
 @dataclass(frozen=True)
-class Origin:
+class RegistryEntry:
     """Where a data set comes from.
 
     Attributes:
@@ -64,14 +64,14 @@ class Origin:
 _LENS = "GroupLens: research use, credit in publications; no redistribution or commercial use without permission"
 _AMAZON = "no licence stated: made for research (McAuley); reviews belong to their authors"
 
-ORIGINS: dict[str, Origin] = {
-    "ml-100k": Origin(
+REGISTRY: dict[str, RegistryEntry] = {
+    "ml-100k": RegistryEntry(
         "MovieLens 100K, carried by a package (`llmrec setup`)",
         "943 users, 1,682 films, 100,000 ratings; 5 MB",
-        embedded.ARCHIVES["ml-100k"].licence,
+        resources.ASSETS["ml-100k"].licence,
         "https://grouplens.org/datasets/movielens/100k/",
     ),
-    "ml-1m": Origin(
+    "ml-1m": RegistryEntry(
         "MovieLens 1M",
         "6,040 users, 3,883 films, 1,000,209 ratings; 6 MB",
         _LENS,
@@ -79,7 +79,7 @@ ORIGINS: dict[str, Origin] = {
         (f"{_GROUPLENS}/ml-1m.zip",),
         (("ml-1m.zip", "c4d9eecfca2ab87c1945afe126590906"),),
     ),
-    "ml-32m": Origin(
+    "ml-32m": RegistryEntry(
         "MovieLens 32M",
         "200,948 users, 87,585 films, 32,000,204 ratings; 240 MB",
         _LENS,
@@ -87,7 +87,7 @@ ORIGINS: dict[str, Origin] = {
         (f"{_GROUPLENS}/ml-32m.zip",),
         published=True,
     ),
-    "ml-latest-small": Origin(
+    "ml-latest-small": RegistryEntry(
         "MovieLens latest-small; its makers change it from time to time",
         "610 users, 9,742 films, 100,836 ratings; 1 MB",
         _LENS,
@@ -95,26 +95,26 @@ ORIGINS: dict[str, Origin] = {
         (f"{_GROUPLENS}/ml-latest-small.zip",),
         published=True,
     ),
-    "amazon-beauty-2014": Origin(
+    "amazon-beauty-2014": RegistryEntry(
         "Amazon Beauty, the 5-core of the literature, prepared",
         "22,363 users, 12,101 items, 198,502 interactions; positions, no clock times",
         _AMAZON,
         "https://jmcauley.ucsd.edu/data/amazon/links.html",
     ),
-    "amazon-games-2018": Origin(
+    "amazon-games-2018": RegistryEntry(
         "Amazon Video Games as in LC-Rec, prepared",
         "50,546 users, 16,859 items, 452,989 interactions; positions, no clock times",
         _AMAZON,
         "https://nijianmo.github.io/amazon/",
     ),
-    "amazon-reviews-2014": Origin(
+    "amazon-reviews-2014": RegistryEntry(
         "Amazon Reviews 2014, raw: reviews (5-core) and metadata of a category",
         "24 categories, 83 million reviews in all",
         _AMAZON,
         "https://jmcauley.ucsd.edu/data/amazon/links.html",
         (f"{_SNAP}/reviews_{{category}}_5.json.gz", f"{_SNAP}/meta_{{category}}.json.gz"),
     ),
-    "amazon-reviews-2018": Origin(
+    "amazon-reviews-2018": RegistryEntry(
         "Amazon Reviews 2018, raw: reviews and metadata of a category",
         "29 categories, 233 million reviews in all",
         _AMAZON,
@@ -124,7 +124,7 @@ ORIGINS: dict[str, Origin] = {
             f"{_MCAULEY}/amazon_v2/metaFiles2/meta_{{category}}.json.gz",
         ),
     ),
-    "amazon-reviews-2023": Origin(
+    "amazon-reviews-2023": RegistryEntry(
         "Amazon Reviews 2023, raw: reviews and metadata of a category",
         "33 categories, 571 million reviews in all",
         _AMAZON,
@@ -137,27 +137,27 @@ ORIGINS: dict[str, Origin] = {
 }
 
 
-def places(name: str) -> list[Path]:
+def candidate_folders(name: str) -> list[Path]:
     """Folders that a data set may lie in: $LLMREC_DATA/NAME first, then where `llmrec data fetch` puts it."""
     root = os.environ.get("LLMREC_DATA")
-    return [*([Path(root) / name] if root else []), fetched(name)]
+    return [*([Path(root) / name] if root else []), download_folder(name)]
 
 
-def fetched(name: str) -> Path:
+def download_folder(name: str) -> Path:
     """The folder that `llmrec data fetch NAME` fills."""
-    return embedded.cache_folder() / "data" / name
+    return resources.cache_folder() / "data" / name
 
 
-def folder(name: str) -> Path:
+def find_folder(name: str) -> Path:
     """The first of `places` that is there.
 
     Raises:
         DataError: none is.
     """
-    for place in places(name):
+    for place in candidate_folders(name):
         if place.is_dir():
             return place
-    remedy = f" Or fetch it: llmrec data fetch {name}" if ORIGINS[name].addresses else ""
+    remedy = f" Or fetch it: llmrec data fetch {name}" if REGISTRY[name].addresses else ""
     root = os.environ.get("LLMREC_DATA")
     where = f"{root} has no folder {name}" if root else "the variable LLMREC_DATA is not set"
     raise DataError(
@@ -165,9 +165,9 @@ def folder(name: str) -> Path:
     )
 
 
-def about(name: str) -> dict[str, str]:
+def attribution(name: str) -> dict[str, str]:
     """What a stage's facts say of a data set: its name and licence."""
-    return {"source": ORIGINS[name].about, "licence": ORIGINS[name].licence}
+    return {"source": REGISTRY[name].about, "licence": REGISTRY[name].licence}
 
 
 def fetch(
@@ -176,7 +176,7 @@ def fetch(
     """Fetch a data set into the cache; does nothing where it is there already.
 
     Args:
-        name: a key of `ORIGINS` that has addresses.
+        name: a key of `REGISTRY` that has addresses.
         category: of Amazon's, as its files name it, such as Beauty.
         mirror: an address below which the same files lie, instead of the makers'.
         tell: called with the progress of each file.
@@ -187,11 +187,11 @@ def fetch(
     Raises:
         DataError: nothing to fetch by that name, no answer, or a wrong checksum (what came is kept aside).
     """
-    able = [known for known, origin in ORIGINS.items() if origin.addresses]
+    able = [known for known, origin in REGISTRY.items() if origin.addresses]
     if name not in able:
         words = "comes with `llmrec setup`" if name == "ml-100k" else "cannot be fetched"
         raise DataError(f"'{name}' {words}. What can be: {', '.join(able)}")
-    origin, folder = ORIGINS[name], fetched(name)
+    origin, folder = REGISTRY[name], download_folder(name)
     if origin.by_category and not category:
         raise DataError(f"{name} is fetched by category. Name one: llmrec data fetch {name} --category Beauty")
     with explain_disk(folder):
@@ -237,7 +237,7 @@ def _download(address: str, part: Path, tell: Callable[[float], None]) -> Path:
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 raise DataError(
-                    f"{address} answers {error.code} {error.reason}. Look for its new address at the set's page, "
+                    f"{address} answers {error.code} {error.reason}. Schema for its new address at the set's page, "
                     "and name it with --mirror."
                 ) from error
             why = str(error)
@@ -277,7 +277,7 @@ def _receive(address: str, part: Path, tell: Callable[[float], None]) -> bool:
     return True
 
 
-def _check(arrived: Path, address: str, origin: Origin, target: Path) -> None:
+def _check(arrived: Path, address: str, origin: RegistryEntry, target: Path) -> None:
     """Compare the checksum with the one that is known, published, or remembered."""
     wanted = dict(origin.md5).get(target.name) or (_published(f"{address}.md5") if origin.published else None)
     if wanted:

@@ -35,7 +35,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Scan:
-    """Interactions of `Raw` as a SELECT, for logs larger than memory, and the names of its columns.
+    """Interactions of `RawData` as a SELECT, for logs larger than memory, and the names of its columns.
 
     `db` is the database that keeps the rows, in a table `raw`; None where they stay in their files.
     """
@@ -46,7 +46,7 @@ class Scan:
 
 
 @dataclass
-class Raw:
+class RawData:
     """What a source returns; nothing is cleaned or split.
 
     Attributes:
@@ -71,7 +71,7 @@ class Raw:
         return table.columns if isinstance(table, Scan) else table.column_names
 
 
-def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
+def check_bad_rows(bad: list[BadRow], max_bad_rows: int) -> None:
     """Raise a DataError that names the first rows, where more are left out than the recipe allows."""
     if len(bad) > max_bad_rows:
         more = f"\n… and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -83,7 +83,7 @@ def refuse_many(bad: list[BadRow], max_bad_rows: int) -> None:
         )
 
 
-def database() -> duckdb.DuckDBPyConnection:
+def duckdb_connection() -> duckdb.DuckDBPyConnection:
     """A database in memory that spills to $TMPDIR. `LLMREC_MEMORY` is how many GiB it may hold, else four fifths."""
     folder = Path(tempfile.gettempdir()) / f"llmrec-{os.getpid()}-{next(_numbers)}"
     # Every order that matters is asked for, so DuckDB need not keep that of the files.
@@ -93,26 +93,26 @@ def database() -> duckdb.DuckDBPyConnection:
     return db
 
 
-def glob_free(path: Path) -> str:
+def escape_glob(path: Path) -> str:
     """A path as DuckDB must get it to read just this file, whatever characters its name has."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in str(path.absolute()))
 
 
-def text_literal(text: str) -> str:
+def sql_string(text: str) -> str:
     """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def path_literal(paths: list[Path]) -> str:
+def sql_paths(paths: list[Path]) -> str:
     """Files in SQL, as DuckDB's readers take them."""
-    return "[" + ", ".join(text_literal(glob_free(path)) for path in paths) + "]"
+    return "[" + ", ".join(sql_string(escape_glob(path)) for path in paths) + "]"
 
 
-def quoted(name: str) -> str:
+def sql_name(name: str) -> str:
     """A column's name in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def file_names(paths: list[Path]) -> str:
+def list_names(paths: list[Path]) -> str:
     """The names of files for a message or a record, at most five."""
     return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

@@ -8,13 +8,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from llmrec import embedded
-from llmrec.data import amazon, fetch, own
+from llmrec import resources
+from llmrec.data import amazon, fetch, user_files
 from llmrec.data.amazon import EDITIONS, read_amazon
-from llmrec.data.own import read_files
-from llmrec.data.raw import Raw, Scan, glob_free, path_literal
+from llmrec.data.raw import RawData, Scan, escape_glob, sql_paths
 from llmrec.data.synthetic import read_synthetic
 from llmrec.data.tables import read_table
+from llmrec.data.user_files import read_files
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -30,7 +30,7 @@ _MOVIELENS = {
 _PREPARED = ("amazon-beauty-2014", "amazon-games-2018")
 
 
-def read(data: Data) -> Raw:
+def read(data: Data) -> RawData:
     """Read the source that a recipe names.
 
     Raises:
@@ -39,7 +39,7 @@ def read(data: Data) -> Raw:
     return SOURCES[data.source](data)
 
 
-def given(data: Data) -> list[tuple[str, Path]]:
+def source_files(data: Data) -> list[tuple[str, Path]]:
     """Every file that `read` reads, as "interactions" or as "items".
 
     Raises:
@@ -49,9 +49,9 @@ def given(data: Data) -> list[tuple[str, Path]]:
     return [("interactions", path) for path in logs] + [("items", path) for path in items]
 
 
-def where() -> list[tuple[str, bool, str]]:
+def availability() -> list[tuple[str, bool, str]]:
     """Every source by name: whether it is here, and where it is or how to get it."""
-    found = [(name, *_where(name)) for name in fetch.ORIGINS]
+    found = [(name, *_where(name)) for name in fetch.REGISTRY]
     mine = [
         ("files", True, "your own: llmrec init FILES"),
         ("synthetic", True, "generated, its truth known: data.synthetic"),
@@ -61,27 +61,27 @@ def where() -> list[tuple[str, bool, str]]:
 
 def _where(name: str) -> tuple[bool, str]:
     if name == "ml-100k":
-        here = embedded.is_fetched(name)
-        return here, str(embedded.cache_folder() / name) if here else "get it with: llmrec setup"
-    place = next((folder for folder in fetch.places(name) if folder.is_dir()), None)
+        here = resources.is_downloaded(name)
+        return here, str(resources.cache_folder() / name) if here else "get it with: llmrec setup"
+    place = next((folder for folder in fetch.candidate_folders(name) if folder.is_dir()), None)
     if place:
         return True, str(place)
-    command = f"llmrec data fetch {name}" + (" --category NAME" if fetch.ORIGINS[name].by_category else "")
-    return False, command if fetch.ORIGINS[name].addresses else f"read from $LLMREC_DATA/{name}"
+    command = f"llmrec data fetch {name}" + (" --category NAME" if fetch.REGISTRY[name].by_category else "")
+    return False, command if fetch.REGISTRY[name].addresses else f"read from $LLMREC_DATA/{name}"
 
 
 def _movielens(data: Data) -> tuple[list[Path], list[Path]]:
     """Ratings and films, in the set's folder, or in one of its name inside it, as its archive unpacks."""
     name = data.source
     ratings, films = _MOVIELENS[name]
-    outer = embedded.path(name) if name == "ml-100k" else fetch.folder(name)
+    outer = resources.asset_path(name) if name == "ml-100k" else fetch.find_folder(name)
     for folder in (outer, outer / name):
         if name == "ml-100k" or (folder / ratings).is_file():
             return [folder / ratings], [folder / films]
     raise DataError(f"{outer} has no {ratings}. Unpack {name}.zip there, or fetch it: llmrec data fetch {name}")
 
 
-def read_ml_100k(data: Data) -> Raw:
+def read_ml_100k(data: Data) -> RawData:
     """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
     (ratings,), (films,) = _movielens(data)
     read = "read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
@@ -96,10 +96,10 @@ def read_ml_100k(data: Data) -> Raw:
                    replace("class:token_seq", ' ', ', ') AS genres FROM {read}""",
         films,
     )
-    return Raw(interactions, items, "seconds", fetch.about("ml-100k"))
+    return RawData(interactions, items, "seconds", fetch.attribution("ml-100k"))
 
 
-def read_dat(data: Data) -> Raw:
+def read_dat(data: Data) -> RawData:
     """`ratings.dat` and `movies.dat`: fields between two colons, no header, Latin letters (MovieLens 1M)."""
     (ratings,), (films,) = _movielens(data)
     read = "read_csv($path, delim='::', header=false, quote='', escape='', encoding='latin-1', columns={columns})"
@@ -107,26 +107,26 @@ def read_dat(data: Data) -> Raw:
     interactions = _query(f"SELECT user_id, item_id, timestamp, rating FROM {read.format(columns=columns)}", ratings)
     columns = "{item_id: 'VARCHAR', title: 'VARCHAR', genres: 'VARCHAR'}"
     items = _query(f"SELECT {_FILM} FROM {read.format(columns=columns)}", films)
-    return Raw(interactions, items, "seconds", fetch.about(data.source))
+    return RawData(interactions, items, "seconds", fetch.attribution(data.source))
 
 
-def read_csv(data: Data) -> Raw:
+def read_csv(data: Data) -> RawData:
     """`ratings.csv` and `movies.csv` (latest-small, 32M); ratings stay in their file until they are cleaned."""
     logs, (films,) = _movielens(data)
     kinds = "{userId: 'VARCHAR', movieId: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
     query = f"""SELECT userId AS user_id, movieId AS item_id, timestamp, rating
-                FROM read_csv({path_literal(logs)}, header=true, columns={kinds})"""
+                FROM read_csv({sql_paths(logs)}, header=true, columns={kinds})"""
     items = _query(
         f"SELECT {_FILM} FROM (SELECT movieId AS item_id, * FROM read_csv($path, header=true, all_varchar=true))",
         films,
     )
     interactions = Scan(query, ["user_id", "item_id", "timestamp", "rating"])
-    return Raw(interactions, items, "seconds", fetch.about(data.source))
+    return RawData(interactions, items, "seconds", fetch.attribution(data.source))
 
 
 def _query(query: str, path: Path) -> pa.Table:
     try:
-        found = duckdb.connect().sql(query, params={"path": glob_free(path)})
+        found = duckdb.connect().sql(query, params={"path": escape_glob(path)})
         assert found is not None  # a SELECT always gives a relation
         return found.to_arrow_table()
     except duckdb.Error as error:
@@ -134,17 +134,17 @@ def _query(query: str, path: Path) -> pa.Table:
 
 
 def _prepared(data: Data) -> tuple[list[Path], list[Path]]:
-    folder = fetch.folder(data.source)
+    folder = fetch.find_folder(data.source)
     return [folder / "interactions.parquet"], [folder / "items.parquet"]
 
 
-def read_prepared(data: Data) -> Raw:
+def read_prepared(data: Data) -> RawData:
     """A folder that holds interactions.parquet and items.parquet (the prepared Amazon sets)."""
     interactions, items = (read_table(path).table for (path,) in _prepared(data))
-    return Raw(interactions, items, "position", fetch.about(data.source) | {"source": data.source})
+    return RawData(interactions, items, "position", fetch.attribution(data.source) | {"source": data.source})
 
 
-SOURCES: dict[str, Callable[[Data], Raw]] = {
+SOURCES: dict[str, Callable[[Data], RawData]] = {
     "ml-100k": read_ml_100k,
     "ml-1m": read_dat,
     "ml-32m": read_csv,
@@ -158,6 +158,6 @@ _PATHS: dict[str, Callable[[Data], tuple[list[Path], list[Path]]]] = {
     **dict.fromkeys(_MOVIELENS, _movielens),
     **dict.fromkeys(_PREPARED, _prepared),
     **dict.fromkeys(EDITIONS, amazon.paths),
-    "files": own.paths,
+    "files": user_files.paths,
     "synthetic": lambda data: ([], []),
 }

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmrec.contracts import Sequences
-from llmrec.data.raw import Raw
+from llmrec.data.raw import RawData
 from llmrec.recipe import SyntheticConfig
 from llmrec.seed import stream
 
@@ -145,14 +145,14 @@ def words(world: SyntheticConfig) -> list[list[str]]:
     return [every[group * _WORDS : (group + 1) * _WORDS] for group in range(world.groups)]
 
 
-def read_synthetic(world: SyntheticConfig) -> Raw:
+def read_synthetic(world: SyntheticConfig) -> RawData:
     """A world as a source; its origin has the best score there can be for each user's last event."""
     truth, vocabulary = GroundTruth.of(world), words(world)
     happened = events(world, truth)
     last_left_out = Sequences.of(row[:-1] for row in happened)
     best = {metric: round(value, 4) for metric, value in truth.best(last_left_out, BEST).items()}
     origin = {"source": "synthetic data", "licence": "made by llmrec, yours", "best achievable": best}
-    return Raw(_interactions(world, truth, happened, vocabulary), _items(truth, vocabulary), "seconds", origin)
+    return RawData(_interactions(world, truth, happened, vocabulary), _items(truth, vocabulary), "seconds", origin)
 
 
 def _items(truth: GroundTruth, vocabulary: list[list[str]]) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.data.dialect import Dialect, detect, zipped
-from llmrec.data.raw import BadRow, glob_free, quoted
+from llmrec.data.raw import BadRow, escape_glob, sql_name
 from llmrec.errors import DataError
 
 # Nothing is guessed from a sample: a sniffed dialect fails without a line, and may skip the header.
@@ -34,7 +34,7 @@ _READERS = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class FileTable:
     """A file that was read: the rows that parsed, in file order, and of others line (from 1) → what is wrong."""
 
     path: Path
@@ -65,7 +65,7 @@ class Rows:
         ]
 
 
-def read_table(path: Path, delimiter: str | None = None, encoding: str | None = None) -> Rows:
+def read_table(path: Path, delimiter: str | None = None, encoding: str | None = None) -> FileTable:
     """Read one file. Nested fields become columns with dotted names; CSV columns stay text.
 
     Args:
@@ -111,10 +111,10 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
+def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> FileTable:
     db = duckdb.connect()
     with dialect.as_utf8(path) as readable:
-        values: dict[str, Any] = {"path": glob_free(readable)}
+        values: dict[str, Any] = {"path": escape_glob(readable)}
         if dialect.delimiter:
             columns = dict.fromkeys(_header(path, dialect), "VARCHAR")
             values |= {"columns": columns, "strict": strict, "delimiter": dialect.delimiter}
@@ -122,15 +122,15 @@ def _read(path: Path, kind: str, dialect: Dialect, strict: bool = True) -> Rows:
         assert read is not None  # a SELECT always gives a relation
         leaves = [leaf for name, kind in zip(read.columns, read.types, strict=True) for leaf in _leaves([name], kind)]
         table = read.select(", ".join(leaves)).to_arrow_table()
-        return Rows(path, table, _rejected(db, readable, path.name) if dialect.delimiter else {}, dialect)
+        return FileTable(path, table, _rejected(db, readable, path.name) if dialect.delimiter else {}, dialect)
 
 
 def _leaves(names: list[str], kind: Any) -> list[str]:
     """What to select for a field; nested fields at every depth, and values of mixed kinds (JSON) as text."""
     if kind.id == "struct":
         return [leaf for name, inner in kind.children for leaf in _leaves([*names, name], inner)]
-    value = ".".join(map(quoted, names)) + (" ->> '$'" if str(kind) == "JSON" else "")
-    return [f"{value} AS {quoted('.'.join(names))}"]
+    value = ".".join(map(sql_name, names)) + (" ->> '$'" if str(kind) == "JSON" else "")
+    return [f"{value} AS {sql_name('.'.join(names))}"]
 
 
 def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
@@ -148,7 +148,7 @@ def _records(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
 
 
 def _header(path: Path, dialect: Dialect) -> list[str]:
-    """Column names of a CSV or TSV file, without the blanks around them; nameless columns get their number."""
+    """ColumnProfile names of a CSV or TSV file, without the blanks around them; nameless columns get their number."""
     assert dialect.delimiter
     with dialect.open(path) as file:
         names = next(csv.reader(file, delimiter=dialect.delimiter), [])
@@ -161,7 +161,7 @@ def _header(path: Path, dialect: Dialect) -> list[str]:
     return names
 
 
-def _without_bad_lines(rows: Rows) -> Rows:
+def _without_bad_lines(rows: FileTable) -> FileTable:
     """DuckDB reads a line that is not JSON as a row of nulls; find those rows and say what is wrong with them."""
     nothing = pa.array([True] * rows.table.num_rows)
     for column in rows.table.columns:
@@ -172,10 +172,10 @@ def _without_bad_lines(rows: Rows) -> Rows:
     why = {
         line: _not_json(text) for record, (line, text) in enumerate(_records(rows.path, rows.dialect)) if record in bad
     }
-    return Rows(rows.path, rows.table.filter(pc.invert(nothing)), why, rows.dialect)
+    return FileTable(rows.path, rows.table.filter(pc.invert(nothing)), why, rows.dialect)
 
 
-def _refuse_other_json(rows: Rows) -> None:
+def _refuse_other_json(rows: FileTable) -> None:
     """DuckDB gives up on columns where one line is JSON, but no object with fields; name the first such line."""
     for line, text in _records(rows.path, rows.dialect) if rows.table.column_names == ["json"] else ():
         with contextlib.suppress(ValueError):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.contracts import ItemSet, Ranked, Recommender, Request, check_k
 from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter, FilterList, Subset
@@ -95,7 +95,7 @@ def engines_of(name: EngineName, folder: Path, **options: Any) -> EngineFactory:
     """
     if name == "transformers":
         return transformers_engines(folder)
-    extras.need("serve")
+    resources.require_extras("serve")
     from llmrec.decode.vllm_engine import VllmEngine
 
     return lambda catalogue, catalogue_folder, _: VllmEngine.open(folder, catalogue_folder, **options)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.contracts import Sequences
-from llmrec.data.dataset import Cases, Dataset
+from llmrec.data.dataset import Dataset, EvalCases
 from llmrec.errors import DataError
 from llmrec.metrics import beyond
 from llmrec.metrics.ranking import slices
@@ -32,7 +32,7 @@ class World:
         category: (n_items,) int64 label of each item, or None.
     """
 
-    cases: Cases
+    cases: EvalCases
     n_items: int
     users_of_item: np.ndarray
     users: int
@@ -41,7 +41,7 @@ class World:
     category: np.ndarray | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, cases: Cases, settings: Evaluate, vectors: np.ndarray | None) -> World:
+    def of(cls, dataset: Dataset, cases: EvalCases, settings: Evaluate, vectors: np.ndarray | None) -> World:
         """From the training part of a data set, its items and their vectors (n_items, dimensions).
 
         Raises:

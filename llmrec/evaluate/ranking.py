@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, Sequences
 from llmrec.data.columns import try_cast
-from llmrec.data.dataset import Cases, Dataset
+from llmrec.data.dataset import Dataset, EvalCases
 from llmrec.decode.generative import Generative, TransformersEngine
 from llmrec.decode.opened import with_held_out_prompt
 from llmrec.decode.recommenders import Ensemble
@@ -35,9 +35,9 @@ Progress = Callable[[float], None]
 ALONE = "the model alone"
 """What tables call the first member of an ensemble."""
 OTHER_CASES = 1000
-"""Cases, at most, that are ranked again with a prompt that training never saw."""
+"""EvalCases, at most, that are ranked again with a prompt that training never saw."""
 BLOCK = 512
-"""Cases that a collaborative model scores at once, each a row over the catalogue."""
+"""EvalCases that a collaborative model scores at once, each a row over the catalogue."""
 
 
 def evaluate(
@@ -103,7 +103,7 @@ def evaluate(
     return result
 
 
-def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, seed: int) -> dict[str, Any]:
+def _protocol(dataset: Dataset, cases: EvalCases, settings: Evaluate, seed: int) -> dict[str, Any]:
     """Everything that moves figures beside the model; `evaluate.compare` refuses runs that differ in it."""
     return {
         "split": dataset.facts.get("split", "leave-one-out"),
@@ -122,7 +122,7 @@ def _protocol(dataset: Dataset, cases: Cases, settings: Evaluate, seed: int) -> 
     }
 
 
-def _rank_by(model: CollaborativeModel, cases: Cases, exclude_seen: bool, depth: int) -> tuple[Places, np.ndarray]:
+def _rank_by(model: CollaborativeModel, cases: EvalCases, exclude_seen: bool, depth: int) -> tuple[Places, np.ndarray]:
     """Rank of each target by a collaborative model's scores, and its best items, as many as the recommender's."""
     places, lists = [], []
     for start in range(0, len(cases.users), BLOCK):
@@ -137,7 +137,7 @@ def _rank_by(model: CollaborativeModel, cases: Cases, exclude_seen: bool, depth:
 
 
 def _worth(
-    dataset: Dataset, cases: Cases, settings: Evaluate, per_user: dict[str, dict[str, np.ndarray]]
+    dataset: Dataset, cases: EvalCases, settings: Evaluate, per_user: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, Any]:
     """System → metric → mean weighted by the target's value in the column `evaluate.weight_column`."""
     assert settings.weight_column
@@ -158,7 +158,7 @@ def _worth(
 def _held_out_template(
     recommender: Recommender,
     dataset: Dataset,
-    cases: Cases,
+    cases: EvalCases,
     settings: Evaluate,
     trained: dict[str, np.ndarray],
     seed: int,
@@ -178,7 +178,7 @@ def _held_out_template(
 
 def _recommend(
     recommender: Recommender,
-    cases: Cases,
+    cases: EvalCases,
     which: np.ndarray,
     users: Sequence[str],
     settings: Evaluate,
@@ -223,7 +223,7 @@ def _per_user(places: Places, metrics: list[str]) -> dict[str, np.ndarray]:
 
 
 def _write(
-    folder: Path, dataset: Dataset, cases: Cases, ranked: Ranked, per_user: dict[str, dict[str, np.ndarray]]
+    folder: Path, dataset: Dataset, cases: EvalCases, ranked: Ranked, per_user: dict[str, dict[str, np.ndarray]]
 ) -> None:
     titles = item_titles(dataset.items)
     user_ids, item_ids = np.array(dataset.user_ids)[cases.users], np.array(dataset.item_ids)

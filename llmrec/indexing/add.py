@@ -16,12 +16,12 @@ from llmrec.indexing.catalogue import About, Catalogue
 from llmrec.indexing.frozen import Frozen
 from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
-from llmrec.recipe import Items
+from llmrec.recipe import ItemText
 
 _DIGITS = 16  # of the hash, that name a folder
 
 
-def add(file: Path, old: Path, settings: Items, seed: int, into: Path) -> tuple[Path, dict[str, Any]]:
+def add(file: Path, old: Path, settings: ItemText, seed: int, into: Path) -> tuple[Path, dict[str, Any]]:
     """Give new items codes and write a catalogue that holds the old items, too.
 
     Args:

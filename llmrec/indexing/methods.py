@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing import quantizers
@@ -181,7 +181,7 @@ def collaborative(train: Sequences, n_items: int, levels: int, width: int, text:
     Source: Hua et al. 2023, arXiv 2305.06569, collaborative indexing, and OpenP5's code for it (`cluster_qr`). There a
     code's tokens belong to a node of the tree; here they belong to its level.
     """
-    extras.need("indexing")
+    resources.require_extras("indexing")
     graph = _cooccurrence(train, n_items)
     known = np.flatnonzero(np.asarray(graph.sum(axis=1)).ravel() > 0)
     if not len(known):

@@ -13,12 +13,12 @@ from llmrec.errors import RunError
 from llmrec.files import write_json
 from llmrec.items.text import item_texts
 from llmrec.items.vectors import Progress, encode
-from llmrec.recipe import Items
+from llmrec.recipe import ItemText
 
 _TEXTS, _VECTORS = "texts.json", "vectors.npy"
 
 
-def make(settings: Items, items: pa.Table, folder: Path, progress: Progress) -> dict[str, Any]:
+def make(settings: ItemText, items: pa.Table, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write the text of every item and its vector; returns facts for made.json.
 
     Raises:

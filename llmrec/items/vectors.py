@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.contracts import Sequences
 from llmrec.errors import DataError, ModelError
 
@@ -78,7 +78,7 @@ def _minilm() -> tuple[Any, Any]:
     """Tokenizer and model: loaded once, since a chat encodes a few words at a time."""
     from transformers import AutoModel, AutoTokenizer
 
-    folder = embedded.path("minilm-l6")
+    folder = resources.asset_path("minilm-l6")
     model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()
 

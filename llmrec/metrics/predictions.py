@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmrec import extras
+from llmrec import resources
 
 
 def rmse(predicted: np.ndarray, given: np.ndarray) -> float:
@@ -84,4 +84,4 @@ def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarr
 def _check_texts(texts: Sequence[str], references: Sequence[str]) -> None:
     if len(texts) != len(references) or not len(texts):
         raise ValueError(f"Each text needs its reference; got {len(texts)} texts and {len(references)} references.")
-    extras.need("text")
+    resources.require_extras("text")

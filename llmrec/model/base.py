@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder
 from llmrec.model import gguf, nano
@@ -71,7 +71,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
 
 def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    folder: Path = embedded.path(name.removeprefix("embedded:"))
+    folder: Path = resources.asset_path(name.removeprefix("embedded:"))
     files = sorted(folder.glob("*.gguf"))
     if not files:
         raise ModelError(f"model.base: '{name}' is not a language model.")

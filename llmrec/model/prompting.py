@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.errors import ModelError
 from llmrec.model.loading import explained, tokenizer_from
 
@@ -111,7 +111,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if not name.startswith("embedded:"):
         return tokenizer_from(name)
-    folder = embedded.path(name.removeprefix("embedded:"))
+    folder = resources.asset_path(name.removeprefix("embedded:"))
     files = sorted(folder.glob("*.gguf"))
     if not files:
         raise ModelError(f"model.base: '{name}' is not a language model, so it has no tokenizer for prompts.")

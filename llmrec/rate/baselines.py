@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.collaborative.transformer import TransformerBlock
 from llmrec.contracts import Predictor
 from llmrec.rate.cases import RatingCases, histories
@@ -90,7 +90,7 @@ class MatrixFactorisation:
     """
 
     def __init__(self, ratings: Ratings, seed: int = 0) -> None:
-        extras.need("rate")
+        resources.require_extras("rate")
         import pandas as pd
         from lenskit.als import BiasedMFScorer
         from lenskit.data import from_interactions_df

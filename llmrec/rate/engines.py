@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from llmrec.addresses import KEY
 from llmrec.decode.exact import score_nodes
 from llmrec.decode.scorer import Branches, Scorer
 from llmrec.errors import ModelError, TextError
@@ -20,6 +19,7 @@ from llmrec.model.prompting import encode, turns
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, RatingAnswer, RatingTokens
 from llmrec.rate.ratings import RatingScale
 from llmrec.text.client import NoAnswer, OpenAIClient
+from llmrec.trusted_urls import KEY
 
 BATCH_TOKENS = 8192  # of a batch, without the tokens that all prompts share
 TOP_LOGPROBS = 20  # the most that OpenAI's API gives

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from llmrec.recipe.collaborative import CollaborativeSpec, ModelSpec
-from llmrec.recipe.data import Columns, Data, Indexing, IndexMethod, Items, Source, SyntheticConfig
+from llmrec.recipe.data import Columns, Data, Indexing, IndexMethod, ItemText, Source, SyntheticConfig
 from llmrec.recipe.model import Chat, Evaluate, Launch, Model
 from llmrec.recipe.part import Adapt, Metric, Part, Positive, Seed, Share
 from llmrec.recipe.stages import Alignment, Dpo, Grpo, RewardName, Sft, Stage, Training, Validation
@@ -22,7 +22,7 @@ class Recipe(Part):
 
     seed: Seed = 42
     data: Data = Data()
-    items: Items = Items()
+    items: ItemText = ItemText()
     indexing: Indexing = Indexing()
     tasks: Tasks = Tasks()
     model: Model = Model()

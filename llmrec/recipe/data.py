@@ -136,7 +136,7 @@ class Data(Part):
         return self
 
 
-class Items(Part):
+class ItemText(Part):
     """The text of an item, and the encoder that turns it into a vector."""
 
     text: Annotated[list[str], Field(min_length=1)] = Field(["title"])

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.collaborative.members import refuse_too_large
 from llmrec.contracts import Sizes
 from llmrec.data import sources
@@ -124,7 +124,7 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
     """
     trains = UNTIL.index(until) >= UNTIL.index("train")
     if trains:
-        extras.need("train")
+        resources.require_extras("train")
     if together.world() > 1:
         raise RunError(
             "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
@@ -156,7 +156,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
     if together.world() == 1 and not held:
         return run(recipe, out, "train", progress)
-    extras.need("train")
+    resources.require_extras("train")
     _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, together.world())
     folder = RunFolder(out.absolute()) if held else check_folder(out, recipe.data, recipe.read_paths)
     together.begin()
@@ -279,6 +279,6 @@ def check_folder(out: Path, data: Data, named: Mapping[str, str]) -> RunFolder:
     refuse_foreign(run)
     refuse_below(named.items(), run.path)
     with contextlib.suppress(DataError):  # what is missing is named by the stage that reads it
-        given = sources.given(data)
+        given = sources.source_files(data)
         refuse_below(((f"data.source: {data.source}", path) for _, path in given), run.path)
     return run

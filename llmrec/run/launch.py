@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrec import errors, extras, shipped
+from llmrec import errors, resources
+from llmrec.child_process import ChildProcess
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import explain_disk
 from llmrec.recipe import Launch
 from llmrec.run.layout import RunFolder
-from llmrec.supervise import Child
 
 HELD = "LLMREC_HELD"  # the run folder whose lock a parent holds for its children
 _GRACE = 40  # seconds that torch's launcher may take to end its processes
@@ -75,7 +75,7 @@ def command(launch: Launch, run: RunFolder) -> list[str]:
 
 def config(strategy: str) -> Path:
     """The accelerate configuration of a strategy, as shipped."""
-    return shipped.folder("recipes") / "accelerate" / f"{strategy}.yaml"
+    return resources.folder("recipes") / "accelerate" / f"{strategy}.yaml"
 
 
 def check(launch: Launch) -> None:
@@ -95,7 +95,7 @@ def check(launch: Launch) -> None:
         raise RunError(
             f"launch.processes asks for {here} on this machine, which has {gpus} GPU(s): one each. Lower it."
         )
-    if launch.strategy.startswith("deepspeed") and not extras.is_there("deepspeed"):
+    if launch.strategy.startswith("deepspeed") and not resources.is_installed("deepspeed"):
         raise RunError(f"launch.strategy: {launch.strategy} needs a package. Type: pip install deepspeed")
 
 
@@ -109,7 +109,7 @@ def _started(line: list[str], out: Path, kept: Any, lock: int | None) -> Iterato
         environment["ACCELERATE_USE_CPU"] = "1"  # `--cpu` would start one process alone
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     held = [] if lock is None else [lock]
-    child = Child(line, _GRACE, stdout=subprocess.PIPE, stderr=kept, text=True, env=environment, pass_fds=held)
+    child = ChildProcess(line, _GRACE, stdout=subprocess.PIPE, stderr=kept, text=True, env=environment, pass_fds=held)
     try:
         yield child.process
     finally:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec.collaborative.probabilities import TOP_K
 from llmrec.errors import DataError
-from llmrec.recipe import Alignment, Data, Evaluate, Indexing, Items, Model, ModelSpec, Recipe, Tasks, Training
+from llmrec.recipe import Alignment, Data, Evaluate, Indexing, ItemText, Model, ModelSpec, Recipe, Tasks, Training
 from llmrec.run import layout
 from llmrec.run.layout import CATALOGUE, DATA, ITEMS, TASKS, RunFolder, collaborative_name
 from llmrec.run.stage import Context, Outside, Split, StageSpec
@@ -91,7 +91,7 @@ def _data(settings: Data) -> StageSpec:
 
     files: dict[str, Outside] = {}
     with contextlib.suppress(DataError):  # a run is read where its source is not; `make` says what is missing
-        for name, path in sources.given(settings):
+        for name, path in sources.source_files(settings):
             if path.is_file():
                 label, same = f"{name} {path.name}", 1
                 while label in files:  # files of one name are told apart by a number
@@ -100,7 +100,7 @@ def _data(settings: Data) -> StageSpec:
     return StageSpec(DATA, "data", 3, settings.hashed_fields(), tuple(files.values()), make)
 
 
-def _items(settings: Items) -> StageSpec:
+def _items(settings: ItemText) -> StageSpec:
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
         from llmrec.items import folder

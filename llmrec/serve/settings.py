@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.decode.shelf import SHELF
 from llmrec.decode.vllm_engine import engine_arguments
 from llmrec.decode.vllm_request import VARIABLE
@@ -105,7 +105,7 @@ def command(settings: Settings, host: str, port: int, more: list[str]) -> tuple[
     Raises:
         LlmrecError: vLLM or our plugin is missing, the run holds no model, or another catalogue than the model's.
     """
-    extras.need("serve")
+    resources.require_extras("serve")
     if not importlib.metadata.entry_points(group=GROUP, name=NAME):
         raise RunError(
             "vLLM cannot find our routes: this installation of llmrec is older than they are. "

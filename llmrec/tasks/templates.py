@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.errors import PromptError
 from llmrec.recipe import Tasks, TemplateChoice
 
@@ -141,7 +141,7 @@ def file_of(task: str, root: Path | None = None) -> Path:
     Raises:
         PromptError: there is none, or more than one.
     """
-    root = root or shipped.folder("prompts")
+    root = root or resources.folder("prompts")
     found = sorted(root.glob(f"*/{task}.yaml"))
     if len(found) != 1:
         raise PromptError(f"there are {len(found)} templates for the task '{task}' below {root}; there must be one.")
@@ -150,7 +150,7 @@ def file_of(task: str, root: Path | None = None) -> Path:
 
 def files_of(tasks: Tasks) -> list[Path]:
     """The files that examples of a mixture are written from: templates of its tasks, and questions to its oracle."""
-    return [*map(file_of, tasks.weights), *([shipped.folder("prompts") / "oracle.yaml"] if tasks.oracle else [])]
+    return [*map(file_of, tasks.weights), *([resources.folder("prompts") / "oracle.yaml"] if tasks.oracle else [])]
 
 
 @cache

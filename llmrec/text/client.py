@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llmrec import addresses
+from llmrec import trusted_urls
 from llmrec.errors import TextError
 
 CONNECT = 5.0  # seconds to wait for a connection at most; for the answer a client waits as long as its `patience`
@@ -134,7 +134,7 @@ class OpenAIClient(HttpClient):
             model: the server's name for it.
             patience, tries, rest: as `HttpClient` takes them.
         """
-        key = addresses.key_for(url)
+        key = trusted_urls.api_key_for(url)
         whole = url.rstrip("/") if urlsplit(url).path.strip("/") else url.rstrip("/") + "/v1"
         super().__init__(whole, key, patience, tries, rest)
         self.model = model

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from llmrec import addresses
+from llmrec import trusted_urls
 from llmrec.errors import TextError
 from llmrec.files import explain_disk, hash_json
 from llmrec.text.client import Nothing, OpenAIClient
@@ -195,7 +195,8 @@ class Server:
         except TextError as error:
             raise TextError(
                 f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model. If it wants a key, set "
-                f"{addresses.KEY}, and {addresses.BASE} to that url; answers so far are kept in {self.cache.path}."
+                f"{trusted_urls.KEY}, and {trusted_urls.BASE} to that url; "
+                f"answers so far are kept in {self.cache.path}."
             ) from None
         self.cache.add(prompt, text)
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.errors import ModelError
 
 
@@ -22,8 +22,8 @@ def chosen(names: Sequence[str] | None) -> list[str]:
         ModelError: one that is named is not installed.
     """
     if names is None:
-        return ["tensorboard"] if extras.is_there("tensorboard") else []
-    absent = [name for name in names if not extras.is_there(name)]
+        return ["tensorboard"] if resources.is_installed("tensorboard") else []
+    absent = [name for name in names if not resources.is_installed(name)]
     if absent:
         raise ModelError(
             f"launch.report_to names {', '.join(absent)}, not installed here. Type: pip install {' '.join(absent)} "

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from commands import call_llmrec, finished
-from llmrec import shipped
+from llmrec import resources
 from llmrec.errors import LlmrecError
 from llmrec.evaluate.files import Judged, read
 from llmrec.made import read_made
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
-    recipe = shipped.recipe(options.recipe)
+    recipe = resources.recipe_path(options.recipe)
     folder, common = options.runs / f"{options.name or recipe.stem}-ablations", [*ALWAYS, *options.set]
     if not options.collect:
         call_llmrec("run", recipe, *common, "--until", "evaluate", "--out", folder / "base")

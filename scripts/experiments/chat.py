@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from chat_guests import Guest, play
-from llmrec import extras
+from llmrec import resources
 from llmrec.chat.choose import State
 from llmrec.chat.client import Client, OwnServer
 from llmrec.chat.dialogue import ChatService, Dialogue
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="of who is asked, and of guests' words")
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
-    extras.need("chat", "http")
+    resources.require_extras("chat", "http")
     print(measure(given.part, given.run, given.encoder, given.users, given.seed, given.out))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.data.dataset import Dataset
 from llmrec.indexing import agreement, vectors
 from llmrec.indexing.codebooks import residual_kmeans
@@ -41,7 +41,8 @@ def main() -> None:
 
 def error(work: Path) -> dict[str, Any]:
     """What codes leave unexplained: ours beside faiss's ResidualQuantizer with five beams, of as many bits."""
-    text = read_vectors(RunFolder(run(load(shipped.recipe("beauty-nano-text")), work / "beauty-text", "items")).items)
+    recipe = load(resources.recipe_path("beauty-nano-text"))
+    text = read_vectors(RunFolder(run(recipe, work / "beauty-text", "items")).items)
     begin = perf_counter()
     left = float(np.square(residual_kmeans(text, LEVELS, WIDTH, 0)[2]).sum())
     ours = perf_counter() - begin
@@ -56,7 +57,7 @@ def error(work: Path) -> dict[str, Any]:
 
 def dominance(work: Path) -> dict[str, Any]:
     """Dominance of text in codes of ML-100K's items, by what was quantized: text, co-occurrence, or both together."""
-    recipe = load(shipped.recipe("quickstart-text"))
+    recipe = load(resources.recipe_path("quickstart-text"))
     made, found = RunFolder(run(recipe, work / "ml-100k", until="items")), {}
     data = Dataset.load(made.data, texts=False)
     text, train = read_vectors(made.items), data.before("valid")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from commands import language_model
-from llmrec import shipped
+from llmrec import resources
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative
@@ -53,12 +53,12 @@ def cold(work: Path) -> dict[str, Any]:
         Recall at 10 and at 2 among the new items alone, and at 10 with the whole catalogue to choose from, of the model
         and of baselines; with half of an interval of 95 %.
     """
-    every = load(shipped.recipe("quickstart-text"), ["data.split=cold-items"])
+    every = load(resources.recipe_path("quickstart-text"), ["data.split=cold-items"])
     whole = RunFolder(run(every, work / "cold", until="items"))
     data = Dataset.load(whole.data, texts=False)
     new, old = _parts(data, work)
     files = f"data={{source: files, interactions: {work / 'log.parquet'}, items: {work / 'old.parquet'}}}"
-    warm = load(shipped.recipe("quickstart-text"), [files, "train.0.epochs=6"])
+    warm = load(resources.recipe_path("quickstart-text"), [files, "train.0.epochs=6"])
     known = RunFolder(run(warm, work / "warm", until="train"))
     folder, facts = add(work / "new.parquet", known.catalogue, warm.items, warm.seed, known.catalogues)
     asked = language_model(known.path, folder)

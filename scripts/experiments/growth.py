@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import call_llmrec, finished, typed
-from llmrec import shipped
+from llmrec import resources
 from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint
 from llmrec.report.charts import draw_lines as draw
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
-    recipe = shipped.recipe(options.recipe)
+    recipe = resources.recipe_path(options.recipe)
     folder = options.runs / f"{recipe.stem}-growth"
     for share in [] if options.collect else options.shares:
         run_share(recipe, ["evaluate.split=valid", *options.set], folder, share)

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from commands import call_llmrec, typed
-from llmrec import shipped
+from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.results import ledger
 from llmrec.results.record import collect, tested, write_result
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--ledger", type=Path, default=ledger.BOOK)
     options = parser.parse_args()
-    options.name = options.name or shipped.recipe(options.recipe).stem
+    options.name = options.name or resources.recipe_path(options.recipe).stem
     runs = there(options) if options.collect else [one_run(options, seed) for seed in options.seeds]
     told = collect(runs, options.beside, options.ledger)
     told["recipe"]["name"] = told["recipe"]["name"] or options.name

@@ -26,7 +26,7 @@ from decode_http import measure_http
 from decode_peers import dictionary_generate
 from decode_step import measure_steps
 from decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare, trie_of
-from llmrec import extras
+from llmrec import resources
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
@@ -105,7 +105,7 @@ def measure_part(part: Part, size: Size, dtype: str, out: Path, static: Path | N
 def _engines(size: Size, dtype: str) -> dict[str, Any]:
     """Every engine at a few beam widths."""
     with _subject(size, dtype, catalogue_of(size.items)) as (folder, catalogue_folder):
-        engines = open_engines(folder, catalogue_folder, dtype, with_vllm=extras.is_there("vllm"))
+        engines = open_engines(folder, catalogue_folder, dtype, with_vllm=resources.is_installed("vllm"))
         found = [measure(engines, beams, size.batches, WORDS) for beams in size.beams]
     return {
         "items": size.items,
@@ -117,7 +117,7 @@ def _engines(size: Size, dtype: str) -> dict[str, Any]:
 
 def _http(size: Size, dtype: str) -> dict[str, Any]:
     """The server on vLLM, at the narrowest width."""
-    extras.need("serve")
+    resources.require_extras("serve")
     with _subject(size, dtype, catalogue_of(size.items)) as (folder, catalogue_folder):
         found = measure_http(folder, catalogue_folder, dtype, size.beams[0], size.batches)
     return {"items": size.items, "peer": inspect.getsource(dictionary_generate), **found}

@@ -15,7 +15,7 @@ import torch
 import typer
 from transformers import GenerationConfig
 
-from llmrec import extras
+from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.model.base import load_base
 from llmrec.model.prompting import encode
@@ -39,7 +39,7 @@ def main(
     out: Path = typer.Option(RESULTS, help="folder for the JSON file"),
 ) -> None:
     """Rating prediction: zero-shot answers to the same prompts by vLLM and by batched `generate`, in turn."""
-    extras.need("serve")
+    resources.require_extras("serve")
     command = f"python scripts/speed/rate.py --model {model} --cases {cases} --rounds {rounds}"
     figures, path = measure(model, cases, rounds), out / "rate-speed.json"
     write_result(path, command, figures, dtype="bfloat16", threads=torch.get_num_threads())

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 import llmrec
-from llmrec import extras
+from llmrec import resources
 from llmrec.contracts import Request
 from llmrec.decode.generative import EngineName, Generative
 from llmrec.decode.opened import OpenedRecommender
@@ -64,7 +64,7 @@ def main(
     out: Path = typer.Option(RESULTS, help="folder for the JSON file"),
 ) -> None:
     """Serving: requests a second and latency over HTTP, beside the engine offline and one bare token."""
-    extras.need("serve" if engine == "vllm" else "http")
+    resources.require_extras("serve" if engine == "vllm" else "http")
     print(measure(run, engine, out, Size(), dtype))
 
 

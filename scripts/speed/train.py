@@ -17,7 +17,7 @@ import typer
 import train_feeding
 import train_memory
 import train_speed
-from llmrec import extras
+from llmrec import resources
 from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from shared import RESULTS, command_line
@@ -37,7 +37,7 @@ def main(
     work: Path = typer.Option(Path("runs/.bench-train"), help="folder for prepared runs, kept for the next time"),
 ) -> None:
     """Training: against a bare loop, against an example per prefix, memory of new tokens."""
-    extras.need("train", "report")
+    resources.require_extras("train", "report")
     figures, path = PARTS[part](work), out / f"bench-train-{part}.json"
     about = {"threads": torch.get_num_threads(), "gpu": torch.cuda.is_available()}
     write_result(path, f"python scripts/speed/train.py {part}", figures, **about)

@@ -22,7 +22,7 @@ import torch
 
 import train_bare as bare
 import train_setting as setting
-from llmrec import shipped
+from llmrec import resources
 from llmrec.data.dataset import Dataset
 from llmrec.decode.filters import Filter
 from llmrec.decode.scorer import Scorer
@@ -174,7 +174,7 @@ def measure(work: Path) -> dict[str, Any]:
         work: folder for the prepared run and for going on after an interruption.
     """
     tell("data, codes, examples")
-    ready = setting.prepare(load(shipped.recipe("quickstart-text"), OVERRIDES), work / "beauty")
+    ready = setting.prepare(load(resources.recipe_path("quickstart-text"), OVERRIDES), work / "beauty")
     return race(ready, work / f"feeding-{hash_json([OVERRIDES, BUDGET, MARKS])[:8]}", BUDGET, USERS)
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import train_bare as bare
 import train_setting as setting
-from llmrec import shipped
+from llmrec import resources
 from llmrec.model.adapt import lora
 from llmrec.recipe_file import load
 from llmrec.train.packing import PackedRows, collate
@@ -38,7 +38,7 @@ def measure(work: Path) -> dict[str, Any]:
     """
     overrides = ["model.adapt=full", "train.0.batch=2", "items.encoder=hashing"]
     tell("the base with rows for new tokens")
-    return compare(setting.prepare(load(shipped.recipe("ml100k-smollm2"), overrides), work / "smollm2-memory"))
+    return compare(setting.prepare(load(resources.recipe_path("ml100k-smollm2"), overrides), work / "smollm2-memory"))
 
 
 def compare(ready: setting.Setting) -> dict[str, Any]:

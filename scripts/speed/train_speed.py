@@ -18,7 +18,7 @@ import torch
 
 import train_bare as bare
 import train_setting as setting
-from llmrec import shipped
+from llmrec import resources
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
 from llmrec.train import sft
@@ -51,7 +51,7 @@ def measure(work: Path) -> dict[str, Any]:
     found = {}
     for name, (recipe, overrides, steps) in plans.items():
         tell(name)
-        chosen = load(shipped.recipe(recipe), [*overrides, "items.encoder=hashing"])
+        chosen = load(resources.recipe_path(recipe), [*overrides, "items.encoder=hashing"])
         ready = setting.prepare(chosen, work / name.replace(" ", "-"))
         found[name] = compare(ready, steps, rounds=5 if name == "nano" else 3)
     return found

@@ -16,7 +16,7 @@ from jobs import job_of
 from shared_aligning import STAGE, in_two_processes, main, rows, train
 from torch import Tensor
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.align import ground as standing
 from llmrec.align.preferring import PairRows, collate, reference_logprobs, way
 from llmrec.align.tree import answer_logprobs
@@ -169,7 +169,7 @@ def test_a_killed_stage_ends_with_the_same_files(tiny_run: Path, aligned: Path, 
 
 
 @pytest.mark.slow("a base of 135 million weights, half a minute")
-@pytest.mark.skipif(not embedded.is_fetched("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
+@pytest.mark.skipif(not resources.is_downloaded("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
 def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_path: Path) -> None:
     """The real embedded base: rows of item tokens first, then S-DPO on adapters over a base held in 4 bits."""
     base = ["model.base=embedded:smollm2-135m-instruct", "model.rank=4", "model.init_tokens=text"]

@@ -172,7 +172,8 @@ def _port_of_server(temporary: Path) -> int:
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it has ended
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if "llmrec.supervise" in words and f"TMPDIR={temporary}\0".encode() in (folder / "environ").read_bytes():
+            ours = f"TMPDIR={temporary}\0".encode() in (folder / "environ").read_bytes()
+            if "llmrec.child_process" in words and ours:
                 return int(words[words.index("--port") + 1])
     raise AssertionError("no server of this test runs")
 

@@ -16,8 +16,8 @@ import yaml
 from llmrec.cli.main import main
 from llmrec.collaborative.members import refuse_too_large
 from llmrec.contracts import Sizes
-from llmrec.data import starter
-from llmrec.data.starter import Size
+from llmrec.data import recipe_generator
+from llmrec.data.recipe_generator import DatasetSize
 from llmrec.recipe import Data, Recipe
 from llmrec.recipe_file import read
 
@@ -129,9 +129,10 @@ def test_settings_suit_the_size(llmrec: Call, tmp_path: Path) -> None:
 
 def recipe_for(users: int = 1000, items: int = 500, events: int = 10_000) -> Recipe:
     """The recipe that `llmrec init` writes for data of a size."""
-    size = Size(users, items, events, 0, np.full(users, events // users), 0.0, 0, [])
+    size = DatasetSize(users, items, events, 0, np.full(users, events // users), 0.0, 0, [])
     data = Data(source="files", interactions="/data/log.csv", items="/data/items.csv")
-    return read(starter.recipe_text(data, ["title"], size, Path("/data/mine.yaml"), "a test"), Path("/data/mine.yaml"))
+    target = Path("/data/mine.yaml")
+    return read(recipe_generator.recipe_text(data, ["title"], size, target, "a test"), target)
 
 
 @pytest.mark.parametrize("items", [20, 500, 5000, 30_000, 200_000, 1_000_000])

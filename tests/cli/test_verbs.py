@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrec import __version__, cli, embedded
+from llmrec import __version__, cli, resources
 from llmrec.cli.main import main
 
 CLI = Path(cli.__file__).parent
@@ -76,7 +76,7 @@ def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
         (["evaluate", "{run}", "--target", "train"], "--target is test or valid, not 'train'"),
         (["evaluate", "{run}", "--beams", "2"], "cannot rank the 5 items"),
         (["report", "{empty}"], "is not a run folder"),
-        (["setup", "ml-1m"], "there is no embedded default 'ml-1m'"),
+        (["setup", "ml-1m"], "'ml-1m' is not bundled with llmrec"),
     ],
 )
 def test_a_known_error_is_one_message_and_exit_code_2(
@@ -259,7 +259,7 @@ def test_the_doctor_says_what_to_type(
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
     findings = json.loads(llmrec("doctor", "--json").out)
     missing = {finding["what"]: finding["remedy"] for finding in findings if not finding["well"]}
-    assert missing[embedded.ARCHIVES["ml-100k"].what] == "llmrec setup"
+    assert missing[resources.ASSETS["ml-100k"].what] == "llmrec setup"
     assert "→ llmrec setup" in llmrec("doctor").out
 
 

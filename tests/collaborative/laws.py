@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from leaks import assert_no_future
 from measuring import in_new_process, resident, traced
 
 from llmrec.collaborative import ArrayModel, build, fit_one, load, peak_memory
@@ -21,7 +22,6 @@ from llmrec.collaborative.probabilities import TOP_K, topk_probabilities
 from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.leaks import assert_no_future
 from llmrec.data.synthetic import read_synthetic
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json

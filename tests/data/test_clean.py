@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from llmrec.data.clean import clean
-from llmrec.data.dataset import Dataset, assert_order
-from llmrec.data.sources import Raw
+from llmrec.data.dataset import Dataset, check_order
+from llmrec.data.sources import RawData
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -23,10 +23,10 @@ def random_events(seed: int = 0, users: int = 30, items: int = 25, events: int =
     return sorted({(f"u{user}", f"i{item}", int(time)) for user, item, time in drawn})
 
 
-def raw(events: list[Event], items: list[str] | None = None) -> Raw:
+def raw(events: list[Event], items: list[str] | None = None) -> RawData:
     users, ids, times = zip(*events, strict=True)
     names = sorted(set(ids)) if items is None else items
-    return Raw(
+    return RawData(
         pa.table({"user_id": users, "item_id": ids, "timestamp": pa.array(times, pa.int64())}),
         pa.table({"item_id": names, "title": [f"title of {name}" for name in names]}),
         "seconds",
@@ -139,4 +139,4 @@ def test_a_held_out_event_before_a_training_event_is_a_leak() -> None:
     held_out_first = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2], "split": ["test", "train"]}
     for columns in (backwards, held_out_first):
         with pytest.raises(DataError, match="would leak"):
-            assert_order(Dataset(pa.table(columns), items))
+            check_order(Dataset(pa.table(columns), items))

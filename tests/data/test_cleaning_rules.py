@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data.clean import clean
-from llmrec.data.raw import BadRow, Raw, Scan
+from llmrec.data.raw import BadRow, RawData, Scan
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -19,10 +19,10 @@ ROWS = [(f"u{n % 7}", f"i{n % 11}", 1_000_000_000 + 86_400 * n, float(n % 5 + 1)
 TITLES = {f"i{n}": "x" * n for n in range(12)}  # i11 is in the catalogue alone
 
 
-def raw(rows: list[tuple[str, str, int, float]] = ROWS) -> Raw:
+def raw(rows: list[tuple[str, str, int, float]] = ROWS) -> RawData:
     users, items, times, ratings = zip(*rows, strict=True)
     log = {"user_id": users, "item_id": items, "timestamp": times, "rating": pa.array(ratings, pa.float32())}
-    return Raw(pa.table(log), pa.table({"item_id": list(TITLES), "title": list(TITLES.values())}), "seconds")
+    return RawData(pa.table(log), pa.table({"item_id": list(TITLES), "title": list(TITLES.values())}), "seconds")
 
 
 def left(**options: object) -> list[tuple[str, str, int, float]]:
@@ -92,7 +92,7 @@ def test_rows_that_stay_in_their_files_are_cleaned_as_rows_in_memory(tmp_path: P
     one = raw()
     assert isinstance(one.interactions, pa.Table)
     pq.write_table(one.interactions, tmp_path / "log.parquet")
-    streamed = Raw(
+    streamed = RawData(
         Scan(f"SELECT * FROM read_parquet('{tmp_path}/log.parquet')", one.interactions.column_names),
         one.items,
         "seconds",

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.items.text import item_texts
 from llmrec.recipe import Data
 
 fetched = pytest.mark.skipif(
-    not embedded.is_fetched("ml-100k"), reason="MovieLens 100K is not in the cache; `llmrec setup` fetches it"
+    not resources.is_downloaded("ml-100k"), reason="MovieLens 100K is not in the cache; `llmrec setup` fetches it"
 )
 
 

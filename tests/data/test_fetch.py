@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from llmrec.data import fetch as fetching
-from llmrec.data.fetch import ORIGINS, fetch, fetched
+from llmrec.data.fetch import REGISTRY, download_folder, fetch
 from llmrec.data.sources import read
 from llmrec.errors import DataError
 from llmrec.recipe import Data
@@ -117,7 +117,7 @@ def test_a_fetch_that_gave_up_goes_on_in_the_next_one(shelf: Shelf) -> None:
     shelf.cuts = [50] * fetching.TRIES
     with pytest.raises(DataError, match="goes on where it was"):
         fetch("ml-32m", mirror=shelf.address)
-    assert not (fetched("ml-32m") / "ml-32m").exists()
+    assert not (download_folder("ml-32m") / "ml-32m").exists()
     fetch("ml-32m", mirror=shelf.address)
     assert ("ml-32m.zip", f"bytes={50 * fetching.TRIES}-") in shelf.asked
 
@@ -137,7 +137,7 @@ def test_a_wrong_checksum_is_kept_aside_and_never_used(shelf: Shelf) -> None:
     shelf.files["ml-32m.zip"] = archive(extra="!")
     with pytest.raises(DataError, match=r"wrong checksum .* kept as .*ml-32m\.zip\.wrong"):
         fetch("ml-32m", mirror=shelf.address)
-    assert [path.name for path in fetched("ml-32m").iterdir()] == ["ml-32m.zip.wrong"]
+    assert [path.name for path in download_folder("ml-32m").iterdir()] == ["ml-32m.zip.wrong"]
     with pytest.raises(DataError):
         read(Data(source="ml-32m"))
 
@@ -177,12 +177,12 @@ def test_the_verb_prints_the_licence_and_where_it_went(shelf: Shelf) -> None:
     publish(shelf, archive())
     command = [sys.executable, "-m", "llmrec.cli.main", "data", "fetch", "ml-32m", "--mirror", shelf.address]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "no redistribution" in done.stderr and ORIGINS["ml-32m"].page in done.stderr
-    assert done.stdout.strip() == str(fetched("ml-32m"))
+    assert "no redistribution" in done.stderr and REGISTRY["ml-32m"].page in done.stderr
+    assert done.stdout.strip() == str(download_folder("ml-32m"))
 
 
 def test_every_set_says_how_large_it_is_and_on_what_terms() -> None:
-    for name, origin in ORIGINS.items():
+    for name, origin in REGISTRY.items():
         assert all((origin.about, origin.size, origin.licence)), name
         assert origin.page.startswith("https://")
         assert all(address.startswith("https://") for address in origin.addresses)

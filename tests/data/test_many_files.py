@@ -12,9 +12,9 @@ import pytest
 
 from llmrec.data import own
 from llmrec.data.clean import clean
-from llmrec.data.inspection import check
 from llmrec.data.raw import BadRow, Scan
 from llmrec.data.sources import read
+from llmrec.data.validate import check
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 

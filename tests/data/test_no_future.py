@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leaks import assert_no_future
 
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.leaks import assert_no_future
 from llmrec.data.synthetic import read_synthetic
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue

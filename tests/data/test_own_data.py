@@ -9,27 +9,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec.data import starter
-from llmrec.data.columns import column_of, read_times
-from llmrec.data.inspection import Checked, check
-from llmrec.data.look import Look, look, named, words
+from llmrec.data import recipe_generator
+from llmrec.data.columns import profile_column, read_times
+from llmrec.data.schema_inference import Schema, infer_schema, named, words
 from llmrec.data.sources import read
+from llmrec.data.validate import ValidationReport, check
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
 
-def plan(paths: list[Path]) -> tuple[Look, Data]:
+def plan(paths: list[Path]) -> tuple[Schema, Data]:
     """What `llmrec init --yes` decides about files."""
-    found = look(paths)
+    found = infer_schema(paths)
     items = paths[0].parent / "derived.csv" if found.one_file else None
     if items:
-        starter.derive_items(found, items, force=True)
-    return found, starter.data_part(found, items)
+        recipe_generator.derive_items(found, items, force=True)
+    return found, recipe_generator.data_config(found, items)
 
 
-def checked(paths: list[Path]) -> Checked:
+def checked(paths: list[Path]) -> ValidationReport:
     found, data = plan(paths)
-    return check(data, starter.text_as_read(found))
+    return check(data, recipe_generator.text_columns(found))
 
 
 EXPECTED = {
@@ -43,7 +43,7 @@ EXPECTED = {
 @pytest.mark.parametrize("turned", [False, True])
 def test_columns_are_found_whatever_the_order_of_the_files(name: str, turned: bool, tmp_path: Path) -> None:
     paths = own_sets.SETS[name](tmp_path)
-    found = look(paths[::-1] if turned else paths)
+    found = infer_schema(paths[::-1] if turned else paths)
     assert (found.user, found.item, found.timestamp, found.key, found.title, found.text) == EXPECTED[name]
 
 
@@ -56,7 +56,7 @@ def test_contents_decide_where_names_say_nothing(tmp_path: Path) -> None:
         asked.append(question)
         return best
 
-    found = look([tmp_path / "b.csv", tmp_path / "a.csv"], ask)
+    found = infer_schema([tmp_path / "b.csv", tmp_path / "a.csv"], ask)
     assert (found.log.path.name, found.user, found.item, found.key, found.title) == ("a.csv", "a", "b", "d", "e")
     assert asked == ["Which column of a.csv names the user?"]
 
@@ -65,14 +65,14 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("user,item,time\nu,i,1\nu,j,2\n")
     (tmp_path / "b.csv").write_text("item,title\nx,one\ny,two\n")
     with pytest.raises(DataError, match="do not belong together"):
-        look([tmp_path / "a.csv", tmp_path / "b.csv"])
+        infer_schema([tmp_path / "a.csv", tmp_path / "b.csv"])
 
 
 def test_names_that_agree_weigh_more_than_numbers_that_happen_to(tmp_path: Path) -> None:
     rows = "".join(f"{user},{item},{item % 5 + 1}\n" for user in range(20) for item in range(8))
     (tmp_path / "a.csv").write_text("user,item,rating\n" + rows)
     (tmp_path / "b.csv").write_text("item,title\n1,One thing\n2,Another thing\n")  # all else is without text
-    found = look([tmp_path / "a.csv", tmp_path / "b.csv"])
+    found = infer_schema([tmp_path / "a.csv", tmp_path / "b.csv"])
     assert (found.item, found.key, found.rating) == ("item", "item", "rating")
 
 
@@ -167,8 +167,8 @@ def test_words_in_a_file_do_not_decide_the_kind_of_a_problem(words: str, tmp_pat
 
 def test_a_column_of_words_about_dates_is_text(tmp_path: Path) -> None:
     words = pa.table({"c": ["it tells days from months", "days from months", "more days from months"]})
-    assert column_of(words, "c").kind == "text"
-    assert column_of(pa.table({"c": ["3/4/2021", "5/6/2021", "7/8/2021"]}), "c").kind == "time"
+    assert profile_column(words, "c").kind == "text"
+    assert profile_column(pa.table({"c": ["3/4/2021", "5/6/2021", "7/8/2021"]}), "c").kind == "time"
 
 
 def column(*values: object) -> pa.ChunkedArray:
@@ -271,13 +271,13 @@ def own(folder: Path, log: str, items: str = SHOP_ITEMS) -> list[Path]:
 def test_a_log_without_a_header_is_refused(tmp_path: Path) -> None:
     rows = [f"u{n % 4},{n % 9},{1_700_000_000 + n}" for n in range(40)]
     with pytest.raises(DataError, match=r"log.csv, line 1: u0, 0, 1700000000: this looks like a row"):
-        look(own(tmp_path, "\n".join(rows) + "\n"))
-    assert look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n")).user == "user"
+        infer_schema(own(tmp_path, "\n".join(rows) + "\n"))
+    assert infer_schema(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n")).user == "user"
 
 
 def test_a_column_that_is_named_user_is_the_user_though_there_is_one(tmp_path: Path) -> None:
     rows = [f"u1,{n % 9},{1_700_000_000 + n % 7}" for n in range(20)]
-    found = look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n"))
+    found = infer_schema(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n"))
     assert (found.user, found.timestamp) == ("user", "time")
 
 
@@ -289,7 +289,7 @@ def test_where_nobody_can_be_tested_that_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_rating_that_is_not_all_numbers_is_told(tmp_path: Path) -> None:
     rows = [f"u{n % 3},{n % 9},{'3,5' if n % 2 else 4},{1_700_000_000 + n}".replace("3,5", '"3,5"') for n in range(20)]
-    found = look(own(tmp_path, "\n".join(["user,item,rating,time", *rows]) + "\n"))
+    found = infer_schema(own(tmp_path, "\n".join(["user,item,rating,time", *rows]) + "\n"))
     assert found.rating is None
     assert "rating: 'rating' is named so, but not all values are numbers (such as '3,5')" in found.why
 
@@ -297,4 +297,4 @@ def test_a_rating_that_is_not_all_numbers_is_told(tmp_path: Path) -> None:
 def test_ids_that_differ_in_what_other_programs_add_are_told(tmp_path: Path) -> None:
     rows = [f"u{n % 3},{n % 9}.0,{1_700_000_000 + n}" for n in range(20)]
     with pytest.raises(DataError, match=r"'item' and 'id' would, but for capitals, leading zeros or a final .0"):
-        look(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n", SHOP_ITEMS.replace("\n", "\n00")[:-2]))
+        infer_schema(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n", SHOP_ITEMS.replace("\n", "\n00")[:-2]))

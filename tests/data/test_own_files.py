@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec.data.sources import Raw, read
+from llmrec.data.sources import RawData, read
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -28,7 +28,7 @@ def of(source: Data, **changes: object) -> Data:
     return Data.model_validate(source.model_dump() | changes)
 
 
-def rows(found: Raw) -> list[tuple[str, str, int]]:
+def rows(found: RawData) -> list[tuple[str, str, int]]:
     table = found.interactions
     return list(zip(*(table[name].to_pylist() for name in ("user_id", "item_id", "timestamp")), strict=True))
 

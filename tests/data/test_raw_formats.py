@@ -1,4 +1,4 @@
-"""Raw formats as their makers describe them, written small by these tests, and read."""
+"""RawData formats as their makers describe them, written small by these tests, and read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.data.raw import BadRow, Scan
-from llmrec.data.sources import Raw, read
+from llmrec.data.sources import RawData, read
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
 
-def rows(raw: Raw) -> list[dict[str, object]]:
+def rows(raw: RawData) -> list[dict[str, object]]:
     """The interactions, wherever they are, as rows."""
     if isinstance(raw.interactions, Scan):
         return (raw.interactions.db or duckdb).sql(raw.interactions.query).to_arrow_table().to_pylist()
@@ -77,7 +77,7 @@ REVIEWS = {  # user u, item b, rating 4, 2014-07-01 08:00 UTC, "it works", "fine
     },
     "amazon-reviews-2018": {
         "overall": 4.0, "vote": "5", "verified": True, "reviewTime": "07 1, 2014", "reviewerID": "u", "asin": "b",
-        "style": {"Size:": " L"}, "reviewText": "it works", "summary": "fine", "unixReviewTime": 1404201600,
+        "style": {"DatasetSize:": " L"}, "reviewText": "it works", "summary": "fine", "unixReviewTime": 1404201600,
         "image": ["https://example.org/1.jpg"],
     },
     "amazon-reviews-2023": {

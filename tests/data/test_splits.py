@@ -13,20 +13,20 @@ import pytest
 from llmrec.data import dataset as data
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
-from llmrec.data.inspection import facts
-from llmrec.data.raw import Raw
+from llmrec.data.raw import RawData
+from llmrec.data.validate import facts
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
 
-def raw(unit: str = "seconds", users: int = 60, items: int = 50, events: int = 900, seed: int = 0) -> Raw:
+def raw(unit: str = "seconds", users: int = 60, items: int = 50, events: int = 900, seed: int = 0) -> RawData:
     draw = np.random.default_rng(seed)
     rows = {
         "user_id": [f"u{user}" for user in draw.integers(0, users, events)],
         "item_id": [f"i{item}" for item in draw.integers(0, items, events)],
         "timestamp": draw.integers(0, 5000, events),
     }
-    return Raw(pa.table(rows), pa.table({"item_id": [f"i{item}" for item in range(items)]}), unit)
+    return RawData(pa.table(rows), pa.table({"item_id": [f"i{item}" for item in range(items)]}), unit)
 
 
 def split(how: str, **options: object) -> Dataset:

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 import sentencepiece
 from index_world import WAYS, made, settings, world
+from leaks import assert_no_future
 from pydantic import ValidationError
 from sklearn.metrics import adjusted_rand_score
 
 from llmrec.contracts import Sequences
-from llmrec.data.leaks import assert_no_future
 from llmrec.errors import CodeError
 from llmrec.files import hash_folder
 from llmrec.indexing import build, methods, pieces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmrec import embedded
+from llmrec import resources
 from llmrec.errors import DataError
 from llmrec.items import vectors as module
 from llmrec.items.vectors import encode
@@ -15,7 +15,7 @@ TEXTS = ["a western film", "a western movie", "pasta with tomatoes", "!?", "é" 
 
 @pytest.fixture(params=["hashing", "minilm-l6"])
 def encoder(request: pytest.FixtureRequest) -> str:
-    if request.param == "minilm-l6" and not embedded.is_fetched("minilm-l6"):
+    if request.param == "minilm-l6" and not resources.is_downloaded("minilm-l6"):
         pytest.skip("all-MiniLM-L6-v2 is not in the cache; `llmrec setup` fetches it")
     return request.param
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmrec.embedded import path as embedded_path
 from llmrec.model.prompting import turns, wrap
+from llmrec.resources import asset_path
 
 WORDS = st.text(min_size=1, max_size=20).map(lambda text: text.replace("\n", " "))
 
 
 @pytest.fixture(scope="module")
 def chatty() -> PreTrainedTokenizerBase:
-    base: Path = embedded_path("smollm2-135m-instruct")
+    base: Path = asset_path("smollm2-135m-instruct")
     return AutoTokenizer.from_pretrained(base, gguf_file=next(base.glob("*.gguf")).name)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import provenance, shipped
+from llmrec import provenance, resources
 from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json
@@ -157,7 +157,7 @@ def test_recipes_are_the_same_but_for_seed_launch_and_where_files_lie(world: Pat
     assert fingerprint(load(world)) == fingerprint(load(world, ["seed=9", "launch.master_port=30000"]))
     assert fingerprint(load(world)) == fingerprint(load(world, ["data.items=elsewhere/items.csv"]))
     assert fingerprint(load(world)) != fingerprint(load(world, ["tasks.history=9"]))
-    assert shipped_name(fingerprint(load(shipped.recipe("quickstart"), ["seed=3"]))) == "quickstart"
+    assert shipped_name(fingerprint(load(resources.recipe_path("quickstart"), ["seed=3"]))) == "quickstart"
     assert shipped_name(fingerprint(load(world))) is None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import llmrec
-from llmrec import embedded, shipped
+from llmrec import resources
 from llmrec.made import read_made
 from llmrec.recipe_file import load
 from llmrec.report import write_report
@@ -18,9 +18,9 @@ from llmrec.run.layout import RunFolder
 @pytest.mark.slow("20 s for a recipe")
 @pytest.mark.parametrize("name", ["quickstart", "ml100k-smollm2"])
 def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: str, tmp_path: Path) -> None:
-    if not all(embedded.is_fetched(part) for part in ("ml-100k", "minilm-l6")):
+    if not all(resources.is_downloaded(part) for part in ("ml-100k", "minilm-l6")):
         pytest.skip("MovieLens 100K and MiniLM are not in the cache: `llmrec setup` fetches them")
-    recipe = load(shipped.recipe(name), ["train.0.epochs=0.1"], tiny=True)
+    recipe = load(resources.recipe_path(name), ["train.0.epochs=0.1"], tiny=True)
     out = run(recipe, tmp_path / name)
     history = ["50", "181", "172"]
     found = [item for item, _ in llmrec.load(out).recommend(history, k=10)]

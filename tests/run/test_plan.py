@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from llmrec import shipped
+from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.recipe import Part, Recipe, Sft
 from llmrec.recipe.collaborative import SPECS, ModelSpec
@@ -272,14 +272,14 @@ def test_a_collaborative_model_is_fitted_right_before_what_reads_it_and_after_it
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", [None, *sorted(path.stem for path in shipped.folder("recipes").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [None, *sorted(path.stem for path in resources.folder("recipes").glob("*.yaml"))])
 def test_every_shipped_recipe_plans_also_where_its_data_are_not(
     name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a run that was copied to a machine without its data is read there; None: the recipe of defaults alone."""
     monkeypatch.setenv("LLMREC_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    specs = plan(load(shipped.recipe(name)) if name else Recipe())
+    specs = plan(load(resources.recipe_path(name)) if name else Recipe())
     kinds_of = [spec.kind for spec in specs if spec.kind != "collaborative"]
     assert kinds_of[:4] == ["data", "items", "catalogue", "tasks"]
     assert kinds_of[4:-1] == ["train"] * (len(kinds_of) - 5) and kinds_of[-1] == "evaluate"
@@ -304,8 +304,8 @@ ALIGNED = {"train": [{}, {"method": "dpo"}], "evaluate": {"generation": ["explan
 def test_an_edited_prompt_redoes_what_is_made_with_it_and_nothing_else(
     prompt: str, redone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(shipped.folder("prompts"), tmp_path / "prompts")
-    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path)
+    shutil.copytree(resources.folder("prompts"), tmp_path / "prompts")
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path)
     recipe = Recipe.model_validate(ALIGNED)
     run = pretend(recipe, tmp_path / "run")
     with (tmp_path / "prompts" / f"{prompt}.yaml").open("a") as file:

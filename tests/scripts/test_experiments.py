@@ -14,7 +14,7 @@ import pytest
 import ablations
 import beams
 import growth
-from llmrec import shipped
+from llmrec import resources
 from llmrec.files import hash_folder, read_json
 from llmrec.recipe_file import dump, fingerprint, load
 from llmrec.run import execute
@@ -88,7 +88,7 @@ def test_a_factor_that_was_stopped_has_no_figures(tiny_run: Path, tmp_path: Path
 
 
 def test_every_factor_is_one_change_that_recipes_know() -> None:
-    recipe = shipped.recipe("beauty-nano")
+    recipe = resources.recipe_path("beauty-nano")
     hashes = {}
     for name, (_, changes) in ablations.FACTORS.items():
         hashes[name] = fingerprint(load(recipe, ablations.overrides(recipe, ablations.ALWAYS, changes)))

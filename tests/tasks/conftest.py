@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmrec.embedded import path as embedded_path
 from llmrec.model import nano
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import TASKS
+from llmrec.resources import asset_path
 from llmrec.tasks import templates
 
 CODES = [*(f"<a_{number}>" for number in range(100)), "<b_0>"]
@@ -21,7 +21,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedToken
     words = [wording.prompt for task in TASKS for wording in templates.load(task).train]
     plain = nano.train_tokenizer(words, 500, tmp_path_factory.mktemp("tokenizer"))
     plain.add_special_tokens({"additional_special_tokens": CONTROL})
-    base = embedded_path("smollm2-135m-instruct")
+    base = asset_path("smollm2-135m-instruct")
     chatty = AutoTokenizer.from_pretrained(base, gguf_file=next(base.glob("*.gguf")).name)
     for one in (plain, chatty):
         add_tokens(one, CODES)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from leaks import assert_no_future, perturbed
 
 from llmrec.data.dataset import Dataset
-from llmrec.data.leaks import assert_no_future, perturbed
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import TASKS, Oracle, Tasks
 from llmrec.recipe_file import load as load_recipe

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from task_world import source
 
-from llmrec import addresses
+from llmrec import trusted_urls
 from llmrec.errors import TextError
 from llmrec.recipe import Oracle, Tasks
 from llmrec.recipe_file import load as load_recipe
@@ -84,7 +84,7 @@ def test_a_servers_words_are_kept_neutralised_and_replayed(tmp_path: Path) -> No
     with HTTPServer(("127.0.0.1", 0), Shouter) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        addresses.name(url)
+        trusted_urls.trust(url)
         asked = Oracle(by="server", url=url, model="shouter", cache=cache)
         told = worded(one, ITEMS, BOTH.model_copy(update={"oracle": asked}))
         server.shutdown()

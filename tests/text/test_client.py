@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from llmrec import addresses
+from llmrec import trusted_urls
 from llmrec.errors import TextError
 from llmrec.text.client import HttpClient, NoAnswer, OpenAIClient
 
@@ -125,8 +125,8 @@ def test_a_path_of_the_address_is_kept_and_v1_stands_where_it_has_none(talker: T
 
 @pytest.mark.parametrize("key", ["geheim\n", "ge\rheim", "gehe\u2013im"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str, talker: Talker, monkeypatch) -> None:
-    monkeypatch.setenv(addresses.KEY, key)
-    monkeypatch.setenv(addresses.BASE, talker.url)
+    monkeypatch.setenv(trusted_urls.KEY, key)
+    monkeypatch.setenv(trusted_urls.BASE, talker.url)
     with pytest.raises(TextError, match="API key") as error:
         client(talker).complete({}, lambda read: read)
     assert "ge" not in str(error.value).replace("again", "") and not talker.requests

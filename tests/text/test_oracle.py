@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmrec import addresses
-from llmrec.addresses import KEY
+from llmrec import trusted_urls
 from llmrec.errors import LlmrecError, TextError
 from llmrec.text.oracle import Ask, Cache, Replay, Server, Template, key
+from llmrec.trusted_urls import KEY
 
 ASKS = [Ask(f"question {number}", f"draft {number}") for number in range(20)]
 
@@ -75,7 +75,7 @@ def test_a_template_says_the_drafts() -> None:
 
 def test_a_server_is_asked_once_and_replay_needs_none(talker: Talker, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv(KEY, "secret")
-    monkeypatch.setenv(addresses.BASE, talker.url)
+    monkeypatch.setenv(trusted_urls.BASE, talker.url)
     oracle = Server(talker.url, "parrot", tmp_path / "cache.jsonl")
     assert oracle.complete([*ASKS, *ASKS]) == backwards([*ASKS, *ASKS])
     assert talker.asked == dict.fromkeys((ask.prompt for ask in ASKS), 1)

@@ -10,7 +10,7 @@ import torch
 from tiny_bases import WORDS
 from transformers import AutoModelForCausalLM
 
-from llmrec import embedded, load
+from llmrec import load, resources
 from llmrec.files import read_json
 from llmrec.model.base import tiny_base
 from llmrec.recipe_file import load as read
@@ -60,7 +60,7 @@ def test_rows_first_then_four_bits_and_adapters(world: Path, base: Path, tmp_pat
 
 
 @pytest.mark.slow("a base of 135 million weights, 11 s")
-@pytest.mark.skipif(not embedded.is_fetched("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
+@pytest.mark.skipif(not resources.is_downloaded("smollm2-135m-instruct"), reason="`llmrec setup` fetches SmolLM2")
 def test_smollm2_for_real_by_adapters_in_few_steps(world: Path, tmp_path: Path) -> None:
     """The real embedded base and its own chat template: new rows move, the rest of the vocabulary stays."""
     base = ["model.base=embedded:smollm2-135m-instruct", "model.adapt=lora", "model.init_tokens=text"]

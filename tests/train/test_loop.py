@@ -323,7 +323,7 @@ def test_trackers_write_into_their_folder_and_change_nothing(tmp_path: Path) -> 
 
 def test_a_tracker_that_is_not_installed_is_named_with_what_to_type() -> None:
     assert trackers.chosen([]) == []
-    absent = [name for name in ("wandb", "trackio", "mlflow") if not trackers.extras.is_there(name)]
+    absent = [name for name in ("wandb", "trackio", "mlflow") if not trackers.resources.is_installed(name)]
     if not absent:
         pytest.skip("every tracker is installed here")
     with pytest.raises(ModelError, match=rf"launch\.report_to names {absent[0]}, .*pip install {absent[0]}"):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmrec.data.columns import LOOSELY, Column, column_of, loosely, try_cast
-from llmrec.data.tables import Rows, read_table
+from llmrec.data.columns import LOOSELY, ColumnProfile, loosely, profile_column, try_cast
+from llmrec.data.tables import FileTable, read_table
 from llmrec.errors import DataError
 
 # Beginnings of words in the names of columns, lower case; a name counts by the words it is made of.
@@ -43,7 +43,7 @@ Ask = Callable[[str, str, list[str]], str]  # question, our best answer, the ans
 
 
 @dataclass
-class Look:
+class Schema:
     """What the files turned out to be.
 
     Attributes:
@@ -54,8 +54,8 @@ class Look:
         why: one line of words for each decision.
     """
 
-    log: Rows
-    catalogue: Rows
+    log: FileTable
+    catalogue: FileTable
     item: str
     key: str
     why: list[str]
@@ -72,7 +72,7 @@ class Look:
         return self.log is self.catalogue
 
 
-def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> Look:
+def infer_schema(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> Schema:
     """Find out what files hold; of more than two, the pair that fits best is taken.
 
     `ask` is called where two answers are near one another; the default takes the better one.
@@ -81,7 +81,7 @@ def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> 
         DataError: a file cannot be read, or no column of one names the rows of another.
     """
     rows = [read_table(path) for path in paths]
-    columns = {id(one): [column_of(one.table, name) for name in one.table.column_names] for one in rows}
+    columns = {id(one): [profile_column(one.table, name) for name in one.table.column_names] for one in rows}
     found = _one_file(rows[0], columns[id(rows[0])], ask) if len(rows) == 1 else _pair(rows, columns, ask)
     log, catalogue = columns[id(found.log)], columns[id(found.catalogue)]
     _refuse_headless(found.log, log)
@@ -98,7 +98,7 @@ def look(paths: list[Path], ask: Ask = lambda question, best, answers: best) -> 
     return found
 
 
-def _refuse_headless(rows: Rows, columns: list[Column]) -> None:
+def _refuse_headless(rows: FileTable, columns: list[ColumnProfile]) -> None:
     """Refuse a log whose first line is a row: then many names of columns are among their own values."""
     own = [c for c in columns if re.fullmatch(r"-?[\d.]+", c.name) or pc.any(pc.equal(c.text, c.name)).as_py()]
     if rows.dialect.delimiter is not None and 2 * len(own) > len(columns):
@@ -118,12 +118,12 @@ def named(name: str, beginnings: Iterable[str]) -> bool:
     return any(word == b or (len(b) > 3 and word.startswith(b)) for word in words(name) for b in beginnings)
 
 
-def _id_name(column: Column, beginnings: tuple[str, ...]) -> float:
+def _id_name(column: ColumnProfile, beginnings: tuple[str, ...]) -> float:
     """Whether a column is named like an id of something: 2, 1 where the name says something else as well, or 0."""
     return 0.0 if not named(column.name, beginnings) else 1.0 if named(column.name, _NOT_AN_ID) else 2.0
 
 
-def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
+def _pair(rows: list[FileTable], columns: dict[int, list[ColumnProfile]], ask: Ask) -> Schema:
     """The log, the catalogue, and the two columns by which they belong together."""
     fits = [
         (_fit(column, key, columns[id(log)]), log, catalogue, column, key)
@@ -155,10 +155,10 @@ def _pair(rows: list[Rows], columns: dict[int, list[Column]], ask: Ask) -> Look:
     unused = [one.path.name for one in rows if one is not log and one is not catalogue]
     if unused:
         why.append(f"not used: {', '.join(unused)} (put logs of several months into one file)")
-    return Look(log, catalogue, column.name, key.name, why)
+    return Schema(log, catalogue, column.name, key.name, why)
 
 
-def _fit(column: Column, key: Column, others: list[Column]) -> float:
+def _fit(column: ColumnProfile, key: ColumnProfile, others: list[ColumnProfile]) -> float:
     """How well a column of a log names the rows of a catalogue by a key; 0 where it cannot."""
     if not key.identifies or not column.distinct or column.kind == "list":
         return 0.0
@@ -172,7 +172,7 @@ def _fit(column: Column, key: Column, others: list[Column]) -> float:
     return 3 * inside + column.repeated + has_user + name
 
 
-def _one_file(rows: Rows, columns: list[Column], ask: Ask) -> Look:
+def _one_file(rows: FileTable, columns: list[ColumnProfile], ask: Ask) -> Schema:
     """One file for both: its item column, by name, then by how often values repeat."""
     candidates = [c for c in columns if c.kind in ("text", "number") and c.distinct > 1 and not named(c.name, TIME)]
     scored = sorted(candidates, key=lambda c: -(_id_name(c, ITEM) - _id_name(c, USER) + c.repeated))
@@ -188,10 +188,10 @@ def _one_file(rows: Rows, columns: list[Column], ask: Ask) -> Look:
         f"interactions and items: {rows.path.name}, {rows.table.num_rows} rows (each row an interaction)",
         f"item: '{item}'",
     ]
-    return Look(rows, rows, item, item, why)
+    return Schema(rows, rows, item, item, why)
 
 
-def _user(columns: list[Column], found: Look, ask: Ask) -> str:
+def _user(columns: list[ColumnProfile], found: Schema, ask: Ask) -> str:
     able = [column for column in columns if column.kind in ("text", "number")]
     named_so = [column for column in able if _id_name(column, USER) == 2]
     one_user = not any(column.distinct > 1 for column in named_so)  # a log of one user
@@ -208,7 +208,7 @@ def _user(columns: list[Column], found: Look, ask: Ask) -> str:
     return name
 
 
-def _time(columns: list[Column], found: Look, ask: Ask) -> str | None:
+def _time(columns: list[ColumnProfile], found: Schema, ask: Ask) -> str | None:
     scored = [(column.time_likely(named(column.name, TIME)), column) for column in columns]
     best = max((score for score, _ in scored), default=0.0)
     if best < 1:
@@ -227,7 +227,7 @@ def _time(columns: list[Column], found: Look, ask: Ask) -> str | None:
     return name
 
 
-def _rating(columns: list[Column], found: Look) -> str | None:
+def _rating(columns: list[ColumnProfile], found: Schema) -> str | None:
     named_so = [column for column in columns if named(column.name, RATING)]
     for column in named_so:
         if column.kind == "number" and column.filled == 1 and column.distinct <= 101:
@@ -241,7 +241,7 @@ def _rating(columns: list[Column], found: Look) -> str | None:
     return None
 
 
-def _belongs_to_items(found: Look, column: Column) -> bool:
+def _belongs_to_items(found: Schema, column: ColumnProfile) -> bool:
     """Whether a column of a log says the same each time that an item appears."""
     if column.name == found.item:
         return True
@@ -251,7 +251,7 @@ def _belongs_to_items(found: Look, column: Column) -> bool:
     return counted.num_rows <= 1.3 * max(len(pc.unique(counted["item"])), 1)
 
 
-def _choose_texts(columns: list[Column], found: Look) -> None:
+def _choose_texts(columns: list[ColumnProfile], found: Schema) -> None:
     """Set the title and the texts of items: the title and the three most telling columns."""
     able = [c for c in columns if c.kind in ("text", "list") and c.filled >= 0.2 and not c.links]
     titles = sorted(

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from llmrec.data.clean import clean
 from llmrec.data.columns import EARLIEST, LOOSELY, as_plain, as_text, loosely, read_times, try_cast
 from llmrec.data.dataset import Dataset
-from llmrec.data.own import files, read_files
 from llmrec.data.raw import BadKind
+from llmrec.data.recipe_generator import count_with_text
 from llmrec.data.sources import read
-from llmrec.data.starter import with_text
-from llmrec.data.tables import Rows, read_table
+from llmrec.data.tables import FileTable, read_table
+from llmrec.data.user_files import files, read_files
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -44,15 +44,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidationReport:
     """The result of a check: problems, and notes on what is merely worth knowing."""
 
     problems: list[Problem]
     notes: list[str]
 
 
-def check(data: Data, text: list[str]) -> Checked:
-    """Look for everything that a run would refuse, drop, or misunderstand. `text` are columns that describe an item.
+def check(data: Data, text: list[str]) -> ValidationReport:
+    """Schema for everything that a run would refuse, drop, or misunderstand. `text` are columns that describe an item.
 
     Raises:
         DataError: a file cannot be read at all, or lacks a column; or a pattern means several files.
@@ -92,10 +92,10 @@ def check(data: Data, text: list[str]) -> Checked:
         span = "" if ends["min"] is None else f", from {_day(ends['min'])} to {_day(ends['max'])}"
         notes.append(f"{log.path.name}: '{columns.timestamp}' holds {times.words}{span}")
         found.append(_odd_times(log, times.seconds, columns.timestamp))
-    return Checked([problem for problem in found if problem], notes + _counts(user, item, keys))
+    return ValidationReport([problem for problem in found if problem], notes + _counts(user, item, keys))
 
 
-def _problem(kind: str, words: str, rows: Rows, bad: np.ndarray, told: Iterable[str] = ()) -> Problem | None:
+def _problem(kind: str, words: str, rows: FileTable, bad: np.ndarray, told: Iterable[str] = ()) -> Problem | None:
     """A problem of some rows (ascending numbers) of a file; `told` says what the first of them hold."""
     if not len(bad):
         return None
@@ -108,7 +108,7 @@ def _where(mask: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
 
 
-def _mixed(rows: Rows, text: list[str]) -> Problem | None:
+def _mixed(rows: FileTable, text: list[str]) -> Problem | None:
     """The first column that is nearly all numbers, and where it is not."""
     for name in rows.table.column_names:
         column = rows.table[name]
@@ -122,8 +122,8 @@ def _mixed(rows: Rows, text: list[str]) -> Problem | None:
     return None
 
 
-def _repeated(log: Rows, user: pa.ChunkedArray, item: pa.ChunkedArray, timestamp: str) -> Problem | None:
-    """Rows written twice; without times, buying twice would look just like that."""
+def _repeated(log: FileTable, user: pa.ChunkedArray, item: pa.ChunkedArray, timestamp: str) -> Problem | None:
+    """FileTable written twice; without times, buying twice would look just like that."""
     times = pc.cast(log.table[timestamp], pa.string())
     db = duckdb.connect()
     db.register("log", pa.table({"u": user, "i": item, "t": times, "place": pa.array(range(len(user)), pa.int64())}))
@@ -144,7 +144,7 @@ def _short(user: pa.ChunkedArray) -> Problem | None:
     return Problem("short", words, len(counted), [f"user '{name}': {count}" for name, count in counted[:SHOWN]])
 
 
-def _unknown(log: Rows, item: pa.ChunkedArray, keys: pa.ChunkedArray) -> Problem | None:
+def _unknown(log: FileTable, item: pa.ChunkedArray, keys: pa.ChunkedArray) -> Problem | None:
     unknown = pc.and_(pc.is_valid(item), pc.invert(pc.is_in(item, value_set=pc.unique(keys))))
     bad = _where(unknown)
     if not len(bad):
@@ -156,7 +156,7 @@ def _unknown(log: Rows, item: pa.ChunkedArray, keys: pa.ChunkedArray) -> Problem
     return _problem("unknown", words, log, bad, [f"item '{item[int(row)]}'" for row in bad[:SHOWN]])
 
 
-def _texts(items: Rows, keys: pa.ChunkedArray, text: list[str]) -> list[Problem | None]:
+def _texts(items: FileTable, keys: pa.ChunkedArray, text: list[str]) -> list[Problem | None]:
     lengths = np.array([[len(value) for value in as_plain(items.table[name])] for name in text]).max(axis=0)
     bad = np.flatnonzero((lengths == 0) & pc.is_valid(keys).to_numpy(zero_copy_only=False))
     told = [f"item '{keys[int(row)]}'" for row in bad[:SHOWN]]
@@ -167,7 +167,7 @@ def _texts(items: Rows, keys: pa.ChunkedArray, text: list[str]) -> list[Problem 
     return [_problem("textless", words, items, bad, told), _problem("long", cut, items, long, sizes)]
 
 
-def _odd_times(log: Rows, seconds: pa.ChunkedArray, name: str) -> Problem | None:
+def _odd_times(log: FileTable, seconds: pa.ChunkedArray, name: str) -> Problem | None:
     tomorrow = int(datetime.datetime.now(datetime.UTC).timestamp()) + 86400
     odd = _where(pc.or_(pc.less(seconds, EARLIEST), pc.greater(seconds, tomorrow)))
     told = [f"{name} '{log.table[name][int(row)]}' is read as {_day(seconds[int(row)].as_py())}" for row in odd[:SHOWN]]
@@ -194,14 +194,14 @@ def _counts(user: pa.ChunkedArray, item: pa.ChunkedArray, keys: pa.ChunkedArray)
     return notes
 
 
-def cleaned(settings: Data, seed: int) -> tuple[Dataset, str]:
+def load_cleaned(settings: Data, seed: int) -> tuple[Dataset, str]:
     """What a recipe reads, cleaned and split as a run would, and the unit of its times; errors as of these."""
     raw = read(settings)
     found = clean(raw, settings, seed)
     return Dataset(found.interactions, found.items), raw.unit
 
 
-def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
+def statistics(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
     """Statistics of a data set by name. `text` are columns that describe an item; times are "seconds" or "position".
 
     Raises:
@@ -225,7 +225,7 @@ def facts(dataset: Dataset, text: list[str], unit: str) -> dict[str, Any]:
         "items never seen": int((seen == 0).sum()),
         "users tested": len(np.unique(dataset.cases("test").users)),
         "time": span,
-        "items with text": f"{with_text(items, text)} of {dataset.n_items} ({', '.join(text)})",
+        "items with text": f"{count_with_text(items, text)} of {dataset.n_items} ({', '.join(text)})",
         "columns of items": ", ".join(items.column_names),
     }
 

@@ -1,8 +1,8 @@
-"""Text servers that a recipe names: which of them may be used, and which of them are sent the key.
+"""Which text servers may be used, and which of them get the API key.
 
-A recipe, a run or an export may come from somebody else, and its `url` would then receive the key and everything that
-is sent. So an address counts as the user's own only if the user typed it on the command line or set it in
-OPENAI_BASE_URL. Only such an address gets OPENAI_API_KEY; any other is asked about on the terminal first.
+A recipe, a run or an export may come from another person, and the server at its `url` would receive the key and all
+texts. Therefore a URL is trusted only if the user typed it on the command line or set it in OPENAI_BASE_URL. Only a
+trusted URL gets OPENAI_API_KEY. For any other URL the user must confirm on the terminal first.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from llmrec.errors import TextError
 KEY, BASE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
 _named: set[str] = set()  # origins from the command line of this process
-_confirmed: set[str] = set()  # origins that the user agreed to when asked
+_confirmed: set[str] = set()  # origins that the user confirmed on the terminal
 
 
-def name(url: str) -> None:
-    """Record an address that the user typed on the command line."""
+def trust(url: str) -> None:
+    """Record a URL that the user typed on the command line."""
     _named.add(_origin(url))
 
 
-def name_in(value: Any) -> None:
-    """Record the addresses in a value that the user typed, such as that of `chat.url=…`; lists and mappings too."""
+def trust_all(value: Any) -> None:
+    """Record all URLs in a value that the user typed, such as that of `chat.url=…`, also in lists and mappings."""
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         with contextlib.suppress(TextError):
-            name(value)
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        name_in(one)
+            trust(value)
+    for member in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        trust_all(member)
 
 
-def key_for(url: str) -> str | None:
-    """OPENAI_API_KEY if the user named this address (scheme, host and port), otherwise None."""
+def api_key_for(url: str) -> str | None:
+    """Return OPENAI_API_KEY if the user named the scheme, host and port of this URL, otherwise None."""
     return os.environ.get(KEY) or None if _is_named(_origin(url)) else None
 
 
-def require(url: str, key: str) -> None:
-    """Return if texts may be sent to an address; ask on the terminal where the user has not named it.
+def require_trusted(url: str, key: str) -> None:
+    """Return if texts may be sent to a URL. Ask on the terminal if the user has not named it.
 
     Args:
-        key: the recipe key that holds it, such as `chat.url`, for messages.
+        key: the recipe key of the URL, such as `chat.url`, for messages.
 
     Raises:
-        TextError: the address is no http(s) URL, the user says no, or there is no terminal to ask on.
+        TextError: not an http(s) URL, the user refuses, or there is no terminal.
     """
     origin = _origin(url)
     if _is_named(origin) or origin in _confirmed:
@@ -68,7 +68,7 @@ def _is_named(origin: str) -> bool:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port of an address, in the one spelling that addresses are compared by."""
+    """Return scheme, host and port of a URL in a normal form, for comparison; TextError if it is not an http(s) URL."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -76,5 +76,5 @@ def _origin(url: str) -> str:
     except (ValueError, KeyError):
         host, port = "", 0
     if not host or not url.strip().isprintable() or set(parts.netloc) & set("@\\ "):  # clients read these differently
-        raise TextError(f"{ascii(url)[:200]} is no address of a server: write it as http://HOST:PORT/v1.")
+        raise TextError(f"{ascii(url)[:200]} is not the URL of a server: write it as http://HOST:PORT/v1.")
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"

