@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmrec.decode.generative import EngineName
-    from llmrec.decode.opened import OpenedRecommender
+    from llmrec.decode.load import LoadedRecommender
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ def load(
     engine: EngineName = "transformers",
     beams: int | None = None,
     **options: Any,
-) -> OpenedRecommender:
+) -> LoadedRecommender:
     """Open the recommender of a run or of an export.
 
     It gives lists as they were judged: with as many beams, items of the history left out or not, and all members of an
@@ -41,10 +41,10 @@ def load(
         RunError: the folder holds no trained model, or stages of two recipes.
         ModelError: a file of it is damaged.
     """
-    from llmrec.decode.generative import engines_of
-    from llmrec.decode.opened import Options, RecommenderFolder
+    from llmrec.decode.generative import engine_factory
+    from llmrec.decode.load import LoadOptions, RecommenderFolder
     from llmrec.run.recommender import describe
 
     root = Path(folder)
-    opening = Options(partial(engines_of, engine, **options), beams, held_out_prompt)
-    return RecommenderFolder(root, describe(root), opening).on()
+    opening = LoadOptions(partial(engine_factory, engine, **options), beams, held_out_prompt)
+    return RecommenderFolder(root, describe(root), opening).for_catalogue()

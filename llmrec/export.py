@@ -18,7 +18,7 @@ from typing import Any
 
 from llmrec.card import Facts, base_name, card, measured
 from llmrec.checked import read_checked
-from llmrec.decode.description import Description, nodes, write_description
+from llmrec.decode.recommender_spec import RecommenderSpec, iter_nodes, write_spec
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
@@ -59,7 +59,7 @@ def export(run: Path, target: Path) -> Path:
         exported = _with_models(source, described, folder, recipe.model)
         for stage in (catalogue, *(source.stage(spec.name) for spec in fitted)):
             _copy(source, stage, stage, folder / stage.relative_to(run))
-        write_description(folder, exported)
+        write_spec(folder, exported)
         trained = [(spec.config, read_made(source.stage(spec.name))) for spec in stages if spec.kind == "train"]
         judged = measured(source, [plan(recipe, "test")[-1], plan(recipe, "valid")[-1]], recipe.seed)
         facts = _facts(exported, Catalogue.load(catalogue), folder, recipe.model)
@@ -69,13 +69,13 @@ def export(run: Path, target: Path) -> Path:
     return target
 
 
-def _with_models(run: RunFolder, described: Description, folder: Path, model: Model) -> Description:
+def _with_models(run: RunFolder, described: RecommenderSpec, folder: Path, model: Model) -> RecommenderSpec:
     """Copy the language models of a recommender: the first into the folder itself, others below it.
 
     Returns:
         The description with the new places of the models.
     """
-    found = [node["folder"] for node in nodes(described["recommender"]) if node["kind"] == "generative"]
+    found = [node["folder"] for node in iter_nodes(described["recommender"]) if node["kind"] == "generative"]
     places: dict[str, str] = {}
     for name in found:
         places.setdefault(name, f"models/{len(places) + 1}" if places else ".")
@@ -155,7 +155,7 @@ def _name_base(adapter: Path, model: Model) -> None:
     write_json(adapter / "adapter_config.json", config)
 
 
-def _facts(exported: Description, catalogue: Catalogue, folder: Path, model: Model) -> dict[str, Any]:
+def _facts(exported: RecommenderSpec, catalogue: Catalogue, folder: Path, model: Model) -> dict[str, Any]:
     """What the card says of the files that are exported."""
     tokenizer, config = (
         read_checked(folder / name, dict[str, Any]) for name in ("tokenizer_config.json", "config.json")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llmrec.align.tree import plant
-from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.sample import sample, sample_without_replacement
+from llmrec.decode.filters import BatchFilters, Filter
+from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.indexing.trie import ROOT, Trie
@@ -54,7 +54,7 @@ def draw(
         found = beam_search(scorer, trie, tokens, prompts, min(n, len(trie)), None, filters, "allowed")
         there = found.items >= 0
         return Group(found.items, found.scores, there / np.maximum(1, there.sum(1, keepdims=True)))
-    several = sample_without_replacement(scorer, trie, tokens, prompts, n, temperature, filters, random)
+    several = sample(scorer, trie, tokens, prompts, n, temperature, filters, random, replacement=False)
     return Group(several.items, several.log_probs, fair_weights(several.log_probs, several.threshold))
 
 
@@ -97,18 +97,18 @@ def policy_tree(
     codes = trie.code(items.reshape(-1)).reshape(*items.shape, -1)
     tree = plant(prompts, list(code_tokens(codes, tokens)))
     symbols = np.maximum(codes, 0).astype(np.int64)
-    allowed = _allowed(trie, Filters(trie, filters, len(items)), codes)
+    allowed = _allowed(trie, BatchFilters(trie, filters, len(items)), codes)
     return tree | {"symbols": torch.from_numpy(symbols), "allowed": torch.from_numpy(allowed)}
 
 
-def _allowed(trie: Trie, sieve: Filters, codes: np.ndarray) -> np.ndarray:
+def _allowed(trie: Trie, sieve: BatchFilters, codes: np.ndarray) -> np.ndarray:
     rows, answers, depth = codes.shape
     allowed = np.zeros((rows * answers, depth, trie.n_symbols), bool)
     row, node = np.repeat(np.arange(rows), answers), np.full(rows * answers, ROOT)
     for level, symbol in enumerate(codes.reshape(-1, depth).T):
         going = np.flatnonzero((node >= 0) & (symbol >= 0))
         source, edge, child = trie.children(node[going])
-        kept = sieve.count(row[going][source], trie.start[child], trie.stop[child]) > 0
+        kept = sieve.count_allowed(row[going][source], trie.start[child], trie.stop[child]) > 0
         allowed[going[source[kept]], level, edge[kept]] = True
         node[going] = trie.child(node[going], symbol[going])
     return allowed.reshape(rows, answers, depth, -1)

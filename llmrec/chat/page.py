@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from llmrec.chat.dialogue import ChatService, say
 from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
 from llmrec.chat.visits import CARDS, VISITS, Page
-from llmrec.serve import logs
+from llmrec.serve import log_redaction
 from llmrec.serve.access import TrustedHosts, bind, listen
 from llmrec.serve.connections import BoundedServer, room
 
@@ -264,7 +264,7 @@ def server(
         ChatError: see `check_host`.
     """
     check_host(str(listening.getsockname()[0]), login)
-    logs.limit_repeats()
+    log_redaction.limit_repeats()
     config = uvicorn.Config(
         application(service, title, login),
         http="h11",  # httptools, which uvicorn takes where it is installed, puts no bound on headers

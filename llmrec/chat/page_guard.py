@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrec.errors import ChatError
 from llmrec.serve.access import is_loopback
-from llmrec.serve.shapes import Refused
+from llmrec.serve.schemas import ApiError
 
 LOGIN = "LLMREC_PAGE_LOGIN"
 SHORTEST = 8  # characters of a password
@@ -124,7 +124,7 @@ class PageGuard:
             send = _with_headers(send)
             try:
                 scope, receive = await self._checked(scope, receive)
-            except Refused as refused:
+            except ApiError as refused:
                 await refused.response(uuid.uuid4().hex)(scope, receive, send)
                 return
             session = scope["query_string"].decode().removeprefix(QUERY)  # empty but for a stream of answers
@@ -150,34 +150,34 @@ class PageGuard:
         elif method == "GET" and path == DATA:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
             if not _SESSION.fullmatch(session) or self.unread(session) is None:
-                raise Refused(404, "no answers will come for this session: load the page again.")
+                raise ApiError(404, "no answers will come for this session: load the page again.")
             query = f"{QUERY}{session}".encode()
             if self.streams[session] >= STREAMS:
-                raise Refused(429, "the answers of this session are read already.", Retry_After="1")
+                raise ApiError(429, "the answers of this session are read already.", Retry_After="1")
         elif method not in ("GET", "HEAD") or not _FILES.fullmatch(path):
-            raise Refused(404, "the page has nothing under this path.")
+            raise ApiError(404, "the page has nothing under this path.")
         return {**scope, "query_string": query, "headers": headers}, receive
 
     def _call(self, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
         """The body of a call with nothing in it but the function, its inputs and the session."""
         kind = next((value.decode("latin-1") for key, value in headers if key == b"content-type"), "")
         if kind.partition(";")[0].strip().lower() != "application/json":
-            raise Refused(415, "send JSON, as content-type application/json.")
+            raise ApiError(415, "send JSON, as content-type application/json.")
         try:
             call = json.loads(body.decode())
             data, function, session = call["data"], call["fn_index"], call["session_hash"]
             made = {"data": data, "fn_index": function, "session_hash": session}
             encoded = json.dumps(made, ensure_ascii=False).encode()
         except (ValueError, KeyError, TypeError, RecursionError):  # of UnicodeError, which is a ValueError, too
-            raise Refused(400, "the body is no call of the page.") from None
+            raise ApiError(400, "the body is no call of the page.") from None
         if type(function) is not int or function not in self.inputs:
-            raise Refused(404, "the page has no such function: load it again.")
+            raise ApiError(404, "the page has no such function: load it again.")
         if not isinstance(session, str) or not _SESSION.fullmatch(session):
-            raise Refused(422, "`session_hash` is not a name that a browser chooses.", "session_hash")
+            raise ApiError(422, "`session_hash` is not a name that a browser chooses.", "session_hash")
         if not isinstance(data, list) or len(data) != self.inputs[function] or not all(map(_plain, data)):
-            raise Refused(422, f"`data` takes {self.inputs[function]} texts of {TEXT} characters at most.", "data")
+            raise ApiError(422, f"`data` takes {self.inputs[function]} texts of {TEXT} characters at most.", "data")
         if (self.unread(session) or 0) >= UNREAD:
-            raise Refused(429, "this session does not read its answers.", Retry_After="5")
+            raise ApiError(429, "this session does not read its answers.", Retry_After="5")
         return encoded
 
 
@@ -195,11 +195,11 @@ async def _body(receive: Receive) -> bytes:
                 parts.append(message.get("body", b""))
                 length += len(parts[-1])
                 if length > BODY:
-                    raise Refused(413, f"the body has more than {BODY} bytes.", Connection="close")
+                    raise ApiError(413, f"the body has more than {BODY} bytes.", Connection="close")
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
-        raise Refused(400, f"the body did not come within {PATIENCE:g} s.", Connection="close") from None
+        raise ApiError(400, f"the body did not come within {PATIENCE:g} s.", Connection="close") from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

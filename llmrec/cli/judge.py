@@ -56,7 +56,7 @@ def _opened(run: Path, ledger: Path, why: str) -> dict[str, Any]:
 
 def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) -> dict[str, Any]:
     """Figures on the recipe's split or on another one; kept where the recipe's own settings make them."""
-    from llmrec.decode.generative import engine_named
+    from llmrec.decode.generative import parse_engine
     from llmrec.evaluate.files import read_judged
     from llmrec.run import execute
     from llmrec.run.layout import recipe_of
@@ -69,12 +69,12 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
             f"`llmrec evaluate {run} --test`, which is written into the ledger."
         )
     split = target or recipe.evaluate.split
-    if beams is None and engine_named(engine) == "transformers":
+    if beams is None and parse_engine(engine) == "transformers":
         with stages() as progress:
             return read_judged(execute.judge(recipe, run, plan(recipe, split)[-1], progress))
     changed = recipe_of(run, [f"evaluate.split={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
     with stages() as progress, tempfile.TemporaryDirectory() as folder:
-        execute.judge(changed, run, plan(changed)[-1], progress, (Path(folder), engine_named(engine)))
+        execute.judge(changed, run, plan(changed)[-1], progress, (Path(folder), parse_engine(engine)))
         return read_judged(Path(folder))
 
 

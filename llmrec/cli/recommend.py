@@ -13,7 +13,7 @@ from llmrec.cli.screen import plain, say, screen, stages
 from llmrec.errors import RequestError
 
 if TYPE_CHECKING:
-    from llmrec.serve.everybody import Job
+    from llmrec.serve.batch_inference import BatchJob
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -41,7 +41,7 @@ def recommend(
 ) -> None:
     """Recommend items to a user of the run, after a history of item ids, or to every user into a file."""
     import llmrec
-    from llmrec.decode.generative import engine_named
+    from llmrec.decode.generative import parse_engine
 
     if [user is not None, history is not None, all_users].count(True) != 1:
         raise RequestError("say for whom: --user ID, --history ID,ID,… or --all-users --out recs.parquet")
@@ -49,15 +49,15 @@ def recommend(
         raise RequestError(
             f"--dtype is vLLM's, one of {', '.join(DTYPES)}; transformers takes the weights as they are."
         )
-    name = engine_named(engine)
+    name = parse_engine(engine)
     if all_users:
-        from llmrec.serve.everybody import Job
+        from llmrec.serve.batch_inference import BatchJob
 
         if out is None:
             raise RequestError("say where to: --all-users --out recs.parquet")
         if out.suffix != ".parquet":
             raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
-        _to_all_users(Job(run, out, k, seen, name, dtype=dtype, force=force), processes, as_json)
+        _to_all_users(BatchJob(run, out, k, seen, name, dtype=dtype, force=force), processes, as_json)
         return
     options: dict[str, Any] = {"dtype": dtype} if engine == "vllm" else {}
     recommender = llmrec.load(run, engine=name, **options)
@@ -71,8 +71,8 @@ def recommend(
         screen.print(f"{place:>3}  {score:8.3f}  {plain(item_id):<12} {plain(titles[number[item_id]])}")
 
 
-def _to_all_users(job: Job, processes: int, as_json: bool) -> None:
-    from llmrec.serve.everybody import recommend_all
+def _to_all_users(job: BatchJob, processes: int, as_json: bool) -> None:
+    from llmrec.serve.batch_inference import recommend_all
 
     with stages() as tell:
         users = recommend_all(job, processes, lambda done: tell("users", done))

@@ -1,6 +1,6 @@
-"""The generative recommender: a language model writes the code of the next item, and only codes of items.
+"""The generative recommender: a language model generates the code of the next item, constrained to the catalogue.
 
-A `Generative` turns requests into prompts and filters; an engine ranks prompts: on transformers here, on vLLM in
+`Generative` turns requests into prompts and filters; an engine ranks prompts: on transformers here, on vLLM in
 `vllm_engine`.
 """
 
@@ -31,14 +31,14 @@ from llmrec.model.vocabulary import token_ids
 from llmrec.tasks.templates import Piece, fill, neutral
 
 EngineName = Literal["transformers", "vllm"]
-BEAMS = 50  # prefixes that a search keeps; narrow beams lose items
+BEAMS = 50  # default number of beams; narrow beams miss items
 
 
 class Engine(Protocol):
-    """What a generative recommender needs of a model."""
+    """Interface of a model for a generative recommender."""
 
     def check(self, prompt: Sequence[int]) -> None:
-        """Raise a RequestError where prompt and answer do not fit the model's window."""
+        """Raise a RequestError if prompt and answer exceed the model's window."""
 
     def rank(
         self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList = None, beams: int | None = None
@@ -50,17 +50,17 @@ class Engine(Protocol):
 
 
 class TransformersEngine(Engine):
-    """A model of transformers in this process, on CPU or GPU; its weights may go on changing."""
+    """A model of transformers in this process, on CPU or GPU; its weights may change between calls."""
 
     def __init__(self, model: PreTrainedModel, trie: Trie, tokens: np.ndarray) -> None:
-        """Use a model; `tokens` (n_symbols,) has its token of each symbol of the trie. Errors as in `Scorer`."""
+        """Use a model; `tokens` (n_symbols,) are its tokens of the trie's symbols. Errors as in `Scorer`."""
         self.scorer, self.trie, self.tokens = Scorer(model), trie, tokens
 
     def check(self, prompt: Sequence[int]) -> None:
-        if len(prompt) + self.trie.depth > self.scorer.limit:
+        if len(prompt) + self.trie.depth > self.scorer.max_length:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens and its answer {self.trie.depth}, but the model's window is "
-                f"{self.scorer.limit}: shorten the query."
+                f"{self.scorer.max_length}: shorten the query."
             )
 
     def rank(
@@ -73,48 +73,48 @@ class TransformersEngine(Engine):
 
 
 EngineFactory = Callable[[Catalogue, Path, np.ndarray], Engine]
-"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine; its model is loaded before."""
+"""(catalogue, its folder, (n_symbols,) the model's token of each symbol) → an engine of a loaded model."""
 
 
-def transformers_engines(folder: Path) -> EngineFactory:
-    """Load a model folder; the engines of all catalogues share its weights."""
+def transformers_engine_factory(folder: Path) -> EngineFactory:
+    """Load a model folder; engines of several catalogues share its weights."""
     model = model_folder.load_model(folder)
     return lambda catalogue, _, tokens: TransformersEngine(model, catalogue.trie, tokens)
 
 
-def engines_of(name: EngineName, folder: Path, **options: Any) -> EngineFactory:
-    """The engines of a model folder in this process.
+def engine_factory(name: EngineName, folder: Path, **options: Any) -> EngineFactory:
+    """Engines of a model folder in this process.
 
     Args:
         name: transformers, which loads the model now; or vllm, which takes half a minute to start for each catalogue.
-        options: arguments of `vllm.LLM`, for that engine.
+        options: arguments of `vllm.LLM`.
 
     Raises:
         ModelError: the model cannot be loaded.
         ExtraError: vLLM is not installed.
     """
     if name == "transformers":
-        return transformers_engines(folder)
+        return transformers_engine_factory(folder)
     resources.require_extras("serve")
     from llmrec.decode.vllm_engine import VllmEngine
 
     return lambda catalogue, catalogue_folder, _: VllmEngine.open(folder, catalogue_folder, **options)
 
 
-def engine_named(name: str) -> EngineName:
-    """An engine's name, as a user typed it; a RequestError where there is no such engine."""
+def parse_engine(name: str) -> EngineName:
+    """Check an engine's name; a RequestError if there is no such engine."""
     for engine in get_args(EngineName):
         if engine == name:
             return engine
-    raise RequestError(f"there is no engine '{name}': say transformers or vllm.")
+    raise RequestError(f"there is no engine '{name}': use transformers or vllm.")
 
 
 class Generative(Recommender):
     """A language model over a catalogue.
 
     Attributes:
-        note: prompts and settings that the model was trained with.
-        beams: prefixes that a search keeps at each level; at least k are kept.
+        note: prompts and settings of training.
+        beams: of a search; at least k are kept.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Generative(Recommender):
         engine: Engine,
         beams: int | None = None,
     ) -> None:
-        """Put a recommender together; `GenerativeModel` loads one from a model folder. `BEAMS` beams if None."""
+        """Use a loaded model; `GenerativeModel` loads one from a folder. `BEAMS` beams if None."""
         self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
         self.beams = beams or BEAMS
 
@@ -135,9 +135,9 @@ class Generative(Recommender):
 
     @property
     def reads(self) -> frozenset[str]:
-        read = {"history": True, "user": "{user}" in self.note.prompt}
-        read["words"] = bool(self.note.search or self.note.search_history)
-        return frozenset(name for name, wanted in read.items() if wanted)
+        fields = {"history": True, "user": "{user}" in self.note.prompt}
+        fields["words"] = bool(self.note.search or self.note.search_history)
+        return frozenset(name for name, is_read in fields.items() if is_read)
 
     @property
     def reads_items(self) -> int:
@@ -151,27 +151,27 @@ class Generative(Recommender):
         if request.words and len(request.history) and not self.note.search_history:
             notes.append("the model read the query alone: it was not trained to read one after a history")
         if "user" in self.reads and not request.user:
-            notes.append("the model was trained with ids of users, and none is given")
+            notes.append("the model was trained with user ids, and the request has none")
         return notes
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
-        """See `Recommender.rank`; items that the beams miss are missed."""
+        """See `Recommender.rank`; items outside the beams are missed."""
         check_k(k, self.n_items)
         if not requests:
             return Ranked.empty(0, k)
-        prompts, filters = [self.prompt(one) for one in requests], [self.filter(one) for one in requests]
-        return self.engine.rank(prompts, k, filters, self.width(k))
+        prompts, filters = [self.prompt(each) for each in requests], [self.filter(each) for each in requests]
+        return self.engine.rank(prompts, k, filters, self.n_beams(k))
 
-    def width(self, k: int) -> int:
-        """Beams of a search for k items: the same for all small k, so that requests share batches."""
+    def n_beams(self, k: int) -> int:
+        """Beams of a search for k items: equal for all small k, so that requests can share batches."""
         return min(max(k, self.beams), self.n_items)
 
     def score(self, requests: Sequence[Request]) -> np.ndarray:
-        """(rows, items) float32 log-probability of every item; a RequestError where the engine is vLLM."""
-        return self.engine.score([self.prompt(one) for one in requests], [self.filter(one) for one in requests])
+        """(rows, items) float32 log-probability of every item; a RequestError if the engine is vLLM."""
+        return self.engine.score([self.prompt(each) for each in requests], [self.filter(each) for each in requests])
 
     def prompt(self, request: Request) -> list[int]:
-        """Tokens of the prompt for a request: for its history, for its words, or for both."""
+        """Prompt tokens of a request: of its history, its words, or both."""
         codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self.note
         recent = [int(item) for item in request.history[-note.history :]]
         pieces: dict[str, list[Piece]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
@@ -183,14 +183,14 @@ class Generative(Recommender):
         return encode(self.tokenizer, fill(next(filter(None, prompts)), pieces)[0])
 
     def with_held_out_prompt(self) -> Generative | None:
-        """The same model, prompted with a template that training never saw; None if its task keeps none."""
+        """The same model with a prompt template that training never saw; None if its task has none."""
         if self.note.held_out_prompt == self.note.prompt:
             return None
         note = replace(self.note, prompt=self.note.held_out_prompt)
         return Generative(self.tokenizer, note, self.catalogue, self.engine, self.beams)
 
     def filter(self, request: Request) -> Filter | None:
-        """What a request may be given, as the search takes it."""
+        """Filter of a request for the search; None if every item is allowed."""
         trie, allowed = self.catalogue.trie, request.allowed
         if allowed is None and not len(request.denied):
             return None
@@ -203,24 +203,24 @@ class Generative(Recommender):
 
 
 class GenerativeModel:
-    """A model folder; `on` gives a recommender for any catalogue of its tokens, and all of these share its weights."""
+    """A model folder and its recommenders for any catalogue of its tokens, which share the weights."""
 
     def __init__(self, folder: Path, engines: EngineFactory, beams: int | None = None) -> None:
-        """Read the tokenizer and the prompts of a model folder, whose model the engines run.
+        """Load tokenizer and prompts of a model folder, whose model the engines run.
 
         Raises:
-            ModelError: not a model folder, a damaged one, or one of a model that was not trained to recommend.
+            ModelError: not a model folder, a damaged one, or a model that was not trained to recommend.
         """
         self.tokenizer, self.note = model_folder.load_words(folder)
         if not self.note.prompt:
             raise ModelError(f"the model in {folder} was trained to judge candidates, not to recommend.")
         self._engines, self._folder, self._beams = engines, folder, beams
 
-    def on(self, catalogue: Catalogue, folder: Path) -> Generative:
-        """A recommender for a catalogue in a folder: the one that the model was trained on, or one that extends it.
+    def for_catalogue(self, catalogue: Catalogue, folder: Path) -> Generative:
+        """Recommender for the catalogue that the model was trained on, or one that extends it.
 
         Raises:
-            ModelError: the model was trained on another catalogue, or lacks tokens of it.
+            ModelError: the model was trained on another catalogue, or lacks some of its tokens.
         """
         if self.note.catalogue not in catalogue.lineage:
             raise ModelError(

@@ -16,7 +16,7 @@ from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, S
 from llmrec.data.columns import try_cast
 from llmrec.data.dataset import Dataset, EvalCases
 from llmrec.decode.generative import Generative, TransformersEngine
-from llmrec.decode.opened import with_held_out_prompt
+from llmrec.decode.load import with_held_out_prompt
 from llmrec.decode.recommenders import Ensemble
 from llmrec.errors import DataError
 from llmrec.evaluate import beyond

@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from llmrec.decode.exact import score_nodes
-from llmrec.decode.scorer import Branches, Scorer
+from llmrec.decode.scorer import BranchState, Scorer
 from llmrec.errors import ModelError, TextError
 from llmrec.model.prompting import encode, turns
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, RatingAnswer, RatingTokens
@@ -64,7 +64,7 @@ class TransformersRatingEngine:
                 "Lower --history or --shots."
             )
         shared = _shared_length(rows)
-        prefix = self.scorer.beginning(rows[0][:shared])
+        prefix = self.scorer.cache_prefix(rows[0][:shared])
         order = np.argsort([len(row) for row in rows], kind="stable").tolist()
         for batch in _batches(order, [len(row) - shared for row in rows]):
             start = time.perf_counter()
@@ -77,14 +77,14 @@ class TransformersRatingEngine:
         self, rows: list[list[int]], prefix: DynamicCache, ratings: RatingTokens
     ) -> list[tuple[str, list[float], float, int]]:
         """Text, probabilities of ratings, their sum, and tokens of each answer."""
-        tokens = np.arange(self.scorer.vocabulary)
-        state = self.scorer.prefill(rows, tokens, self.max_tokens, whole=True, before=prefix)
+        tokens = np.arange(self.scorer.vocab_size)
+        state = self.scorer.prefill(rows, tokens, self.max_tokens, full_vocabulary=True, prefix=prefix)
         shares, mass = ratings.probabilities(score_nodes(self.scorer, ratings.trie, state, "vocabulary"))
         answers = self._generate(state)
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return list(zip(texts, shares.tolist(), mass.tolist(), map(len, answers), strict=True))
 
-    def _generate(self, state: Branches) -> list[list[int]]:
+    def _generate(self, state: BranchState) -> list[list[int]]:
         """Greedy tokens of each row up to its end token."""
         answers: list[list[int]] = [[] for _ in state.lengths]
         unfinished = [True] * len(answers)

@@ -17,7 +17,7 @@ from llmrec.run.stage import Context
 from llmrec.train.job import TrainJob, Validate
 
 if TYPE_CHECKING:
-    from llmrec.decode.description import Description
+    from llmrec.decode.recommender_spec import RecommenderSpec
 
 
 def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
@@ -88,16 +88,16 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
     return validator(stage.validation, evaluate, dataset, catalogue, context.seed, isinstance(stage, Alignment))
 
 
-def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Description) -> dict[str, Any]:
+def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: RecommenderSpec) -> dict[str, Any]:
     """Judge a model on the split `settings.split` by what it was trained for.
 
     As a recommender, by tasks with few possible answers, and by what it writes. `description` is of what is judged, as
     `plan.description_of` gives it.
     """
-    from llmrec.decode.description import nodes
+    from llmrec.decode.recommender_spec import iter_nodes
 
     facts = _ranking(context, settings, description) if tasks.recommending else {}
-    folder = next(node["folder"] for node in nodes(description["recommender"]) if node["kind"] == "generative")
+    folder = next(node["folder"] for node in iter_nodes(description["recommender"]) if node["kind"] == "generative")
     if tasks.choices:
         facts |= _choices(context, settings, tasks, context.run.stage(folder))
     if settings.generation:
@@ -105,20 +105,20 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: De
     return facts
 
 
-def _ranking(context: Context, settings: Evaluate, description: Description) -> dict[str, Any]:
+def _ranking(context: Context, settings: Evaluate, description: RecommenderSpec) -> dict[str, Any]:
     """Rank the held-out items beside the baselines, over the whole catalogue."""
-    from llmrec.decode.generative import engines_of
-    from llmrec.decode.opened import Options, RecommenderFolder
+    from llmrec.decode.generative import engine_factory
+    from llmrec.decode.load import LoadOptions, RecommenderFolder
     from llmrec.evaluate.ranking import evaluate as rank
 
     run = context.run
     dataset, catalogue = Dataset.load(run.data, texts=False), Catalogue.load(run.catalogue)
     dataset.check_catalogue(catalogue.item_ids)
     baselines = {model.name: load_collaborative(run, model, dataset) for model in settings.baselines}
-    options = Options(partial(engines_of, context.engine), held_out_prompt=settings.template == "held-out")
+    options = LoadOptions(partial(engine_factory, context.engine), held_out_prompt=settings.template == "held-out")
     judged = RecommenderFolder(run.path, description, options)
     result = rank(
-        judged.on(catalogue=catalogue).recommender,
+        judged.for_catalogue(catalogue=catalogue).recommender,
         description["name"] + (f"+{settings.ensemble.model.name}" if settings.ensemble else ""),
         dataset,
         settings,

@@ -20,7 +20,7 @@ from llmrec.run.layout import CATALOGUE, DATA, ITEMS, TASKS, RunFolder, collabor
 from llmrec.run.stage import Context, Outside, Split, StageSpec
 
 if TYPE_CHECKING:
-    from llmrec.decode.description import Description
+    from llmrec.decode.recommender_spec import RecommenderSpec
 
 UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 ITEM_TABLE = f"{DATA}/items.parquet"
@@ -234,7 +234,7 @@ def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, nam
     return StageSpec(layout.evaluation_name(settings.split), "evaluate", 4, config, reads, make)
 
 
-def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> Description:
+def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> RecommenderSpec:
     """What the recommender of a recipe, called `name`, is made of; folders are below the run's."""
     model = layout.model_of(Path(layout.training_name(len(train), train[-1].method))).as_posix()
     node: dict[str, Any] = {"kind": "generative", "folder": model, "beams": settings.beams}

@@ -1,11 +1,11 @@
-"""What a run recommends by, as a description that `decode/opened` opens; the same as an export has in a file."""
+"""What a run recommends by, as a description that `decode/load` opens; the same as an export has in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrec.decode.description import FILE, Description, nodes, read_description
+from llmrec.decode.recommender_spec import SPEC_FILE, RecommenderSpec, iter_nodes, read_spec
 from llmrec.errors import RunError
 from llmrec.model.folder import NOTE
 from llmrec.run.layout import RunFolder, recipe_of
@@ -15,10 +15,10 @@ from llmrec.run.stage import StageSpec, require_current
 
 def is_export(folder: Path) -> bool:
     """Whether a folder is an export, not a run."""
-    return (folder / FILE).is_file()
+    return (folder / SPEC_FILE).is_file()
 
 
-def describe(folder: Path) -> Description:
+def describe(folder: Path) -> RecommenderSpec:
     """What the recommender of a run or of an export is made of.
 
     Raises:
@@ -29,12 +29,12 @@ def describe(folder: Path) -> Description:
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}. Make a run with: llmrec run quickstart --out {folder}")
     if is_export(folder):
-        return read_description(folder)
+        return read_spec(folder)
     run = RunFolder(folder)
     if (folder / NOTE).is_file() and not run.is_run():
         raise RunError(
-            f"{folder} holds a model but no {FILE}, so an older version of llmrec exported it, or it is not copied "
-            "whole. Copy it again, or export its run again with: llmrec export RUN DIR"
+            f"{folder} holds a model but no {SPEC_FILE}, so an older version of llmrec exported it, or it is not "
+            "copied whole. Copy it again, or export its run again with: llmrec export RUN DIR"
         )
     run.require_run()
     recipe = recipe_of(folder)
@@ -52,9 +52,9 @@ def describe(folder: Path) -> Description:
     return description
 
 
-def collaborative_stages(specs: Sequence[StageSpec], description: Description) -> list[StageSpec]:
+def collaborative_stages(specs: Sequence[StageSpec], description: RecommenderSpec) -> list[StageSpec]:
     """Stages of a plan with the collaborative models of a recommender, and with the parts of these models."""
-    named = {node["folder"] for node in nodes(description["recommender"]) if "folder" in node}
+    named = {node["folder"] for node in iter_nodes(description["recommender"]) if "folder" in node}
     for spec in reversed(specs):  # what a model is composed of comes before it
         if spec.kind == "collaborative" and spec.name in named:
             named.update(read for read in spec.reads if isinstance(read, str))
@@ -63,7 +63,7 @@ def collaborative_stages(specs: Sequence[StageSpec], description: Description) -
 
 def language_model(folder: Path) -> Path:
     """The model folder that a run or an export recommends by; RunError where it has none, or as `describe`."""
-    found = [node["folder"] for node in nodes(describe(folder)["recommender"]) if node["kind"] == "generative"]
+    found = [node["folder"] for node in iter_nodes(describe(folder)["recommender"]) if node["kind"] == "generative"]
     if not found:
         raise RunError(f"{folder} recommends without a language model, so vLLM cannot serve it: --engine transformers.")
     return folder / found[0]

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmrec.errors import RunError
-from llmrec.serve.shapes import Refused
+from llmrec.serve.schemas import ApiError
 
 API_KEY, ADMIN_KEY = "LLMREC_API_KEY", "LLMREC_ADMIN_KEY"
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:\d*)?")
@@ -158,14 +158,14 @@ class TrustedHosts:
             request_id = scope.get("state", {}).get("request_id") or uuid.uuid4().hex
             await refused.response(request_id)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Refused | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
         hosts = _headers(scope, b"host")
         if not all(self._trusted(host) for host in hosts):
-            return Refused(421, "this server does not answer under the name in the Host header: use its own address.")
+            return ApiError(421, "this server does not answer under the name in the Host header: use its own address.")
         # Sec-Fetch-Site is the browser's own judgement: right behind a proxy that rewrites Host, and no page can set it
         same = _headers(scope, b"sec-fetch-site") == ["same-origin"]
         if not same and any(_foreign(origin, hosts) for origin in _headers(scope, b"origin")):
-            return Refused(403, "requests from pages of other sites are refused: open the server's own address.")
+            return ApiError(403, "requests from pages of other sites are refused: open the server's own address.")
         return None
 
     def _trusted(self, host: str) -> bool:

@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from llmrec import __version__
-from llmrec.serve import logs
+from llmrec.serve import log_redaction
 from llmrec.serve.access import Keys, listen
+from llmrec.serve.auth import protect
 from llmrec.serve.connections import BoundedServer, room
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.gate import protect
-from llmrec.serve.routes import Figures, Routes
+from llmrec.serve.routes import Metrics, Routes
+from llmrec.serve.schemas import ApiError
 from llmrec.serve.settings import Settings
-from llmrec.serve.shapes import Refused
 from llmrec.serve.state import ServerState
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the pools of clients keep theirs
@@ -31,10 +31,10 @@ KEEP_ALIVE = 75  # seconds that an idle connection stays open; longer than the p
 
 def build(settings: Settings, keys: Keys) -> FastAPI:
     """The app, its model loaded; an LlmrecError where the run holds no model, or not its catalogue."""
-    logs.redact_errors()
-    logs.limit_repeats()
-    engine, figures = DynamicBatching(), Figures(CollectorRegistry())
-    state, routes = ServerState(settings, engine), Routes(figures, keys)
+    log_redaction.redact_errors()
+    log_redaction.limit_repeats()
+    engine, metrics = DynamicBatching(), Metrics(CollectorRegistry())
+    state, routes = ServerState(settings, engine), Routes(metrics, keys)
     routes.open(state)
 
     @contextlib.asynccontextmanager
@@ -45,9 +45,9 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     app = FastAPI(title="llmrec", version=__version__, lifespan=lifespan)
     routes.attach(app)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["server"])
-    app.add_api_route("/metrics", lambda: _metrics(figures), methods=["GET"], tags=["server"], response_class=Response)
+    app.add_api_route("/metrics", lambda: _metrics(metrics), methods=["GET"], tags=["server"], response_class=Response)
     app.add_exception_handler(HTTPException, _not_there)
-    protect(app, settings, keys, state.door, figures)
+    protect(app, settings, keys, state.limiter, metrics)
     return app
 
 
@@ -75,8 +75,8 @@ def serve(settings: Settings, keys: Keys, listening: socket.socket, ready: Calla
     BoundedServer(config, room(limits.connections), limits.read_timeout).run(sockets=[listening])
 
 
-def _metrics(figures: Figures) -> Response:
-    return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+def _metrics(metrics: Metrics) -> Response:
+    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _not_there(request: Request, error: Exception) -> JSONResponse:
@@ -84,9 +84,9 @@ async def _not_there(request: Request, error: Exception) -> JSONResponse:
     message = "there is no such route here; see /docs."
     if request.url.path in ("/v1/chat/completions", "/v1/completions"):
         message = "this server runs on transformers and only recommends: start it with --engine vllm for chats."
-    refused = Refused(404, message)
+    refused = ApiError(404, message)
     if isinstance(error, HTTPException) and error.status_code == 405:
         other = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
         allowed = ", ".join(sorted({method for route in other for method in route.methods}))
-        refused = Refused(405, f"this route takes {allowed}, not the method of the request; see /docs.", Allow=allowed)
+        refused = ApiError(405, f"this route takes {allowed}, not the method of the request; see /docs.", Allow=allowed)
     return refused.response(getattr(request.state, "request_id", ""))

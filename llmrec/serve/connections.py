@@ -40,7 +40,7 @@ def room(most: int) -> int:
     return fitting
 
 
-class Watch:
+class ConnectionWatchdog:
     """Closes connections of a uvicorn server that keep it waiting."""
 
     def __init__(self, connections: Set[Any], most: int, seconds: float) -> None:
@@ -115,9 +115,9 @@ class BoundedServer(uvicorn.Server):
     """A uvicorn server that accepts a connection only where there is room for it."""
 
     def __init__(self, config: uvicorn.Config, most: int, seconds: float) -> None:
-        """Make a server; `most` and `seconds` are those of `Watch`."""
+        """Make a server; `most` and `seconds` are those of `ConnectionWatchdog`."""
         super().__init__(config)
-        self.watch = Watch(self.server_state.connections, most, seconds)
+        self.watch = ConnectionWatchdog(self.server_state.connections, most, seconds)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

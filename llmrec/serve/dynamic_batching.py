@@ -14,7 +14,7 @@ from llmrec.contracts import Ranked, Recommender, Request
 from llmrec.decode.recommenders import Ensemble
 
 BATCH = 32  # requests at a time; a larger batch makes all of them wait for the longest
-DELAY = 0.1  # of a batch's time, the longest that the next one waits to become as large (results/serve-linger.json)
+MAX_DELAY = 0.1  # of a batch's time, the longest that the next one waits to become as large (results/serve-linger.json)
 TICK = 0.0005  # seconds
 SMALL_K = 50  # requests for at most so many items share batches
 
@@ -120,7 +120,7 @@ class DynamicBatching:
         batch was one request, nothing waits.
         """
         expected, seconds = self._last
-        end = time.perf_counter() + DELAY * seconds
+        end = time.perf_counter() + MAX_DELAY * seconds
         while len(self.waiting) < min(expected, self.batch) and time.perf_counter() < end:
             await asyncio.sleep(TICK)
 

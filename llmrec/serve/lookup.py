@@ -14,7 +14,7 @@ from llmrec.contracts import ItemSet
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import number_of, values_of
-from llmrec.serve.shapes import Constraint, Entry, Page, Refused
+from llmrec.serve.schemas import ApiError, CatalogueItem, ColumnConstraint, ItemsResponse
 
 _USUAL = ("category", "categories", "genre", "genres", "kind", "brand", "type")
 _KEPT = 64  # combinations of constraints
@@ -40,9 +40,9 @@ class Users:
     def history(self, user: str) -> list[str]:
         """Item ids of a user, oldest first; refused where there is no such user, or no users at all."""
         if self._data is None:
-            raise Refused(422, "this model was served without its data, so it knows no users: send `history`.", "user")
+            raise ApiError(422, "this model was served without its data, so it knows no users: send `history`.", "user")
         if user not in self._number:
-            raise Refused(422, "the run's data have no user of this id: send `history` instead.", "user")
+            raise ApiError(422, "the run's data have no user of this id: send `history` instead.", "user")
         return [self._data.item_ids[item] for item in self._data.histories[self._number[user]]]
 
     def popular(self, catalogue: Catalogue) -> np.ndarray:
@@ -65,7 +65,7 @@ class Constraints:
         self._values = lru_cache(maxsize=_COLUMNS)(self._index)
         self._numbers = lru_cache(maxsize=_COLUMNS)(self._parsed)
 
-    def items(self, category: str | dict[str, str] | None, where: dict[str, Constraint]) -> ItemSet | None:
+    def items(self, category: str | dict[str, str] | None, where: dict[str, ColumnConstraint]) -> ItemSet | None:
         """The items that meet all constraints; None where there are none, refused where a column or value is unknown.
 
         Args:
@@ -73,9 +73,9 @@ class Constraints:
             where: column → constraint.
         """
         if category == {}:
-            raise Refused(422, f"name a column and a value of it; there are {self._known()}.", "category")
+            raise ApiError(422, f"name a column and a value of it; there are {self._known()}.", "category")
         named = {self._usual(): category} if isinstance(category, str) else category or {}
-        wanted = [("category", column, Constraint(any=[value])) for column, value in named.items()]
+        wanted = [("category", column, ColumnConstraint(any=[value])) for column, value in named.items()]
         wanted += [("where", column, constraint) for column, constraint in where.items()]
         if not wanted:
             return None
@@ -86,7 +86,7 @@ class Constraints:
     def _usual(self) -> str:
         found = [name for name in _USUAL if name in self.columns]
         if not found:
-            raise Refused(422, f"say which column: {self._known()}.", "category")
+            raise ApiError(422, f"say which column: {self._known()}.", "category")
         return found[0]
 
     def _set(self, wanted: tuple[tuple[str, str, Any], ...]) -> ItemSet:
@@ -95,19 +95,19 @@ class Constraints:
     def _mask(self, field: str, column: str, key: tuple[Any, ...]) -> np.ndarray:
         """(items,) bool, which items meet one constraint."""
         if column not in self.columns:
-            raise Refused(422, f"items have no such column; there are {self._known()}.", field)
+            raise ApiError(422, f"items have no such column; there are {self._known()}.", field)
         any_of, none_of, low, high = key
         mask = np.ones(self._items.num_rows, bool)
         if any_of:
             mask &= self._holders(column, any_of)
             if not mask.any():
-                raise Refused(422, f"no item has this value in its column '{column}'.", field)
+                raise ApiError(422, f"no item has this value in its column '{column}'.", field)
         if none_of:
             mask &= ~self._holders(column, none_of)
         if low is not None or high is not None:
             numbers = self._numbers(column)
             if np.isnan(numbers).all():
-                raise Refused(422, f"the column '{column}' holds no numbers: use `any` or `none`.", field)
+                raise ApiError(422, f"the column '{column}' holds no numbers: use `any` or `none`.", field)
             mask &= (numbers >= (-np.inf if low is None else low)) & (numbers <= (np.inf if high is None else high))
         return mask
 
@@ -134,12 +134,12 @@ class Constraints:
         return ", ".join(f"'{name}'" for name in self.columns) or "none"
 
 
-def _key(constraint: Constraint) -> tuple[Any, ...]:
+def _key(constraint: ColumnConstraint) -> tuple[Any, ...]:
     values = (tuple(sorted(value.strip().lower() for value in listed)) for listed in (constraint.any, constraint.none))
     return (*values, constraint.min, constraint.max)
 
 
-def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> Page:
+def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> ItemsResponse:
     """Some items in the order of the catalogue, of those whose title has all of some words in it, in any case."""
     wanted = words.lower().split()
     numbers: range | list[int] = range(len(catalogue.item_ids))
@@ -149,7 +149,7 @@ def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> Page:
     chosen = list(numbers[start : start + limit])
     rows = catalogue.items.take(pa.array(chosen, pa.int64())).to_pylist()
     items = [
-        Entry(
+        CatalogueItem(
             item_id=catalogue.item_ids[at],
             title=catalogue.titles[at],
             code=catalogue.code_texts[at],
@@ -157,4 +157,4 @@ def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> Page:
         )
         for at, row in zip(chosen, rows, strict=True)
     ]
-    return Page(catalogue=catalogue.hash, total=len(numbers), start=start, items=items)
+    return ItemsResponse(catalogue=catalogue.hash, total=len(numbers), start=start, items=items)

@@ -19,14 +19,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llmrec.contracts import Recommender, Request
 from llmrec.decode.generative import EngineFactory, Generative
 from llmrec.decode.vllm_engine import AsyncVllmEngine
-from llmrec.serve import logs
+from llmrec.serve import log_redaction
 from llmrec.serve.access import Keys
-from llmrec.serve.connections import Watch, room
+from llmrec.serve.auth import protect
+from llmrec.serve.connections import ConnectionWatchdog, room
 from llmrec.serve.dynamic_batching import DynamicBatching, RankedItems
-from llmrec.serve.gate import protect
-from llmrec.serve.routes import Figures, Routes
+from llmrec.serve.routes import Metrics, Routes
 from llmrec.serve.settings import Limits, Settings
-from llmrec.serve.state import Door, ServerState
+from llmrec.serve.state import ConcurrencyLimiter, ServerState
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -40,26 +40,26 @@ class Plugin:
 
     def __init__(self) -> None:
         """Read the environment that `llmrec serve` made; a RunError where it did not."""
-        logs.redact_errors()
-        logs.limit_repeats()
+        log_redaction.redact_errors()
+        log_redaction.limit_repeats()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
-        self.door = Door(self.settings.limits.concurrency)
-        self.routes = Routes(Figures(), self.keys)
+        self.limiter = ConcurrencyLimiter(self.settings.limits.concurrency)
+        self.routes = Routes(Metrics(), self.keys)
         self._watch: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes, and the gate before all."""
         self.routes.attach(app)
-        protect(app, self.settings, self.keys, self.door, self.routes.figures)
+        protect(app, self.settings, self.keys, self.limiter, self.routes.metrics)
         auto.AutoHTTPProtocol = H11Protocol  # uvicorn takes httptools otherwise, which puts no bound on headers
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Open the run on the engine of the server; a ModelError where model and catalogue do not belong together."""
         opened = await asyncio.to_thread(
-            ServerState, self.settings, VllmServerEngine(), lambda folder: engines(engine_client), self.door
+            ServerState, self.settings, VllmServerEngine(), lambda folder: engines(engine_client), self.limiter
         )
         self.routes.open(opened)
-        _finish_first(engine_client, self.door, self.settings)
+        _finish_first(engine_client, self.limiter, self.settings)
         self._watch = asyncio.create_task(_watch_connections(state, self.settings.limits))
 
 
@@ -68,17 +68,17 @@ async def _watch_connections(state: State, limits: Limits) -> None:
     while getattr(state, "server", None) is None:
         await asyncio.sleep(0.1)
     connections = state.server.server_state.connections
-    await Watch(connections, room(limits.connections), limits.read_timeout).run()
+    await ConnectionWatchdog(connections, room(limits.connections), limits.read_timeout).run()
 
 
-def _finish_first(llm: Any, door: Door, settings: Settings) -> None:
+def _finish_first(llm: Any, limiter: ConcurrencyLimiter, settings: Settings) -> None:
     """Let requests of ours finish before vLLM stops its engine: one of them is several of vLLM's, one after another."""
     stop = llm.shutdown
 
     def shutdown(timeout: float | None = None) -> None:
-        door.closed = True
+        limiter.closed = True
         end = time.monotonic() + settings.grace
-        while door.inside and time.monotonic() < end:
+        while limiter.in_flight and time.monotonic() < end:
             time.sleep(0.02)
         stop(timeout=timeout)
         if settings.state is not None:
@@ -101,7 +101,7 @@ class VllmServerEngine(DynamicBatching):
         if not isinstance(recommender, Generative) or not isinstance(engine, AsyncVllmEngine):
             return await super().rank(recommender, request, k)
         begin, prompt, filters = time.perf_counter(), recommender.prompt(request), [recommender.filter(request)]
-        ranked = await engine.rank([prompt], k, filters, recommender.width(k))
+        ranked = await engine.rank([prompt], k, filters, recommender.n_beams(k))
         return RankedItems(ranked.items[0], ranked.scores[0], 0.0, time.perf_counter() - begin)
 
 

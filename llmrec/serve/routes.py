@@ -19,11 +19,22 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from starlette.exceptions import HTTPException
 
 from llmrec.errors import RequestError
-from llmrec.serve import logs
+from llmrec.serve import log_redaction
 from llmrec.serve.access import Keys
 from llmrec.serve.lookup import page
+from llmrec.serve.schemas import (
+    ApiError,
+    BatchRecommendRequest,
+    BatchRecommendResponse,
+    CataloguesResponse,
+    ErrorResponse,
+    ItemsResponse,
+    RecommendBody,
+    RecommendResponse,
+    SwitchCatalogueRequest,
+    VersionResponse,
+)
 from llmrec.serve.service import RecommendationService
-from llmrec.serve.shapes import Answer, Answers, AskBody, Asks, Catalogues, Page, Refusal, Refused, Switch, Version
 from llmrec.serve.state import ServerState
 
 PAGE = 1000  # items of a page at most
@@ -36,7 +47,7 @@ _EXAMPLES = {
     "several": {"value": {"requests": [{"history": ["50"]}, {"user": "196", "deny": ["1"]}]}},
 }
 _STATUSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": what}
+    status: {"model": ErrorResponse, "description": what}
     for status, what in {
         400: "not JSON",
         401: "no key, or a wrong one",
@@ -60,7 +71,7 @@ _HEADERS = {
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Figures:
+class Metrics:
     """Counters and histograms of one server."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
@@ -74,14 +85,14 @@ class Figures:
         self.items = Counter("llmrec_items", "Items given.", ["ranked_by"], registry=registry)
         invalid = "Items that a recommender gave and that were no allowed ones."
         self.invalid = Counter("llmrec_invalid_items", invalid, registry=registry)
-        inside = "Requests that wait or are worked on."
-        self.inside = Gauge("llmrec_requests_inside", inside, registry=registry, multiprocess_mode="livesum")
+        in_flight = "Requests that wait or are worked on."
+        self.in_flight = Gauge("llmrec_requests_inside", in_flight, registry=registry, multiprocess_mode="livesum")
         in_use = "Items of the catalogue in use, by its hash."
         self.catalogue = Gauge(
             "llmrec_catalogue_items", in_use, ["hash"], registry=registry, multiprocess_mode="livemostrecent"
         )
 
-    def answered(self, answers: list[Answer], service: RecommendationService) -> None:
+    def answered(self, answers: list[RecommendResponse], service: RecommendationService) -> None:
         """Count the answers that a service gave."""
         for answer in answers:
             for phase, milliseconds in answer.timing_ms:
@@ -98,32 +109,32 @@ class Figures:
 class Routes:
     """Handlers; the server's state comes when the engine is there."""
 
-    def __init__(self, figures: Figures, keys: Keys) -> None:
+    def __init__(self, metrics: Metrics, keys: Keys) -> None:
         """Serve nothing yet."""
-        self.figures, self.keys = figures, keys
+        self.metrics, self.keys = metrics, keys
         self.state: ServerState | None = None
 
     def open(self, state: ServerState) -> None:
         """Serve a run that is opened."""
         self.state = state
-        self.figures.inside.set_function(lambda: state.door.inside)
+        self.metrics.in_flight.set_function(lambda: state.limiter.in_flight)
         catalogue = state.service.catalogue
-        self.figures.serving(catalogue.hash, len(catalogue.item_ids))
+        self.metrics.serving(catalogue.hash, len(catalogue.item_ids))
 
     @property
     def stopping(self) -> bool:
         """Whether the server is stopping."""
-        return self.state is not None and self.state.door.closed
+        return self.state is not None and self.state.limiter.closed
 
     def attach(self, app: FastAPI) -> None:
         """Add the routes and their documentation to an app, each on its own: vLLM looks at them one by one."""
         _attach_docs(app)
         for path, method, handler, answer in (
-            ("/v1/recommendations", "POST", self.recommend, Answer | Answers),
-            ("/v1/items", "GET", self.items, Page),
-            ("/v1/catalogue", "GET", self.catalogues, Catalogues),
-            ("/v1/catalogue", "POST", self.switch, Catalogues),
-            ("/version", "GET", self.version, Version),
+            ("/v1/recommendations", "POST", self.recommend, RecommendResponse | BatchRecommendResponse),
+            ("/v1/items", "GET", self.items, ItemsResponse),
+            ("/v1/catalogue", "GET", self.catalogues, CataloguesResponse),
+            ("/v1/catalogue", "POST", self.switch, CataloguesResponse),
+            ("/version", "GET", self.version, VersionResponse),
         ):
             app.router.add_api_route(
                 path,
@@ -139,21 +150,23 @@ class Routes:
     async def recommend(
         self,
         request: Request,
-        body: Annotated[AskBody, Body(openapi_examples=_EXAMPLES)],  # type: ignore[arg-type]
+        body: Annotated[RecommendBody, Body(openapi_examples=_EXAMPLES)],  # type: ignore[arg-type]
     ) -> Response:
         """The likeliest next items after a history, or for a user of the run's data; one request, or several."""
         state = self._open()
         request_id: str = request.state.request_id
-        asks = body.requests if isinstance(body, Asks) else [body]
+        asks = body.requests if isinstance(body, BatchRecommendRequest) else [body]
         if len(asks) > state.settings.limits.batch:
-            raise Refused(
+            raise ApiError(
                 422, f"{len(asks)} requests in one body: send {state.settings.limits.batch} at most.", "requests"
             )
-        with state.door.let_in(len(asks)):
+        with state.limiter.acquire(len(asks)):
             service = await state.now()
-            answers = await _every([service.answer(ask, request_id) for ask in asks], isinstance(body, Asks))
-        self.figures.answered(answers, service)
-        given = Answers(answers=answers) if isinstance(body, Asks) else answers[0]
+            answers = await _every(
+                [service.answer(ask, request_id) for ask in asks], isinstance(body, BatchRecommendRequest)
+            )
+        self.metrics.answered(answers, service)
+        given = BatchRecommendResponse(answers=answers) if isinstance(body, BatchRecommendRequest) else answers[0]
         return Response(given.model_dump_json(), media_type="application/json")
 
     async def items(
@@ -167,22 +180,22 @@ class Routes:
         found = await asyncio.to_thread(page, service.catalogue, start, limit, q)
         return Response(found.model_dump_json(), media_type="application/json")
 
-    async def catalogues(self, request: Request) -> Catalogues:
+    async def catalogues(self, request: Request) -> CataloguesResponse:
         """The catalogue in use, and those that are known."""
         return await self._open().catalogues(self._admin(request))
 
-    async def switch(self, request: Request, body: Switch) -> Catalogues:
+    async def switch(self, request: Request, body: SwitchCatalogueRequest) -> CataloguesResponse:
         """Give items of another catalogue; requests in flight finish on theirs. Needs the admin's key."""
         if not self._admin(request):
-            raise Refused(
+            raise ApiError(
                 403, "only the admin's key changes the catalogue: start the server with LLMREC_ADMIN_KEY, and show it."
             )
         now = await self._open().switch(body.hash)
-        self.figures.serving(now.catalogue, now.items)
+        self.metrics.serving(now.catalogue, now.items)
         log.info("serving the catalogue %s, %d items", now.catalogue, now.items)
         return now
 
-    async def version(self) -> Version:
+    async def version(self) -> VersionResponse:
         """What is running."""
         return await self._open().version()
 
@@ -191,23 +204,23 @@ class Routes:
 
     def _open(self) -> ServerState:
         if self.state is None:
-            raise Refused(503, "the server is starting: ask again in a moment.", Retry_After="5")
+            raise ApiError(503, "the server is starting: ask again in a moment.", Retry_After="5")
         return self.state
 
 
-async def _every(answers: list[Coroutine[Any, Any, Answer]], several: bool) -> list[Answer]:
+async def _every(answers: list[Coroutine[Any, Any, RecommendResponse]], several: bool) -> list[RecommendResponse]:
     """All answers; the first refusal, with its place among several, refuses all."""
     found = await asyncio.gather(*answers, return_exceptions=True)
     for place, one in enumerate(found):
-        if isinstance(one, Refused) and several:
-            raise Refused(one.status, str(one), f"requests.{place}" + (f".{one.param}" if one.param else ""))
+        if isinstance(one, ApiError) and several:
+            raise ApiError(one.status, str(one), f"requests.{place}" + (f".{one.param}" if one.param else ""))
         if isinstance(one, BaseException):
             raise one
-    return [one for one in found if isinstance(one, Answer)]
+    return [one for one in found if isinstance(one, RecommendResponse)]
 
 
 def _route_class(routes: Routes) -> type[APIRoute]:
-    """Routes whose every error is a `Refusal`, whatever handlers the app around them has."""
+    """Routes whose every error is a `ErrorResponse`, whatever handlers the app around them has."""
 
     class Route(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -221,7 +234,7 @@ def _route_class(routes: Routes) -> type[APIRoute]:
                 except Exception as error:
                     refused = _refusal(error, request.headers.get("content-type", ""))
                     if refused.status == 500 and routes.stopping:  # the engine went first
-                        refused = Refused(503, "the server is stopping: ask again in a moment.", Retry_After="5")
+                        refused = ApiError(503, "the server is stopping: ask again in a moment.", Retry_After="5")
                     elif refused.status == 500:
                         _log(request_id, error)
                     response = refused.response(request_id)
@@ -240,38 +253,38 @@ async def _check_characters(request: Request) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Refused(400, "the body has half of a UTF-16 pair, which is no character: send text in UTF-8.") from error
+        raise ApiError(400, "the body has half of a UTF-16 pair, which is no character: send text in UTF-8.") from error
 
 
-def _refusal(error: Exception, content_type: str) -> Refused:
-    if isinstance(error, Refused):
+def _refusal(error: Exception, content_type: str) -> ApiError:
+    if isinstance(error, ApiError):
         return error
     about = {str(one["loc"][0]) for one in error.errors()} if isinstance(error, RequestValidationError) else set()
     if about == {"body"} and "json" not in content_type.lower():
-        return Refused(415, "say that the body is JSON: send the header `Content-Type: application/json`.")
+        return ApiError(415, "say that the body is JSON: send the header `Content-Type: application/json`.")
     if isinstance(error, RequestValidationError):
         return _from_errors(list(error.errors()))
     if isinstance(error, RequestError):
-        return Refused(422, str(error))
+        return ApiError(422, str(error))
     if isinstance(error, HTTPException):  # FastAPI could not even read the body
-        return Refused(400, "the body cannot be read: send a JSON object in UTF-8.")
-    return Refused(500, "the server failed at this request; its log has the place under this request id.")
+        return ApiError(400, "the body cannot be read: send a JSON object in UTF-8.")
+    return ApiError(500, "the server failed at this request; its log has the place under this request id.")
 
 
-def _from_errors(errors: list[dict[str, Any]]) -> Refused:
+def _from_errors(errors: list[dict[str, Any]]) -> ApiError:
     """A refusal from what pydantic found, without the input that it found it in."""
     first = errors[0]
     place = ".".join(str(part)[:64] for part in first["loc"] if part not in ("body", "one", "several")) or None
     if first["type"] == "json_invalid":
-        return Refused(400, 'the body is not JSON: send a JSON object, such as {"history": ["50"]}.')
+        return ApiError(400, 'the body is not JSON: send a JSON object, such as {"history": ["50"]}.')
     more = f" ({len(errors) - 1} more such faults)" if len(errors) > 1 else ""
     where = f"`{place}`: " if place else "the body: "
-    return Refused(422, f"{where}{first['msg']}.{more} The fields are documented at /docs.", place)
+    return ApiError(422, f"{where}{first['msg']}.{more} The fields are documented at /docs.", place)
 
 
 def _log(request_id: str, error: Exception) -> None:
     """Kind and place of an error, without its message, which may quote a client."""
-    log.error("request %s failed: %s at %s", request_id, type(error).__name__, logs.place(error))
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, log_redaction.place(error))
 
 
 def _attach_docs(app: FastAPI) -> None:

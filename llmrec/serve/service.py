@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmrec.contracts import ItemSet, Request
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 from llmrec.items.text import plain
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import Constraints, Users
+from llmrec.serve.schemas import ApiError, RecommendedItem, RecommendRequest, RecommendResponse, Timing
 from llmrec.serve.settings import Limits
-from llmrec.serve.shapes import Answer, Ask, Item, Refused, Timing
 from llmrec.tasks.templates import neutral
 
 SHOWN = 100  # unknown items listed in an answer
@@ -23,7 +23,7 @@ class RecommendationService:
     """Answers requests from one catalogue of a model."""
 
     def __init__(
-        self, name: str, opened: OpenedRecommender, engine: DynamicBatching, users: Users, limits: Limits
+        self, name: str, opened: LoadedRecommender, engine: DynamicBatching, users: Users, limits: Limits
     ) -> None:
         """Serve a recommender under a name for clients, run by an engine."""
         self.name, self.opened, self.engine, self.users, self.limits = name, opened, engine, users, limits
@@ -32,8 +32,8 @@ class RecommendationService:
         self._popular = users.popular(self.catalogue)
         self._invalid = 0
 
-    async def answer(self, ask: Ask, request_id: str) -> Answer:
-        """The items for one request; `Refused` where it cannot be answered as it is."""
+    async def answer(self, ask: RecommendRequest, request_id: str) -> RecommendResponse:
+        """The items for one request; `ApiError` where it cannot be answered as it is."""
         begin = time.perf_counter()
         self._check(ask)
         request, unknown = self._request(ask)
@@ -46,7 +46,7 @@ class RecommendationService:
             items, scores, waited, ranked = *self._by_popularity(request, ask.k), 0.0, 0.0
         items, scores = self._checked(items, scores, request)
         seconds = (prepared, waited, ranked, time.perf_counter() - begin)
-        return Answer(
+        return RecommendResponse(
             request_id=request_id,
             model=self.name,
             catalogue=self.catalogue.hash,
@@ -67,24 +67,24 @@ class RecommendationService:
         fresh, self._invalid = self._invalid, 0
         return fresh
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, ask: RecommendRequest) -> None:
         """Limits, and fields that exclude one another."""
         limits, items = self.limits, len(self.catalogue.item_ids)
         if (ask.history is None) == (ask.user is None):
-            raise Refused(422, "say for whom: either `history` or `user`.", "history")
+            raise ApiError(422, "say for whom: either `history` or `user`.", "history")
         if ask.k > (most := min(limits.k, items)):
-            raise Refused(422, f"k is {str(ask.k)[:20]}, but at most {most} items are given at a time.", "k")
+            raise ApiError(422, f"k is {str(ask.k)[:20]}, but at most {most} items are given at a time.", "k")
         for name, listed, most in (
             ("history", ask.history, limits.history),
             ("allow", ask.allow, limits.listed),
             ("deny", ask.deny, limits.listed),
         ):
             if listed is not None and len(listed) > most:
-                raise Refused(422, f"`{name}` lists {len(listed)} items, and {most} are the most: send fewer.", name)
+                raise ApiError(422, f"`{name}` lists {len(listed)} items, and {most} are the most: send fewer.", name)
         if ask.query is not None and len(ask.query) > limits.query:
-            raise Refused(422, f"`query` has more than {limits.query} characters: shorten it.", "query")
+            raise ApiError(422, f"`query` has more than {limits.query} characters: shorten it.", "query")
         if ask.query is not None and not self.takes_queries:
-            raise Refused(
+            raise ApiError(
                 422,
                 "this model was not trained with queries, and words that it never saw would only disturb it. Leave "
                 "`query` out and narrow the items down by `category`, `where` or `allow`, or train with the task "
@@ -92,7 +92,7 @@ class RecommendationService:
                 "query",
             )
 
-    def _request(self, ask: Ask) -> tuple[Request, list[str]]:
+    def _request(self, ask: RecommendRequest) -> tuple[Request, list[str]]:
         """A request in item numbers, and the item ids that the catalogue lacks."""
         history = self.users.history(ask.user) if ask.user is not None else ask.history or []
         seen, unknown = self._numbers(history, "history")
@@ -114,13 +114,13 @@ class RecommendationService:
         unknown = [one for one in ids if one not in known]
         if fatal and unknown and len(unknown) == len(ids):
             shown = ", ".join(f"'{one[:64]}'" for one in unknown[:5]) + ("…" if len(unknown) > 5 else "")
-            raise Refused(422, f"the catalogue has no item of `{fatal}`: {shown}", fatal)
+            raise ApiError(422, f"the catalogue has no item of `{fatal}`: {shown}", fatal)
         return [known[one] for one in ids if one in known], unknown
 
     def _by_popularity(self, request: Request, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items that most users have, ties in the order of the catalogue; scores are log-shares of all users."""
         if not len(self._popular):
-            raise Refused(
+            raise ApiError(
                 422,
                 "the history is empty, and this model was served without data to tell popular items from.",
                 "history",
@@ -140,14 +140,14 @@ class RecommendationService:
         self._invalid += int((~(fine & first)).sum())
         return items[fine & first], scores[fine & first]
 
-    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[Item]:
+    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[RecommendedItem]:
         ids, titles = self.catalogue.item_ids, self.catalogue.titles
         share = np.exp(scores - scores.max(initial=-np.inf)) if len(scores) else scores
         share = share / share.sum() if len(share) else share
         rows = zip(items.tolist(), scores.tolist(), share.tolist(), strict=True)
-        return [Item(item_id=ids[at], title=titles[at], score=score, share=part) for at, score, part in rows]
+        return [RecommendedItem(item_id=ids[at], title=titles[at], score=score, share=part) for at, score, part in rows]
 
-    def _notes(self, ask: Ask, request: Request, unknown: int, given: int) -> list[str]:
+    def _notes(self, ask: RecommendRequest, request: Request, unknown: int, given: int) -> list[str]:
         notes, most = [], self.opened.recommender.reads_items
         if not len(request.history) and not request.words:
             notes.append("the history is empty, so these are the items that most users have")

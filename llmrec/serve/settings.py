@@ -13,16 +13,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmrec import resources
-from llmrec.decode.shelf import SHELF
+from llmrec.decode.catalogue_registry import CATALOGUES_VARIABLE
 from llmrec.decode.vllm_engine import engine_arguments
-from llmrec.decode.vllm_request import VARIABLE
+from llmrec.decode.vllm_request import CATALOGUE_VARIABLE
 from llmrec.errors import ModelError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.folder import load_words
 from llmrec.run.layout import RunFolder
 from llmrec.run.recommender import describe, is_export, language_model
 
-SERVE = "LLMREC_SERVE"
+SETTINGS_VARIABLE = "LLMREC_SERVE"
 HEAD = 65_536  # bytes of the line and the headers of a request; vLLM's own 4 MiB fill its memory before any key
 GROUP, NAME = "vllm.endpoint_plugins", "llmrec"
 _GROUPS = ("general", "platform", "io_processor", "stat_logger")  # plugins that VLLM_PLUGINS would shut out
@@ -77,17 +77,17 @@ class Settings(BaseModel):
         catalogue, run = self.catalogue, RunFolder(self.run)
         roots = [catalogue, run.catalogues, *self.catalogues]
         return {
-            SERVE: self.model_dump_json(),
-            VARIABLE: str(catalogue.resolve()),
-            SHELF: os.pathsep.join(str(root.resolve()) for root in roots),
+            SETTINGS_VARIABLE: self.model_dump_json(),
+            CATALOGUE_VARIABLE: str(catalogue.resolve()),
+            CATALOGUES_VARIABLE: os.pathsep.join(str(root.resolve()) for root in roots),
         }
 
     @classmethod
     def from_environment(cls) -> Settings:
         """The settings that `llmrec serve` left; a RunError where it did not start this server."""
-        if SERVE not in os.environ:
-            raise RunError(f"{SERVE} is not set: start the server with `llmrec serve RUN`.")
-        return cls.model_validate_json(os.environ[SERVE])
+        if SETTINGS_VARIABLE not in os.environ:
+            raise RunError(f"{SETTINGS_VARIABLE} is not set: start the server with `llmrec serve RUN`.")
+        return cls.model_validate_json(os.environ[SETTINGS_VARIABLE])
 
     def users(self) -> Path | None:
         """The folder of the run's interactions; None for an export, which holds none."""

@@ -49,11 +49,11 @@ def language_model(run: Path, catalogue: Path | None = None) -> Generative:
         run: the run folder.
         catalogue: a catalogue that extends the run's own, which is taken otherwise.
     """
-    from llmrec.decode.generative import GenerativeModel, engines_of
+    from llmrec.decode.generative import GenerativeModel, engine_factory
     from llmrec.indexing.catalogue import Catalogue
     from llmrec.run import recommender
 
     folder, given = recommender.language_model(run), catalogue or RunFolder(run).catalogue
     held_out = recipe_of(run).evaluate.template == "held-out"
-    found = GenerativeModel(folder, engines_of("transformers", folder)).on(Catalogue.load(given), given)
+    found = GenerativeModel(folder, engine_factory("transformers", folder)).for_catalogue(Catalogue.load(given), given)
     return (found.with_held_out_prompt() or found) if held_out else found

@@ -21,8 +21,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.decode.filters import Filter
-from llmrec.decode.processor import ItemProcessor
-from llmrec.decode.sample import sample, sample_without_replacement
+from llmrec.decode.grammar import ItemProcessor
+from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.indexing.trie import Trie
@@ -109,9 +109,9 @@ def ranked(world: World, random: np.random.Generator) -> list[list[int]]:
 
 def drawn(world: World, random: np.random.Generator, again: bool) -> list[list[int]]:
     """Samples with or without replacement."""
-    n, draw = int(random.integers(1, 40)), sample if again else sample_without_replacement
     where = (Scorer(world.model), world.trie, world.tokens, world.prompts.tolist())
-    return _listed(draw(*where, n, 1.0, world.filters, random).items)
+    n = int(random.integers(1, 40))
+    return _listed(sample(*where, n, 1.0, world.filters, random, replacement=again).items)
 
 
 def _listed(items: np.ndarray) -> list[list[int]]:

@@ -21,7 +21,7 @@ from decode_engines import open_model
 from decode_peers import following
 from decode_subject import catalogue_of, prepare
 from llmrec.align.tree import answer_logprobs, plant
-from llmrec.decode.sample import sample, sample_without_replacement
+from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.results.record import write_result
@@ -154,7 +154,7 @@ def roll_outs(model: Any, catalogue: Catalogue, tokens: np.ndarray, size: Size) 
     seconds = take_turns(
         {
             "with replacement": lambda: sample(scorer, trie, tokens, prompts(), size.drawn),
-            "without replacement": lambda: sample_without_replacement(scorer, trie, tokens, prompts(), size.drawn),
+            "without replacement": lambda: sample(scorer, trie, tokens, prompts(), size.drawn, replacement=False),
             "TRL's generate": by_generate,
         },
         size.rounds,

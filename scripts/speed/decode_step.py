@@ -21,9 +21,9 @@ import torch
 from decode_peers import Static
 from decode_subject import skewed_codes, trie_of
 from llmrec import provenance
-from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.filters import BatchFilters, Filter
 from llmrec.decode.scorer import Logits
-from llmrec.decode.search import Beams, best_of, expand, finish, join, open_rows
+from llmrec.decode.search import Beams, expand, init_beams, merge, split_finished, top_k_per_row
 from llmrec.indexing.trie import Trie
 from shared import alone, peak_gib
 
@@ -79,13 +79,13 @@ def _measure(trie: Trie, children: int, repeats: int, peer: Static | None) -> di
     random = np.random.default_rng(children)
     live = _beams(trie, children, random)
     logits = Logits(torch.randn(USERS, BEAMS, 4 * WIDTH), None)
-    none = Filters(trie, None, USERS)
+    none = BatchFilters(trie, None, USERS)
     filters = [Filter.of(trie, _seen(trie, live, row, children, random)) for row in range(USERS)]
-    sieve = Filters(trie, filters, USERS)
+    batch_filters = BatchFilters(trie, filters, USERS)
     calls: dict[str, Callable[[], Any]] = {
         "step_ms": lambda: _step(trie, none, live, logits),
-        "seen_ms": lambda: _step(trie, sieve, live, logits),
-        "filters_ms": lambda: Filters(trie, filters, USERS),
+        "seen_ms": lambda: _step(trie, batch_filters, live, logits),
+        "filters_ms": lambda: BatchFilters(trie, filters, USERS),
     }
     if peer is not None:
         flat, states = logits.symbols[:, :, 3 * WIDTH :].reshape(-1, WIDTH), peer.states(3, trie.start[live.node])
@@ -128,10 +128,12 @@ def _seen(trie: Trie, live: Beams, row: int, children: int, random: np.random.Ge
     return seen
 
 
-def _step(trie: Trie, sieve: Filters, live: Beams, logits: Logits) -> tuple[Beams, Beams]:
+def _step(trie: Trie, batch_filters: BatchFilters, live: Beams, logits: Logits) -> tuple[Beams, Beams]:
     """What `beam_search` does between two passes of the model."""
-    _, grown = expand(trie, sieve, live, logits, "catalogue")
-    done, rest, _ = finish(trie, sieve, best_of(join(trie, live[:0], grown), BEAMS, USERS), "catalogue")
+    _, grown = expand(trie, batch_filters, live, logits, "catalogue")
+    done, rest, _ = split_finished(
+        trie, batch_filters, top_k_per_row(merge(trie, live[:0], grown), BEAMS, USERS), "catalogue"
+    )
     return done, rest
 
 
@@ -152,14 +154,14 @@ def _search(items: int, repeats: int) -> dict[str, Any]:
 def _search_once(trie: Trie, filters: list[Filter] | None, logits: list[Logits]) -> list[float]:
     """Milliseconds of the filters and of every step."""
     begin = time.perf_counter()
-    sieve = Filters(trie, filters, USERS)
-    _ = sieve.closed
+    batch_filters = BatchFilters(trie, filters, USERS)
+    _ = batch_filters.denied_nodes
     spent = [time.perf_counter() - begin]
-    live = open_rows(sieve)
+    live = init_beams(batch_filters)
     for level in range(trie.depth):
         begin = time.perf_counter()
         if len(live.row):
-            _, live = _step(trie, sieve, live, logits[level])
+            _, live = _step(trie, batch_filters, live, logits[level])
         spent.append(time.perf_counter() - begin)
     return [1e3 * one for one in spent]
 

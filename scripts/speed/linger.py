@@ -1,4 +1,4 @@
-"""How long a batch of the transformers server waits for company: servers that differ in `DELAY` alone, in turn.
+"""How long a batch of the transformers server waits for company: servers that differ in `MAX_DELAY` alone, in turn.
 
 python scripts/speed/linger.py runs/quickstart            → results/serve-linger.json
 
@@ -24,7 +24,7 @@ from serve_load import Client, Load
 from serve_server import Server, serving
 from shared import RESULTS, command_line, ratio
 
-CHANGED = "import llmrec.serve.dynamic_batching as b; b.DELAY = {}; from llmrec.cli.main import main; main()"
+CHANGED = "import llmrec.serve.dynamic_batching as b; b.MAX_DELAY = {}; from llmrec.cli.main import main; main()"
 
 
 async def load(server: Server, histories: Histories, clients: int, seconds: float, pause: float) -> Load:
@@ -79,7 +79,7 @@ def main(run: Path, seconds: float = 5.0, rounds: int = 3, out: Path = RESULTS) 
         }
         for clients, gap in kinds
     }
-    protocol = f"{seconds:g} s a load, {rounds} rounds, servers in turn; DELAY in llmrec/serve/dynamic_batching.py"
+    protocol = f"{seconds:g} s a load, {rounds} rounds, servers in turn; MAX_DELAY in llmrec/serve/dynamic_batching.py"
     command = f"python scripts/speed/linger.py runs/{run.resolve().name}"
     write_result(out / "serve-linger.json", command, figures, protocol=protocol)
     for kind, each in figures.items():

@@ -24,7 +24,7 @@ import llmrec
 from llmrec import resources
 from llmrec.contracts import Request
 from llmrec.decode.generative import EngineName, Generative
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 from llmrec.decode.recommenders import Ensemble
 from llmrec.results.record import write_result
 from llmrec.serve.lookup import Users
@@ -124,7 +124,7 @@ def measure(run: Path, engine: EngineName, out: Path, size: Size, dtype: str) ->
 class Subject:
     """A server, and what it is compared with."""
 
-    def __init__(self, server: Server, recommender: OpenedRecommender, histories: Histories, bare: bool) -> None:
+    def __init__(self, server: Server, recommender: LoadedRecommender, histories: Histories, bare: bool) -> None:
         """Take a server and the same engine without one.
 
         Args:
@@ -180,11 +180,11 @@ class Subject:
 
     def _request(self) -> Request:
         """A history, none of whose items is wanted again."""
-        history = np.array(self.recommender.known(self.histories.draw()))
+        history = np.array(self.recommender.history_numbers(self.histories.draw()))
         return Request(history, denied=history)
 
 
-def generative(recommender: OpenedRecommender) -> Generative:
+def generative(recommender: LoadedRecommender) -> Generative:
     """The language model of a recommender, alone or in an ensemble."""
     whole = recommender.recommender
     several = [member.recommender for member in whole.members] if isinstance(whole, Ensemble) else [whole]
@@ -210,7 +210,7 @@ def _together(loads: list[Load]) -> Load:
 
 
 @contextlib.contextmanager
-def _offline(run: Path, engine: EngineName, options: dict[str, Any]) -> Iterator[OpenedRecommender]:
+def _offline(run: Path, engine: EngineName, options: dict[str, Any]) -> Iterator[LoadedRecommender]:
     """The engine without a server."""
     recommender = llmrec.load(run, engine=engine, **options)
     try:

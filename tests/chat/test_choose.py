@@ -16,13 +16,13 @@ from llmrec.chat.choose import LISTED, ItemSelector, State
 from llmrec.chat.client import Declined, Recommended
 from llmrec.chat.store import Constraint, Item, Store
 from llmrec.contracts import Request
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import Users
+from llmrec.serve.schemas import ApiError, RecommendRequest
 from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Limits
-from llmrec.serve.shapes import Ask, Refused
 
 COLUMNS = ("year", "price", "kind")
 
@@ -38,8 +38,10 @@ class InProcess:
         """As `Client.recommend`."""
         self.asked.append(more)
         try:
-            answer = asyncio.run(self.service.answer(Ask(history=list(history), k=k, exclude_seen=True, **more), "one"))
-        except Refused as refused:
+            answer = asyncio.run(
+                self.service.answer(RecommendRequest(history=list(history), k=k, exclude_seen=True, **more), "one")
+            )
+        except ApiError as refused:
             raise Declined(str(refused), refused.param) from None
         items = [(item.item_id, item.score) for item in answer.items]
         return Recommended(items, answer.ranked_by)
@@ -62,7 +64,7 @@ def chooser_of(count: int) -> tuple[ItemSelector, DotProduct, dict[str, np.ndarr
     side = math.isqrt(count) + 1
     catalogue = Catalogue.of(items, np.stack([numbers // side, numbers % side], axis=1).astype(np.int32), [side, side])
     recommender = DotProduct(vectors)
-    opened = OpenedRecommender("dots", recommender, catalogue, exclude_seen=True)
+    opened = LoadedRecommender("dots", recommender, catalogue, exclude_seen=True)
     service = RecommendationService("dots", opened, DynamicBatching(), Users(None), Limits())
     things = [Item(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
     return ItemSelector(InProcess(service), Store(catalogue.hash, things)), recommender, columns

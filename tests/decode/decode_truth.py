@@ -87,7 +87,7 @@ def brute_force(
     model: torch.nn.Module,
     codes: Sequence[tuple[int, ...]],
     prompt: Sequence[int],
-    normalise: str,
+    normalize_over: str,
     allowed: Sequence[int] | None = None,
     temperature: float = 1.0,
 ) -> np.ndarray:
@@ -101,8 +101,8 @@ def brute_force(
         scores[item] = 0.0
         for level, symbol in enumerate(codes[item]):
             row = logits[len(prompt) - 1 + level]
-            among = items if normalise == "allowed" else range(len(codes))
+            among = items if normalize_over == "allowed" else range(len(codes))
             siblings = {codes[i][level] for i in among if codes[i][:level] == codes[item][:level]}
-            over = row[TOKENS[sorted(siblings)]] if normalise != "vocabulary" else row
+            over = row[TOKENS[sorted(siblings)]] if normalize_over != "vocabulary" else row
             scores[item] += row[TOKENS[symbol]] - np.log(np.exp(over - over.max()).sum()) - over.max()
     return scores

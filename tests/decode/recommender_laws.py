@@ -20,16 +20,16 @@ import pytest
 
 from llmrec.contracts import ItemSet, Ranked, Recommender, Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 from llmrec.errors import RequestError
 from llmrec.evaluate.ranking import evaluate
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Evaluate
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import Users
+from llmrec.serve.schemas import RecommendRequest
 from llmrec.serve.service import RecommendationService
 from llmrec.serve.settings import Limits
-from llmrec.serve.shapes import Ask
 
 ITEMS = 40
 CLOSE = 2e-4  # nats in which two float32 sums of the same terms may differ
@@ -94,9 +94,9 @@ class RecommenderLaws:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def opened(self, recommender: Recommender, catalogue: Catalogue) -> OpenedRecommender:
+    def opened(self, recommender: Recommender, catalogue: Catalogue) -> LoadedRecommender:
         """The member with item ids."""
-        return OpenedRecommender("mine", recommender, catalogue, exclude_seen=True)
+        return LoadedRecommender("mine", recommender, catalogue, exclude_seen=True)
 
     def scores(self, recommender: Recommender, request: Request) -> np.ndarray:
         """(items,) log-probabilities before filters, -inf for what it never recommends; by brute force."""
@@ -234,7 +234,7 @@ class RecommenderLaws:
             assert np.abs(changed.scores - one.scores).max() > CLOSE
         assert (recommender.rank([Request([3])], 5).items != recommender.rank([Request([21])], 5).items).any()
 
-    def test_item_ids_in_give_item_ids_out(self, opened: OpenedRecommender, catalogue: Catalogue) -> None:
+    def test_item_ids_in_give_item_ids_out(self, opened: LoadedRecommender, catalogue: Catalogue) -> None:
         ids, recommender = catalogue.item_ids, opened.recommender
         for history in histories():
             for exclude_seen in (None, True, False):
@@ -252,11 +252,11 @@ class RecommenderLaws:
                 items, scores = row_of(recommender.rank([request], 7), 0)
                 assert found == [(ids[item], score) for item, score in zip(items, scores.tolist(), strict=True)]
 
-    def test_a_server_gives_what_it_recommends(self, opened: OpenedRecommender, catalogue: Catalogue) -> None:
+    def test_a_server_gives_what_it_recommends(self, opened: LoadedRecommender, catalogue: Catalogue) -> None:
         engine = DynamicBatching()
         service = RecommendationService("mine", opened, engine, Users(None), Limits())
         asks = [
-            Ask(history=[catalogue.item_ids[item] for item in history], k=7, exclude_seen=exclude_seen)
+            RecommendRequest(history=[catalogue.item_ids[item] for item in history], k=7, exclude_seen=exclude_seen)
             for history in histories()[1:]
             for exclude_seen in (True, False)
         ]

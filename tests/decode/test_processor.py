@@ -6,7 +6,7 @@ import torch
 from decode_truth import SYMBOLS, TOKENS, random_codes, tiny
 
 from llmrec.decode.filters import Filter
-from llmrec.decode.processor import ItemProcessor
+from llmrec.decode.grammar import ItemProcessor
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.errors import CodeError, RequestError
@@ -56,7 +56,7 @@ def test_generate_with_more_beams_than_prefixes_ranks_as_beam_search_does():
         length_penalty=0.0,
         logits_processor=[ItemProcessor(trie, TOKENS, 5, EOS, outside="end")],
     )
-    ours = beam_search(Scorer(model), trie, TOKENS, prompts.tolist(), 5, normalise="vocabulary")
+    ours = beam_search(Scorer(model), trie, TOKENS, prompts.tolist(), 5, normalize_over="vocabulary")
     assert answers(out[:, 5:], codes) == ours.items.reshape(-1).tolist()
 
 
@@ -80,7 +80,7 @@ def test_an_answer_outside_the_trie_is_refused():
     for tokens in ([TOKENS[5]], [60], [96]):
         with pytest.raises(CodeError, match=r"row 1 begins no allowed item.*prompt_length"):
             ItemProcessor(trie, TOKENS, 2, EOS)(torch.tensor([[9, 9, TOKENS[0]], [9, 9, *tokens]]), scores)
-    with pytest.raises(CodeError, match="give eos_token_id"):
+    with pytest.raises(CodeError, match="pass eos_token_id"):
         ItemProcessor(trie, TOKENS, 2, None)(torch.tensor([[9, 9, TOKENS[0]], [9, 9, TOKENS[1]]]), scores)
     with pytest.raises(CodeError, match="filter"):
         ItemProcessor(trie, TOKENS, 2, EOS, [Filter.of(trie, allow=[])])(torch.tensor([[9, 9], [9, 9]]), scores)

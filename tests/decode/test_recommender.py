@@ -15,8 +15,8 @@ import pytest
 import llmrec
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
-from llmrec.decode.generative import Generative, GenerativeModel, engine_named, transformers_engines
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.generative import Generative, GenerativeModel, parse_engine, transformers_engine_factory
+from llmrec.decode.load import LoadedRecommender
 from llmrec.errors import ModelError, RequestError, RunError
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
@@ -26,14 +26,14 @@ HISTORY = ["i3", "i4", "i5", "i6"]
 
 
 @pytest.fixture(scope="module")
-def recommender(tiny_run: Path) -> OpenedRecommender:
+def recommender(tiny_run: Path) -> LoadedRecommender:
     found = llmrec.load(tiny_run, beams=50)
     found.exclude_seen = True
     return found
 
 
 @pytest.fixture(scope="module")
-def generative(recommender: OpenedRecommender) -> Generative:
+def generative(recommender: LoadedRecommender) -> Generative:
     assert isinstance(recommender.recommender, Generative)
     return recommender.recommender
 
@@ -53,7 +53,7 @@ def test_lists_are_made_as_they_are_judged_where_nobody_says_otherwise(tiny_run:
 
 
 @pytest.mark.parametrize("k", [1, 7, 36])
-def test_k_distinct_real_items_best_first(recommender: OpenedRecommender, k: int) -> None:
+def test_k_distinct_real_items_best_first(recommender: LoadedRecommender, k: int) -> None:
     found = recommender.recommend(HISTORY, k)
     items, scores = zip(*found, strict=True)
     assert len(items) == len(set(items)) == k
@@ -61,7 +61,7 @@ def test_k_distinct_real_items_best_first(recommender: OpenedRecommender, k: int
     assert list(scores) == sorted(scores, reverse=True)
 
 
-def test_seen_items_are_left_out_only_on_demand(recommender: OpenedRecommender) -> None:
+def test_seen_items_are_left_out_only_on_demand(recommender: LoadedRecommender) -> None:
     everything = recommender.recommend(HISTORY, 40, exclude_seen=False)
     assert sorted(item for item, _ in everything) == sorted(recommender.catalogue.item_ids)
     rest = recommender.recommend(HISTORY, 40)
@@ -69,16 +69,16 @@ def test_seen_items_are_left_out_only_on_demand(recommender: OpenedRecommender) 
 
 
 def test_beams_that_are_wide_enough_rank_as_the_exact_scores_do(
-    recommender: OpenedRecommender, generative: Generative
+    recommender: LoadedRecommender, generative: Generative
 ) -> None:
-    exact = generative.score([Request(recommender.known(HISTORY))])[0]
+    exact = generative.score([Request(recommender.history_numbers(HISTORY))])[0]
     order = [recommender.catalogue.item_ids[item] for item in np.argsort(-exact, kind="stable")]
     found = recommender.recommend(HISTORY, 10, exclude_seen=False)
     assert [item for item, _ in found] == order[:10]
     np.testing.assert_allclose([score for _, score in found], np.sort(exact)[::-1][:10], rtol=1e-3, atol=1e-4)
 
 
-def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: OpenedRecommender) -> None:
+def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: LoadedRecommender) -> None:
     for asked in ({"history": "i3"}, {"history": ["i3"], "allow": "i4"}, {"history": ["i3"], "deny": "i4"}):
         with pytest.raises(RequestError, match=r"is a list of item ids, not the text 'i\d': \['i\d'\]"):
             recommender.recommend(**asked)  # type: ignore[arg-type]
@@ -86,11 +86,11 @@ def test_ids_may_be_numbers_and_one_text_is_no_list_of_ids(recommender: OpenedRe
         recommender.recommend(HISTORY, "3")  # type: ignore[arg-type]
     items = recommender.catalogue.items
     named = items.set_column(items.column_names.index("item_id"), "item_id", pa.array(map(str, range(40))))
-    twin = OpenedRecommender("twin", recommender.recommender, replace(recommender.catalogue, items=named), True)
+    twin = LoadedRecommender("twin", recommender.recommender, replace(recommender.catalogue, items=named), True)
     assert twin.recommend([3, np.int64(4)], np.int64(5)) == twin.recommend(["3", "4"], 5)  # type: ignore[list-item]
 
 
-def test_allow_and_deny_are_held_to(recommender: OpenedRecommender) -> None:
+def test_allow_and_deny_are_held_to(recommender: LoadedRecommender) -> None:
     allowed = ["i1", "i9", "i20", "i33"]
     with pytest.warns(UserWarning, match="leave 3 items, fewer than the 10 asked for"):
         found = [item for item, _ in recommender.recommend(HISTORY, 10, allow=allowed, deny=["i9"])]
@@ -98,7 +98,7 @@ def test_allow_and_deny_are_held_to(recommender: OpenedRecommender) -> None:
 
 
 def test_a_longer_history_than_the_window_is_its_newest_part(
-    recommender: OpenedRecommender, generative: Generative
+    recommender: LoadedRecommender, generative: Generative
 ) -> None:
     window = generative.note.history
     long = [f"i{number % 40}" for number in range(3 * window)]
@@ -106,16 +106,16 @@ def test_a_longer_history_than_the_window_is_its_newest_part(
     assert whole == newest
 
 
-def test_all_of_a_long_history_counts_as_seen(recommender: OpenedRecommender) -> None:
+def test_all_of_a_long_history_counts_as_seen(recommender: LoadedRecommender) -> None:
     long = [f"i{number}" for number in range(30)]
     assert {item for item, _ in recommender.recommend(long, 10)} == {f"i{number}" for number in range(30, 40)}
 
 
-def test_an_empty_history_still_gets_recommendations(recommender: OpenedRecommender) -> None:
+def test_an_empty_history_still_gets_recommendations(recommender: LoadedRecommender) -> None:
     assert len(recommender.recommend([], 5)) == 5
 
 
-def test_unknown_items_are_left_out_with_a_note(recommender: OpenedRecommender) -> None:
+def test_unknown_items_are_left_out_with_a_note(recommender: LoadedRecommender) -> None:
     with pytest.warns(UserWarning, match="left out of the history, since the catalogue lacks them: 'i999'"):
         found = recommender.recommend([*HISTORY, "i999"], 5)
     with warnings.catch_warnings():
@@ -123,7 +123,7 @@ def test_unknown_items_are_left_out_with_a_note(recommender: OpenedRecommender) 
         assert found == recommender.recommend(HISTORY, 5)
 
 
-def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender: OpenedRecommender) -> None:
+def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender: LoadedRecommender) -> None:
     with pytest.raises(
         RequestError, match=r"no item of the history is in the catalogue: 'i399', 'zz'\. Did you mean 'i39'"
     ):
@@ -131,13 +131,13 @@ def test_a_history_of_unknown_items_is_refused_with_the_nearest_name(recommender
 
 
 @pytest.mark.parametrize("what", ["allow", "deny"])
-def test_filters_of_unknown_items_are_refused(recommender: OpenedRecommender, what: str) -> None:
+def test_filters_of_unknown_items_are_refused(recommender: LoadedRecommender, what: str) -> None:
     with pytest.raises(RequestError, match=f"`{what}` names items that the catalogue lacks: 'zz'"):
         recommender.recommend(HISTORY, 5, **{what: ["i1", "zz"]})
 
 
 @pytest.mark.parametrize("k", [0, -1, 41])
-def test_k_out_of_range_is_refused_with_the_range(recommender: OpenedRecommender, k: int) -> None:
+def test_k_out_of_range_is_refused_with_the_range(recommender: LoadedRecommender, k: int) -> None:
     with pytest.raises(RequestError, match=f"k must be between 1 and the catalogue's 40 items, not {k}"):
         recommender.recommend(HISTORY, k)
 
@@ -176,12 +176,12 @@ def test_a_model_of_another_catalogue_is_refused(tiny_run: Path, tmp_path: Path)
     other = Catalogue.of(one.items, swapped.astype(np.int32), widths)
     model = tiny_run / "train-1-sft" / "model"
     with pytest.raises(ModelError, match=r"was trained on the catalogue [0-9a-f]{12}…, not on [0-9a-f]{12}…"):
-        GenerativeModel(model, transformers_engines(model)).on(other, tmp_path)
+        GenerativeModel(model, transformers_engine_factory(model)).for_catalogue(other, tmp_path)
 
 
 def test_an_engine_that_there_is_not_is_refused() -> None:
-    with pytest.raises(RequestError, match="'tpu': say transformers or vllm"):
-        engine_named("tpu")
+    with pytest.raises(RequestError, match="'tpu': use transformers or vllm"):
+        parse_engine("tpu")
 
 
 def test_a_folder_without_a_trained_model_is_refused(tiny_run: Path, tmp_path: Path) -> None:

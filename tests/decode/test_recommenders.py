@@ -15,7 +15,7 @@ from recommender_laws import ITEMS, RecommenderLaws
 from llmrec.collaborative import Markov
 from llmrec.contracts import CollaborativeModel, Items, Recommender, Request, Sequences
 from llmrec.data.dataset import Dataset
-from llmrec.decode.generative import Generative, GenerativeModel, transformers_engines
+from llmrec.decode.generative import Generative, GenerativeModel, transformers_engine_factory
 from llmrec.decode.recommenders import Collaborative, Ensemble, Member
 from llmrec.indexing.catalogue import Catalogue
 
@@ -25,8 +25,8 @@ UNKNOWN = [f"unknown {number}" for number in range(30)]  # to the catalogue, not
 def generative(run: Path) -> Generative:
     """The language model of a run, with as many beams as there are items."""
     folder = run / "train-1-sft" / "model"
-    model = GenerativeModel(folder, transformers_engines(folder), beams=ITEMS)
-    return model.on(Catalogue.load(run / "catalogue"), run / "catalogue")
+    model = GenerativeModel(folder, transformers_engine_factory(folder), beams=ITEMS)
+    return model.for_catalogue(Catalogue.load(run / "catalogue"), run / "catalogue")
 
 
 def markov(run: Path) -> Collaborative:

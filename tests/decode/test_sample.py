@@ -1,13 +1,14 @@
 """Sampling over the trie against exact probabilities."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 from decode_truth import SYMBOLS, TOKENS, brute_force, random_codes, random_prompts, tiny
 
 from llmrec.decode.filters import Filter
-from llmrec.decode.sample import sample, sample_without_replacement
+from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.errors import RequestError
 from llmrec.indexing.trie import Trie
@@ -36,7 +37,7 @@ def test_items_are_drawn_as_often_as_they_are_likely(temperature):
 def test_sets_without_replacement_are_drawn_as_often_as_draws_one_by_one_would():
     codes, trie, prompts, scorer = world(items=5, rows=1, seed=2)
     rounds = 6_000
-    drawn = sample_without_replacement(scorer, trie, TOKENS, prompts * rounds, 2, temperature=3.0, seed=3)
+    drawn = sample(scorer, trie, TOKENS, prompts * rounds, 2, temperature=3.0, seed=3, replacement=False)
     p = np.exp(brute_force(tiny("llama"), codes, prompts[0], "allowed", temperature=3.0))  # flat: no pair is rare
     for first, second in itertools.permutations(range(5), 2):
         truth = p[first] * p[second] / (1 - p[first])  # the second is drawn from what the first leaves
@@ -51,7 +52,7 @@ def test_sets_without_replacement_are_drawn_as_often_as_draws_one_by_one_would()
 def test_draws_without_replacement_are_distinct_allowed_and_end_when_nothing_is_left():
     codes, trie, prompts, scorer = world(items=12, rows=4, seed=4)
     filters = [None, Filter.of(trie, deny=[1, 2]), Filter.of(trie, allow=[5, 6, 7]), Filter.of(trie, allow=[])]
-    drawn = sample_without_replacement(scorer, trie, TOKENS, prompts, 6, filters=filters, seed=5)
+    drawn = sample(scorer, trie, TOKENS, prompts, 6, filters=filters, seed=5, replacement=False)
     for row, allowed in enumerate([set(range(12)), set(range(12)) - {1, 2}, {5, 6, 7}, set()]):
         found = [item for item in drawn.items[row].tolist() if item >= 0]
         assert len(found) == len(set(found)) == min(6, len(allowed)) and set(found) <= allowed
@@ -65,7 +66,7 @@ def test_draws_without_replacement_are_distinct_allowed_and_end_when_nothing_is_
 
 def test_the_same_seed_draws_the_same_items():
     _, trie, prompts, scorer = world()
-    for draw in (sample, sample_without_replacement):
+    for draw in (sample, partial(sample, replacement=False)):
         one, two, other = (draw(scorer, trie, TOKENS, prompts, 5, seed=seed) for seed in (1, 1, 2))
         assert (one.items == two.items).all() and not (one.items == other.items).all()
         with pytest.raises(RequestError, match="at least 1"):

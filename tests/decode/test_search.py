@@ -36,19 +36,19 @@ def random_filter(random, trie, prefer=None):
     return (Filter.of(trie, **options[kind]) if options[kind] else None), sorted(left)
 
 
-@pytest.mark.parametrize("normalise", ["catalogue", "allowed", "vocabulary"])
+@pytest.mark.parametrize("normalize_over", ["catalogue", "allowed", "vocabulary"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_beams_for_the_whole_catalogue_rank_as_brute_force_and_exact_scoring_do(family, normalise):
+def test_beams_for_the_whole_catalogue_rank_as_brute_force_and_exact_scoring_do(family, normalize_over):
     random = np.random.default_rng(3)
     codes = random_codes(random, 25)
     trie, model = Trie.build(codes, SYMBOLS), tiny(family)
     prompts = random_prompts(random, 3)
-    truth = np.array([brute_force(model, codes, prompt, normalise) for prompt in prompts])
-    ranked = beam_search(Scorer(model), trie, TOKENS, prompts, 25, normalise=normalise)
+    truth = np.array([brute_force(model, codes, prompt, normalize_over) for prompt in prompts])
+    ranked = beam_search(Scorer(model), trie, TOKENS, prompts, 25, normalize_over=normalize_over)
     np.testing.assert_allclose(ranked.scores, np.take_along_axis(truth, ranked.items, 1), **CLOSE)
     assert (ranked.items == np.argsort(-truth, 1)).all()
-    np.testing.assert_allclose(score_all(Scorer(model), trie, TOKENS, prompts, normalise), truth, **CLOSE)
-    if normalise != "vocabulary":
+    np.testing.assert_allclose(score_all(Scorer(model), trie, TOKENS, prompts, normalize_over), truth, **CLOSE)
+    if normalize_over != "vocabulary":
         np.testing.assert_allclose(np.exp(truth).sum(1), 1, rtol=1e-5)
 
 
@@ -57,11 +57,11 @@ def test_prompts_that_go_on_from_one_beginning_are_scored_as_whole_prompts_are(f
     random = np.random.default_rng(7)
     trie, scorer = Trie.build(random_codes(random, 12), SYMBOLS), Scorer(tiny(family))
     shared, *prompts = random_prompts(random, 5)
-    beginning, vocabulary = scorer.beginning(shared), np.arange(SIZES["vocab_size"])
+    beginning, vocabulary = scorer.cache_prefix(shared), np.arange(SIZES["vocab_size"])
     for rows in (prompts, prompts[:1]):
         symbols = random.integers(3, 70, (len(rows), 1))
-        parted = scorer.prefill(rows, vocabulary, whole=True, before=beginning)
-        whole = scorer.prefill([shared + row for row in rows], vocabulary, whole=True)
+        parted = scorer.prefill(rows, vocabulary, full_vocabulary=True, prefix=beginning)
+        whole = scorer.prefill([shared + row for row in rows], vocabulary, full_vocabulary=True)
         scores = [score_nodes(scorer, trie, state, "vocabulary") for state in (parted, whole)]
         np.testing.assert_allclose(*scores, **CLOSE)
         for state in (parted, whole):
@@ -73,17 +73,17 @@ def test_prompts_that_go_on_from_one_beginning_are_scored_as_whole_prompts_are(f
             torch.testing.assert_close(parted.logits.symbols[row, 0], truth, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("normalise", ["catalogue", "allowed", "vocabulary"])
-def test_filtered_search_and_scores_are_brute_force_over_what_is_left(normalise):
+@pytest.mark.parametrize("normalize_over", ["catalogue", "allowed", "vocabulary"])
+def test_filtered_search_and_scores_are_brute_force_over_what_is_left(normalize_over):
     random = np.random.default_rng(4)
     codes = random_codes(random, 25)
     trie, model = Trie.build(codes, SYMBOLS), tiny("llama")
     prompts = random_prompts(random, 6)
     filters, left = zip(*(random_filter(random, trie, row % 5) for row in range(6)), strict=True)
-    truth = np.array([brute_force(model, codes, p, normalise, a) for p, a in zip(prompts, left, strict=True)])
-    exact = score_all(Scorer(model), trie, TOKENS, prompts, normalise, filters)
+    truth = np.array([brute_force(model, codes, p, normalize_over, a) for p, a in zip(prompts, left, strict=True)])
+    exact = score_all(Scorer(model), trie, TOKENS, prompts, normalize_over, filters)
     np.testing.assert_allclose(exact, truth, **CLOSE)
-    ranked = beam_search(Scorer(model), trie, TOKENS, prompts, 25, filters=filters, normalise=normalise)
+    ranked = beam_search(Scorer(model), trie, TOKENS, prompts, 25, filters=filters, normalize_over=normalize_over)
     for row, allowed in enumerate(left):
         assert ranked.items[row, : len(allowed)].tolist() == np.argsort(-truth[row])[: len(allowed)].tolist()
         assert (ranked.items[row, len(allowed) :] == -1).all()
@@ -98,15 +98,15 @@ def test_filtered_search_and_scores_are_brute_force_over_what_is_left(normalise)
 @given(
     st.integers(0, 2**32), st.sampled_from(sorted(FAMILIES)), st.sampled_from(["catalogue", "allowed", "vocabulary"])
 )
-def test_every_result_is_valid_distinct_allowed_and_scored_exactly(seed, family, normalise):
+def test_every_result_is_valid_distinct_allowed_and_scored_exactly(seed, family, normalize_over):
     random = np.random.default_rng(seed)
     codes = random_codes(random, int(random.integers(1, 40)))
     trie, prompts = Trie.build(codes, SYMBOLS), random_prompts(random, int(random.integers(1, 5)))
     filters, left = zip(*(random_filter(random, trie) for _ in prompts), strict=True)
     k = int(random.integers(1, 12))
     beams = k + int(random.integers(0, 5))
-    ranked = beam_search(Scorer(tiny(family)), trie, TOKENS, prompts, k, beams, filters, normalise)
-    exact = score_all(Scorer(tiny(family)), trie, TOKENS, prompts, normalise, filters)
+    ranked = beam_search(Scorer(tiny(family)), trie, TOKENS, prompts, k, beams, filters, normalize_over)
+    exact = score_all(Scorer(tiny(family)), trie, TOKENS, prompts, normalize_over, filters)
     for items, scores, allowed, truth in zip(ranked.items, ranked.scores, left, exact, strict=True):
         found = items[items >= 0]
         assert len(found) == min(k, len(allowed)) and (items[len(found) :] == -1).all()
@@ -155,7 +155,7 @@ def test_vocabulary_scores_and_items_are_those_of_generate_with_a_dictionary_tri
         output_scores=True,
     )
     items = [item_of[tuple(ids[9:].tolist())] for ids in out.sequences]
-    ours = beam_search(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, beams, normalise="vocabulary")
+    ours = beam_search(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, beams, normalize_over="vocabulary")
     assert ours.items.reshape(-1).tolist() == items
     # generate masks after its log-softmax, so its scores are over the whole vocabulary
     np.testing.assert_allclose(ours.scores.reshape(-1), out.sequences_scores.numpy(), **CLOSE)
@@ -165,11 +165,11 @@ def test_exact_scoring_does_not_depend_on_the_memory_it_is_given():
     random = np.random.default_rng(7)
     trie, scorer = Trie.build(random_codes(random, 80), SYMBOLS), Scorer(tiny("gemma3"))
     prompts = random_prompts(random, 3)
-    for normalise in ("catalogue", "allowed", "vocabulary"):
-        roomy = score_all(scorer, trie, TOKENS, prompts, normalise)
+    for normalize_over in ("catalogue", "allowed", "vocabulary"):
+        roomy = score_all(scorer, trie, TOKENS, prompts, normalize_over)
         for memory in (1, 400_000):
             np.testing.assert_allclose(
-                score_all(scorer, trie, TOKENS, prompts, normalise, memory=memory), roomy, **CLOSE
+                score_all(scorer, trie, TOKENS, prompts, normalize_over, memory=memory), roomy, **CLOSE
             )
 
 
@@ -234,7 +234,7 @@ def test_requests_and_models_that_cannot_be_answered_are_refused():
         ({"k": 3, "beams": 2}, "as many beams"),
         ({"k": 1, "prompts": [[5], []]}, "without tokens"),
         ({"k": 1, "prompts": [[5] * 63]}, "63 tokens and its answer 2.*window is 64"),
-        ({"k": 1, "normalise": "none"}, "catalogue, allowed, vocabulary"),
+        ({"k": 1, "normalize_over": "none"}, "catalogue, allowed, vocabulary"),
         ({"k": 1, "filters": [None, None]}, "2 filters for 1"),
     ]:
         with pytest.raises(RequestError, match=says):
@@ -262,7 +262,9 @@ def test_a_model_with_adapters_is_scored_as_its_own_forward_pass_scores(extra):
             weight.data.add_(torch.randn_like(weight) * 0.3)
     random = np.random.default_rng(10)
     codes, prompts = random_codes(random, 15), random_prompts(random, 2)
-    for normalise in ("catalogue", "allowed", "vocabulary"):
-        truth = np.array([brute_force(model, codes, prompt, normalise) for prompt in prompts])
-        ranked = beam_search(Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, 15, normalise=normalise)
+    for normalize_over in ("catalogue", "allowed", "vocabulary"):
+        truth = np.array([brute_force(model, codes, prompt, normalize_over) for prompt in prompts])
+        ranked = beam_search(
+            Scorer(model), Trie.build(codes, SYMBOLS), TOKENS, prompts, 15, normalize_over=normalize_over
+        )
         np.testing.assert_allclose(ranked.scores, np.take_along_axis(truth, ranked.items, 1), **CLOSE)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.filters import Filter, Filters, Subset
+from llmrec.decode.filters import BatchFilters, Filter, Subset
 from llmrec.errors import CodeError, RequestError
 from llmrec.indexing.trie import ROOT, Trie
 
@@ -70,17 +70,19 @@ def test_a_filter_leaves_the_items_that_sets_leave(codes, random):
         deny = set() if kind in ("none", "allow", "mask", "subset") else deny
         filters.append(None if kind == "none" else Filter.of(trie, sorted(deny), given_allow))
         truth.append((set(every) if given_allow is None else allow) - deny)
-    sieve = Filters(trie, filters, len(filters))
+    batch_filters = BatchFilters(trie, filters, len(filters))
     for row, left in enumerate(truth):
         nodes = np.arange(len(trie.start))
-        counts = sieve.count(np.full(len(nodes), row), trie.start, trie.stop)
+        counts = batch_filters.count_allowed(np.full(len(nodes), row), trie.start, trie.stop)
         under = [[int(i) for i in trie.order[trie.start[n] : trie.stop[n]] if int(i) in left] for n in nodes]
         assert counts.tolist() == [len(items) for items in under]
         inner = nodes[~trie.is_leaf(nodes)]
         source, _, child = trie.children(inner)
-        assert (sieve.keep(np.full(len(inner), row), inner, source, child) == (counts[child] > 0)).all()
+        assert (
+            batch_filters.keep_children(np.full(len(inner), row), inner, source, child) == (counts[child] > 0)
+        ).all()
         some = np.flatnonzero(counts)
-        first = sieve.first(np.full(len(some), row), trie.start[some], trie.stop[some])
+        first = batch_filters.first_allowed(np.full(len(some), row), trie.start[some], trie.stop[some])
         assert trie.order[first].tolist() == [under[n][0] for n in some]
 
 
@@ -118,4 +120,4 @@ def test_a_filter_that_names_unknown_items_is_refused():
     with pytest.raises(RequestError, match="bool for each of the 2 items"):
         Filter.of(trie, allow=np.ones(3, bool))
     with pytest.raises(RequestError, match="2 filters for 3"):
-        Filters(trie, [None, None], 3)
+        BatchFilters(trie, [None, None], 3)

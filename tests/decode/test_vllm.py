@@ -15,8 +15,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from llmrec.contracts import Request
 from llmrec.decode.filters import Filter, Subset
-from llmrec.decode.generative import Generative, GenerativeModel, transformers_engines
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.generative import Generative, GenerativeModel, transformers_engine_factory
+from llmrec.decode.load import LoadedRecommender
 from llmrec.decode.search import beam_search
 from llmrec.decode.vllm_engine import AsyncVllmEngine, VllmEngine, engine_arguments
 from llmrec.errors import RequestError
@@ -28,7 +28,9 @@ SMALL = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_n
 @pytest.fixture(scope="module")
 def recommender(tiny_run):
     folder, catalogue = tiny_run / "train-1-sft" / "model", tiny_run / "catalogue"
-    return GenerativeModel(folder, transformers_engines(folder)).on(Catalogue.load(catalogue), catalogue)
+    return GenerativeModel(folder, transformers_engine_factory(folder)).for_catalogue(
+        Catalogue.load(catalogue), catalogue
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_prompts_that_do_not_fit_are_refused(engine):
 
 def test_a_recommender_on_vllm_recommends_what_one_on_transformers_does(engine, recommender):
     other = Generative(recommender.tokenizer, recommender.note, recommender.catalogue, engine, recommender.beams)
-    on_vllm, here = (OpenedRecommender("tiny", one, one.catalogue, True) for one in (other, recommender))
+    on_vllm, here = (LoadedRecommender("tiny", one, one.catalogue, True) for one in (other, recommender))
     for history, options in [(["i1", "i5"], {}), (["i3"], {"deny": ["i7"], "exclude_seen": False}), ([], {"k": 40})]:
         ours, truth = on_vllm.recommend(history, **options), here.recommend(history, **options)
         assert [item for item, _ in ours] == [item for item, _ in truth]
@@ -116,8 +118,14 @@ def items_of(catalogue, tokens, answers, end):
 
 def test_sampling_gives_real_and_allowed_items_only_and_leaves_other_requests_alone(engine, recommender, prompts):
     catalogue, end = engine.catalogue, recommender.tokenizer.eos_token_id
-    asked = [{"items": "item"}, {"items": "item", "deny": ["i1", "i7", "i9"]}, {"items": "item", "allow": ["i3", "i4"]}]
-    params = [SamplingParams(n=60, temperature=2.0, max_tokens=8, seed=1, extra_args=args) for args in [*asked, None]]
+    parse_request = [
+        {"items": "item"},
+        {"items": "item", "deny": ["i1", "i7", "i9"]},
+        {"items": "item", "allow": ["i3", "i4"]},
+    ]
+    params = [
+        SamplingParams(n=60, temperature=2.0, max_tokens=8, seed=1, extra_args=args) for args in [*parse_request, None]
+    ]
     outputs = engine.llm.generate([{"prompt_token_ids": prompts[0]}] * 4, params, use_tqdm=False)
     answers = [[list(one.token_ids) for one in output.outputs] for output in outputs]
     every, denied, allowed = (items_of(catalogue, engine.tokens, some, end) for some in answers[:3])
@@ -132,8 +140,8 @@ def test_lists_and_chats_name_only_real_items_whole(engine, recommender, prompts
     catalogue, tokens = engine.catalogue, set(engine.tokens.tolist())
     mention = recommender.tokenizer.convert_tokens_to_ids("<|item|>")
     bias = {"logit_bias": {mention: 12.0}} if mode == "chat" else {}  # an untrained model seldom mentions items
-    asked = {"items": mode, "deny": ["i1", "i7", "i9"]}
-    params = SamplingParams(n=40, temperature=2.0, max_tokens=30, seed=1, extra_args=asked, **bias)
+    parse_request = {"items": mode, "deny": ["i1", "i7", "i9"]}
+    params = SamplingParams(n=40, temperature=2.0, max_tokens=30, seed=1, extra_args=parse_request, **bias)
     output = engine.llm.generate([{"prompt_token_ids": prompts[0]}], params, use_tqdm=False)[0]
     codes = {
         tuple(engine.tokens[code].tolist()): item

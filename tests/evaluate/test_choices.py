@@ -211,10 +211,10 @@ def test_a_run_that_recommends_nothing_refuses_to_recommend_in_words(judge: RunF
         export(judge.path, tmp_path / "export")
     with pytest.raises(RunError, match=f"no figures over the whole catalogue.*{says}"):
         read_metrics(judge.evaluation("test"))
-    from llmrec.decode.generative import GenerativeModel, transformers_engines
+    from llmrec.decode.generative import GenerativeModel, transformers_engine_factory
 
     with pytest.raises(ModelError, match=says):
-        GenerativeModel(model_of(judge.last_trained), transformers_engines(model_of(judge.last_trained)))
+        GenerativeModel(model_of(judge.last_trained), transformers_engine_factory(model_of(judge.last_trained)))
     for verb in (
         ["recommend", str(judge.path), "--history", "1"],
         ["serve", str(judge.path), "--engine", "transformers"],

@@ -17,13 +17,13 @@ from snippets import blocks
 
 import llmrec
 from llmrec.contracts import Request
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 
 REQUESTS = [Request(history) for history in ([3], [4, 5, 6], list(range(20, 32)), [39, 0, 1, 7])]
 
 
 @pytest.fixture(scope="module")
-def served(adapted: Path) -> Iterator[OpenedRecommender]:
+def served(adapted: Path) -> Iterator[LoadedRecommender]:
     """What the card's snippet leaves, run in the folder."""
     names: dict[str, Any] = {}
     before = Path.cwd()
@@ -37,7 +37,7 @@ def served(adapted: Path) -> Iterator[OpenedRecommender]:
             names["rec"].recommender.engine.llm.llm_engine.engine_core.shutdown()
 
 
-def test_vllm_gives_the_items_of_an_export_that_transformers_gives(served: OpenedRecommender, adapted: Path) -> None:
+def test_vllm_gives_the_items_of_an_export_that_transformers_gives(served: LoadedRecommender, adapted: Path) -> None:
     ours, theirs = (one.recommender.rank(REQUESTS, 10) for one in (llmrec.load(adapted), served))
     assert (ours.items == theirs.items).all()
     np.testing.assert_allclose(theirs.scores, ours.scores, rtol=0, atol=1e-4)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import llmrec
-from llmrec.decode.opened import OpenedRecommender, RecommenderFolder
+from llmrec.decode.load import LoadedRecommender, RecommenderFolder
 from llmrec.errors import CodeError, DataError, ModelError
 from llmrec.files import hash_folder
 from llmrec.indexing import add as adding
@@ -36,8 +36,8 @@ def add(run: Path, file: Path, beginning: str | None = None) -> tuple[Path, dict
     return adding.add(file, old, recipe.items, recipe.seed, run / "catalogues")
 
 
-def opened(run: Path, catalogue: Path) -> OpenedRecommender:
-    return RecommenderFolder(run, describe(run)).on(catalogue)
+def opened(run: Path, catalogue: Path) -> LoadedRecommender:
+    return RecommenderFolder(run, describe(run)).for_catalogue(catalogue)
 
 
 def wares(folder: Path, **columns: list) -> Path:

@@ -24,7 +24,7 @@ def test_the_peer_finds_the_items_that_we_find(tiny_run):
     prompts = [random.integers(10, 300, length).tolist() for length in (5, 9, 7)]
     out = dictionary_generate(model, catalogue, tokens)(prompts, 4)
     theirs = out[:, -catalogue.trie.depth :].reshape(3, 4, -1).tolist()
-    ours = beam_search(Scorer(model), catalogue.trie, tokens, prompts, 4, normalise="vocabulary")
+    ours = beam_search(Scorer(model), catalogue.trie, tokens, prompts, 4, normalize_over="vocabulary")
     assert theirs == tokens[catalogue.codes[ours.items]].tolist()
 
 

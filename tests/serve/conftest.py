@@ -17,7 +17,7 @@ from llmrec.run.layout import recipe_of
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where the attacks are
 
 
-class Served(NamedTuple):
+class ProcessorContext(NamedTuple):
     """A run and the hashes of its catalogues."""
 
     run: Path
@@ -27,14 +27,14 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def served(tiny_run, tmp_path_factory) -> Served:
+def served(tiny_run, tmp_path_factory) -> ProcessorContext:
     run = tmp_path_factory.mktemp("served") / "films"
     shutil.copytree(tiny_run, run)
     (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.exclude_seen=true", "evaluate.beams=50"])))
     first = Catalogue.load(run / "catalogue")
     second = changed(first, run / "catalogues" / "spring")
     other = foreign(first, run / "catalogues" / "foreign")
-    return Served(run, first.hash, second.hash, other.hash)
+    return ProcessorContext(run, first.hash, second.hash, other.hash)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from serving import ADMIN, CLIENT, KEY, MASTER, opened
 
-from llmrec.decode import shelf
+from llmrec.decode import catalogue_registry
 from llmrec.errors import RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.access import Keys
 from llmrec.serve.app import build
+from llmrec.serve.schemas import ApiError, RecommendRequest
 from llmrec.serve.settings import Settings
-from llmrec.serve.shapes import Ask, Refused
 
 
 def names(catalogue):
@@ -100,10 +100,10 @@ def test_a_hostile_title_is_data(address, served):
 def test_a_request_finishes_on_the_catalogue_that_it_came_in_on(state, served):
     async def scene():
         service = await state.now()
-        slow = asyncio.create_task(service.answer(Ask(history=["i7"], k=40), "slow"))
+        slow = asyncio.create_task(service.answer(RecommendRequest(history=["i7"], k=40), "slow"))
         await asyncio.sleep(0)
         await state.switch(served.second)
-        fresh = await (await state.now()).answer(Ask(history=["i7"], k=10), "fresh")
+        fresh = await (await state.now()).answer(RecommendRequest(history=["i7"], k=10), "fresh")
         return await slow, fresh
 
     slow, fresh = asyncio.run(scene())
@@ -125,7 +125,7 @@ def test_a_switch_that_cannot_be_written_down_changes_nothing(served, tmp_path):
     state = opened(served.run, state=tmp_path / "file" / "catalogue")
 
     async def scene():
-        with pytest.raises(Refused, match="nothing was changed") as refused:
+        with pytest.raises(ApiError, match="nothing was changed") as refused:
             await state.switch(served.second)
         return refused.value, (await state.now()).catalogue.hash
 
@@ -149,7 +149,7 @@ def test_several_processes_of_a_server_change_together(served, state, tmp_path):
 def test_a_process_that_cannot_follow_says_come_again_and_no_path(served, tmp_path):
     state = opened(served.run, state=tmp_path / "catalogue")
     (tmp_path / "catalogue").write_text("f" * 64)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ApiError) as refused:
         asyncio.run(state.now())
     assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "1"}
     assert str(served.run) not in str(refused.value)
@@ -163,13 +163,13 @@ def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_i
     async def failing(wanted):
         tries.append(wanted)
         if len(tries) == 1:
-            raise Refused(422, "the disk hung", "hash")
+            raise ApiError(422, "the disk hung", "hash")
         await follow(wanted)
 
     state._move = failing
 
     async def scene():
-        with pytest.raises(Refused):
+        with pytest.raises(ApiError):
             await state.now()
         services = await asyncio.gather(state.now(), state.now(), state.now())
         return {service.catalogue.hash for service in services}
@@ -181,10 +181,10 @@ def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_i
 def test_the_shelf_finds_folders_by_hash_and_passes_over_what_is_none(served, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     roots = [served.run / "catalogue", served.run / "catalogues", tmp_path / "empty", tmp_path / "missing"]
-    assert set(shelf.listing(roots).known) == {served.first, served.second, served.foreign}
-    monkeypatch.delenv(shelf.SHELF, raising=False)
+    assert set(catalogue_registry.scan(roots).known) == {served.first, served.second, served.foreign}
+    monkeypatch.delenv(catalogue_registry.CATALOGUES_VARIABLE, raising=False)
     with pytest.raises(RequestError, match="there are none"):
-        shelf.by_hash("1" * 64)
+        catalogue_registry.load_by_hash("1" * 64)
 
 
 BROKEN = {

@@ -12,8 +12,8 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-from llmrec.decode import vllm_processor, vllm_processor_v2
-from llmrec.decode.vllm_request import Served
+from llmrec.decode import vllm_processor_v1, vllm_processor_v2
+from llmrec.decode.vllm_request import ProcessorContext
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.settings import Settings
 
@@ -46,20 +46,20 @@ def finite(row):
 def scene(served, config):
     """The catalogues, the tokens, and a beginning under which the second has one item more."""
     first, second = (Catalogue.load(served.run / part) for part in ("catalogue", "catalogues/spring"))
-    tokens = Served(config).first.tokens
+    tokens = ProcessorContext(config).default.tokens
     return first, second, tokens, tokens[second.codes[-1]].tolist()[:-1]
 
 
 def test_v1_masks_each_row_by_its_own_catalogue(served, config, scene):
     first, second, tokens, begun = scene
-    processor = vllm_processor.ItemLogitsProcessor(config, torch.device("cpu"), False)
+    processor = vllm_processor_v1.ItemProcessorV1(config, torch.device("cpu"), False)
     asked = [asking(), asking(catalogue=served.second), asking(catalogue=served.first), asking(catalogue="0" * 64)]
     added = [(row, one, [9], list(begun)) for row, one in enumerate(asked)]
     processor.update_state(BatchUpdate(4, removed=[], added=added, moved=[]))
     masked = processor.apply(torch.zeros(4, 448))
     assert finite(masked[0]) == finite(masked[2]) == leaves(first, tokens, begun)
     assert finite(masked[1]) == leaves(second, tokens, begun) != finite(masked[0])
-    assert finite(masked[3]) == {processor.served.first.end}  # taken off the shelf since it was admitted
+    assert finite(masked[3]) == {processor.context.default.end_token}  # taken off the shelf since it was admitted
 
 
 def test_v2_masks_each_row_by_its_own_catalogue(served, config, scene):
@@ -76,7 +76,7 @@ def test_v2_masks_each_row_by_its_own_catalogue(served, config, scene):
         prefill_len=lengths,
         total_len=SimpleNamespace(gpu=None),
     )
-    processor = vllm_processor_v2.ItemLogitsProcessor(config, states)
+    processor = vllm_processor_v2.ItemProcessorV2(config, states)
     processor.add_request(0, asking())
     processor.add_request(1, asking(catalogue=served.second))
     mapping, length = torch.tensor([1, 0]), torch.tensor([1 + len(begun)] * 2)

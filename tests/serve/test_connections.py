@@ -12,7 +12,7 @@ import httpx
 import pytest
 from serving import CLIENT, LOGS, serving
 
-from llmrec.serve.logs import LogLimit
+from llmrec.serve.log_redaction import RepeatLimit
 
 HALF = b"POST /v1/recommendations HTTP/1.1\r\nHost: here\r\n"
 
@@ -59,7 +59,7 @@ def test_a_slow_client_is_served_as_long_as_it_is_not_too_slow(small):
 
 
 def test_a_kind_of_line_is_logged_once_a_minute_with_the_number_of_those_that_were_not():
-    limit = LogLimit(seconds=0.05)
+    limit = RepeatLimit(seconds=0.05)
 
     def logged(*words):
         record = logging.getLogger("asyncio").makeRecord(
@@ -76,7 +76,7 @@ def test_a_kind_of_line_is_logged_once_a_minute_with_the_number_of_those_that_we
 
 
 def test_requests_that_a_stop_cuts_off_are_no_traceback_in_the_log():
-    limit = LogLimit()
+    limit = RepeatLimit()
     cut, failed = asyncio.CancelledError("timeout graceful shutdown exceeded"), ValueError("a fault of ours")
     records = [
         logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 1, f"{error}", (), (type(error), error, None))

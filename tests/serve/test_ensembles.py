@@ -12,7 +12,7 @@ from llmrec.collaborative import ArrayModel
 from llmrec.export import export
 from llmrec.run.execute import run
 from llmrec.run.layout import recipe_of
-from llmrec.serve.shapes import Ask
+from llmrec.serve.schemas import RecommendRequest
 
 HISTORY = ["i3", "i4", "i5", "i6"]
 FILTERS = [{}, {"deny": ["i7", "i8"]}, {"allow": ["i1", "i9", "i20"]}, {"exclude_seen": False}, {"exclude_seen": True}]
@@ -40,7 +40,7 @@ def service(folders, request):
 
 @pytest.mark.parametrize("more", FILTERS, ids=str)
 def test_a_server_and_load_give_the_same_lists(mixed, service, tiny_run, more):
-    answer = asyncio.run(service.answer(Ask(history=HISTORY, k=3, **more), "one"))
+    answer = asyncio.run(service.answer(RecommendRequest(history=HISTORY, k=3, **more), "one"))
     found = llmrec.load(mixed).recommend(HISTORY, 3, **more)
     assert [item.item_id for item in answer.items] == [item for item, _ in found]
     np.testing.assert_allclose([item.score for item in answer.items], [score for _, score in found], rtol=1e-4)
@@ -51,6 +51,6 @@ def test_a_server_and_load_give_the_same_lists(mixed, service, tiny_run, more):
 def test_a_request_decides_whether_seen_items_come_whatever_the_recipe_of_the_ensemble_says(service):
     """The recipe lets them come again, and only the collaborative model could bring those that no beam reaches."""
     for exclude_seen in (True, False):
-        answer = asyncio.run(service.answer(Ask(history=HISTORY, k=40, exclude_seen=exclude_seen), "one"))
+        answer = asyncio.run(service.answer(RecommendRequest(history=HISTORY, k=40, exclude_seen=exclude_seen), "one"))
         assert {item.item_id for item in answer.items}.isdisjoint(HISTORY) == exclude_seen
     assert service.take_invalid() == 0

@@ -35,7 +35,7 @@ def command(*words, **environment):
     return done.returncode, " ".join(done.stderr.split())
 
 
-def figures(client):
+def metrics(client):
     families = text_string_to_metric_families(client.get("/metrics").text)
     return {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
 
@@ -74,10 +74,10 @@ class Load(threading.Thread):
 
 def test_prometheus_sees_requests_phases_the_catalogue_and_no_invalid_item(address, served):
     with httpx.Client(base_url=address, headers=CLIENT) as client:
-        before = figures(client)
+        before = metrics(client)
         for body in ({"history": ["i1"], "k": 7}, {"history": ["i1"], "k": 0}, {"history": [], "k": 3}):
             client.post("/v1/recommendations", json=body)
-        after = figures(client)
+        after = metrics(client)
         grown = {name: value - before.get(name, 0) for name, value in after.items()}
     assert grown["llmrec_requests_total", "/v1/recommendations", "200"] == 2
     assert grown["llmrec_requests_total", "/v1/recommendations", "422"] == 1

@@ -52,7 +52,7 @@ def folder(rows, tmp_path_factory):
     np.save(root / "vectors" / "vectors.npy", np.random.default_rng(1).normal(size=(COUNT, 8)))
     about = {"format": 1, "name": "films", "exclude_seen": True, "catalogue": "catalogue"}
     node = {"kind": "dot-product", "folder": "vectors"}
-    description.write_description(root, about | {"recommender": node})
+    description.write_spec(root, about | {"recommender": node})
     return root
 
 

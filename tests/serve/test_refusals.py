@@ -165,7 +165,7 @@ def test_a_failure_of_ours_is_a_500_without_its_words_and_a_stopping_server_says
     routes.state.engine._thread.shutdown()  # a dead model
     assert post(app, {"history": ["i1"]}).status_code == 500
     assert "RuntimeError at" in caplog.text and "shutdown" not in caplog.text
-    routes.state.door.closed = True
+    routes.state.limiter.closed = True
     assert post(app, {"history": ["i1"]}).status_code == 503 and send(app, ("GET", "/health", {}))[0].status_code == 200
 
 

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from llmrec.cli.serve import _parallel
-from llmrec.decode import shelf
-from llmrec.serve.settings import NAME, SERVE, Settings, _options, _plugins
+from llmrec.decode import catalogue_registry
+from llmrec.serve.settings import NAME, SETTINGS_VARIABLE, Settings, _options, _plugins
 
 
 def test_options_are_vllm_s_own_flags():
@@ -40,7 +40,11 @@ def test_settings_travel_by_the_environment_and_keys_do_not(served, tmp_path, mo
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings.from_environment() == settings
-    assert set(shelf.listing(shelf.roots()).known) == {served.first, served.second, served.foreign}
-    monkeypatch.delenv(SERVE)
+    assert set(catalogue_registry.scan(catalogue_registry.roots()).known) == {
+        served.first,
+        served.second,
+        served.foreign,
+    }
+    monkeypatch.delenv(SETTINGS_VARIABLE)
     with pytest.raises(Exception, match="llmrec serve RUN"):
         Settings.from_environment()

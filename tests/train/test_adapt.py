@@ -12,7 +12,7 @@ from tiny_bases import FAMILIES, base, catalogue, examples, train
 from transformers import PreTrainedModel
 
 from llmrec.decode.generative import Generative, TransformersEngine
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt, old_rows_trained
 from llmrec.model.merge import merged
@@ -89,5 +89,5 @@ def assert_old_rows_stayed(plain: PreTrainedModel, start: dict[str, torch.Tensor
 def recommended(model: PreTrainedModel, tokenizer: Any) -> list[tuple[str, float]]:
     """The catalogue's order after two items."""
     engine = TransformersEngine(model, catalogue().trie, token_ids(tokenizer, catalogue().tokens))
-    opened = OpenedRecommender("model", Generative(tokenizer, NOTE, catalogue(), engine), catalogue(), False)
+    opened = LoadedRecommender("model", Generative(tokenizer, NOTE, catalogue(), engine), catalogue(), False)
     return opened.recommend(["i1", "i2"], k=12)

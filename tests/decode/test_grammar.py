@@ -9,9 +9,8 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.answers import OUTSIDE, Answers, mask, separator_tokens
-from llmrec.decode.filters import Filter, Filters
-from llmrec.decode.processor import ItemProcessor
+from llmrec.decode.filters import BatchFilters, Filter
+from llmrec.decode.grammar import OUTSIDE, ItemProcessor, OutputGrammar, mask_logits, separator_tokens
 from llmrec.errors import ModelError
 from llmrec.indexing.trie import Trie
 
@@ -20,7 +19,7 @@ VOCABULARY = 97
 
 
 def reader(codes):
-    return Answers(Trie.build(codes, SYMBOLS), TOKENS, END, SEPARATOR, MENTION)
+    return OutputGrammar(Trie.build(codes, SYMBOLS), TOKENS, END, SEPARATOR, MENTION)
 
 
 def allowed(given, mode, answers, filters=None, room=None):
@@ -29,8 +28,8 @@ def allowed(given, mode, answers, filters=None, room=None):
     for row, answer in enumerate(answers):
         table[row, : len(answer)] = answer
     logits = torch.zeros(len(answers), VOCABULARY)
-    compiled = Filters(given.trie, filters, len(answers))
-    mask(logits, np.arange(len(answers)), table, compiled, given, mode, room)
+    compiled = BatchFilters(given.trie, filters, len(answers))
+    mask_logits(logits, np.arange(len(answers)), table, compiled, given, mode, room)
     return [set(torch.isfinite(row).nonzero().ravel().tolist()) for row in logits]
 
 
@@ -68,7 +67,7 @@ def test_a_list_that_fits_nowhere_and_one_that_has_ended_may_only_end():
     answers = [[*first, 9], [*first, END], [*first, *SEPARATOR, *second], [first[1]], [*first, *SEPARATOR, first[0]]]
     assert allowed(given, "items", answers) == [{END}] * 5
     with pytest.raises(ModelError, match="separator"):
-        Answers(given.trie, TOKENS, END).read(np.array([[1]]), "items")
+        OutputGrammar(given.trie, TOKENS, END).parse(np.array([[1]]), "items")
 
 
 def words_or_code(codes, answer):
@@ -102,7 +101,7 @@ def test_after_a_mention_a_chat_goes_on_with_a_real_code_and_elsewhere_with_any_
     truth = [words_or_code(codes, answer) for answer in answers]
     expected = [words if one is None else one for one in truth]
     assert allowed(given, "chat", answers) == expected
-    reach = given.reach("chat")
+    reach = given.tokens_needed("chat")
     assert reach is not None
     assert allowed(given, "chat", [answer[-reach:] for answer in answers]) == expected  # the tail tells
 
@@ -116,12 +115,12 @@ def test_nothing_is_begun_that_would_be_cut_short_or_that_no_item_could_follow()
         assert (SEPARATOR[0] in allowed(given, "items", [first], room=np.array([room]))[0]) is may
     assert allowed(given, "chat", [[9]], [Filter.of(given.trie, allow=[])]) == [words - {MENTION}]
     for answer in ([9, MENTION], [OUTSIDE]):  # a model that knows no mention
-        assert allowed(Answers(given.trie, TOKENS, END), "chat", [answer]) == [words]
+        assert allowed(OutputGrammar(given.trie, TOKENS, END), "chat", [answer]) == [words]
 
 
 def test_a_chat_says_no_id_that_the_tokenizer_does_not_know():
     trie, words = Trie.build([(0, 1), (2, 3)], SYMBOLS), set(range(90)) - set(TOKENS.tolist())
-    given = Answers(trie, TOKENS, END, SEPARATOR, MENTION, words=90)
+    given = OutputGrammar(trie, TOKENS, END, SEPARATOR, MENTION, vocab_size=90)
     after = set(TOKENS[[0, 2]].tolist())  # an item's tokens come whatever their ids
     assert allowed(given, "chat", [[9], [9, MENTION], [9, 95]]) == [words, after, words]
 

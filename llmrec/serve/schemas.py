@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from llmrec.errors import LlmrecError
 
 
-class Constraint(BaseModel):
+class ColumnConstraint(BaseModel):
     """What the cells of a column must hold; an item must meet all that is said."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -20,13 +20,13 @@ class Constraint(BaseModel):
     max: float | None = Field(None, description="a number of at most this", allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _says_something(self) -> Constraint:
+    def _says_something(self) -> ColumnConstraint:
         if not (self.any or self.none) and self.min is None and self.max is None:
             raise ValueError("give `any`, `none`, `min` or `max`")
         return self
 
 
-class Ask(BaseModel):
+class RecommendRequest(BaseModel):
     """Who should be given how many items, and which."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"history": ["50", "181"]}]})
@@ -39,7 +39,7 @@ class Ask(BaseModel):
     category: str | dict[str, str] | None = Field(
         None, description='a value of one of the items\' columns: "Comedy", or {"genres": "Comedy"}'
     )
-    where: dict[str, Constraint] = Field(
+    where: dict[str, ColumnConstraint] = Field(
         {}, description='column → constraint: {"year": {"min": 1990, "max": 1999}, "genres": {"none": ["Horror"]}}'
     )
     exclude_seen: bool | None = Field(
@@ -47,21 +47,23 @@ class Ask(BaseModel):
     )
 
 
-class Asks(BaseModel):
+class BatchRecommendRequest(BaseModel):
     """Several at once; if one of them is refused, all are."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    requests: list[Ask] = Field(min_length=1)
+    requests: list[RecommendRequest] = Field(min_length=1)
 
 
 def _kind(body: Any) -> str:
     return "several" if isinstance(body, dict) and "requests" in body else "one"
 
 
-AskBody = Annotated[Annotated[Ask, Tag("one")] | Annotated[Asks, Tag("several")], Discriminator(_kind)]
+RecommendBody = Annotated[
+    Annotated[RecommendRequest, Tag("one")] | Annotated[BatchRecommendRequest, Tag("several")], Discriminator(_kind)
+]
 
 
-class Item(BaseModel):
+class RecommendedItem(BaseModel):
     """A recommended item."""
 
     item_id: str
@@ -79,26 +81,26 @@ class Timing(BaseModel):
     total: float
 
 
-class Answer(BaseModel):
+class RecommendResponse(BaseModel):
     """The items for one request, best first; fewer than k where the filters leave fewer."""
 
     request_id: str
     model: str
     catalogue: str = Field(description="hash of the catalogue that the items are from")
     ranked_by: Literal["model", "popularity"]
-    items: list[Item]
+    items: list[RecommendedItem]
     unknown: list[str] = Field(description="item ids of the request that the catalogue lacks, 100 at most")
     notes: list[str] = Field(description="what the request did not get as asked, and why")
     timing_ms: Timing
 
 
-class Answers(BaseModel):
+class BatchRecommendResponse(BaseModel):
     """The answers of several requests, in order."""
 
-    answers: list[Answer]
+    answers: list[RecommendResponse]
 
 
-class Fault(BaseModel):
+class ErrorDetail(BaseModel):
     """Why a request was refused."""
 
     message: str
@@ -108,20 +110,20 @@ class Fault(BaseModel):
     request_id: str
 
 
-class Refusal(BaseModel):
+class ErrorResponse(BaseModel):
     """Every error, in the form that clients of OpenAI's API know."""
 
-    error: Fault
+    error: ErrorDetail
 
 
-class Switch(BaseModel):
+class SwitchCatalogueRequest(BaseModel):
     """The catalogue to give items of from now on."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     hash: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256, as in its catalogue.json")
 
 
-class Catalogues(BaseModel):
+class CataloguesResponse(BaseModel):
     """Catalogues by hash."""
 
     catalogue: str = Field(description="the one that items are given of")
@@ -130,7 +132,7 @@ class Catalogues(BaseModel):
     skipped: list[str] = Field([], description="folders that are no catalogues, and why; for the admin's key alone")
 
 
-class Entry(BaseModel):
+class CatalogueItem(BaseModel):
     """An item of the catalogue."""
 
     item_id: str
@@ -139,17 +141,17 @@ class Entry(BaseModel):
     columns: dict[str, Any] = Field(description="all else that the catalogue says of it")
 
 
-class Page(BaseModel):
+class ItemsResponse(BaseModel):
     """Items in the order of the catalogue."""
 
     model_config = ConfigDict(ser_json_bytes="base64")  # a column may hold bytes that are no text
     catalogue: str = Field(description="hash of the catalogue that the items are from")
     total: int = Field(description="items in all, of which this is a part")
     start: int
-    items: list[Entry]
+    items: list[CatalogueItem]
 
 
-class Version(BaseModel):
+class VersionResponse(BaseModel):
     """What is running."""
 
     version: str = Field(description="of vLLM where it serves, else of transformers")
@@ -177,7 +179,7 @@ KINDS = {
 }
 
 
-class Refused(LlmrecError):
+class ApiError(LlmrecError):
     """A request that is not answered: an HTTP status and a reason, which quotes no more of the client than names."""
 
     def __init__(self, status: int, message: str, param: str | None = None, **headers: str) -> None:
@@ -187,6 +189,6 @@ class Refused(LlmrecError):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self, request_id: str) -> JSONResponse:
-        """The response to send: a `Refusal`."""
+        """The response to send: a `ErrorResponse`."""
         fault = {"message": str(self), "type": KINDS[self.status], "param": self.param, "code": self.status}
         return JSONResponse({"error": {**fault, "request_id": request_id}}, self.status, self.headers)

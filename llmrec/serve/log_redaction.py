@@ -16,7 +16,7 @@ def redact_errors() -> None:
     """Take the words out of errors from now on; VLLM_LOGGING_LEVEL=DEBUG leaves them in."""
     if logging.getLogger("vllm").isEnabledFor(logging.DEBUG):
         return
-    words = Unquoted()
+    words = ErrorRedactor()
     for name in HANDLED:
         for keeper in (logging.getLogger(name), *logging.getLogger(name).handlers):
             keeper.addFilter(words)
@@ -26,11 +26,11 @@ def limit_repeats() -> None:
     """Limit the loggers of what handles connections, from now on: clients can cause messages as often as they like."""
     for name in LIMITED:
         logger = logging.getLogger(name)
-        if not any(isinstance(one, LogLimit) for one in logger.filters):
-            logger.addFilter(LogLimit())
+        if not any(isinstance(one, RepeatLimit) for one in logger.filters):
+            logger.addFilter(RepeatLimit())
 
 
-class LogLimit(logging.Filter):
+class RepeatLimit(logging.Filter):
     """Drops a record whose message was logged less than a minute ago; the next one says how many were dropped."""
 
     def __init__(self, seconds: float = 60.0) -> None:
@@ -56,7 +56,7 @@ class LogLimit(logging.Filter):
         return True
 
 
-class Unquoted(logging.Filter):
+class ErrorRedactor(logging.Filter):
     """Leaves of an error its kind and place: messages, vLLM's too, quote what a client sent."""
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -12,10 +12,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrec.serve.access import Keys, TrustedHosts
-from llmrec.serve.routes import DOCUMENTATION, Figures
+from llmrec.serve.routes import DOCUMENTATION, Metrics
+from llmrec.serve.schemas import ApiError
 from llmrec.serve.settings import Limits, Settings
-from llmrec.serve.shapes import Refused
-from llmrec.serve.state import Door
+from llmrec.serve.state import ConcurrencyLimiter
 
 # Open without a key: what load balancers ask, which says only that the server lives, and what says how to ask.
 OPEN = ("/health", "/ping", *DOCUMENTATION)
@@ -27,12 +27,14 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # others
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class Gate:
+class AuthMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, limits: Limits, door: Door, figures: Figures) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys | None, limits: Limits, limiter: ConcurrencyLimiter, metrics: Metrics
+    ) -> None:
         """Wrap an app; without `keys` every request passes, and once the door is closed none does."""
-        self.app, self.keys, self.limits, self.door, self.figures = app, keys, limits, door, figures
+        self.app, self.keys, self.limits, self.limiter, self.metrics = app, keys, limits, limiter, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -48,7 +50,7 @@ class Gate:
         try:
             self._check(scope, route)
             with_body = receive if _path(scope) in OPEN else await self._body(scope, receive)
-        except Refused as refused:
+        except ApiError as refused:
             await refused.response(request_id)(scope, receive, send)
             return
         if with_body is not None:
@@ -57,11 +59,11 @@ class Gate:
     def _check(self, scope: Scope, route: str) -> None:
         """Methods, keys, whether the server still takes requests, and framing that a proxy might read otherwise."""
         if scope["method"] not in METHODS:
-            raise Refused(405, "this server takes no such method; see /docs.", Connection="close")
+            raise ApiError(405, "this server takes no such method; see /docs.", Connection="close")
         if _path(scope) in OPEN:
             return
         if self.keys and not self.keys.opens(_header(scope, b"authorization")):
-            raise Refused(
+            raise ApiError(
                 401,
                 "show the server's key: `Authorization: Bearer KEY`.",
                 WWW_Authenticate="Bearer",
@@ -69,13 +71,13 @@ class Gate:
             )
         free = route in (OTHER, *SHARED) or route.startswith("/v1/")
         if self.keys and not free and not self.keys.opens(_header(scope, b"authorization"), admin=True):
-            raise Refused(
+            raise ApiError(
                 403, "only the admin's key opens this route: start the server with LLMREC_ADMIN_KEY, and show it."
             )
-        if self.door.closed:
-            raise Refused(503, "the server is stopping: ask again in a moment.", Retry_After="5", Connection="close")
+        if self.limiter.closed:
+            raise ApiError(503, "the server is stopping: ask again in a moment.", Retry_After="5", Connection="close")
         if _header(scope, b"content-length") is not None and _header(scope, b"transfer-encoding") is not None:
-            raise Refused(
+            raise ApiError(
                 400, "a request has `Content-Length` or `Transfer-Encoding`, not both: send one.", Connection="close"
             )
 
@@ -88,7 +90,7 @@ class Gate:
         if announced is None and _header(scope, b"transfer-encoding") is None:
             return receive
         if announced is not None and not re.fullmatch("[0-9]{1,15}", announced):
-            raise Refused(400, "`Content-Length` is not the number of bytes of the body.", Connection="close")
+            raise ApiError(400, "`Content-Length` is not the number of bytes of the body.", Connection="close")
         if int(announced or 0) > self.limits.body:
             raise self._too_large()
         try:
@@ -96,7 +98,7 @@ class Gate:
                 body = await self._read(receive)
         except TimeoutError:
             message = f"the body was not there within {self.limits.read_timeout:g} s: send it again."
-            raise Refused(408, message, Connection="close") from None
+            raise ApiError(408, message, Connection="close") from None
         return None if body is None else _replay(body, receive)
 
     async def _read(self, receive: Receive) -> bytes | None:
@@ -112,8 +114,8 @@ class Gate:
                 raise self._too_large()
         return b"".join(parts)
 
-    def _too_large(self) -> Refused:
-        return Refused(
+    def _too_large(self) -> ApiError:
+        return ApiError(
             413,
             f"the body has more than {self.limits.body} bytes: send fewer requests at a time, or only the newest "
             "items, or start the server with a larger --max-body.",
@@ -125,7 +127,7 @@ class Gate:
 
         async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.figures.requests.labels(route, message["status"]).inc()
+                self.metrics.requests.labels(route, message["status"]).inc()
                 others = [pair for pair in message.get("headers", []) if pair[0].lower() != b"x-request-id"]
                 message = {**message, "headers": [*others, (b"x-request-id", request_id.encode())]}
             await send(message)
@@ -133,12 +135,12 @@ class Gate:
         return with_id
 
 
-def protect(app: FastAPI, settings: Settings, keys: Keys, door: Door, figures: Figures) -> None:
+def protect(app: FastAPI, settings: Settings, keys: Keys, limiter: ConcurrencyLimiter, metrics: Metrics) -> None:
     """Put the gate before all routes of an app; where no key is asked for, requests from pages of other sites fail."""
     if settings.without_key:
         app.add_middleware(TrustedHosts)
     protecting = None if settings.without_key else keys
-    app.add_middleware(Gate, keys=protecting, limits=settings.limits, door=door, figures=figures)
+    app.add_middleware(AuthMiddleware, keys=protecting, limits=settings.limits, limiter=limiter, metrics=metrics)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

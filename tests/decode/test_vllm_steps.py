@@ -7,12 +7,12 @@ from decode_truth import SYMBOLS, TOKENS, random_codes, random_prompts, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.decode.answers import OUTSIDE, Answers, mask
-from llmrec.decode.filters import Filter, Filters
+from llmrec.decode.filters import BatchFilters, Filter
+from llmrec.decode.grammar import OUTSIDE, OutputGrammar, mask_logits
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
-from llmrec.decode.vllm_engine import Reply, rounds
-from llmrec.decode.vllm_request import VARIABLE, asked, served_catalogue
+from llmrec.decode.vllm_engine import StepResult, search_steps
+from llmrec.decode.vllm_request import CATALOGUE_VARIABLE, default_catalogue, parse_request
 from llmrec.errors import CodeError, ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
@@ -21,7 +21,7 @@ END = 2
 
 
 def only_items(logits, rows, answers, reader, filters=None):
-    return mask(logits, rows, answers, Filters(reader.trie, filters, len(rows)), reader)
+    return mask_logits(logits, rows, answers, BatchFilters(reader.trie, filters, len(rows)), reader)
 
 
 def answered(model, reader, ask):
@@ -34,12 +34,12 @@ def answered(model, reader, ask):
     only_items(logits, np.array([0]), answer, reader)
     logprobs = logits.log_softmax(-1)[0]
     top = logprobs.topk(ask.logprobs)
-    return Reply([int(logprobs.argmax()), *top.indices.tolist()], [float(logprobs.max()), *top.values.tolist()])
+    return StepResult([int(logprobs.argmax()), *top.indices.tolist()], [float(logprobs.max()), *top.values.tolist()])
 
 
 def search(model, trie, prompts, *arguments, **more):
-    reader, replies = Answers(trie, TOKENS, END), None
-    run = rounds(trie, TOKENS, prompts, *arguments, **more)
+    reader, replies = OutputGrammar(trie, TOKENS, END), None
+    run = search_steps(trie, TOKENS, prompts, *arguments, **more)
     while True:
         try:
             asks = run.send(replies)
@@ -74,9 +74,9 @@ def test_rounds_find_what_beam_search_finds(seed):
 def test_a_round_never_asks_for_more_log_probabilities_than_a_prefix_has_children():
     trie = Trie.build([(0, 3), (0, 4), (1, 5), (1, 6), (2, 7)], SYMBOLS)
     deny = [Filter.of(trie, deny=[0, 1])]
-    first = rounds(trie, TOKENS, [[5, 6]], 1, filters=deny).send(None)
+    first = search_steps(trie, TOKENS, [[5, 6]], 1, filters=deny).send(None)
     assert [(ask.tokens, ask.answer_start, ask.logprobs) for ask in first] == [([5, 6], 2, 2)]  # the best may be denied
-    assert rounds(trie, TOKENS, [[5]], 9, filters=deny).send(None)[0].logprobs == 3
+    assert search_steps(trie, TOKENS, [[5]], 9, filters=deny).send(None)[0].logprobs == 3
 
 
 def test_requests_that_make_no_sense_and_servers_without_the_processor_are_refused():
@@ -87,9 +87,9 @@ def test_requests_that_make_no_sense_and_servers_without_the_processor_are_refus
         ({"k": 1, "filters": [None, None]}, "2 filters for 1"),
     ]:
         with pytest.raises(RequestError, match=says):
-            next(rounds(trie, TOKENS, [[5]], **bad))
-    for wrong in (Reply([60], [-0.1]), Reply([int(TOKENS[1])], [-0.1]), Reply([], [])):
-        run = rounds(trie, TOKENS, [[5]], 1)
+            next(search_steps(trie, TOKENS, [[5]], **bad))
+    for wrong in (StepResult([60], [-0.1]), StepResult([int(TOKENS[1])], [-0.1]), StepResult([], [])):
+        run = search_steps(trie, TOKENS, [[5]], 1)
         next(run)
         with pytest.raises(ModelError, match="item processor"):
             run.send([wrong])
@@ -105,7 +105,7 @@ def test_the_mask_lets_through_what_follows_each_answer_and_touches_no_other_row
     rows = np.array([0, 1, 2, 4, 5, 7])
     logits = torch.arange(8 * 97.0).view(8, 97)
     masked = logits.clone()
-    lost = only_items(masked, rows, answers, Answers(trie, TOKENS, END), filters)
+    lost = only_items(masked, rows, answers, OutputGrammar(trie, TOKENS, END), filters)
     assert lost.tolist() == [False, False, False, False, True, True]
     assert (masked[[3, 6]] == logits[[3, 6]]).all()
     for row, symbols in zip(rows, allowed, strict=True):
@@ -116,17 +116,17 @@ def test_the_mask_lets_through_what_follows_each_answer_and_touches_no_other_row
 
 
 def test_a_batch_in_which_every_answer_has_ended_may_only_end():
-    reader, masked = Answers(Trie.build([(1,)], SYMBOLS), TOKENS, END), torch.zeros(2, 97)
+    reader, masked = OutputGrammar(Trie.build([(1,)], SYMBOLS), TOKENS, END), torch.zeros(2, 97)
     assert not only_items(masked, np.arange(2), np.full((2, 1), TOKENS[1]), reader).any()
     assert torch.isfinite(masked).nonzero().tolist() == [[0, END], [1, END]]
 
 
 def test_what_a_request_asks_is_read_or_refused(tiny_run):
     catalogue = Catalogue.load(tiny_run / "catalogue")
-    assert asked(None, catalogue) is None and asked({"session": 1}, catalogue) is None
-    plain = asked({"items": "item"}, catalogue)
+    assert parse_request(None, catalogue) is None and parse_request({"session": 1}, catalogue) is None
+    plain = parse_request({"items": "item"}, catalogue)
     assert (plain.start, plain.filter) == (None, None)
-    some = asked({"items": "item", "answer_start": 3, "deny": ["i4", "i2"], "allow": ["i4", "i5"]}, catalogue)
+    some = parse_request({"items": "item", "answer_start": 3, "deny": ["i4", "i2"], "allow": ["i4", "i5"]}, catalogue)
     numbers = catalogue.trie.order[some.filter.allow]
     assert some.start == 3 and [catalogue.item_ids[number] for number in numbers] == ["i5"]
     every = catalogue.item_ids
@@ -143,12 +143,12 @@ def test_what_a_request_asks_is_read_or_refused(tiny_run):
         ({"items": "item", "answer_start": "5"}, "no place in the prompt"),
     ]:
         with pytest.raises(RequestError, match=says.replace("?", r"\?")):
-            asked(bad, catalogue)
+            parse_request(bad, catalogue)
 
 
 def test_a_server_that_was_not_told_its_catalogue_says_how(monkeypatch, tiny_run):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CATALOGUE_VARIABLE, raising=False)
     with pytest.raises(CodeError, match="LLMREC_CATALOGUE=runs"):
-        served_catalogue()
-    monkeypatch.setenv(VARIABLE, str(tiny_run / "catalogue"))
-    assert served_catalogue() is served_catalogue()
+        default_catalogue()
+    monkeypatch.setenv(CATALOGUE_VARIABLE, str(tiny_run / "catalogue"))
+    assert default_catalogue() is default_catalogue()

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.contracts import Request
-from llmrec.decode.description import Description, nodes
 from llmrec.decode.generative import EngineName
-from llmrec.decode.opened import OpenedRecommender
+from llmrec.decode.load import LoadedRecommender
+from llmrec.decode.recommender_spec import RecommenderSpec, iter_nodes
 from llmrec.errors import RequestError, RunError
 from llmrec.files import atomic_file, explain_disk, hash_json, read_json, write_json
 from llmrec.run.layout import RunFolder
@@ -39,7 +39,7 @@ SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", 
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A file of recommendations for all users.
 
     Attributes:
@@ -66,7 +66,7 @@ class Job:
         return self.out.with_name(f"{self.out.name}.parts")
 
 
-def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = lambda done: None) -> int:
+def recommend_all(job: BatchJob, processes: int = 1, tell: Callable[[float], None] = lambda done: None) -> int:
     """Write recommendations for every user of the run, and return how many users there are; finished shards are kept.
 
     Args:
@@ -92,9 +92,9 @@ def recommend_all(job: Job, processes: int = 1, tell: Callable[[float], None] = 
     return users
 
 
-def _plan(job: Job, description: Description, users: int) -> None:
+def _plan(job: BatchJob, description: RecommenderSpec, users: int) -> None:
     """Write what is being made; shards made for anything else are refused."""
-    read = [node["folder"] for node in nodes(description["recommender"]) if "folder" in node]
+    read = [node["folder"] for node in iter_nodes(description["recommender"]) if "folder" in node]
     folders = [RunFolder(job.run).data, *(job.run / name for name in (description["catalogue"], *read))]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
     facts = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
@@ -112,7 +112,7 @@ def _plan(job: Job, description: Description, users: int) -> None:
         write_json(job.parts / PLAN, plan)
 
 
-def _refuse_occupied(job: Job) -> None:
+def _refuse_occupied(job: BatchJob) -> None:
     """Refuse to write over what is there, and a folder for shards that holds anything else."""
     with explain_disk(job.out):
         if job.out.is_file() and not job.force:
@@ -132,7 +132,7 @@ def _are_ours(parts: Path) -> bool:
     return all(map(_OURS.fullmatch, names)) and (planned or all(name.startswith(".") for name in names))
 
 
-def _clear(job: Job) -> None:
+def _clear(job: BatchJob) -> None:
     """Delete the shards and their plan, and the folder where nothing else is in it."""
     for path in job.parts.iterdir():
         if _OURS.fullmatch(path.name):
@@ -141,7 +141,7 @@ def _clear(job: Job) -> None:
         job.parts.rmdir()
 
 
-def _work(job: Job, rank: int, processes: int, tell: Callable[[float], None] = lambda done: None) -> None:
+def _work(job: BatchJob, rank: int, processes: int, tell: Callable[[float], None] = lambda done: None) -> None:
     """Make every shard of one process that is not made yet."""
     import llmrec
 
@@ -181,7 +181,7 @@ def part_of(things: list[Thing], rank: int, processes: int) -> list[Thing]:
     return things[first:last] or [things[rank % len(things)]]
 
 
-def _table(opened: OpenedRecommender, users: Users, some: list[str], job: Job) -> pa.Table:
+def _table(opened: LoadedRecommender, users: Users, some: list[str], job: BatchJob) -> pa.Table:
     known = opened.catalogue.item_number
     exclude = opened.exclude_seen if job.seen is None else not job.seen
     requests = []
@@ -201,7 +201,7 @@ def _table(opened: OpenedRecommender, users: Users, some: list[str], job: Job) -
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _share(job: Job, processes: int, shards: int, tell: Callable[[float], None]) -> None:
+def _share(job: BatchJob, processes: int, shards: int, tell: Callable[[float], None]) -> None:
     spawn = multiprocessing.get_context("spawn")  # a fork would share threads that the model holds
     workers = [spawn.Process(target=_work, args=(job, rank, processes)) for rank in range(processes)]
     for worker in workers:
@@ -218,7 +218,7 @@ def _share(job: Job, processes: int, shards: int, tell: Callable[[float], None])
         raise RunError("a process ended before its work was done (see above). The same command goes on where it was.")
 
 
-def _join(job: Job, shards: int) -> None:
+def _join(job: BatchJob, shards: int) -> None:
     """One file of all shards, in order."""
     parts = _made(job)
     if len(parts) != shards:
@@ -229,9 +229,9 @@ def _join(job: Job, shards: int) -> None:
     _clear(job)
 
 
-def _part(job: Job, number: int) -> Path:
+def _part(job: BatchJob, number: int) -> Path:
     return job.parts / f"{number:06d}.parquet"
 
 
-def _made(job: Job) -> list[Path]:
+def _made(job: BatchJob) -> list[Path]:
     return sorted(job.parts.glob("[0-9][0-9][0-9][0-9][0-9][0-9].parquet"))

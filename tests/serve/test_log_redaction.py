@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from llmrec.serve.logs import Unquoted, place
+from llmrec.serve.log_redaction import ErrorRedactor, place
 
 SECRET = "my-diary-says"
 
@@ -15,7 +15,7 @@ def said():
 
     def log(name, *words, level=logging.ERROR, error=None):
         record = logging.getLogger(name).makeRecord(name, level, __file__, 7, words[0], words[1:], error)
-        assert Unquoted().filter(record)
+        assert ErrorRedactor().filter(record)
         return logging.Formatter().format(record)
 
     return log
@@ -38,7 +38,7 @@ def test_the_address_of_a_websocket_is_not_logged():
     record = logging.getLogger("uvicorn.error").makeRecord(
         "uvicorn.error", logging.INFO, __file__, 7, '%s - "WebSocket %s" 403', ("here", f"/{SECRET}"), None
     )
-    assert not Unquoted().filter(record)
+    assert not ErrorRedactor().filter(record)
 
 
 def test_all_else_is_logged_as_it_is(said):

@@ -12,15 +12,15 @@ from starlette.routing import Route
 
 from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.gate import Gate
-from llmrec.serve.routes import Figures
+from llmrec.serve.auth import AuthMiddleware
+from llmrec.serve.routes import Metrics
 from llmrec.serve.settings import Limits, Settings
-from llmrec.serve.state import Door
+from llmrec.serve.state import ConcurrencyLimiter
 
 
 @pytest.fixture
-def figures():
-    return Figures(CollectorRegistry())
+def metrics():
+    return Metrics(CollectorRegistry())
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def read():
 
 
 @pytest.fixture
-def app(figures, read):
+def app(metrics, read):
     async def route(request):
         read.append(await request.body())
         return PlainTextResponse("done")
@@ -38,7 +38,9 @@ def app(figures, read):
     paths = ("/v1/take/{name}", "/steer")
     app = Starlette(routes=[Route(path, route, methods=["GET", "POST"]) for path in paths])
     limits = Limits(body=100, read_timeout=0.1)
-    app.add_middleware(Gate, keys=Keys(KEY, ADMIN), limits=limits, door=Door(1), figures=figures)
+    app.add_middleware(
+        AuthMiddleware, keys=Keys(KEY, ADMIN), limits=limits, limiter=ConcurrencyLimiter(1), metrics=metrics
+    )
     return app
 
 
@@ -97,14 +99,14 @@ def test_routes_that_steer_the_server_want_the_key_of_the_admin(app, read):
     assert len(read) == 1 and ask(app, {}, path="/nothing")[0] == 404
 
 
-def test_every_refusal_is_counted_by_route_and_all_unknown_paths_are_one(app, figures):
+def test_every_refusal_is_counted_by_route_and_all_unknown_paths_are_one(app, metrics):
     for path in ("/v1/take/a", "/v1/take/b", "/x", "/y/z"):
         assert ask(app, {"authorization": "Bearer wrong"}, path=path)[0] == 401
     ask(app, {"content-length": "101"}, path="/v1/take/c")
     ask(app, {}, path="/nothing")
     found = {
         (sample.labels["route"], sample.labels["status"]): sample.value
-        for family in figures.requests.collect()
+        for family in metrics.requests.collect()
         for sample in family.samples
         if sample.name.endswith("_total")
     }
