@@ -1,1 +1,1 @@
-"""Alignment: preference pairs and rewards over items, the prompt computed once for all the answers to it."""
+"""Alignment after SFT: preference losses (DPO, S-DPO, IPO) and GRPO, with one row for a prompt and its answers."""

@@ -1,7 +1,7 @@
-"""Preference pairs: the item somebody took, and items they did not, by where those come from.
+"""Preference pairs: the target item of each position against negative items of several kinds.
 
-Held-out items are never looked at: one may be drawn against what was taken before it, like any other item. What the
-same training history takes later is no bad answer, and is counted and left out.
+Held-out items are not read: a held-out item may be a negative like any other item. Items that the same user takes later
+in training are not negatives: they are left out and counted.
 """
 
 from __future__ import annotations
@@ -16,64 +16,60 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrec.align.moments import Moments
+from llmrec.align.context import AlignmentContext, TrainPositions
+from llmrec.contracts import CollaborativeModel
+from llmrec.decode.scorer import Scorer
+from llmrec.decode.search import beam_search
 from llmrec.errors import DataError
 from llmrec.files import atomic_file
-from llmrec.indexing.catalogue import Catalogue
 
-Candidates = Callable[[np.ndarray, int], np.ndarray]
-"""Numbers of moments and how many are wanted of each → (moments, k) item numbers, best first; -1 where none is left."""
+Source = Callable[[np.ndarray, int], np.ndarray]
+"""(rows,) positions and how many candidates each needs → (rows, k) item numbers, best first; -1 where none is left."""
 
 BLOCK = 512
-AHEAD = 16  # candidates asked for beyond those wanted, since some are dropped
+SPARE = 16  # more candidates than needed, since some are left out
+SEARCH_BATCH = 32  # prompts that are searched together
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Items taken, and items rejected for them.
+    """Target items and their negatives.
 
     Attributes:
-        chosen: (moments,) int32.
-        rejected: (moments, negatives) int32, distinct in a row.
-        kinds: (moments, negatives) where each came from: a key of the recipe's `rejected`.
-        dropped: reason → candidates that were left out.
+        targets: (positions,) int32 item numbers.
+        negatives: (positions, n) int32 item numbers, distinct in a row.
+        kinds: (positions, n) kind of each negative, as in the recipe's `negatives`.
+        dropped: reason → number of candidates left out.
     """
 
-    chosen: np.ndarray
-    rejected: np.ndarray
+    targets: np.ndarray
+    negatives: np.ndarray
     kinds: np.ndarray
     dropped: dict[str, int]
 
     def __post_init__(self) -> None:
-        """Refuse pairs that prefer an item to itself.
-
-        Raises:
-            DataError: there are such pairs.
-        """
-        same = np.flatnonzero((self.rejected == self.chosen[:, None]).any(1))
+        """Raise DataError where a target is its own negative."""
+        same = np.flatnonzero((self.negatives == self.targets[:, None]).any(1))
         if len(same):
             raise DataError(
-                f"{len(same)} of {len(self.chosen)} pairs reject the item that they choose (the first is pair "
-                f"{int(same[0])}, item number {int(self.chosen[same[0]])}): leave those out, nothing can be preferred "
-                "to itself."
+                f"{len(same)} of {len(self.targets)} pairs have their target as a negative (the first is pair "
+                f"{int(same[0])}, item number {int(self.targets[same[0]])}): leave these out."
             )
 
-    def save(self, moments: Moments, users: list[str], catalogue: Catalogue, reference: np.ndarray, path: Path) -> None:
+    def save(self, context: AlignmentContext, reference: np.ndarray, path: Path) -> None:
         """Write a parquet file of user_id, place, chosen, rejected, kinds, reference.
 
         Args:
-            moments: what the pairs are about.
-            users: id of each row of the training part.
-            catalogue: for item ids.
-            reference: (moments, 1 + negatives) log-probabilities of all answers under the reference, the chosen first.
+            context: for ids of users and items.
+            reference: (positions, 1 + n) log-probabilities of all answers under the reference, the target first.
             path: of the file.
         """
-        ids = np.array(catalogue.item_ids)
+        ids = np.array(context.catalogue.item_ids)
         table = {
-            "user_id": np.array(users)[moments.users],
-            "place": moments.places,
-            "chosen": ids[self.chosen],
-            "rejected": ids[self.rejected].tolist(),
+            "user_id": np.array(context.users)[context.positions.users],
+            "place": context.positions.index,
+            "chosen": ids[self.targets],
+            "rejected": ids[self.negatives].tolist(),
             "kinds": self.kinds.tolist(),
             "reference": list(reference.astype(np.float32)),
         }
@@ -81,77 +77,108 @@ class Pairs:
             pq.write_table(pa.table(table), file)
 
 
-def build(moments: Moments, wanted: Mapping[Any, int], sources: Mapping[str, Candidates]) -> Pairs:
-    """Items rejected at every moment; what a source cannot fill comes from `random`.
+def build_pairs(positions: TrainPositions, counts: Mapping[Any, int], sources: Mapping[str, Source]) -> Pairs:
+    """Choose negatives at every position. Where a source has too few, the rest comes from `random`.
 
     Args:
-        moments: whom, and when.
-        wanted: source → how many items of it.
-        sources: by name, `random` among them.
+        counts: kind → negatives of it.
+        sources: by kind, `random` among them.
 
     Raises:
         DataError: the catalogue has too few items that a user did not take.
     """
-    counts: Counter[str] = Counter()
-    parts = [
-        _reject(moments, np.arange(start, min(start + BLOCK, len(moments))), wanted, sources, counts)
-        for start in range(0, len(moments), BLOCK)
-    ]
-    rejected, kinds = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Pairs(moments.taken, rejected, kinds, dict(counts))
+    negatives = np.full((len(positions), sum(counts.values())), -1, np.int32)
+    kinds, dropped = np.full(negatives.shape, "", object), Counter[str]()
+
+    def fill(rows: np.ndarray, columns: np.ndarray, kind: str, count: int) -> None:
+        """Write candidates, best first, into the empty cells of some rows and columns."""
+        candidates = sources[kind](rows, count)
+        usable = _usable(positions, rows, candidates, dropped)
+        for items, good in zip(candidates.T, usable.T, strict=True):
+            empty = negatives[rows[:, None], columns] < 0
+            chosen = good & empty.any(1) & ~(negatives[rows] == items[:, None]).any(1)
+            cells = rows[chosen], columns[empty.argmax(1)[chosen]]
+            negatives[cells], kinds[cells] = items[chosen], kind
+
+    for start in range(0, len(positions), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(positions)))
+        first = 0
+        for kind, count in counts.items():
+            fill(rows, np.arange(first, first + count), kind, count + SPARE)
+            first += count
+        for attempt in range(64):
+            rows = rows[(negatives[rows] < 0).any(1)]
+            if not len(rows):
+                break
+            fill(rows, np.arange(first), "random", SPARE << min(attempt, 6))
+        else:
+            raise DataError(
+                f"{len(rows)} training histories leave fewer than {first} of the catalogue's {positions.n_items} items "
+                "as negatives. Lower train.N.negatives."
+            )
+    return Pairs(positions.targets, negatives, kinds, dict(dropped))
 
 
-def _reject(
-    moments: Moments,
-    rows: np.ndarray,
-    wanted: Mapping[Any, int],
-    sources: Mapping[str, Candidates],
-    counts: Counter[str],
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, negatives) items, and (rows, negatives) where each came from."""
-    shape = (len(rows), sum(wanted.values()))
-    found, kinds = np.full(shape, -1, np.int32), np.full(shape, "", object)
-    start = 0
-    for kind, count in wanted.items():
-        places = np.arange(start, start + count)
-        _fill(moments, rows, sources[kind](rows, count + AHEAD), found, kinds, places, kind, counts)
-        start += count
-    for turn in range(64):
-        missing = np.flatnonzero((found < 0).any(1))
-        if not len(missing):
-            return found, kinds
-        some, named = found[missing], kinds[missing]
-        candidates = sources["random"](rows[missing], AHEAD << min(turn, 6))
-        _fill(moments, rows[missing], candidates, some, named, np.arange(shape[1]), "random", counts)
-        found[missing], kinds[missing] = some, named
-    raise DataError(
-        f"{len(missing)} histories leave fewer than {shape[1]} of the catalogue's {moments.n_items} items to reject. "
-        "Lower train.N.negatives."
-    )
-
-
-def _fill(
-    moments: Moments,
-    rows: np.ndarray,
-    candidates: np.ndarray,
-    found: np.ndarray,
-    kinds: np.ndarray,
-    places: np.ndarray,
-    kind: str,
-    counts: Counter[str],
-) -> None:
-    """Put good candidates, best first, into the free ones of some places; count those that are no bad answers."""
-    there = candidates >= 0
+def _usable(positions: TrainPositions, rows: np.ndarray, candidates: np.ndarray, dropped: Counter[str]) -> np.ndarray:
+    """(rows, k) bool, whether candidates are negatives; counts those that are not."""
     items = np.maximum(candidates, 0)
-    taken = there & (items == moments.taken[rows][:, None])
-    later = there & ~taken & moments.later(items, rows)
-    had = there & ~taken & ~later & moments.before(items, rows) & (not moments.again)
-    counts["taken later by the same user"] += int(later.sum())
-    counts["had before by the same user"] += int(had.sum())
-    good = there & ~taken & ~later & ~had
-    row = np.arange(len(rows))
-    for column in range(candidates.shape[1]):
-        free = found[:, places] < 0
-        fits = good[:, column] & free.any(1) & ~(found == candidates[:, column][:, None]).any(1)
-        at = places[free.argmax(1)]
-        found[row[fits], at[fits]], kinds[row[fits], at[fits]] = candidates[fits, column], kind
+    other = (candidates >= 0) & (items != positions.targets[rows][:, None])
+    later = other & positions.taken_later(items, rows)
+    before = other & ~later & positions.had_before(items, rows) & (not positions.repeats)
+    dropped["taken later by the same user"] += int(later.sum())
+    dropped["had before by the same user"] += int(before.sum())
+    return other & ~later & ~before
+
+
+def random_items(positions: TrainPositions, random: np.random.Generator) -> Source:
+    """Items drawn uniformly."""
+    return lambda rows, count: random.integers(positions.n_items, size=(len(rows), count))
+
+
+def popular_items(positions: TrainPositions, random: np.random.Generator) -> Source:
+    """Items drawn by their count in training histories plus 1."""
+    counts = np.bincount(positions.train.items, minlength=positions.n_items) + 1.0
+    cumulative = np.cumsum(counts) / counts.sum()
+
+    def candidates(rows: np.ndarray, count: int) -> np.ndarray:
+        items = np.searchsorted(cumulative, random.random((len(rows), count)), side="right")
+        return items.clip(max=positions.n_items - 1)
+
+    return candidates
+
+
+def teacher_items(positions: TrainPositions, teacher: CollaborativeModel) -> Source:
+    """The top items of a collaborative model, fitted on the training part, after each history."""
+
+    def candidates(rows: np.ndarray, count: int) -> np.ndarray:
+        scores = np.array(teacher.score(positions.histories(rows)), np.float32)
+        if not positions.repeats:
+            for number, row in enumerate(rows):
+                scores[number, positions.history(int(row))] = -np.inf
+        width = min(count + _most_later(positions, rows), positions.n_items)
+        return np.argsort(-scores, axis=1, kind="stable")[:, :width]
+
+    return candidates
+
+
+def beam_items(context: AlignmentContext, scorer: Scorer) -> Source:
+    """The top items of the language model, found by beam search as in serving, after each prompt."""
+    positions, trie = context.positions, context.catalogue.trie
+
+    def candidates(rows: np.ndarray, count: int) -> np.ndarray:
+        width = min(count + _most_later(positions, rows), len(trie))
+        items = np.full((len(rows), width), -1, np.int32)
+        order = np.argsort([len(context.prompts[row]) for row in rows], kind="stable")  # similar lengths share a batch
+        for start in range(0, len(rows), SEARCH_BATCH):
+            batch = order[start : start + SEARCH_BATCH]
+            prompts = [context.prompts[row].tolist() for row in rows[batch]]
+            filters = positions.filters(rows[batch], trie)
+            items[batch] = beam_search(scorer, trie, context.tokens, prompts, width, filters=filters).items
+        return items
+
+    return candidates
+
+
+def _most_later(positions: TrainPositions, rows: np.ndarray) -> int:
+    """The most items that a user takes at or after one of some positions: candidates that will be left out."""
+    return int((positions.train.lengths[positions.users[rows]] - positions.index[rows]).max())

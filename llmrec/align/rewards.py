@@ -1,4 +1,4 @@
-"""Rewards: plain functions from items drawn at some moments to what each is worth, combined by weights."""
+"""Rewards: functions from sampled items to a value for each, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from llmrec.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a reward may look at.
+class RewardInputs:
+    """What a reward function may use.
 
     Attributes:
-        items: (rows, n) int32 items drawn; -1 where there is none, whose reward counts for nothing.
+        items: (rows, n) int32 sampled items; -1 where there is none, whose reward is not used.
         log_probs: (rows, n) float32 of each under the policy, in nats.
-        taken: (rows,) int32 the item that the user took.
+        targets: (rows,) int32 the item that the user took.
         codes: (items, levels) int32 symbols of every item, padded at the end by -1.
         counts: (items,) int64 events of each item in the training part.
-        taught: (rows, items) float32 a teacher's scores after each history; None where no reward needs it.
+        teacher_scores: (rows, items) float32 a teacher's scores after each history; None where no reward needs them.
         users: (rows,) id of each row's user.
         item_ids: id of every item, by item number.
         titles: title of every item.
@@ -29,10 +29,10 @@ class Answers:
 
     items: np.ndarray
     log_probs: np.ndarray
-    taken: np.ndarray
+    targets: np.ndarray
     codes: np.ndarray
     counts: np.ndarray
-    taught: np.ndarray | None = None
+    teacher_scores: np.ndarray | None = None
     users: Sequence[str] = ()
     item_ids: Sequence[str] = ()
     titles: Sequence[str] = ()
@@ -43,74 +43,79 @@ class Answers:
         """Text of every item, by item number (`items.text` of the recipe)."""
         return self.read_texts()
 
-
-Reward = Callable[[Answers], np.ndarray]
-"""Answers → (rows, n) floats, larger is better."""
-
-
-def hit(answers: Answers) -> np.ndarray:
-    """1 for the item taken, 0 for any other."""
-    return (answers.items == answers.taken[:, None]).astype(np.float64)
+    @property
+    def known_items(self) -> np.ndarray:
+        """`items` with 0 in place of -1, to index arrays by."""
+        return np.maximum(self.items, 0)
 
 
-def rank(answers: Answers) -> np.ndarray:
-    """0 for the item taken; the others share -1, the likelier more of it. All 0 in a group without the item taken.
+Reward = Callable[[RewardInputs], np.ndarray]
+"""(rows, n) floats, larger is better."""
 
-    Source: MiniOneRec's ranking reward, `ndcg_rule_reward`; places are by probability there, too.
+
+def hit(inputs: RewardInputs) -> np.ndarray:
+    """1 for the target, 0 for any other item."""
+    return (inputs.items == inputs.targets[:, None]).astype(np.float64)
+
+
+def rank(inputs: RewardInputs) -> np.ndarray:
+    """0 for the target; the other items share -1, more likely ones a larger part. All 0 in a group without the target.
+
+    Source: MiniOneRec's ranking reward, `ndcg_rule_reward`; ranks are by probability there, too.
     """
-    found = hit(answers) > 0
-    order = np.argsort(np.argsort(-answers.log_probs, axis=1, kind="stable"), axis=1)
-    blame = 1 / np.log2(order + 2)
-    return -np.where(found, 0, blame / blame.sum(1, keepdims=True)) * found.any(1, keepdims=True)
+    hits = hit(inputs) > 0
+    order = np.argsort(np.argsort(-inputs.log_probs, axis=1, kind="stable"), axis=1)
+    penalty = 1 / np.log2(order + 2)
+    return -np.where(hits, 0, penalty / penalty.sum(1, keepdims=True)) * hits.any(1, keepdims=True)
 
 
-def prefix(answers: Answers) -> np.ndarray:
-    """1 for the item taken, else the root of the share of its code that an item begins with; 0 for a wrong beginning.
+def prefix(inputs: RewardInputs) -> np.ndarray:
+    """Square root of the share of the target's code that the item's code starts with: 1 for the target.
 
     Source: GREAM's reward for partly right codes; .5, .707, .866 of four levels, as there.
     """
-    mine, wanted = answers.codes[np.maximum(answers.items, 0)], answers.codes[answers.taken][:, None]
-    shared = np.logical_and.accumulate((mine == wanted) & (wanted >= 0), axis=2).sum(2)
-    return np.sqrt(shared / (wanted >= 0).sum(2))
+    codes, target = inputs.codes[inputs.known_items], inputs.codes[inputs.targets][:, None]
+    shared = np.logical_and.accumulate((codes == target) & (target >= 0), axis=2).sum(2)
+    return np.sqrt(shared / (target >= 0).sum(2))
 
 
-def teacher(answers: Answers) -> np.ndarray:
-    """The share of the catalogue that a teacher holds for less likely than the item, from 0 to 1."""
-    assert answers.taught is not None, "this reward needs a teacher's scores"
-    scores = np.sort(answers.taught, axis=1)
-    own = np.take_along_axis(answers.taught, np.maximum(answers.items, 0), 1)
-    below = [np.searchsorted(row, values) for row, values in zip(scores, own, strict=True)]
-    return np.stack(below) / answers.taught.shape[1]
+def teacher(inputs: RewardInputs) -> np.ndarray:
+    """Share of the catalogue that a teacher scores lower than the item, from 0 to 1."""
+    scores = inputs.teacher_scores
+    assert scores is not None, "this reward needs a teacher's scores"
+    own = np.take_along_axis(scores, inputs.known_items, 1)
+    below = [np.searchsorted(row, values) for row, values in zip(np.sort(scores, axis=1), own, strict=True)]
+    return np.stack(below) / scores.shape[1]
 
 
-def diversity(answers: Answers) -> np.ndarray:
-    """How little of its code an item shares with the others of its group, from 0 (all the same item) to 1."""
-    codes = answers.codes[np.maximum(answers.items, 0)]
-    there = codes >= 0
-    same = (codes[:, :, None] == codes[:, None]) & there[:, :, None]
-    shared = np.logical_and.accumulate(same, axis=3).sum(3) / there.sum(2)[:, :, None]
-    others = max(1, answers.items.shape[1] - 1)
+def diversity(inputs: RewardInputs) -> np.ndarray:
+    """1 minus the mean share of its code that an item has in common with the others of its group, from 0 to 1."""
+    codes = inputs.codes[inputs.known_items]
+    valid = codes >= 0
+    same = (codes[:, :, None] == codes[:, None]) & valid[:, :, None]
+    shared = np.logical_and.accumulate(same, axis=3).sum(3) / valid.sum(2)[:, :, None]
+    others = max(1, inputs.items.shape[1] - 1)
     return 1 - (shared.sum(2) - 1) / others
 
 
-def novelty(answers: Answers) -> np.ndarray:
-    """How rare an item is in the training part, from 0 for the most frequent to 1 for one that nobody had.
+def novelty(inputs: RewardInputs) -> np.ndarray:
+    """Self-information of an item in the training part, scaled: 0 for the most frequent, 1 for the least frequent.
 
-    Source: self-information, Vargas and Castells 2011, over its range.
+    Source: Vargas and Castells 2011, over its range.
     """
-    information = -np.log((answers.counts + 1) / (answers.counts.sum() + len(answers.counts)))
+    information = -np.log((inputs.counts + 1) / (inputs.counts.sum() + len(inputs.counts)))
     low, high = information.min(), information.max()
-    return (information[np.maximum(answers.items, 0)] - low) / max(high - low, 1e-12)
+    return (information[inputs.known_items] - low) / max(high - low, 1e-12)
 
 
-def popularity(answers: Answers) -> np.ndarray:
-    """A hit that is worth more where the item is rarer: by the root of its count, 1 on the mean over training events.
+def popularity(inputs: RewardInputs) -> np.ndarray:
+    """A hit weighted by the inverse root of the item's count, with mean 1 over training events.
 
     Source: inverse propensity with exponent 1/2, Yang et al. 2018 (arXiv 1808.02342).
     """
-    worth = 1 / np.sqrt(answers.counts + 1)
-    mean = float(answers.counts @ worth) / max(1, int(answers.counts.sum()))
-    return hit(answers) * (worth[answers.taken] / mean)[:, None]
+    weight = 1 / np.sqrt(inputs.counts + 1)
+    mean = float(inputs.counts @ weight) / max(1, int(inputs.counts.sum()))
+    return hit(inputs) * (weight[inputs.targets] / mean)[:, None]
 
 
 REWARDS: dict[str, Reward] = {
@@ -124,34 +129,35 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def judged(rewards: Mapping[str, tuple[Reward, float]], answers: Answers) -> tuple[np.ndarray, dict[str, float]]:
-    """The weighted sum of rewards, and the mean of each.
+def total_reward(
+    rewards: Mapping[str, tuple[Reward, float]], inputs: RewardInputs
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Weighted sum of rewards, and the mean of each.
 
     Args:
         rewards: name → function and weight.
-        answers: what was drawn.
 
     Returns:
         (rows, n) float64, 0 where there is no item; and name → mean.
 
     Raises:
-        ModelError: a reward gives another number of values than there are items, or one that is no number.
+        ModelError: a reward has another shape than `items`, or a value that is not finite.
     """
-    total, means, there = np.zeros(answers.items.shape), {}, answers.items >= 0
+    total, means, valid = np.zeros(inputs.items.shape), {}, inputs.items >= 0
     for name, (reward, weight) in rewards.items():
-        values = np.asarray(reward(answers), np.float64)
-        if values.shape != answers.items.shape:
+        values = np.asarray(reward(inputs), np.float64)
+        if values.shape != inputs.items.shape:
             raise ModelError(
                 f"the reward '{name}' gave values of the shape {values.shape} for items of the shape "
-                f"{answers.items.shape}: it must give one value for each item drawn."
+                f"{inputs.items.shape}: it must give one value for each sampled item."
             )
-        bad = there & ~np.isfinite(values)
-        if bad.any():
-            row, place = (int(at[0]) for at in np.nonzero(bad))
+        bad = np.argwhere(valid & ~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0]
             raise ModelError(
-                f"the reward '{name}' gave {values[row, place]} for item number {int(answers.items[row, place])} "
-                f"({int(bad.sum())} of {int(there.sum())} values are no numbers): every value must be finite."
+                f"the reward '{name}' gave {values[row, column]} for item number {int(inputs.items[row, column])} "
+                f"({len(bad)} of {int(valid.sum())} values are not finite): every value must be a finite number."
             )
-        total += weight * np.where(there, values, 0)
-        means[name] = float(values[there].mean()) if there.any() else 0.0
+        total += weight * np.where(valid, values, 0)
+        means[name] = float(values[valid].mean()) if valid.any() else 0.0
     return total, means

@@ -20,7 +20,7 @@ from torch import Tensor
 from decode_engines import open_model
 from decode_peers import following
 from decode_subject import catalogue_of, prepare
-from llmrec.align.tree import answer_logprobs, plant
+from llmrec.align.shared_prefix import answer_logprobs, build_shared_prefix_batch
 from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.indexing.catalogue import Catalogue
@@ -115,8 +115,8 @@ def _learn(model: Any, scores: Tensor) -> None:
 
 def _in_one_row(model: Any, prompts: list[np.ndarray], answers: list[np.ndarray]) -> Tensor:
     """(prompts, answers) log-probabilities."""
-    tree = {name: value.to(model.device) for name, value in plant(prompts, answers).items()}
-    return answer_logprobs(model, tree).sum(2)
+    batch = {name: value.to(model.device) for name, value in build_shared_prefix_batch(prompts, answers).items()}
+    return answer_logprobs(model, batch).sum(2)
 
 
 def _in_rows(model: Any, prompts: list[np.ndarray], answers: list[np.ndarray]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moments of training histories and the pairs made of them, against a walk over every history."""
+"""TrainPositions of training histories and the pairs made of them, against a walk over every history."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from llmrec.align import rejected
-from llmrec.align.moments import Moments
-from llmrec.align.pairs import Pairs, build
+from llmrec.align.context import TrainPositions
+from llmrec.align.pairs import Pairs, build_pairs, popular_items, random_items, teacher_items
 from llmrec.collaborative import Ease
 from llmrec.contracts import Items, Sequences
 from llmrec.data.dataset import Dataset
@@ -26,70 +25,70 @@ def histories(repeats: bool, seed: int = 0) -> Sequences:
     return Sequences.of([draw.choice(ITEMS, length, replace=repeats) for length in draw.integers(0, 30, 40)])
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_moments_are_the_newest_events_that_something_came_before(again: bool) -> None:
+@pytest.mark.parametrize("repeats", [False, True])
+def test_moments_are_the_newest_events_that_something_came_before(repeats: bool) -> None:
     train = histories(repeats=True)
-    found = Moments.newest(train, 4, again, ITEMS)
+    found = TrainPositions.newest(train, 4, repeats, ITEMS)
     truth = [
         (user, place)
         for user, row in enumerate(train)
         for place in range(max(1, len(row) - 4), len(row))
-        if again or row[place] not in row[:place]
+        if repeats or row[place] not in row[:place]
     ]
-    assert list(zip(found.users.tolist(), found.places.tolist(), strict=True)) == truth
+    assert list(zip(found.users.tolist(), found.index.tolist(), strict=True)) == truth
     for number, (user, place) in enumerate(truth):
-        assert found.taken[number] == train[user][place]
+        assert found.targets[number] == train[user][place]
         assert found.history(number).tolist() == train[user][:place].tolist()
 
 
 def test_no_history_of_two_events_is_told() -> None:
     with pytest.raises(DataError, match="no training history has two events"):
-        Moments.newest(Sequences.of([[1], [2], []]), 5, False, ITEMS)
+        TrainPositions.newest(Sequences.of([[1], [2], []]), 5, False, ITEMS)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_rejected_items_are_none_of_what_the_training_history_takes(again: bool) -> None:
-    train = histories(repeats=again)
-    moments = Moments.newest(train, 6, again, ITEMS)
+@pytest.mark.parametrize("repeats", [False, True])
+def test_rejected_items_are_none_of_what_the_training_history_takes(repeats: bool) -> None:
+    train = histories(repeats=repeats)
+    positions = TrainPositions.newest(train, 6, repeats, ITEMS)
     draw = np.random.default_rng(0)
     teacher = Ease().fit(train, Items.numbered(ITEMS))
     sources = {
-        "random": rejected.at_random(moments, draw),
-        "popular": rejected.popular(moments, draw),
-        "teacher": rejected.taught(moments, teacher),
+        "random": random_items(positions, draw),
+        "popular": popular_items(positions, draw),
+        "teacher": teacher_items(positions, teacher),
     }
-    pairs = build(moments, {"popular": 3, "teacher": 4}, sources)
-    assert pairs.rejected.shape == (len(moments), 7) and pairs.kinds.shape == pairs.rejected.shape
+    pairs = build_pairs(positions, {"popular": 3, "teacher": 4}, sources)
+    assert pairs.negatives.shape == (len(positions), 7) and pairs.kinds.shape == pairs.negatives.shape
     assert (pairs.kinds[:, 3:] == "teacher").all()
-    for number, row in enumerate(pairs.rejected):
-        user, place = moments.users[number], moments.places[number]
-        bad = train[user][place:] if again else train[user]
+    for number, row in enumerate(pairs.negatives):
+        user, place = positions.users[number], positions.index[number]
+        bad = train[user][place:] if repeats else train[user]
         assert len(set(row.tolist())) == 7 and not set(row.tolist()) & set(bad.tolist())
     assert pairs.dropped["taken later by the same user"] > 0
-    assert (pairs.dropped["had before by the same user"] == 0) == again
+    assert (pairs.dropped["had before by the same user"] == 0) == repeats
 
 
 def test_teachers_items_are_its_best_that_may_be_rejected() -> None:
     train = histories(repeats=False)
-    moments = Moments.newest(train, 6, False, ITEMS)
+    positions = TrainPositions.newest(train, 6, False, ITEMS)
     teacher = Ease().fit(train, Items.numbered(ITEMS))
-    pairs = build(moments, {"teacher": 4}, {"teacher": rejected.taught(moments, teacher)})
-    for number in range(0, len(moments), 7):
-        scores = teacher.score(moments.histories([number]))[0]
-        order = [item for item in np.argsort(-scores, kind="stable") if item not in train[moments.users[number]]]
-        assert pairs.rejected[number].tolist() == order[:4]
+    pairs = build_pairs(positions, {"teacher": 4}, {"teacher": teacher_items(positions, teacher)})
+    for number in range(0, len(positions), 7):
+        scores = teacher.score(positions.histories([number]))[0]
+        order = [item for item in np.argsort(-scores, kind="stable") if item not in train[positions.users[number]]]
+        assert pairs.negatives[number].tolist() == order[:4]
 
 
 def test_a_pair_that_rejects_what_it_chooses_is_refused() -> None:
-    with pytest.raises(DataError, match=r"1 of 2 pairs reject the item that they choose.*pair 1, item number 5"):
+    with pytest.raises(DataError, match=r"1 of 2 pairs have their target as a negative.*pair 1, item number 5"):
         Pairs(np.array([4, 5]), np.array([[1, 2], [3, 5]]), np.array([["random"] * 2] * 2), {})
 
 
 def test_a_catalogue_too_small_for_so_many_is_told() -> None:
     train = Sequences.of([np.arange(8), np.arange(8)[::-1]])
-    moments = Moments.newest(train, 3, False, 10)
-    with pytest.raises(DataError, match=r"fewer than 5 of the catalogue's 10 items to reject.*train\.N\.negatives"):
-        build(moments, {"random": 5}, {"random": rejected.at_random(moments, np.random.default_rng(0))})
+    positions = TrainPositions.newest(train, 3, False, 10)
+    with pytest.raises(DataError, match=r"fewer than 5 of the catalogue's 10 items as negatives.*train\.N\.negatives"):
+        build_pairs(positions, {"random": 5}, {"random": random_items(positions, np.random.default_rng(0))})
 
 
 def test_held_out_events_change_no_pair(tiny_run: Path) -> None:
@@ -97,10 +96,10 @@ def test_held_out_events_change_no_pair(tiny_run: Path) -> None:
     dataset = Dataset.load(tiny_run / "data")
 
     def made(given: Dataset) -> list[Any]:
-        moments = Moments.newest(given.before("valid"), 5, True, given.n_items)
+        positions = TrainPositions.newest(given.before("valid"), 5, True, given.n_items)
         draw = np.random.default_rng(0)
-        sources = {"random": rejected.at_random(moments, draw), "popular": rejected.popular(moments, draw)}
-        return build(moments, {"random": 3, "popular": 3}, sources).rejected.tolist()
+        sources = {"random": random_items(positions, draw), "popular": popular_items(positions, draw)}
+        return build_pairs(positions, {"random": 3, "popular": 3}, sources).negatives.tolist()
 
     ids = np.array(dataset.interactions["item_id"].to_pylist())
     held = pc.not_equal(dataset.interactions["split"], "train").to_numpy()

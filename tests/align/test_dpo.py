@@ -13,13 +13,13 @@ import pytest
 import torch
 from aligned_models import family, gradients
 from jobs import job_of
-from shared_aligning import STAGE, in_two_processes, main, rows, train
+from shared_dpo import STAGE, in_two_processes, main, rows, train
 from torch import Tensor
 
 from llmrec import resources
-from llmrec.align import ground as standing
-from llmrec.align.preferring import PairRows, collate, reference_logprobs, way
-from llmrec.align.tree import answer_logprobs
+from llmrec.align.context import AlignmentContext
+from llmrec.align.dpo import PairRows, collate, objective, reference_logprobs
+from llmrec.align.shared_prefix import answer_logprobs
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ModelError
 from llmrec.files import hash_folder, read_json
@@ -68,7 +68,7 @@ def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method:
     model = adapt(plain, settings, method, new)  # type: ignore[arg-type]
     found.reference = reference_logprobs(model, found)
     stage = STAGE.model_copy(update={"batch": 8, "epochs": 10, "sft": 0.0, "learning_rate": 2e-2})
-    loop.train(model, found, stage, way(stage), 0, tmp_path, 0.0, lambda done: None)
+    loop.train(model, found, stage, objective(stage), 0, tmp_path, 0.0, lambda done: None)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["accuracy"] > 0.8 and lines[-1]["margin"] > 1
     first = family("llama", hidden_size=64, head_dim=32)
@@ -76,7 +76,7 @@ def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method:
     again.train()
     loop._silence(again)
     with torch.no_grad():
-        output = way(stage).forward(again, **collate([found[row] for row in range(8)]))
+        output = objective(stage).forward(again, **collate([found[row] for row in range(8)]))
     assert output.loss is not None and output.loss.item() == pytest.approx(math.log(4), abs=1e-4)
 
 
@@ -143,12 +143,12 @@ def test_the_reference_is_the_model_before_the_stage(aligned: Path) -> None:
     catalogue = Catalogue.load(aligned / "catalogue")
     number = {item: row for row, item in enumerate(Dataset.load(aligned / "data").item_ids)}
     job = job_of(recipe(aligned), aligned, aligned, stage=recipe(aligned).train[1], previous=previous)
-    ground = standing.Ground.of(job, catalogue)
+    context = AlignmentContext.load(job, catalogue)
     items = [
         [number[item] for item in (chosen, *rejected)]
         for chosen, rejected in zip(pairs["chosen"].to_pylist(), pairs["rejected"].to_pylist(), strict=True)
     ]
-    again = PairRows(ground.prompts, ground.codes, np.array(items))
+    again = PairRows(context.prompts, context.item_tokens, np.array(items))
     values = reference_logprobs(model_folder.load_model(previous), again)
     np.testing.assert_allclose(np.array(pairs["reference"].to_pylist()), values, atol=1e-4)
 
@@ -191,5 +191,8 @@ def test_a_model_of_another_catalogue_is_no_reference(tiny_run: Path) -> None:
     other = Catalogue.of(catalogue.items, catalogue.codes[::-1] % 8, [8] * catalogue.codes.shape[1])
     stage, previous = recipe(tiny_run).train[1], tiny_run / "train-1-sft" / "model"
     job = job_of(recipe(tiny_run), tiny_run, tiny_run, stage=stage, previous=previous)
-    with pytest.raises(ModelError, match=r"holds to, was trained on the catalogue .*its vocabulary names other items"):
-        standing.Ground.of(job, other)
+    with pytest.raises(
+        ModelError,
+        match=r"reference model of this stage, was trained on the catalogue .*its vocabulary names other items",
+    ):
+        AlignmentContext.load(job, other)

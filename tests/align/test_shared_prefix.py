@@ -9,7 +9,7 @@ import pytest
 import torch
 from aligned_models import FAMILIES, VOCABULARY, cases, family, gradients, separate
 
-from llmrec.align.tree import answer_logprobs, plant, policy_logprobs
+from llmrec.align.shared_prefix import answer_logprobs, build_shared_prefix_batch, policy_logprobs
 from llmrec.train.packing import IGNORE
 
 
@@ -32,7 +32,7 @@ def test_answers_in_one_row_score_and_teach_what_separate_rows_do(name: str, att
         wanted = torch.from_numpy(table)
         scores = logits.log_softmax(-1).gather(2, wanted.clamp(min=0)[..., None])[..., 0]
         truth.append(scores * (wanted >= 0))
-    assert_same(model, answer_logprobs(model, plant(prompts, answers)), torch.stack(truth))
+    assert_same(model, answer_logprobs(model, build_shared_prefix_batch(prompts, answers)), torch.stack(truth))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -40,8 +40,8 @@ def test_the_policy_is_what_is_left_of_the_model_when_all_else_is_masked(name: s
     model, (prompts, answers) = family(name), cases()
     draw, tokens = np.random.default_rng(1), torch.randperm(VOCABULARY)[:40].sort().values
     answers = [np.where(table >= 0, tokens.numpy()[draw.integers(0, 40, table.shape)], -1) for table in answers]
-    tree = plant(prompts, answers)
-    symbols = torch.searchsorted(tokens, tree["answers"].clamp(min=int(tokens[0])))
+    batch = build_shared_prefix_batch(prompts, answers)
+    symbols = torch.searchsorted(tokens, batch["answers"].clamp(min=int(tokens[0])))
     allowed = torch.from_numpy(draw.random((*symbols.shape, 40)) < 0.3)
     allowed.scatter_(3, symbols[..., None], True)
     allowed[:, :, 0] = allowed[:, :1, 0] | torch.nn.functional.one_hot(symbols[:, :, 0], 40).bool().any(1, keepdim=True)
@@ -49,18 +49,18 @@ def test_the_policy_is_what_is_left_of_the_model_when_all_else_is_masked(name: s
     for row, logits in enumerate(separate(model, prompts, answers)):
         masked = (logits[..., tokens] / 0.7).masked_fill(~allowed[row], -torch.inf)
         scores = masked.log_softmax(-1).gather(2, symbols[row][..., None])[..., 0]
-        truth[row] = torch.where(tree["answers"][row] != IGNORE, scores, 0)
-    assert_same(model, policy_logprobs(model, tree, allowed, tokens, symbols, 0.7), truth)
+        truth[row] = torch.where(batch["answers"][row] != IGNORE, scores, 0)
+    assert_same(model, policy_logprobs(model, batch, allowed, tokens, symbols, 0.7), truth)
 
 
 def test_a_policy_without_choice_is_certain_and_teaches_exactly_nothing() -> None:
     model, (prompts, answers) = family("llama"), cases()
-    tree = plant(prompts, answers)
-    symbols, tokens = tree["answers"].clamp(min=0), torch.arange(VOCABULARY)
+    batch = build_shared_prefix_batch(prompts, answers)
+    symbols, tokens = batch["answers"].clamp(min=0), torch.arange(VOCABULARY)
     only = torch.nn.functional.one_hot(symbols, VOCABULARY).bool()
     only[:, :, 0] = only[:, :1, 0]  # what begins an answer is shared by all answers of a row
     symbols = torch.where(torch.arange(symbols.shape[2]) == 0, symbols[:, :1], symbols)
-    scores = policy_logprobs(model, tree, only, tokens, symbols)
+    scores = policy_logprobs(model, batch, only, tokens, symbols)
     assert (scores == 0).all()
     assert all((value == 0).all() for value in gradients(model, scores.sum()).values())
 
@@ -68,6 +68,8 @@ def test_a_policy_without_choice_is_certain_and_teaches_exactly_nothing() -> Non
 def test_an_empty_row_counts_for_nothing() -> None:
     model, (prompts, answers) = family("llama"), cases()
     nothing = np.full((4, 4), -1)
-    whole = answer_logprobs(model, plant([*prompts, prompts[0][:1]], [*answers, nothing]))
-    torch.testing.assert_close(whole[:-1], answer_logprobs(model, plant(prompts, answers)), rtol=1e-5, atol=1e-6)
+    whole = answer_logprobs(model, build_shared_prefix_batch([*prompts, prompts[0][:1]], [*answers, nothing]))
+    torch.testing.assert_close(
+        whole[:-1], answer_logprobs(model, build_shared_prefix_batch(prompts, answers)), rtol=1e-5, atol=1e-6
+    )
     assert (whole[-1] == 0).all()

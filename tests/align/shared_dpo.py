@@ -1,4 +1,4 @@
-"""A training on preferences that several processes share: what `test_preferring` starts in each of them."""
+"""A training on preferences that several processes share: what `test_dpo` starts in each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from aligned_models import VOCABULARY, family
 
-from llmrec.align.preferring import PairRows, reference_logprobs, way
+from llmrec.align.dpo import PairRows, objective, reference_logprobs
 from llmrec.recipe import Dpo
 from llmrec.train import loop, together
 
@@ -40,7 +40,7 @@ def train(work: Path, stop_at: int = 0, **given: Any) -> dict[str, torch.Tensor]
         if stop_at and round(done * 12) == stop_at:
             raise KeyboardInterrupt
 
-    loop.train(model, rows(model), stage, way(stage), 0, work, 0.0, progress)
+    loop.train(model, rows(model), stage, objective(stage), 0, work, 0.0, progress)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

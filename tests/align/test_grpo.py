@@ -14,19 +14,26 @@ import pytest
 import torch
 from aligned_models import family, gradients
 from pydantic import ValidationError
-from shared_aligning import in_two_processes
-from shared_reinforcing import CODES, ground, main, settings, train_on_all
+from shared_dpo import in_two_processes
+from shared_grpo import CODES, alignment_context, main, settings, train_on_all
 from torch import Tensor
 
 from llmrec.align import rewards as worth
-from llmrec.align.advantages import advantages, flat, pass_bonus, shares
-from llmrec.align.drawing import Group, draw, fair_weights, policy_tree
-from llmrec.align.ground import Ground
-from llmrec.align.moments import Moments
-from llmrec.align.preflight import preflight
-from llmrec.align.reinforcing import MomentRows, Player, collate, frozen
-from llmrec.align.rewards import REWARDS, Answers, judged
-from llmrec.align.tree import policy_logprobs
+from llmrec.align.context import AlignmentContext, TrainPositions
+from llmrec.align.grpo import PositionRows, RolloutGenerator, collate, frozen_copy, preflight
+from llmrec.align.rewards import REWARDS, RewardInputs, total_reward
+from llmrec.align.rollout import (
+    Rollouts,
+    advantages,
+    constant,
+    group_advantages,
+    inclusion_weights,
+    pass_bonus,
+    policy_batch,
+    sample_items,
+    shares,
+)
+from llmrec.align.shared_prefix import policy_logprobs
 from llmrec.contracts import Sequences
 from llmrec.decode.exact import score_all
 from llmrec.decode.scorer import Scorer
@@ -34,106 +41,113 @@ from llmrec.errors import ModelError
 from llmrec.train import loop
 
 
-def step(player: Player, model: Any, number: int = 0) -> dict[str, Tensor]:
-    """The gradient of one pass over all moments."""
-    batch = collate([MomentRows(4)[row] for row in range(4)])
-    output = player.forward(model, **player.prepare(model, batch, number, 0))
+def step(generator: RolloutGenerator, model: Any, number: int = 0) -> dict[str, Tensor]:
+    """The gradient of one pass over all positions."""
+    batch = collate([PositionRows(4)[row] for row in range(4)])
+    output = generator.forward(model, **generator.prepare(model, batch, number, 0))
     return gradients(model, output.loss)  # type: ignore[arg-type]
 
 
-def exact(model: Any, where: Ground, temperature: float = 1.0) -> Tensor:
-    """(moments, items) log-probability of every item under the masked policy, with a gradient."""
-    count = where.moments.n_items
-    filters = where.moments.filters(range(4), where.catalogue.trie)
+def exact(model: Any, context: AlignmentContext, temperature: float = 1.0) -> Tensor:
+    """(positions, items) log-probability of every item under the masked policy, with a gradient."""
+    count = context.positions.n_items
+    filters = context.positions.filters(range(4), context.catalogue.trie)
     items = np.tile(np.arange(count), (4, 1))
-    if not where.moments.again:
+    if not context.positions.repeats:
         for row in range(4):
-            items[row, where.moments.history(row)] = -1
-    tree = policy_tree(where.catalogue.trie, where.tokens, where.prompts, items, filters)
-    allowed, symbols = tree.pop("allowed"), tree.pop("symbols")
-    scores = policy_logprobs(model, tree, allowed, torch.from_numpy(where.tokens), symbols, temperature).sum(2)
+            items[row, context.positions.history(row)] = -1
+    batch = policy_batch(context.catalogue.trie, context.tokens, context.prompts, items, filters)
+    allowed, symbols = batch.pop("allowed"), batch.pop("symbols")
+    scores = policy_logprobs(model, batch, allowed, torch.from_numpy(context.tokens), symbols, temperature).sum(2)
     return scores.masked_fill(torch.from_numpy(items < 0), -torch.inf)
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_the_policy_is_what_decoding_draws_from(again: bool) -> None:
-    model, where = family("qwen3"), ground(again)
-    filters = where.moments.filters(range(4), where.catalogue.trie)
-    prompts = [prompt.tolist() for prompt in where.prompts]
-    truth = score_all(Scorer(model), where.catalogue.trie, where.tokens, prompts, "allowed", filters)
-    torch.testing.assert_close(exact(model, where), torch.from_numpy(truth), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(exact(model, where).exp().sum(1), torch.ones(4))
+@pytest.mark.parametrize("repeats", [True, False])
+def test_the_policy_is_what_decoding_draws_from(repeats: bool) -> None:
+    model, context = family("qwen3"), alignment_context(repeats)
+    filters = context.positions.filters(range(4), context.catalogue.trie)
+    prompts = [prompt.tolist() for prompt in context.prompts]
+    truth = score_all(Scorer(model), context.catalogue.trie, context.tokens, prompts, "allowed", filters)
+    torch.testing.assert_close(exact(model, context), torch.from_numpy(truth), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(exact(model, context).exp().sum(1), torch.ones(4))
 
 
 @pytest.mark.parametrize("draws", ["with-replacement", "without-replacement", "beams"])
 def test_with_a_catalogue_of_one_item_the_gradient_is_exactly_zero(draws: str) -> None:
-    model, where = family("llama"), ground(items=1)
-    where = Ground(
-        **{**vars(where), "moments": Moments(Sequences.of([[0, 0]] * 4), np.arange(4), np.ones(4, int), True, 1)}
+    model, context = family("llama"), alignment_context(items=1)
+    context = AlignmentContext(
+        **{
+            **vars(context),
+            "positions": TrainPositions(Sequences.of([[0, 0]] * 4), np.arange(4), np.ones(4, int), True, 1),
+        }
     )
-    player = Player(settings(sampling=draws, kl=1.0, sft=1.0, group_size=2), where, 0, frozen(family("llama", seed=1)))
-    assert all((value == 0).all() for value in step(player, model).values())
+    generator = RolloutGenerator(
+        settings(sampling=draws, kl=1.0, sft=1.0, group_size=2), context, 0, frozen_copy(family("llama", seed=1))
+    )
+    assert all((value == 0).all() for value in step(generator, model).values())
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_when_every_item_is_drawn_the_gradient_is_that_of_the_expected_reward(again: bool) -> None:
+@pytest.mark.parametrize("repeats", [True, False])
+def test_when_every_item_is_drawn_the_gradient_is_that_of_the_expected_reward(repeats: bool) -> None:
     """Without replacement, groups as large as the catalogue: nothing is left to chance."""
-    model, where = family("llama"), ground(again)
-    player = Player(settings(group_size=12, rewards={"hit": 1.0, "prefix": 0.5}), where, 0, frozen(model))
-    scores = exact(model, where)
+    model, context = family("llama"), alignment_context(repeats)
+    generator = RolloutGenerator(
+        settings(group_size=12, rewards={"hit": 1.0, "prefix": 0.5}), context, 0, frozen_copy(model)
+    )
+    scores = exact(model, context)
     items = np.tile(np.arange(12), (4, 1)).astype(np.int32)
-    answers = Answers(items, items * 0.0, where.moments.taken, where.catalogue.codes, player.counts)
-    values, _ = judged(player.rewards, answers)
+    answers = RewardInputs(items, items * 0.0, context.positions.targets, context.catalogue.codes, generator.counts)
+    values, _ = total_reward(generator.rewards, answers)
     expected = (scores.exp() * torch.from_numpy(values)).sum(1).mean()
     truth = gradients(model, -expected.float() / 3)  # a code has three tokens
-    for name, value in step(player, model).items():
+    for name, value in step(generator, model).items():
         torch.testing.assert_close(value, truth[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("draws", ["with-replacement", "without-replacement"])
 def test_sums_over_draws_have_the_mean_under_the_policy_as_their_expectation(draws: str) -> None:
-    model, where = family("llama"), ground(again=False)
-    prompts, trie = [prompt.tolist() for prompt in where.prompts], where.catalogue.trie
-    filters = where.moments.filters(range(4), trie)
+    model, context = family("llama"), alignment_context(repeats=False)
+    prompts, trie = [prompt.tolist() for prompt in context.prompts], context.catalogue.trie
+    filters = context.positions.filters(range(4), trie)
     value = np.random.default_rng(3).normal(size=12)
     with torch.no_grad():
-        truth = np.nan_to_num(exact(model, where).exp().numpy()) @ value
+        truth = np.nan_to_num(exact(model, context).exp().numpy()) @ value
     times = 400
-    group = draw(
+    items, _, weights = sample_items(
         settings(sampling=draws),
         Scorer(model),
         trie,
-        where.tokens,
+        context.tokens,
         prompts * times,
         filters * times,
         np.random.default_rng(0),
     )
-    found = (group.weights * value[group.items]).sum(1).reshape(times, 4)
+    found = (weights * value[items]).sum(1).reshape(times, 4)
     error = np.std(found, axis=0) / math.sqrt(times)
     assert (np.abs(np.mean(found, axis=0) - truth) < 4.5 * error + 1e-6).all()
 
 
 def test_beams_are_biased_as_said() -> None:
-    model, where = family("llama"), ground()
-    prompts = [prompt.tolist() for prompt in where.prompts]
-    group = draw(
+    model, context = family("llama"), alignment_context()
+    prompts = [prompt.tolist() for prompt in context.prompts]
+    items, _, weights = sample_items(
         settings(sampling="beams"),
         Scorer(model),
-        where.catalogue.trie,
-        where.tokens,
+        context.catalogue.trie,
+        context.tokens,
         prompts,
         [None] * 4,
         np.random.default_rng(0),
     )
-    assert (group.weights == 1 / 6).all() and all(len(set(row)) == 6 for row in group.items.tolist())
-    scores = exact(model, where).detach().numpy()
-    assert all(set(row) == set(np.argsort(-scores[at])[:6]) for at, row in enumerate(group.items.tolist()))
+    assert (weights == 1 / 6).all() and all(len(set(row)) == 6 for row in items.tolist())
+    scores = exact(model, context).detach().numpy()
+    assert all(set(row) == set(np.argsort(-scores[at])[:6]) for at, row in enumerate(items.tolist()))
 
 
 def test_weights_without_replacement_are_probabilities_when_all_are_drawn() -> None:
     scores = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]]) + 1e-300)
     scores[1, 2] = -np.inf
-    weights = fair_weights(scores.astype(np.float32), np.array([-np.inf, -np.inf], np.float32))
+    weights = inclusion_weights(scores.astype(np.float32), np.array([-np.inf, -np.inf], np.float32))
     np.testing.assert_allclose(weights, [[0.5, 0.3, 0.2], [0.9, 0.1, 0]], rtol=1e-6)
 
 
@@ -149,7 +163,7 @@ def test_advantages_are_zero_on_the_mean_of_every_group() -> None:
     truth = np.array([[1.0, 0, 0, 0]]) - 0.25
     np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, False), truth)
     np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, True), truth / math.sqrt(3 / 16))
-    assert flat(rewards, weights > 0).tolist() == [row == 7 for row in range(50)]
+    assert constant(rewards, weights > 0).tolist() == [row == 7 for row in range(50)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -172,18 +186,14 @@ def test_the_bonus_for_one_hit_in_k_is_that_of_its_formula(k: int) -> None:
 
 @pytest.mark.parametrize("advantage", ["grpo", "dr-grpo", "pass"])
 def test_the_bonus_stands_beside_the_advantage_or_alone(advantage: str) -> None:
-    where = ground()
-    player = Player(settings(advantage=advantage, pass_at_k=2), where, 0, frozen(family("llama")))
     items = np.array([[0, 5, 7, 5], [3, 1, 2, 4]], np.int32)
-    group = Group(items, np.log(np.full((2, 4), 0.25, np.float32)), np.full((2, 4), 0.25))
-    seen = Answers(
-        items, group.log_probs, np.array([7, 9], np.int32), CODES, np.arange(12), np.zeros((2, 12), np.float32)
-    )
-    hits = items == seen.taken[:, None]
-    found, flat_ones = player.gains(group, seen, hits.astype(float))
-    usual = 0 if advantage == "pass" else advantages(hits.astype(float), group.weights, advantage == "grpo")
-    np.testing.assert_allclose(found, group.weights * (usual + pass_bonus(hits, group.weights, 2)) / 3)
-    assert flat_ones.tolist() == [False, True], "nobody hits in the second group"
+    targets, weights = np.array([7, 9], np.int32), np.full((2, 4), 0.25)
+    hits = items == targets[:, None]
+    group = Rollouts(items, weights, targets, hits.astype(float), {})
+    found, constant_ones = group_advantages(settings(advantage=advantage, pass_at_k=2), group, CODES)
+    usual = 0 if advantage == "pass" else advantages(hits.astype(float), weights, advantage == "grpo")
+    np.testing.assert_allclose(found, weights * (usual + pass_bonus(hits, weights, 2)) / 3)
+    assert constant_ones.tolist() == [False, True], "nobody hits in the second group"
 
 
 def test_the_bonus_alone_needs_its_k() -> None:
@@ -195,12 +205,12 @@ def test_the_bonus_alone_needs_its_k() -> None:
         settings(advantage="pass", pass_at_k=2, rewards={"prefix": 1.0})
 
 
-def answers() -> Answers:
+def answers() -> RewardInputs:
     items = np.array([[0, 5, 7, 5], [3, 1, 2, -1]], np.int32)
     log_probs = np.log(np.array([[0.1, 0.4, 0.3, 0.4], [0.2, 0.5, 0.1, 1.0]], np.float32))
     counts = np.arange(12) ** 2
     taught = np.random.default_rng(0).permuted(np.tile(np.arange(12, dtype=np.float32), (2, 1)), axis=1)
-    return Answers(items, log_probs, np.array([7, 3], np.int32), CODES, counts, taught)
+    return RewardInputs(items, log_probs, np.array([7, 3], np.int32), CODES, counts, taught)
 
 
 def test_rewards_are_what_they_say() -> None:
@@ -211,10 +221,10 @@ def test_rewards_are_what_they_say() -> None:
         1 / math.log2(place + 2) for place in range(4)
     )
     assert worth.rank(given)[0].tolist() == pytest.approx([-blame[3], -blame[0], 0, -blame[1]])
-    assert (worth.rank(Answers(**{**vars(given), "taken": np.array([11, 11])})) == 0).all()
-    assert given.taught is not None
+    assert (worth.rank(RewardInputs(**{**vars(given), "targets": np.array([11, 11])})) == 0).all()
+    assert given.teacher_scores is not None
     for row, place in itertools.product(range(2), range(3)):
-        lower = (given.taught[row] < given.taught[row, given.items[row, place]]).mean()
+        lower = (given.teacher_scores[row] < given.teacher_scores[row, given.items[row, place]]).mean()
         assert worth.teacher(given)[row, place] == pytest.approx(lower)
     begins = [
         [sum(itertools.accumulate((one == two).tolist(), min)) for two in CODES[[0, 5, 7, 5]]]
@@ -227,7 +237,7 @@ def test_rewards_are_what_they_say() -> None:
     popular = worth.popularity(given)
     assert popular[0, 2] < popular[1, 0] and (popular > 0).sum() == 2
     everybody = np.repeat(np.arange(12), given.counts)
-    every = Answers(everybody[:, None].astype(np.int32), everybody[:, None] * 0.0, everybody, CODES, given.counts)
+    every = RewardInputs(everybody[:, None].astype(np.int32), everybody[:, None] * 0.0, everybody, CODES, given.counts)
     assert worth.popularity(every).mean() == pytest.approx(1)
 
 
@@ -236,48 +246,50 @@ def test_a_reward_of_the_wrong_shape_or_without_a_number_is_named() -> None:
     with pytest.raises(
         ModelError, match=r"reward 'mine' gave values of the shape \(2,\) for items of the shape \(2, 4\)"
     ):
-        judged({"mine": (lambda answers: np.ones(2), 1.0)}, given)
+        total_reward({"mine": (lambda answers: np.ones(2), 1.0)}, given)
     with pytest.raises(ModelError, match=r"reward 'odd' gave nan for item number 5 \(3 of 7 values"):
-        judged({"hit": (worth.hit, 1.0), "odd": (lambda a: np.where(a.items >= 5, np.nan, 1.0), 1.0)}, given)
-    total, means = judged({"hit": (worth.hit, 2.0), "novelty": (worth.novelty, 0.0)}, given)
+        total_reward({"hit": (worth.hit, 1.0), "odd": (lambda a: np.where(a.items >= 5, np.nan, 1.0), 1.0)}, given)
+    total, means = total_reward({"hit": (worth.hit, 2.0), "novelty": (worth.novelty, 0.0)}, given)
     assert total.tolist() == [[0, 0, 2, 0], [2, 0, 0, 0]] and means["hit"] == pytest.approx(2 / 7)
 
 
 def test_rewards_see_ids_titles_texts_and_users() -> None:
-    model, where = family("llama"), ground()
-    where = replace(where, read_texts=lambda: [f"text of {item}" for item in where.catalogue.item_ids])
-    seen: list[Answers] = []
+    model, context = family("llama"), alignment_context()
+    context = replace(context, read_texts=lambda: [f"text of {item}" for item in context.catalogue.item_ids])
+    seen: list[RewardInputs] = []
 
-    def mine(answers: Answers) -> np.ndarray:
+    def mine(answers: RewardInputs) -> np.ndarray:
         seen.append(answers)
         return np.array([[len(answers.texts[item]) for item in row] for row in answers.items], float)
 
-    Player(settings(), where, 0, model, {"mine": (mine, 1.0)}).play(model, np.array([2, 0]))
+    RolloutGenerator(settings(), context, 0, model, {"mine": (mine, 1.0)}).rollout(model, np.array([2, 0]))
     (answers,) = seen
-    assert list(answers.users) == [where.users[user] for user in where.moments.users[[2, 0]]]
-    assert answers.item_ids == where.catalogue.item_ids and answers.titles == where.catalogue.titles
-    assert answers.texts[3] == f"text of {where.catalogue.item_ids[3]}"
+    assert list(answers.users) == [context.users[user] for user in context.positions.users[[2, 0]]]
+    assert answers.item_ids == context.catalogue.item_ids and answers.titles == context.catalogue.titles
+    assert answers.texts[3] == f"text of {context.catalogue.item_ids[3]}"
 
 
 def test_preflight_explains_why_nothing_could_be_learnt() -> None:
-    model, where = family("llama"), ground()
-    found = preflight(Player(settings(group_size=12), where, 0, model), model, "train.1")
+    model, context = family("llama"), alignment_context()
+    found = preflight(RolloutGenerator(settings(group_size=12), context, 0, model), model, "train.1")
     assert found["valid"] == found["different"] == found["hits"] == found["groups that differ"] == 1
     never = {"never": (lambda answers: np.zeros(answers.items.shape), 1.0)}
     with pytest.raises(ModelError, match=r"train\.1: within each of 4 groups all rewards are equal \(means: never 0\)"):
-        preflight(Player(settings(), where, 0, model, never), model, "train.1")
+        preflight(RolloutGenerator(settings(), context, 0, model, never), model, "train.1")
     with pytest.raises(ModelError, match="all rewards are equal"):  # one hit among all items: twelve draws hit anyway
-        preflight(Player(settings(group_size=12, pass_at_k=12), where, 0, model, never), model, "train.1")
-    bonus = preflight(Player(settings(group_size=12, pass_at_k=2), where, 0, model, never), model, "train.1")
+        preflight(RolloutGenerator(settings(group_size=12, pass_at_k=12), context, 0, model, never), model, "train.1")
+    bonus = preflight(
+        RolloutGenerator(settings(group_size=12, pass_at_k=2), context, 0, model, never), model, "train.1"
+    )
     assert bonus["groups that differ"] == 1
     cold = settings(sampling="with-replacement", temperature=1e-4)
-    with pytest.raises(ModelError, match=r"all 6 draws of every group are one item.*Raise train\.1\.temperature"):
-        preflight(Player(cold, where, 0, model), model, "train.1")
-    everything = Moments(Sequences.of([np.arange(12)] * 4), np.arange(4), np.full(4, 12), False, 12)
-    full = Ground(**{**vars(where), "moments": Moments(everything.train, everything.users, np.full(4, 11), False, 12)})
-    object.__setattr__(full.moments, "filters", lambda moments, trie: [_nothing(trie) for _ in moments])
-    with pytest.raises(ModelError, match="at none of 4 moments may any item be recommended"):
-        preflight(Player(settings(), full, 0, model), model, "train.1")
+    with pytest.raises(ModelError, match=r"all 6 samples of every group are one item.*Raise train\.1\.temperature"):
+        preflight(RolloutGenerator(cold, context, 0, model), model, "train.1")
+    everything = TrainPositions(Sequences.of([np.arange(12)] * 4), np.arange(4), np.full(4, 11), False, 12)
+    full = replace(context, positions=everything)
+    object.__setattr__(full.positions, "filters", lambda positions, trie: [_nothing(trie) for _ in positions])
+    with pytest.raises(ModelError, match="at none of 4 positions may any item be recommended"):
+        preflight(RolloutGenerator(settings(), full, 0, model), model, "train.1")
 
 
 def _nothing(trie: Any) -> Any:
@@ -287,24 +299,24 @@ def _nothing(trie: Any) -> Any:
 
 
 def test_training_raises_the_probability_of_what_is_rewarded_and_goes_on_after_a_kill(tmp_path: Path) -> None:
-    where = ground()
+    context = alignment_context()
 
     def train(work: Path, stop_at: int = 0) -> tuple[Any, Any]:
         model = family("llama")
         stage = settings(batch=4, epochs=20, learning_rate=1.5e-2, warmup=0.0, save_every=5, kl=0.01, advantage="grpo")
-        player = Player(stage, where, 0, frozen(model))
+        generator = RolloutGenerator(stage, context, 0, frozen_copy(model))
 
         def progress(done: float) -> None:
             if stop_at and round(done * 20) == stop_at:
                 raise KeyboardInterrupt
 
-        loop.train(model, MomentRows(4), stage, player.way(), 0, work, 0.0, progress)
-        return model.eval(), player
+        loop.train(model, PositionRows(4), stage, generator.objective(), 0, work, 0.0, progress)
+        return model.eval(), generator
 
-    taken = torch.from_numpy(where.moments.taken.astype(np.int64))[:, None]
-    before = exact(family("llama"), where).gather(1, taken).exp().mean()
+    taken = torch.from_numpy(context.positions.targets.astype(np.int64))[:, None]
+    before = exact(family("llama"), context).gather(1, taken).exp().mean()
     whole, _ = train(tmp_path / "whole")
-    assert exact(whole, where).gather(1, taken).exp().mean() > before + 0.2
+    assert exact(whole, context).gather(1, taken).exp().mean() > before + 0.2
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "broken", 13)
     again, _ = train(tmp_path / "broken")
