@@ -28,7 +28,7 @@ from llmrec.recipe import Alignment
 from llmrec.seed import stream
 from llmrec.tasks import templates
 from llmrec.tasks.examples import next_item_prompt
-from llmrec.tasks.tokens import CodedTexts
+from llmrec.tasks.tokens import SegmentTokenizer
 from llmrec.train.job import TrainJob, shorten
 from llmrec.train.loop import Way
 from llmrec.train.order import Rows
@@ -181,10 +181,10 @@ class AlignmentContext:
 
         Where a prompt and an answer are longer than `window`, the prompt loses its oldest items.
         """
-        template = templates.load(job.tasks.recommending or "next_item").chosen(job.tasks.templates)
+        template = templates.load(job.tasks.recommending or "next_item").select(job.tasks.templates)
         usable = [wording for wording in template.train if not wording.needs]
         choice = stream(job.seed, "align", "wordings").integers(len(usable), size=len(self.positions))
-        tokenize = CodedTexts(self.tokenizer, special=not self.tokenizer.chat_template)
+        tokenize = SegmentTokenizer(self.tokenizer, special=not self.tokenizer.chat_template)
         room = window - self.catalogue.codes.shape[1]
         prompts: list[np.ndarray] = [np.zeros(0, np.int64)] * len(self.positions)
         rows = list(range(len(prompts)))

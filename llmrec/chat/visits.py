@@ -18,7 +18,7 @@ from llmrec.chat.choose import Card
 from llmrec.chat.dialogue import DISLIKE, LIKE, ChatService, Dialogue, Reply, say
 from llmrec.chat.understand import READ
 from llmrec.errors import ChatError
-from llmrec.tasks.templates import neutral
+from llmrec.tasks.templates import sanitize
 
 CARDS = 10
 VISITS = 500  # dialogues that are kept; the one that was longest unused gives way
@@ -172,12 +172,12 @@ class Page:
             words = codes = ""
             for number, piece in enumerate(self.service.speaker(dialogue, reply)):
                 words, codes = words + piece.text, codes + piece.codes
-                turn.words = neutral(words)
+                turn.words = sanitize(words)
                 if number < _FIRST:
                     visit.panel = panel_html(dialogue, number if reply.changed else None, codes)
                     visit.changes += 1
                     yield
-            turn.words = neutral(words.strip())
+            turn.words = sanitize(words.strip())
         except ChatError as error:  # it may name addresses and paths: for whoever runs the page, not for visitors
             log.warning("a turn of the page failed: %s", error)
             turn.words = say("down")
@@ -194,7 +194,7 @@ class Page:
         return self._queue(visit, said, lambda: visit.dialogue.like(item_id, liked))
 
     def _queue(self, visit: Visit, said: str, act: Callable[[], Reply]) -> Turn:
-        turn = Turn(neutral(said), act)
+        turn = Turn(sanitize(said), act)
         with visit.lock:
             visit.turns.append(turn)
             visit.changes += 1

@@ -20,8 +20,7 @@ from llmrec.decode.search import NormalizeOver, check_normalize_over, segment_lo
 from llmrec.errors import ModelError
 from llmrec.indexing.trie import ROOT, Trie
 from llmrec.model.prompting import wrap
-from llmrec.tasks.shorten import Row, shorten
-from llmrec.tasks.tokens import CodedTexts
+from llmrec.tasks.tokens import ExampleRow, SegmentTokenizer
 
 BATCH = 16  # prompts per batch of `answer_scores`
 WIDEST = 512  # nodes per pass; beyond, attention between unrelated nodes costs more than a bigger pass saves
@@ -137,7 +136,7 @@ def _score_children(trie: Trie, filters: BatchFilters, nodes: np.ndarray, logits
 def answer_scores(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
+    rows: Sequence[ExampleRow],
     answers: Sequence[Sequence[str]],
     progress: Callable[[float], None] = lambda done: None,
 ) -> list[np.ndarray]:
@@ -158,7 +157,7 @@ def answer_scores(
         ModelError: an example does not fit into the window even with one item of its history; or see `Scorer`.
         CodeError: two answers have the same tokens, or one begins with another and the tokenizer has no end token.
     """
-    scorer, tokenize = Scorer(model), CodedTexts(tokenizer, special=not tokenizer.chat_template)
+    scorer, tokenize = Scorer(model), SegmentTokenizer(tokenizer, special=not tokenizer.chat_template)
     encoded = [_tokens(row, possible, tokenize, scorer.max_length) for row, possible in zip(rows, answers, strict=True)]
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}  # answers → examples that have them
     for number, (_, endings) in enumerate(encoded):
@@ -181,7 +180,7 @@ def answer_scores(
 
 
 def _tokens(
-    row: Row, answers: Sequence[str], tokenize: CodedTexts, window: int
+    row: ExampleRow, answers: Sequence[str], tokenize: SegmentTokenizer, window: int
 ) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
     """Tokens that all answers to a prompt share from the beginning, and the rest of each, at least one token."""
     tokenizer: Any = tokenize.tokenizer

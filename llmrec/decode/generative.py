@@ -28,7 +28,7 @@ from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.prompting import encode
 from llmrec.model.vocabulary import token_ids
-from llmrec.tasks.templates import Piece, fill, neutral
+from llmrec.tasks.templates import SlotValue, fill, sanitize
 
 EngineName = Literal["transformers", "vllm"]
 BEAMS = 50  # default number of beams; narrow beams miss items
@@ -174,11 +174,11 @@ class Generative(Recommender):
         """Prompt tokens of a request: of its history, its words, or both."""
         codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self.note
         recent = [int(item) for item in request.history[-note.history :]]
-        pieces: dict[str, list[Piece]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
-        pieces["user"] = [(neutral(plain(request.user)), "user", "")]
+        pieces: dict[str, list[SlotValue]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
+        pieces["user"] = [(sanitize(plain(request.user)), "user", "")]
         prompts = [note.prompt]
         if request.words and "words" in self.reads:
-            pieces["intention"] = [(neutral(request.words), "intention", "")]
+            pieces["intention"] = [(sanitize(request.words), "intention", "")]
             prompts = [note.search_history, note.search] if recent else [note.search, note.search_history]
         return encode(self.tokenizer, fill(next(filter(None, prompts)), pieces)[0])
 

@@ -35,9 +35,9 @@ from llmrec.metrics.significance import Interval, bootstrap, bootstrap_of
 from llmrec.model.prompting import encode
 from llmrec.recipe import Evaluate, Tasks
 from llmrec.tasks import templates
-from llmrec.tasks.choices import Examples, Known, examples, held_out
-from llmrec.tasks.maker import Maker
-from llmrec.tasks.source import Source
+from llmrec.tasks.builder import ExampleBuilder
+from llmrec.tasks.choices import ChoiceExamples, TrainStats, choice_examples, held_out_inputs
+from llmrec.tasks.inputs import TaskInputs
 
 Figures = dict[str, Interval]
 MODEL, RANDOM, MEAN = "model", "random choice", "mean rating"
@@ -69,11 +69,11 @@ def evaluate_choices(
     Raises:
         DataError: nothing is held out.
     """
-    source = held_out(*data, settings.split, settings.generation_cases, seed)
-    known, tables = Known.of(data[0]), []
+    source = held_out_inputs(*data, settings.split, settings.generation_cases, seed)
+    known, tables = TrainStats.of(data[0]), []
     result: dict[str, Any] = {"protocol": _protocol(data[0], settings, seed), "tasks": {}}
     for number, task in enumerate(tasks.choices):
-        found = examples(task, source, known, tasks, settings.template, seed)
+        found = choice_examples(task, source, known, tasks, settings.template, seed)
         result["tasks"][task] = _described(found, tasks)
         if found.rows.num_rows:
 
@@ -83,7 +83,7 @@ def evaluate_choices(
             scores = answer_scores(model, tokenizer, found.rows.to_pylist(), found.answers, tell)
             systems = figures(found, scores, known.ratings, seed)
             if settings.template == "trained" and templates.load(task).held_out:
-                other = examples(task, source, known, tasks, "held-out", seed)
+                other = choice_examples(task, source, known, tasks, "held-out", seed)
                 again = answer_scores(model, tokenizer, other.rows.to_pylist(), other.answers, lambda done: None)
                 systems[HELD_OUT] = figures(other, again, known.ratings, seed)[MODEL]
             result["tasks"][task]["systems"] = {
@@ -96,7 +96,7 @@ def evaluate_choices(
     return result
 
 
-def figures(found: Examples, scores: Sequence[np.ndarray], trained: np.ndarray, seed: int) -> dict[str, Figures]:
+def figures(found: ChoiceExamples, scores: Sequence[np.ndarray], trained: np.ndarray, seed: int) -> dict[str, Figures]:
     """System → figures, of the model and of one that has not read the prompt.
 
     Args:
@@ -104,16 +104,16 @@ def figures(found: Examples, scores: Sequence[np.ndarray], trained: np.ndarray, 
         trained: (events,) ratings of the training part.
     """
     if found.slot == "rating":
-        steps, stars = np.array(found.pieces[0], np.float64), found.rows["label"].to_numpy().astype(np.float64)
+        steps, stars = np.array(found.values[0], np.float64), found.rows["label"].to_numpy().astype(np.float64)
         shares, mean = np.exp(np.stack(scores)), np.full(len(stars), trained.mean())
         nearest = np.full(len(stars), np.abs(steps - mean[0]).argmin())
         return {
-            MODEL: _rating_errors(shares @ steps - stars, shares.argmax(axis=1) == found.right, seed),
-            MEAN: _rating_errors(mean - stars, nearest == found.right, seed),
+            MODEL: _rating_errors(shares @ steps - stars, shares.argmax(axis=1) == found.target, seed),
+            MEAN: _rating_errors(mean - stars, nearest == found.target, seed),
         }
     judge = _verdicts if found.slot == "verdict" else _ranks
     even = [np.full(len(row), -np.log(len(row))) for row in scores]
-    return {MODEL: judge(scores, found.right, seed), RANDOM: judge(even, found.right, seed)}
+    return {MODEL: judge(scores, found.target, seed), RANDOM: judge(even, found.target, seed)}
 
 
 def _ranks(scores: Sequence[np.ndarray], right: np.ndarray, seed: int) -> Figures:
@@ -160,21 +160,21 @@ def _protocol(dataset: Dataset, settings: Evaluate, seed: int) -> dict[str, Any]
     }
 
 
-def _described(found: Examples, tasks: Tasks) -> dict[str, Any]:
+def _described(found: ChoiceExamples, tasks: Tasks) -> dict[str, Any]:
     """How many cases a task has, what is chosen from, and how wrong candidates are drawn."""
-    counts = sorted(map(len, found.pieces))
+    counts = sorted(map(len, found.values))
     number = " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:])))
     of_items = {"letter": f"{number} items behind letters", "item": f"{number} items by their codes"}
-    possible = " or ".join(found.pieces[0]) if found.pieces else ""
+    possible = " or ".join(found.values[0]) if found.values else ""
     drawn = f"{tasks.negatives}, of items that the user has not had"
     return {
         "cases": found.rows.num_rows,
-        "candidates": of_items.get(found.slot, possible) if found.pieces else "none",
+        "candidates": of_items.get(found.slot, possible) if found.values else "none",
         "wrong candidates": "none" if found.slot == "rating" else drawn,
     }
 
 
-def _table(found: Examples, scores: Sequence[np.ndarray]) -> pa.Table:
+def _table(found: ChoiceExamples, scores: Sequence[np.ndarray]) -> pa.Table:
     """A row for each case: the example, its possible answers, and their log-probabilities in nats."""
     kept = found.rows.select(["task", "user_id", "item_id", "prompt", "answer", "candidates", "label"])
     kept = kept.append_column("possible answers", pa.array(found.answers, pa.list_(pa.string())))
@@ -184,7 +184,7 @@ def _table(found: Examples, scores: Sequence[np.ndarray]) -> pa.Table:
 def evaluate_writing(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: tuple[Source, Source],
+    sources: tuple[TaskInputs, TaskInputs],
     data: str,
     tasks: Tasks,
     settings: Evaluate,
@@ -236,9 +236,9 @@ def evaluate_writing(
     return result
 
 
-def _examples(tasks: Tasks, source: Source, seed: int, held_out_template: bool) -> pa.Table:
+def _examples(tasks: Tasks, source: TaskInputs, seed: int, held_out_template: bool) -> pa.Table:
     """Examples of a task in one wording, one an event, a sample of them where the task is capped."""
-    maker = Maker(tasks, source, seed, held_out=held_out_template)
+    maker = ExampleBuilder(tasks, source, seed, held_out=held_out_template)
     return pa.concat_tables([maker.table(shard)[0] for shard in maker.shards()])
 
 

@@ -14,7 +14,7 @@ from llmrec.contracts import Sequences
 from llmrec.errors import DataError, PromptError
 from llmrec.rate.ratings import Ratings
 from llmrec.seed import stream
-from llmrec.tasks.templates import Wording, fill, load
+from llmrec.tasks.templates import Template, fill, load
 
 HistoryOrder = Literal["time", "newest first", "shuffled"]
 HISTORY_ORDERS: tuple[HistoryOrder, ...] = ("time", "newest first", "shuffled")
@@ -103,7 +103,7 @@ def sample_cases(ratings: Ratings, part: int, count: int | None, length: int, se
     return build_cases(ratings, events, length)
 
 
-def wordings() -> list[Wording]:
+def wordings() -> list[Template]:
     """All wordings of the prompt, the held-out one last."""
     template = load("rate")
     return [*template.train, *template.held_out]
@@ -133,7 +133,7 @@ def render_prompts(ratings: Ratings, cases: RatingCases, wording: int = 1, shots
     return [solved + _question(ratings, cases, row, template) for row in range(len(cases))]
 
 
-def _question(ratings: Ratings, cases: RatingCases, row: int, template: Wording) -> str:
+def _question(ratings: Ratings, cases: RatingCases, row: int, template: Template) -> str:
     lines = [
         f"- {ratings.item_text(ratings.items[event])}: {ratings.scale.format(ratings.values[event])}"
         for event in cases.history[row].tolist()

@@ -17,7 +17,6 @@ from llmrec.errors import DataError
 from llmrec.items.text import plain, titles
 from llmrec.recipe import Data
 from llmrec.seed import stream
-from llmrec.tasks.templates import neutral
 
 RatingSplit = Literal["random", "temporal"]
 SPLITS: tuple[RatingSplit, ...] = ("random", "temporal")

@@ -152,11 +152,11 @@ def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: P
 
     from llmrec.evaluate.tasks import evaluate_writing
     from llmrec.model import folder
-    from llmrec.tasks.source import Source
+    from llmrec.tasks.inputs import TaskInputs
 
     run, dataset = context.run, Dataset.load(context.run.data)
     catalogue, texts = Catalogue.load(run.catalogue), read_texts(run.items, dataset.n_items)
-    sources = (Source.load(dataset, catalogue, texts), Source.load(dataset, catalogue, texts, settings.split))
+    sources = (TaskInputs.load(dataset, catalogue, texts), TaskInputs.load(dataset, catalogue, texts, settings.split))
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
     data, progress = str(dataset.facts.get("source")), context.progress
     evaluate_writing(model, tokenizer, sources, data, tasks, settings, context.seed, context.folder, progress)

@@ -139,13 +139,13 @@ def _tasks(settings: Tasks) -> StageSpec:
         from llmrec.indexing.catalogue import Catalogue
         from llmrec.items.folder import read_texts
         from llmrec.tasks import examples
-        from llmrec.tasks.source import Source
-        from llmrec.tasks.wishes import worded
+        from llmrec.tasks.inputs import TaskInputs
+        from llmrec.tasks.llm_annotations import add_annotations
 
         dataset, catalogue = Dataset.load(context.run.data), Catalogue.load(context.run.catalogue)
         dataset.check_catalogue(catalogue.item_ids)
-        source = Source.load(dataset, catalogue, read_texts(context.run.items, dataset.n_items))
-        return examples.make(settings, worded(source, catalogue.items, settings), context.seed, context.folder)
+        source = TaskInputs.load(dataset, catalogue, read_texts(context.run.items, dataset.n_items))
+        return examples.make(settings, add_annotations(source, catalogue.items, settings), context.seed, context.folder)
 
     reads: list[str | Outside] = [DATA, ITEMS, CATALOGUE]
     reads += [_file(f"prompt {file.name}", file) for file in templates.files_of(settings)]

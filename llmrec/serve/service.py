@@ -14,7 +14,7 @@ from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import Constraints, Users
 from llmrec.serve.schemas import ApiError, RecommendedItem, RecommendRequest, RecommendResponse, Timing
 from llmrec.serve.settings import Limits
-from llmrec.tasks.templates import neutral
+from llmrec.tasks.templates import sanitize
 
 SHOWN = 100  # unknown items listed in an answer
 
@@ -105,7 +105,7 @@ class RecommendationService:
         if allowed is not None:
             listed = np.unique(np.array(allowed, np.int64))
             only = listed[constrained.mask[listed]] if constrained else listed
-        words = neutral(plain(ask.query)) if ask.query else ""
+        words = sanitize(plain(ask.query)) if ask.query else ""
         return Request(seen, words=words, user=ask.user or "", allowed=only, denied=hidden), [*unknown, *more, *others]
 
     def _numbers(self, ids: Sequence[str], fatal: str | None) -> tuple[list[int], list[str]]:

@@ -1,7 +1,7 @@
-"""Examples of every task, from the training part of the log and the catalogue: an Arrow data set, ready to read.
+"""Write and read training examples: an Arrow data set in shards.
 
-Shards depend on the seed and the data alone: each is made from its own run of users or items with random numbers of its
-own, so any number of workers writes the same files.
+A shard depends on the seed and the data alone: it is built from its own block of users or items, with its own random
+stream. Any number of workers writes the same files.
 """
 
 from __future__ import annotations
@@ -21,35 +21,33 @@ from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import plain
 from llmrec.recipe import Tasks
-from llmrec.tasks.maker import SCHEMA, Maker, Shard
-from llmrec.tasks.source import Source
-from llmrec.tasks.templates import Piece, Slot, Wording, fill, neutral
+from llmrec.tasks.builder import SCHEMA, ExampleBuilder, Shard
+from llmrec.tasks.inputs import TaskInputs
+from llmrec.tasks.templates import SlotSpan, SlotValue, Template, fill, sanitize
 
-_BATCH = 4096  # rows that a reader of a shard holds at once
+_BATCH = 4096  # rows that a reader of a shard holds in memory
 
 
-def make(tasks: Tasks, source: Source, seed: int, folder: Path, workers: int | None = None) -> dict[str, object]:
-    """The stage `tasks`: write every example into shards below `examples/`.
+def make(tasks: Tasks, inputs: TaskInputs, seed: int, folder: Path, workers: int | None = None) -> dict[str, object]:
+    """Run the stage `tasks`: write all examples into shards below `examples/`.
 
     Args:
-        tasks: weights and window of the recipe.
-        source: the training part; held-out events must not be in it.
-        seed: of wordings and samples.
-        folder: to write into.
-        workers: shards made at a time; the files do not depend on it.
+        inputs: the training part; it must not contain held-out events.
+        seed: of templates, negatives and samples.
+        workers: shards built at a time; the files do not depend on it.
 
     Returns:
-        Task → number of examples; under "skipped", task → reason → number of cases that were left out.
+        Task → number of examples; under "skipped", task → reason → number of instances left out.
 
     Raises:
-        DataError: no examples at all.
-        PromptError: a template that cannot be used.
+        DataError: there are no examples at all.
+        PromptError: a template cannot be used.
     """
-    maker = Maker(tasks, source, seed)
+    builder = ExampleBuilder(tasks, inputs, seed)
     (folder / "examples").mkdir()
 
     def write(shard: Shard) -> tuple[str, int, Counter[str]]:
-        table, skipped = maker.table(shard)
+        table, skipped = builder.table(shard)
         if table.num_rows:
             with pa.OSFile(str(folder / "examples" / shard.file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as file:
                 file.write_table(table, max_chunksize=_BATCH)
@@ -58,54 +56,43 @@ def make(tasks: Tasks, source: Source, seed: int, folder: Path, workers: int | N
     counts: Counter[str] = Counter()
     skipped: dict[str, Counter[str]] = {}
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        for task, rows, left_out in pool.map(write, maker.shards()):
+        for task, rows, left_out in pool.map(write, builder.shards()):
             counts[task] += rows
             skipped.setdefault(task, Counter()).update(left_out)
     if not counts.total():
+        reasons = [f"{task}: {count} × {why}" for task, whys in skipped.items() for why, count in whys.items()]
         raise DataError(
             "no training examples: every task has weight 0, or no history has two training events, or the data lack "
-            f"what the tasks need. See `tasks:`. Left out: {_words(skipped) or 'nothing'}"
+            f"what the tasks need. See `tasks:`. Left out: {'; '.join(reasons) or 'nothing'}"
         )
     return {**counts, "skipped": {task: dict(reasons) for task, reasons in skipped.items() if reasons}}
 
 
-def _words(skipped: dict[str, Counter[str]]) -> str:
-    return "; ".join(f"{task}: {count} × {why}" for task, reasons in skipped.items() for why, count in reasons.items())
-
-
 def load(folder: Path) -> pa.Table:
-    """The examples of a run's folder `tasks/`, memory-mapped.
+    """Load the examples of a run's folder `tasks/`, memory-mapped.
 
     Raises:
-        RunError: there are none, or they are damaged.
+        RunError: there are none, or a shard is damaged.
     """
-    return pa.concat_tables([_shard(path) for path in paths(folder)])
-
-
-def _shard(path: Path) -> pa.Table:
-    """The examples of one shard, memory-mapped.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path} cannot be read as examples ({error}). {REMEDY}") from error
-    if table.schema != SCHEMA:
-        raise RunError(f"{path} holds other columns than examples have. {REMEDY}")
-    return table
+    tables = []
+    for path in shard_paths(folder):
+        try:
+            with pa.memory_map(str(path)) as file:
+                tables.append(pa.ipc.open_file(file).read_all())
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path} cannot be read as examples ({error}). {REMEDY}") from error
+        if tables[-1].schema != SCHEMA:
+            raise RunError(f"{path} holds other columns than examples have. {REMEDY}")
+    return pa.concat_tables(tables)
 
 
 def stream_batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The examples of a run's folder `tasks/`, a few thousand at a time: memory stays small at any size.
+    """Read the examples of a run's folder `tasks/` a few thousand rows at a time, for data larger than memory.
 
     Args:
-        folder: `tasks/` of a run.
-        columns: of the table; all of them for None.
+        columns: of the table; None for all.
     """
-    shards = [str(path) for path in paths(folder)]
+    shards = [str(path) for path in shard_paths(folder)]
     try:
         yield from ds.dataset(shards, format="ipc", schema=SCHEMA).to_batches(
             columns, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
@@ -114,7 +101,7 @@ def stream_batches(folder: Path, columns: list[str] | None = None) -> Iterator[p
         raise RunError(f"an example of {folder} cannot be read ({error}). {REMEDY}") from error
 
 
-def paths(folder: Path) -> list[Path]:
+def shard_paths(folder: Path) -> list[Path]:
     """Shards of a run's folder `tasks/` in order; `datasets.load_dataset("arrow", data_files=…)` reads them too.
 
     Raises:
@@ -129,10 +116,15 @@ def paths(folder: Path) -> list[Path]:
 
 
 def next_item_prompt(
-    wording: Wording, history: np.ndarray | list[int], catalogue: Catalogue, user: str = ""
-) -> tuple[str, list[Slot]]:
-    """The prompt for what comes after a history of item numbers, oldest first, of a user with an id."""
-    pieces: list[Piece] = [
+    template: Template, history: np.ndarray | list[int], catalogue: Catalogue, user: str = ""
+) -> tuple[str, list[SlotSpan]]:
+    """Fill the prompt of a template that predicts the next item.
+
+    Args:
+        history: item numbers, oldest first.
+        user: id of the user.
+    """
+    codes: list[SlotValue] = [
         (catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history
     ]
-    return fill(wording.prompt, {"history": pieces, "user": [(neutral(plain(user)), "user", "")]})
+    return fill(template.prompt, {"history": codes, "user": [(sanitize(plain(user)), "user", "")]})

@@ -7,65 +7,56 @@ import string
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llmrec import resources
 from llmrec.errors import PromptError
 from llmrec.recipe import Tasks, TemplateChoice
 
-# Everything that a wording can ask for: slot → what stands there.
+# Slots that a template may use, and what fills them.
 SLOTS = {
-    "history": "codes of the items before, oldest first",
-    "titles": "titles of the items before, oldest first",
-    "item": "code of the item that the example is about",
-    "title": "its title",
-    "text": "its text (items.text)",
-    "user": "the user's id",
-    "rating": "stars that the user gave the item",
-    "review": "what the user wrote about it",
-    "summary": "that in one sentence",
-    "headline": "the title of the review",
-    "explanation": "why the user liked it or not",
-    "hint": "a word that the explanation turns on",
-    "intention": "what somebody wants who would be glad of the item",
-    "preference": "what the user likes, in words",
-    "candidates": "codes on offer, the right one among them",
-    "options": "codes on offer behind letters",
-    "letter": "letter of the right one",
+    "history": "codes of the history, oldest first",
+    "titles": "titles of the history, oldest first",
+    "item": "code of the item",
+    "title": "title of the item",
+    "text": "text of the item (items.text)",
+    "user": "user id",
+    "rating": "rating that the user gave the item",
+    "review": "the user's review of the item",
+    "summary": "summary of the review in one sentence",
+    "headline": "title of the review",
+    "explanation": "why the user liked or disliked the item",
+    "hint": "a word that the explanation shares with the item's text",
+    "intention": "what a user who would like the item is looking for",
+    "preference": "what the user likes, as text",
+    "candidates": "codes of the candidates, one of them right",
+    "options": "codes of the candidates, each after a letter",
+    "letter": "letter of the right candidate",
     "verdict": "yes or no",
-    "rated": "what a person rated: title, kinds and rating of each, a line each, oldest first",
-    "candidate": "title and kinds of what they have not rated yet",
-    "scale": "the scale of ratings, such as 1 (worst) to 5 (best)",
+    "rated": "rated items, one per line, oldest first: title, categories and rating",
+    "candidate": "title and categories of the item to rate",
+    "scale": "rating scale, such as 1 (worst) to 5 (best)",
 }
-RATING = frozenset({"rated", "candidate", "scale"})  # slots that `llmrec rate` fills, and no training example has
-# Brackets that control tokens are written with, in any base, and their wide forms; what a reader sees instead.
-_NEUTRAL = str.maketrans("<>＜＞﹤﹥[]［］", "‹›‹›‹›()()")
+RATING = frozenset({"rated", "candidate", "scale"})  # slots that only `llmrec rate` fills, never training examples
+# Brackets of control tokens, in any base model, and their full-width forms → what replaces them.
+_BRACKETS = str.maketrans("<>＜＞﹤﹥[]［］", "‹›‹›‹›()()")
 
 
-class Wording(BaseModel):
-    """One way to ask, and the answer to it.
+class Template(BaseModel):
+    """One prompt template and its answer.
 
     Attributes:
-        prompt, answer: with slots in braces.
-        needs: slots beyond those that every wording of the task has; an example that lacks one gets another wording.
-        held_out: kept for evaluation, never trained on.
+        prompt, answer: texts with slots in braces.
+        needs: slots beyond those of all templates of the task; examples without values for them get another template.
+        held_out: kept out of training, for evaluation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: str
-    answer: str
-    needs: list[str] = []
-    held_out: bool = False
-
-
-class _Loose(BaseModel):
-    """A wording as it stands in a file: the answer may be the file's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    prompt: str
-    answer: str | None = None
+    answer: str = ""
     needs: list[str] = []
     held_out: bool = False
 
@@ -75,46 +66,49 @@ class _File(BaseModel):
     task: str
     needs: list[str]
     answer: str | None = None
-    templates: list[_Loose]
+    templates: list[Template]
 
-    @field_validator("templates", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _plain_texts_are_prompts(cls, wordings: object) -> object:
-        if not isinstance(wordings, list):
-            return wordings
-        return [{"prompt": wording} if isinstance(wording, str) else wording for wording in wordings]
+    def _complete_templates(cls, content: Any) -> Any:
+        """A template may be its prompt alone; one without an answer has the file's."""
+        if not isinstance(content, dict) or not isinstance(content.get("templates"), list):
+            return content
+        shared = {"answer": content["answer"]} if content.get("answer") else {}
+        entries = [{"prompt": entry} if isinstance(entry, str) else entry for entry in content["templates"]]
+        return content | {"templates": [shared | entry if isinstance(entry, dict) else entry for entry in entries]}
 
 
 @dataclass(frozen=True)
-class Template:
-    """The wordings of one task.
+class TaskTemplates:
+    """The prompt templates of one task.
 
     Attributes:
-        task: its name, as in a recipe's `tasks:`.
-        needs: slots that every wording of it has.
-        train: wordings to learn from.
-        held_out: wordings kept for evaluation; never trained on.
+        task: name of the task, as in a recipe's `tasks:`.
+        needs: slots of every template.
+        train: templates for training.
+        held_out: templates for evaluation, never used in training.
     """
 
     task: str
     needs: tuple[str, ...]
-    train: list[Wording]
-    held_out: list[Wording]
+    train: list[Template]
+    held_out: list[Template]
 
-    def chosen(self, which: TemplateChoice) -> Template:
-        """With some of the wordings to train on: the first so many, the shortest one, or all of them for None."""
-        if which == "shortest":
-            return replace(self, train=[min(self.train, key=lambda wording: len(wording.prompt))])
-        return replace(self, train=self.train[:which])
+    def select(self, choice: TemplateChoice) -> TaskTemplates:
+        """Keep only some training templates: the first N, the shortest, or all of them for None."""
+        if choice == "shortest":
+            return replace(self, train=[min(self.train, key=lambda template: len(template.prompt))])
+        return replace(self, train=self.train[:choice])
 
-    def kept(self) -> Template:
-        """With the wording that is kept for evaluation, or a trained one where none is."""
+    def for_evaluation(self) -> TaskTemplates:
+        """Replace the training templates by the first held-out one, or by the first of training if none is held out."""
         return replace(self, train=(self.held_out or self.train)[:1])
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where a piece of a filled prompt came from: characters start to stop hold `kind` (of `item_id`, where one)."""
+class SlotSpan:
+    """Characters `start` to `stop` of a filled template, which hold a value of a kind, and its item id, "" if none."""
 
     start: int
     stop: int
@@ -122,21 +116,21 @@ class Slot:
     item_id: str
 
 
-Piece = tuple[str, str, str]  # text, kind, item id ("" where none)
+SlotValue = tuple[str, str, str]  # text, kind, item id ("" if none)
 
 
-def load(task: str, root: Path | None = None) -> Template:
-    """Read the template of a task from prompts/<family>/<task>.yaml.
+def load(task: str, root: Path | None = None) -> TaskTemplates:
+    """Read the templates of a task from prompts/<family>/<task>.yaml.
 
     Raises:
-        PromptError: no such file, malformed, an unknown slot, or a slot that is needed and not used just once.
+        PromptError: no such file, malformed, an unknown slot, or a needed slot that is not used exactly once.
     """
     path = file_of(task, root)
     return _read(path, path.stat().st_mtime_ns)
 
 
 def file_of(task: str, root: Path | None = None) -> Path:
-    """The file with the template of a task, prompts/<family>/<task>.yaml.
+    """Path of the template file of a task, prompts/<family>/<task>.yaml.
 
     Raises:
         PromptError: there is none, or more than one.
@@ -154,73 +148,66 @@ def files_of(tasks: Tasks) -> list[Path]:
 
 
 @cache
-def _read(path: Path, changed: int) -> Template:
+def _read(path: Path, changed: int) -> TaskTemplates:
     try:
         content = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise PromptError(f"{path}: {error}") from None
     if content.task != path.stem:
         raise PromptError(f"{path.name}: its task is called '{content.task}'. Name the file after its task.")
-    wordings = [_whole(loose, content, f"{path.name}, wording {at}") for at, loose in enumerate(content.templates, 1)]
-    train = [wording for wording in wordings if not wording.held_out]
+    for number, template in enumerate(content.templates, 1):
+        _check(template, [*content.needs, *template.needs], f"{path.name}, template {number}")
+    train = [template for template in content.templates if not template.held_out]
     if not train:
-        raise PromptError(f"{path.name}: every wording is held out, so there is nothing to train on.")
-    return Template(content.task, tuple(content.needs), train, [wording for wording in wordings if wording.held_out])
+        raise PromptError(f"{path.name}: every template is held out, so none is left for training.")
+    held_out = [template for template in content.templates if template.held_out]
+    return TaskTemplates(content.task, tuple(content.needs), train, held_out)
 
 
-def _whole(loose: _Loose, content: _File, where: str) -> Wording:
-    """A wording with its answer, checked."""
-    answer = loose.answer if loose.answer is not None else content.answer
-    if answer is None:
+def fill(text: str, values: dict[str, list[SlotValue]]) -> tuple[str, list[SlotSpan]]:
+    """Fill the slots of a template; values are inserted as they are, and braces in them mean nothing.
+
+    Args:
+        text: prompt or answer of a template.
+        values: slot → values, joined without a separator.
+
+    Returns:
+        The text, and the position of each value in it.
+    """
+    out, spans, length = [], [], 0
+    for literal, name in parts(text):
+        out.append(literal)
+        length += len(literal)
+        for value, kind, item_id in values[name] if name else []:
+            spans.append(SlotSpan(length, length + len(value), kind, item_id))
+            out.append(value)
+            length += len(value)
+    return "".join(out), spans
+
+
+def parts(text: str) -> list[tuple[str, str | None]]:
+    """Split a prompt or answer into (literal text, slot after it) pairs; the last slot may be None."""
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(text)]
+
+
+def sanitize(text: str) -> str:
+    """Replace the brackets of item codes and control tokens (`<…>`, `<|…|>`, `[…]`) by typographic or round ones.
+
+    Free text can then never be tokenized as a code or a control token; all other characters stay.
+    """
+    return text.translate(_BRACKETS)
+
+
+def _check(template: Template, needs: list[str], where: str) -> None:
+    if not template.answer:
         raise PromptError(f"{where}: it has no answer. Write `answer:` beside its prompt, or once for the file.")
-    needs = [*content.needs, *loose.needs]
     for need in needs:
         if need not in SLOTS:
             near = difflib.get_close_matches(need, SLOTS, 1, 0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise PromptError(f"{where}: unknown need '{need}'; there are: {', '.join(SLOTS)}.{hint}")
-    wording = Wording(prompt=loose.prompt, answer=answer, needs=loose.needs, held_out=loose.held_out)
-    _check(wording, needs, where)
-    return wording
-
-
-def fill(text: str, pieces: dict[str, list[Piece]]) -> tuple[str, list[Slot]]:
-    """Put pieces into slots; texts are put in as they are, never read as templates themselves.
-
-    Args:
-        text: a wording's prompt or answer.
-        pieces: slot name → pieces that are joined without anything between them.
-
-    Returns:
-        The text, and where each piece stands in it.
-    """
-    out, slots, length = [], [], 0
-    for literal, name in parts(text):
-        out.append(literal)
-        length += len(literal)
-        for piece, kind, item_id in pieces[name] if name else []:
-            slots.append(Slot(length, length + len(piece), kind, item_id))
-            out.append(piece)
-            length += len(piece)
-    return "".join(out), slots
-
-
-def parts(text: str) -> list[tuple[str, str | None]]:
-    """A wording's prompt or answer as (plain text, slot after it) in order; the last slot may be None."""
-    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(text)]
-
-
-def neutral(text: str) -> str:
-    """Free text that cannot be read as a code or a control token: brackets become typographic or round ones.
-
-    `<…>`, `<|…|>` and `[…]` are what bases write control tokens with; every other character stays as it is.
-    """
-    return text.translate(_NEUTRAL)
-
-
-def _check(wording: Wording, needs: list[str], where: str) -> None:
     try:
-        prompt, answer = (_slots(part, where) for part in (wording.prompt, wording.answer))
+        prompt, answer = (_slots(part, where) for part in (template.prompt, template.answer))
     except ValueError as error:
         raise PromptError(f"{where}: {error}. Write a literal brace twice: {{{{ or }}}}") from None
     used = prompt + answer

@@ -17,9 +17,9 @@ from llmrec import resources, trusted_urls
 from llmrec.items.text import plain
 from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
-from llmrec.tasks.source import Source
-from llmrec.tasks.templates import neutral
-from llmrec.text.oracle import Ask, Replay, Server, Template, TextOracle
+from llmrec.tasks.inputs import TaskInputs
+from llmrec.tasks.templates import sanitize
+from llmrec.text.oracle import Ask, Replay, Server, TemplateOracle, TextOracle
 
 RECENT = 10  # titles of a history that a preference is written from
 _NAMES = {"item_id", "title", "description"}  # columns that say too much, or nothing, about what is wanted
@@ -27,7 +27,7 @@ _SHORT = 80  # characters of a value that can stand in a wish
 _FORMS = ("I am looking for {}.", "Something with {}, please.", "Do you have {}?", "I would like {} this time.")
 
 
-def worded(source: Source, items: pa.Table, tasks: Tasks) -> Source:
+def worded(source: TaskInputs, items: pa.Table, tasks: Tasks) -> TaskInputs:
     """Add the intentions and preferences that the tasks of a recipe ask for.
 
     Args:
@@ -56,7 +56,7 @@ def oracle_of(oracle: Oracle) -> TextOracle:
         TextError: it replays a cache that is not there, or names a server that the user did not.
     """
     if oracle.by == "template":
-        return Template()
+        return TemplateOracle()
     cache = Path(oracle.cache or "")
     if oracle.by == "replay":
         return Replay(cache, oracle.model)
@@ -71,9 +71,9 @@ def _wanted(tasks: Tasks) -> set[str]:
     }
 
 
-def _intentions(source: Source, items: pa.Table, oracle: Oracle | None) -> pa.Array | None:
+def _intentions(source: TaskInputs, items: pa.Table, oracle: Oracle | None) -> pa.Array | None:
     if "intention" in items.column_names:
-        return pa.array([neutral(plain(wish)) or None for wish in items["intention"].to_pylist()], pa.string())
+        return pa.array([sanitize(plain(wish)) or None for wish in items["intention"].to_pylist()], pa.string())
     if oracle is None:
         return None
     question, known = _questions()["intention"], traits(items)
@@ -84,7 +84,7 @@ def _intentions(source: Source, items: pa.Table, oracle: Oracle | None) -> pa.Ar
     return _written(oracle, asks)
 
 
-def _preferences(source: Source, items: pa.Table, oracle: Oracle) -> pa.Array:
+def _preferences(source: TaskInputs, items: pa.Table, oracle: Oracle) -> pa.Array:
     question, known, titles = _questions()["preference"], traits(items), source.titles.to_pylist()
     asks = []
     for history in source.train:
@@ -97,7 +97,7 @@ def _preferences(source: Source, items: pa.Table, oracle: Oracle) -> pa.Array:
 
 
 def _written(oracle: Oracle, asks: list[Ask]) -> pa.Array:
-    return pa.array([neutral(plain(text)) for text in oracle_of(oracle).complete(asks)], pa.string())
+    return pa.array([sanitize(plain(text)) for text in oracle_of(oracle).complete(asks)], pa.string())
 
 
 def traits(items: pa.Table) -> list[list[str]]:
@@ -113,7 +113,7 @@ def _parts(value: object) -> list[str]:
         return [part for one in value for part in _parts(one)]
     if value is None or isinstance(value, float):  # nobody asks for 14.99
         return []
-    words = neutral(plain(str(value).rsplit(" > ", 1)[-1]))
+    words = sanitize(plain(str(value).rsplit(" > ", 1)[-1]))
     return [part for part in re.split(r"\s*[,;|]\s*", words) if part] if len(words) <= _SHORT else []
 
 

@@ -128,7 +128,7 @@ class TextOracle(Protocol):
         ...
 
 
-class Template:
+class TemplateOracle:
     """Returns the drafts: deterministic, without a model."""
 
     def complete(self, asks: Sequence[Ask]) -> list[str]:

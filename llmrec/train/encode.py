@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 from llmrec.model.prompting import wrap_all
-from llmrec.tasks.maker import SCHEMA
-from llmrec.tasks.shorten import shorten
-from llmrec.tasks.tokens import CodedTexts
+from llmrec.tasks.builder import SCHEMA
+from llmrec.tasks.tokens import SegmentTokenizer, fit_history
 from llmrec.train.spares import Spares
 
 ROWS = 4096  # examples that are encoded at once
@@ -86,7 +85,7 @@ def encode(
     Raises:
         ModelError: an example is longer than the window even with one item of its history.
     """
-    tokenize, count = CodedTexts(tokenizer, special=not tokenizer.chat_template), 0
+    tokenize, count = SegmentTokenizer(tokenizer, special=not tokenizer.chat_template), 0
     for batch in batches:
         block = _block(batch, tokenize, window)
         for number, example in enumerate(block if spares else (), count):
@@ -100,7 +99,7 @@ def longest(batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBas
     return max(int(np.diff(block.offsets).max()) for block in encode(batches, tokenizer, 1 << 20) if len(block))
 
 
-def _block(batch: pa.RecordBatch, tokenize: CodedTexts, window: int) -> Block:
+def _block(batch: pa.RecordBatch, tokenize: SegmentTokenizer, window: int) -> Block:
     texts, shift = wrap_all(tokenize.tokenizer, batch["prompt"])
     whole = pc.binary_join_element_wise(texts, batch["answer"], tokenize.tokenizer.eos_token or "", "")
     found = tokenize(whole)
@@ -140,13 +139,13 @@ def _in_history(batch: pa.RecordBatch, starts: np.ndarray, characters: int) -> n
     return np.cumsum(bounds, dtype=np.int8) > 0
 
 
-def _shortened(row: dict[str, Any], tokenize: CodedTexts, window: int) -> Encoded:
+def _shortened(row: dict[str, Any], tokenize: SegmentTokenizer, window: int) -> Encoded:
     """An example with as much of its history as fits."""
 
     def encoded(kept: dict[str, Any]) -> Encoded:
         return next(iter(_block(pa.RecordBatch.from_pylist([kept], schema=SCHEMA), tokenize, 1 << 30)))
 
-    kept = shorten(row, window, lambda prompt: len(encoded(row | {"prompt": prompt, "slots": []}).tokens))
+    kept = fit_history(row, window, lambda prompt: len(encoded(row | {"prompt": prompt, "slots": []}).tokens))
     example = encoded(kept)
     if len(example.tokens) > window:
         raise ModelError(

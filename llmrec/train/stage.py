@@ -24,8 +24,8 @@ from llmrec.model.vocabulary import MENTION, code_tokens, new_token_ids
 from llmrec.recipe import Sft, Tasks
 from llmrec.seed import stream
 from llmrec.tasks import templates
+from llmrec.tasks.builder import max_history
 from llmrec.tasks.examples import load, stream_batches
-from llmrec.tasks.maker import items_held
 from llmrec.train import sft, together
 from llmrec.train.coded import Coded
 from llmrec.train.drop import Drop
@@ -216,9 +216,9 @@ def _merge_cost(trained: Any, plain: Any, examples: Sequence[Encoded]) -> dict[s
 def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
     prompt, held_out = "", ""
     if settings.recommending:
-        template = templates.load(settings.recommending).chosen(settings.templates)
+        template = templates.load(settings.recommending).select(settings.templates)
         prompt, held_out = template.train[0].prompt, (template.held_out or template.train)[0].prompt
-    held = items_held(settings, catalogue.codes.shape[1])
+    held = max_history(settings, catalogue.codes.shape[1])
     return model_folder.Note(catalogue.hash, held, prompt, held_out, *_searches(settings, folder))
 
 
@@ -226,7 +226,7 @@ def _searches(settings: Tasks, folder: Path) -> tuple[str, str]:
     """Prompts for a wish in words that the model learns, without a history and with one; "" where it learns none."""
     if not any((folder / "examples").glob("item_search-*")):
         return "", ""
-    known = [one.prompt for one in templates.load("item_search").chosen(settings.templates).train]
+    known = [one.prompt for one in templates.load("item_search").select(settings.templates).train]
     after = ["history" in [slot for _, slot in templates.parts(prompt)] for prompt in known]
     alone, both = ([one for one, has in zip(known, after, strict=True) if has is wanted] for wanted in (False, True))
     return next(iter(alone), ""), next(iter(both), "")

@@ -29,8 +29,8 @@ from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.tasks import examples
-from llmrec.tasks.source import Source
-from llmrec.tasks.wishes import worded
+from llmrec.tasks.inputs import TaskInputs
+from llmrec.tasks.llm_annotations import add_annotations
 from llmrec.train.encode import encode
 from shared import RESULTS, command_line, ratio, take_turns, tell
 from tasks_peer import peer_of
@@ -89,7 +89,7 @@ def main(
     print(path)
 
 
-def construct(tasks: Tasks, source: Source, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def construct(tasks: Tasks, source: TaskInputs, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Every example of a mixture, written, read back and encoded as for training.
 
     Returns:
@@ -103,10 +103,10 @@ def construct(tasks: Tasks, source: Source, tokenizer: PreTrainedTokenizerBase) 
     return sum(count for count, _ in sizes), sum(tokens for _, tokens in sizes)
 
 
-def _subject(run: RunFolder, users: int) -> tuple[Source, np.ndarray, Tasks]:
+def _subject(run: RunFolder, users: int) -> tuple[TaskInputs, np.ndarray, Tasks]:
     """Source of the first users, their last two items, and the mixture as LC-Rec counts it."""
     dataset, catalogue = Dataset.load(run.data), Catalogue.load(run.catalogue)
-    whole = Source.load(dataset, catalogue, read_texts(run.items, dataset.n_items))
+    whole = TaskInputs.load(dataset, catalogue, read_texts(run.items, dataset.n_items))
     kept = [row for row, length in enumerate(whole.train.lengths[: 2 * users].tolist()) if length >= 2][:users]
     train = Sequences.of([whole.train[row] for row in kept])
     source = replace(whole, train=train, users=whole.users.take(pa.array(kept)))
@@ -120,7 +120,7 @@ def _subject(run: RunFolder, users: int) -> tuple[Source, np.ndarray, Tasks]:
         oracle=Oracle(),
     )
     held_out = np.array([dataset.histories[row][-2:] for row in kept])
-    return worded(source, catalogue.items, tasks), held_out, tasks
+    return add_annotations(source, catalogue.items, tasks), held_out, tasks
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Model, Oracle, Tasks
 from llmrec.results.record import write_result
 from llmrec.seed import stream
-from llmrec.tasks.examples import make, paths, stream_batches
-from llmrec.tasks.source import Source
-from llmrec.tasks.wishes import worded
+from llmrec.tasks.examples import make, shard_paths, stream_batches
+from llmrec.tasks.inputs import TaskInputs
+from llmrec.tasks.llm_annotations import add_annotations
 from llmrec.train.encode import encode
 from llmrec.train.feed import TokenFile
 from llmrec.train.order import Order
@@ -106,8 +106,8 @@ def work(folder: Path) -> dict[str, Any]:
     tasks, steps = Tasks(mixture="lc-rec", oracle=Oracle()), Steps()
     with steps.of("reading"):
         catalogue = Catalogue.load(folder / "catalogue")
-        source = Source.load(Dataset.load(folder / "data"), catalogue, read_json(folder / "texts.json"))
-        source = worded(source, catalogue.items, tasks)
+        source = TaskInputs.load(Dataset.load(folder / "data"), catalogue, read_json(folder / "texts.json"))
+        source = add_annotations(source, catalogue.items, tasks)
         interactions = len(source.train.items)
     with steps.of("making examples"):
         (folder / "tasks").mkdir()
@@ -131,8 +131,8 @@ def work(folder: Path) -> dict[str, Any]:
         "interactions of the training part": interactions,
         "examples": len(rows.examples),
         "examples by task": {task: count for task, count in counts.items() if isinstance(count, int)},
-        "shards": len(paths(folder / "tasks")),
-        "bytes of examples": sum(path.stat().st_size for path in paths(folder / "tasks")),
+        "shards": len(shard_paths(folder / "tasks")),
+        "bytes of examples": sum(path.stat().st_size for path in shard_paths(folder / "tasks")),
         "tokens": rows.tokens,
         "tokens fed, padding included": fed,
         "rows": len(rows),

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import RunError
 from llmrec.files import write_json
-from llmrec.tasks.source import Source
+from llmrec.tasks.inputs import TaskInputs
 
 BATCH = 8  # per device, in its run.sh
 _FILES = ("data", "prompt", "collator")
@@ -63,7 +63,7 @@ class Peer:
         return sum(len(one) for one in sets), tokens
 
 
-def peer_of(checkout: Path, source: Source, held_out: np.ndarray, folder: Path, history: int, fused: int) -> Peer:
+def peer_of(checkout: Path, source: TaskInputs, held_out: np.ndarray, folder: Path, history: int, fused: int) -> Peer:
     """Write our data in LC-Rec's files and import its code.
 
     Args:

@@ -17,7 +17,7 @@ from llmrec.items.text import item_texts
 from llmrec.items.vectors import encode
 from llmrec.recipe import Data, Indexing, SyntheticConfig, Tasks
 from llmrec.tasks import examples
-from llmrec.tasks.source import Source
+from llmrec.tasks.inputs import TaskInputs
 
 WORLD = SyntheticConfig(users=60, items=30, groups=3, events=8)
 
@@ -50,7 +50,7 @@ def test_no_prompt_knows_the_future(dataset: Dataset, tmp_path: Path) -> None:
         folder = tmp_path / "prompts" / str(len(list((tmp_path / "prompts").iterdir())))
         folder.mkdir()
         texts = item_texts(data.items, ["title"], "refuse")
-        examples.make(Tasks(history=6), Source.load(data, catalogue, texts), 1, folder, workers=1)
+        examples.make(Tasks(history=6), TaskInputs.load(data, catalogue, texts), 1, folder, workers=1)
         return folder
 
     assert_no_future(prompts, dataset)

@@ -32,7 +32,7 @@ from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder, model_of
 from llmrec.run.plan import plan
 from llmrec.tasks import templates
-from llmrec.tasks.choices import Examples, Known, examples, held_out
+from llmrec.tasks.choices import ChoiceExamples, TrainStats, choice_examples, held_out_inputs
 from llmrec.train.encode import encode
 
 SETTINGS = {
@@ -91,8 +91,8 @@ def test_each_judge_equals_brute_force_over_logits(p5: RunFolder, task: str, wor
     torch.manual_seed(0)
     for weights in opened.model.parameters():  # as trained, yes and no are nearly alike
         torch.nn.init.normal_(weights, std=0.3)
-    source = held_out(*opened.data, "test", 5, 0)
-    found = examples(task, source, Known.of(opened.data[0]), tasks, wording, 0)
+    source = held_out_inputs(*opened.data, "test", 5, 0)
+    found = choice_examples(task, source, TrainStats.of(opened.data[0]), tasks, wording, 0)
     rows = found.rows.to_pylist()
     assert len(rows) == 5
     scores = answer_scores(opened.model, opened.tokenizer, rows, found.answers)
@@ -104,7 +104,9 @@ def test_each_judge_equals_brute_force_over_logits(p5: RunFolder, task: str, wor
 
 def test_a_prompt_beyond_the_window_loses_old_items_as_in_training(judge: RunFolder) -> None:
     opened, tasks = _opened(judge), Tasks.model_validate({"mixture": "judge", "options": 4, "history": 6})
-    found = examples("rerank", held_out(*opened.data, "test", 3, 0), Known.of(opened.data[0]), tasks, "held-out", 0)
+    found = choice_examples(
+        "rerank", held_out_inputs(*opened.data, "test", 3, 0), TrainStats.of(opened.data[0]), tasks, "held-out", 0
+    )
     rows, batches = found.rows.to_pylist(), found.rows.to_batches()
     window = max(len(one.tokens) for block in encode(batches, opened.tokenizer, 1 << 20) for one in block) - 3
     opened.model.config.max_position_embeddings = window
@@ -124,13 +126,13 @@ def test_examples_ask_about_held_out_events_and_offer_nothing_that_the_user_had(
     target = dict(zip(cases.users, cases.targets, strict=True))
     had = {dataset.user_ids[u]: {dataset.item_ids[i] for i in h} for u, h in enumerate(dataset.before("test"))}
     right = {dataset.user_ids[user]: dataset.item_ids[item] for user, item in target.items()}
-    source, known = held_out(dataset, catalogue, texts, "test", 100, 0), Known.of(dataset)
+    source, known = held_out_inputs(dataset, catalogue, texts, "test", 100, 0), TrainStats.of(dataset)
     tasks = Tasks.model_validate(P5 | {"options": 4, "negatives": "popularity"})
     for task in CHOICES:
-        found = examples(task, source, known, tasks, "held-out", 0)
+        found = choice_examples(task, source, known, tasks, "held-out", 0)
         begins = templates.load(task).held_out[0].prompt.split("{")[0]
         assert len(found.rows) == len(right)
-        for row, place in zip(found.rows.to_pylist(), found.right.tolist(), strict=True):
+        for row, place in zip(found.rows.to_pylist(), found.target.tolist(), strict=True):
             user = row["user_id"]
             assert row["prompt"].startswith(begins)
             if row["candidates"]:
@@ -138,14 +140,14 @@ def test_examples_ask_about_held_out_events_and_offer_nothing_that_the_user_had(
                 assert len(set(row["candidates"])) == {"rerank": 4, "pairwise": 2, "direct_pick": 5}[task]
                 assert not set(row["candidates"]) & (had[user] - {right[user]})
             elif task == "rating":
-                assert row["item_id"] == right[user] and float(found.pieces[0][place]) == row["label"]
+                assert row["item_id"] == right[user] and float(found.values[0][place]) == row["label"]
             else:
                 assert (row["item_id"] == right[user]) == bool(place) and (place or row["item_id"] not in had[user])
 
 
-def _examples(slot: str, right: list[int], pieces: list[str], labels: list[float] | None = None) -> Examples:
+def _examples(slot: str, right: list[int], pieces: list[str], labels: list[float] | None = None) -> ChoiceExamples:
     rows = pa.table({"label": pa.array(labels or right, pa.float32())})
-    return Examples(rows, slot, [pieces] * len(right), [pieces] * len(right), np.array(right))
+    return ChoiceExamples(rows, slot, [pieces] * len(right), [pieces] * len(right), np.array(right))
 
 
 def test_figures_of_candidates_equal_those_by_hand() -> None:
@@ -274,8 +276,8 @@ def test_the_key_of_an_evaluation_holds_what_judging_reads(tasks: dict, evaluate
 def test_ratings_that_the_data_lack_leave_no_cases(judge: RunFolder) -> None:
     opened = _opened(judge)
     bare = Dataset(opened.data[0].interactions.drop_columns(["rating"]), opened.data[0].items)
-    source = held_out(bare, *opened.data[1:], "test", 5, 0)
-    found = examples("rating", source, Known.of(bare), Tasks.model_validate(P5), Evaluate().template, 0)
+    source = held_out_inputs(bare, *opened.data[1:], "test", 5, 0)
+    found = choice_examples("rating", source, TrainStats.of(bare), Tasks.model_validate(P5), Evaluate().template, 0)
     assert len(found.rows) == 0 and found.answers == []
 
 

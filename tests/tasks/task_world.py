@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from llmrec.contracts import Sequences
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.tasks.source import Source
+from llmrec.tasks.inputs import TaskInputs
 
 TEXTS = [f"text {number}" for number in range(30)]
 
@@ -18,8 +18,10 @@ def catalogue(texts: list[str]) -> Catalogue:
     return Catalogue.of(items, np.stack([np.arange(len(texts)), np.zeros(len(texts))], 1).astype(np.int32), [999, 1])
 
 
-def source(histories: list[list[int]], texts: list[str] = TEXTS, users: list[str] | None = None, **events) -> Source:
+def source(
+    histories: list[list[int]], texts: list[str] = TEXTS, users: list[str] | None = None, **events
+) -> TaskInputs:
     """A source of histories of item numbers; columns of events are given flat, one value an event."""
     names = users or [f"u{number}" for number in range(len(histories))]
     columns = {name: pa.array(values) for name, values in events.items()}
-    return Source.of(Sequences.of(histories), names, catalogue(texts), texts, columns)
+    return TaskInputs.of(Sequences.of(histories), names, catalogue(texts), texts, columns)

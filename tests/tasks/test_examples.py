@@ -16,11 +16,11 @@ from llmrec.data.dataset import Dataset
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import TASKS, Tasks
-from llmrec.tasks import cases as casing
 from llmrec.tasks import examples, templates
+from llmrec.tasks import instances as task_instances
+from llmrec.tasks.builder import ExampleBuilder, max_history
 from llmrec.tasks.examples import load, make, stream_batches
-from llmrec.tasks.maker import Maker, items_held
-from llmrec.tasks.source import Source
+from llmrec.tasks.inputs import TaskInputs
 
 EVERY = dict.fromkeys(TASKS, 1.0)
 DRAW = random.Random(5)
@@ -28,7 +28,7 @@ HISTORIES = [[DRAW.randrange(30) for _ in range(length)] for length in (9, 1, 5,
 EVENTS = sum(map(len, HISTORIES))
 
 
-def worded() -> Source:
+def worded() -> TaskInputs:
     """A source whose events have stars and words, some of them missing."""
     said = {
         name: [f"{name} {at}" if at % 3 else None for at in range(EVENTS)] for name in ("review", "summary", "hint")
@@ -37,7 +37,7 @@ def worded() -> Source:
     return source(HISTORIES, rating=[at % 9 / 2 + 0.5 for at in range(EVENTS)], **said)
 
 
-def made(tasks: Tasks, one: Source, folder: Path, seed: int = 0, workers: int | None = None) -> list[dict]:
+def made(tasks: Tasks, one: TaskInputs, folder: Path, seed: int = 0, workers: int | None = None) -> list[dict]:
     folder.mkdir(exist_ok=True)
     make(tasks, one, seed, folder, workers)
     return load(folder).to_pylist()
@@ -126,7 +126,7 @@ def test_what_the_data_lack_is_left_out_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_writes_the_same_files(workers: int, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(casing, "BLOCK", 6)
+    monkeypatch.setattr(task_instances, "BLOCK", 6)
     tasks = Tasks(**EVERY, max_examples={"next_item": 3, "rating": 5})
     made(tasks, worded(), tmp_path / "one", workers=2)
     made(tasks, worded(), tmp_path / "other", workers=workers)
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_files_and_another_gives_others(tmp_path: P
 
 @pytest.mark.parametrize("cap", [1, 7, 10_000])
 def test_a_cap_keeps_a_sample_over_all_shards(cap: int, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(casing, "BLOCK", 6)
+    monkeypatch.setattr(task_instances, "BLOCK", 6)
     free = made(Tasks(mixture="none", rating=1.0), worded(), tmp_path / "free")
     capped = made(Tasks(mixture="none", rating=1.0, max_examples={"rating": cap}), worded(), tmp_path / "capped")
     assert len(capped) == min(cap, len(free))
@@ -155,8 +155,8 @@ def test_a_cap_keeps_a_sample_over_all_shards(cap: int, tmp_path: Path, monkeypa
 def test_a_cap_is_uniform_over_cases() -> None:
     one, hits = source([list(range(20))] * 3), Counter[int]()
     for seed in range(300):
-        maker = Maker(Tasks(mixture="none", item_to_text=1.0, max_examples={"item_to_text": 3}), one, seed)
-        hits.update(np.concatenate(maker._kept["item_to_text"]).tolist())
+        builder = ExampleBuilder(Tasks(mixture="none", item_to_text=1.0, max_examples={"item_to_text": 3}), one, seed)
+        hits.update(np.concatenate(builder._sampled["item_to_text"]).tolist())
     assert len(hits) == 30 and max(hits.values()) < 60  # 30 expected
 
 
@@ -169,7 +169,7 @@ def test_the_hub_library_streams_the_shards(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     rows = made(Tasks(**EVERY), worded(), tmp_path)
-    files = [str(path) for path in examples.paths(tmp_path)]
+    files = [str(path) for path in examples.shard_paths(tmp_path)]
     streamed = load_dataset("arrow", data_files=files, split="train", streaming=True)
     assert [row["prompt"] for row in streamed] == [row["prompt"] for row in rows]
 
@@ -177,7 +177,7 @@ def test_the_hub_library_streams_the_shards(tmp_path: Path) -> None:
 def test_a_budget_of_tokens_cuts_codes_at_an_item(tmp_path: Path) -> None:
     one = source([list(range(12))])  # two tokens a code
     for tokens, items in ((1, 1), (2, 1), (7, 3), (1000, 20)):
-        assert items_held(Tasks(history_tokens=tokens), one.levels) == items
+        assert max_history(Tasks(history_tokens=tokens), one.levels) == items
     rows = made(Tasks(mixture="none", next_item=1.0, positions="all", history_tokens=7), one, tmp_path)
     assert max(len(row["slots"]) for row in rows) == 3
     assert rows[-1]["prompt"].endswith("".join(one.codes.to_pylist()[8:11]))

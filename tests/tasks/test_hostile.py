@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from llmrec.items.text import item_texts
 from llmrec.model.prompting import turns
 from llmrec.recipe import TASKS, Tasks
+from llmrec.tasks.builder import SCHEMA
 from llmrec.tasks.examples import load, make
-from llmrec.tasks.maker import SCHEMA
 from llmrec.train.encode import encode_examples
 
 ODD = [

@@ -10,10 +10,9 @@ from task_world import source
 
 from llmrec.errors import PromptError
 from llmrec.recipe import Tasks
-from llmrec.tasks.cases import by_event, by_window
-from llmrec.tasks.render import render
-from llmrec.tasks.slots import BYTES_PER_TOKEN, has
-from llmrec.tasks.templates import fill, neutral
+from llmrec.tasks.instances import by_event, by_window
+from llmrec.tasks.render import BYTES_PER_TOKEN, has_value, render
+from llmrec.tasks.templates import fill, sanitize
 
 TITLES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1, max_size=12)
 
@@ -49,7 +48,7 @@ def test_columns_and_slots_are_those_of_one_at_a_time(titles: list[str], data) -
 def test_titles_are_cut_from_the_oldest_at_an_item_boundary(titles: list[str], tokens: int) -> None:
     one = source([[*range(len(titles)), 0]], titles)
     found = by_window(one, 0, 1, Tasks(), 20)
-    names = [neutral(title) for title in titles]
+    names = [sanitize(title) for title in titles]
     whole = render("{titles}", found, one, Tasks(history_tokens=tokens)).texts[0].as_py()
     kept = len(render("{titles}", found, one, Tasks(history_tokens=tokens)).slots[0])
     assert whole == "; ".join(one.titles.to_pylist()[-kept:]) and kept >= 1
@@ -61,13 +60,13 @@ def test_titles_are_cut_from_the_oldest_at_an_item_boundary(titles: list[str], t
 def test_events_bring_their_stars_and_words() -> None:
     one = source([[0, 1, 2]], rating=[4.0, 3.5, None], review=["good\nbook", None, " "])
     found = by_event(one, 0, 1, Tasks(), 5)
-    assert has("rating", found, one).tolist() == [True, True, False]
-    assert has("review", found, one).tolist() == [True, False, False]
+    assert has_value("rating", found, one).tolist() == [True, True, False]
+    assert has_value("review", found, one).tolist() == [True, False, False]
     assert render("{rating}", found.take(np.array([0, 1])), one, Tasks()).texts.to_pylist() == ["4", "3.5"]
     assert render("{review}", found.take(np.array([0])), one, Tasks()).texts.to_pylist() == ["good book"]
 
 
 def test_a_task_without_candidates_cannot_ask_for_a_letter() -> None:
     one = source([[0, 1, 2]])
-    with pytest.raises(PromptError, match=r"the slot {letter} belongs to tasks that offer items"):
+    with pytest.raises(PromptError, match=r"the slot {letter} belongs to tasks with candidates"):
         render("{letter}", by_window(one, 0, 1, Tasks(), 5), one, Tasks())

@@ -21,8 +21,8 @@ from llmrec.recipe import TASKS, Oracle, Tasks
 from llmrec.recipe_file import load as load_recipe
 from llmrec.run.execute import run
 from llmrec.tasks.examples import load, make
-from llmrec.tasks.source import Source
-from llmrec.tasks.wishes import worded
+from llmrec.tasks.inputs import TaskInputs
+from llmrec.tasks.llm_annotations import add_annotations
 
 WORLD = """
 seed: 3
@@ -50,7 +50,7 @@ def rows(dataset: Dataset, catalogue: Catalogue) -> pa.Table:
     """Examples of every task."""
     texts = [f"{row['title']}; {row['description']}" for row in dataset.items.to_pylist()]
     with tempfile.TemporaryDirectory() as folder:
-        source = worded(Source.load(dataset, catalogue, texts), catalogue.items, EVERY)
+        source = add_annotations(TaskInputs.load(dataset, catalogue, texts), catalogue.items, EVERY)
         make(EVERY, source, 0, Path(folder))
         return pa.Table.from_pylist(load(Path(folder)).to_pylist())
 

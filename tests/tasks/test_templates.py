@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.errors import PromptError
-from llmrec.tasks.templates import fill, load, neutral
+from llmrec.tasks.templates import fill, load, sanitize
 
 
 def template(folder: Path, wordings: list[object], needs: list[str] | None = None, **more: object) -> Path:
@@ -42,7 +42,7 @@ def test_a_piece_is_never_read_as_a_template_itself() -> None:
 
 @given(st.text() | st.text("<>[]＜＞﹤﹥［］ab", max_size=8))
 def test_neutral_text_holds_no_brackets_of_control_tokens_and_changes_nothing_else(text: str) -> None:
-    free = neutral(text)
+    free = sanitize(text)
     assert not set(BRACKETS) & set(unicodedata.normalize("NFKC", free))
     assert len(free) == len(text)
     assert all(a == b or set(BRACKETS) & set(unicodedata.normalize("NFKC", a)) for a, b in zip(text, free, strict=True))
@@ -52,7 +52,7 @@ def test_some_wordings_are_chosen_to_train_on(tmp_path: Path) -> None:
     prompts = ["Of {item} say now: ", "{item}", "One {item} more"]
     found = load("mine", template(tmp_path, prompts, answer=" {text}"))
     for which, wanted in ((None, prompts), (2, prompts[:2]), ("shortest", [prompts[1]])):
-        assert [wording.prompt for wording in found.chosen(which).train] == wanted
+        assert [wording.prompt for wording in found.select(which).train] == wanted
 
 
 def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
@@ -66,17 +66,17 @@ def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
     [
         (
             {"prompt": "What is {thing}? {item}", "answer": "{text}"},
-            r"wording 2: unknown slot {thing}.* needs are: item, text",
+            r"template 2: unknown slot {thing}.* needs are: item, text",
         ),
         ({"prompt": "What is it?", "answer": "{text}"}, r"slot {item} must be used once, not 0 times"),
         ({"prompt": "{item} or {item}?", "answer": "{text}"}, r"slot {item} must be used once, not 2 times"),
         ({"prompt": "{item}? {text}", "answer": "yes"}, r"an answer must hold one slot, not 0"),
         ({"prompt": "What?", "answer": "{item}{text}"}, r"an answer must hold one slot, not 2"),
-        ({"prompt": "{item} {", "answer": "{text}"}, r"wording 2: .*Write a literal brace twice: {{ or }}"),
+        ({"prompt": "{item} {", "answer": "{text}"}, r"template 2: .*Write a literal brace twice: {{ or }}"),
         ({"prompt": "{} {item}", "answer": "{text}"}, r"unknown slot {}"),
-        ({"prompt": "{item!r}", "answer": "{text}"}, r"wording 2: write the slot as {item}, with nothing else in it"),
-        ({"prompt": "{item:>9}", "answer": "{text}"}, r"wording 2: write the slot as {item}, with nothing else in it"),
-        ({"prompt": "{item}"}, r"wording 2: it has no answer\. Write `answer:` beside its prompt"),
+        ({"prompt": "{item!r}", "answer": "{text}"}, r"template 2: write the slot as {item}, with nothing else in it"),
+        ({"prompt": "{item:>9}", "answer": "{text}"}, r"template 2: write the slot as {item}, with nothing else in it"),
+        ({"prompt": "{item}"}, r"template 2: it has no answer\. Write `answer:` beside its prompt"),
         ({"prompt": "{item} {title}", "answer": "{text}"}, r"unknown slot {title}; its needs are: item, text"),
         ({"prompt": "{item}", "answer": "{text}", "needs": ["title"]}, r"slot {title} must be used once, not 0 times"),
         ({"prompt": "{item}", "answer": "{text}", "heldout": True}, r"heldout"),
@@ -88,7 +88,7 @@ def test_a_wording_that_could_not_work_is_refused(wording: dict[str, object], wo
 
 
 def test_a_template_without_a_wording_to_train_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="every wording is held out"):
+    with pytest.raises(PromptError, match="every template is held out"):
         load("mine", template(tmp_path, [GOOD | {"held_out": True}]))
 
 

@@ -18,8 +18,7 @@ from llmrec.model import nano
 from llmrec.recipe import TASKS, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.examples import load, make
-from llmrec.tasks.shorten import shorten, without_oldest
-from llmrec.tasks.tokens import CodedTexts
+from llmrec.tasks.tokens import SegmentTokenizer, drop_oldest, fit_history
 from llmrec.train.encode import encode_examples
 
 CODES = [f"<a_{number}>" for number in range(30)] + ["<b_0>"]
@@ -37,7 +36,7 @@ SEGMENT = (
 @settings(deadline=None)
 @given(texts=st.lists(st.lists(SEGMENT, max_size=8).map("".join), max_size=5))
 def test_the_short_way_gives_the_same_tokens_at_the_same_characters(every, kind: str, special: bool, texts) -> None:
-    short = CodedTexts(every[kind], special)
+    short = SegmentTokenizer(every[kind], special)
     for _ in range(2):  # unknown, then known pieces
         found = short(pa.array(texts, pa.string()))
         assert len(found.offsets) == len(texts) + 1
@@ -46,12 +45,12 @@ def test_the_short_way_gives_the_same_tokens_at_the_same_characters(every, kind:
             ids, begins, ends = found.text(number)
             assert ids.tolist() == whole["input_ids"]
             assert list(zip(begins.tolist(), ends.tolist(), strict=True)) == whole["offset_mapping"]
-    assert short.trusted
+    assert short.by_segment
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte-level"])
 def test_every_word_and_code_is_tokenized_once(every, kind: str) -> None:
-    short = CodedTexts(every[kind], True)
+    short = SegmentTokenizer(every[kind], True)
     texts = [f"Go on with {CODES[i]}<b_0>{CODES[i + 1]}<b_0> and then go on" for i in range(29)]
     short(pa.array(texts))
     own = ["Go", " on", " with ", " and", " then", " go", *(f"{code}<b_0>" for code in CODES[:30])]
@@ -61,7 +60,7 @@ def test_every_word_and_code_is_tokenized_once(every, kind: str) -> None:
 def test_a_tokenizer_that_reaches_across_its_added_tokens_is_not_trusted(tmp_path: Path) -> None:
     greedy = nano.train_tokenizer(WORDS, 500, tmp_path)
     greedy.add_tokens([AddedToken(code, normalized=False, rstrip=code == "<a_1>") for code in CODES])
-    short = CodedTexts(greedy, True)
+    short = SegmentTokenizer(greedy, True)
     texts = [f"x {one} y {other}  z" for one in CODES for other in CODES]
     found = short(pa.array(texts))
     for number, text in enumerate(texts):
@@ -83,14 +82,14 @@ def test_too_long_a_history_loses_its_oldest_items_and_no_part_of_one(history: l
     def tokens(prompt: str) -> int:
         return prompt.count("<") + 4
 
-    kept = shorten(row(history), window, tokens)
+    kept = fit_history(row(history), window, tokens)
     left = next(n for n in range(len(history), 0, -1) if n == 1 or 2 * n + 4 <= window)
     assert kept == row(history[-left:])
 
 
 def test_nothing_dropped_is_nothing_changed() -> None:
-    assert without_oldest(row([1, 2]), 0) == row([1, 2])
-    assert without_oldest(row([1, 2, 3]), 2) == row([3])
+    assert drop_oldest(row([1, 2]), 0) == row([1, 2])
+    assert drop_oldest(row([1, 2, 3]), 2) == row([3])
 
 
 def test_training_cuts_a_history_that_the_window_cannot_hold(every, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmrec import trusted_urls
 from llmrec.errors import LlmrecError, TextError
-from llmrec.text.oracle import Ask, Cache, Replay, Server, Template, key
+from llmrec.text.oracle import Ask, Cache, Replay, Server, TemplateOracle, key
 from llmrec.trusted_urls import KEY
 
 ASKS = [Ask(f"question {number}", f"draft {number}") for number in range(20)]
@@ -70,7 +70,7 @@ def backwards(asks: list[Ask]) -> list[str]:
 
 
 def test_a_template_says_the_drafts() -> None:
-    assert Template().complete(ASKS) == [ask.draft for ask in ASKS]
+    assert TemplateOracle().complete(ASKS) == [ask.draft for ask in ASKS]
 
 
 def test_a_server_is_asked_once_and_replay_needs_none(talker: Talker, tmp_path: Path, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from llmrec.chat.speaker import Model
 from llmrec.errors import TextError
 from llmrec.recipe import Oracle
 from llmrec.recipe_file import read
-from llmrec.tasks.wishes import oracle_of
+from llmrec.tasks.llm_annotations import oracle_of
 from llmrec.text.client import NoAnswer, OpenAIClient
 from llmrec.trusted_urls import BASE, KEY
 

@@ -16,7 +16,7 @@ from llmrec.errors import TextError
 from llmrec.recipe import Oracle, Tasks
 from llmrec.recipe_file import load as load_recipe
 from llmrec.tasks.examples import load, make
-from llmrec.tasks.wishes import traits, worded
+from llmrec.tasks.llm_annotations import add_annotations, item_traits
 
 TEXTS = ["Alien; genres: Horror", "Big; genres: Comedy", "<s>Casper</s>", "Dune [INST]"]
 ITEMS = pa.table(
@@ -33,11 +33,11 @@ BOTH = Tasks(mixture="none", item_search=1.0, preference=1.0, oracle=Oracle())
 
 
 def test_traits_are_the_short_values_of_an_item_and_cannot_be_codes() -> None:
-    assert traits(ITEMS) == [["Horror", "Sci-Fi", "Ships"], ["Comedy", "City", "b"], ["‹x›"], ["Sci-Fi"]]
+    assert item_traits(ITEMS) == [["Horror", "Sci-Fi", "Ships"], ["Comedy", "City", "b"], ["‹x›"], ["Sci-Fi"]]
 
 
 def test_a_template_writes_wishes_and_tastes_from_what_training_knows() -> None:
-    one = worded(source([[0, 3, 1], [2]], TEXTS), ITEMS, BOTH)
+    one = add_annotations(source([[0, 3, 1], [2]], TEXTS), ITEMS, BOTH)
     assert one.intentions.to_pylist() == [
         "I am looking for Horror and Sci-Fi and Ships.",
         "Something with Comedy and City and b, please.",
@@ -49,10 +49,10 @@ def test_a_template_writes_wishes_and_tastes_from_what_training_knows() -> None:
 
 
 def test_nobody_is_asked_for_words_that_no_task_needs() -> None:
-    one = worded(source([[0, 1]], TEXTS), ITEMS, Tasks(oracle=Oracle(by="replay", cache="nowhere.jsonl")))
+    one = add_annotations(source([[0, 1]], TEXTS), ITEMS, Tasks(oracle=Oracle(by="replay", cache="nowhere.jsonl")))
     assert one.intentions is None and one.preferences is None
     with pytest.raises(TextError, match=r"there is no cache of answers at nowhere\.jsonl"):
-        worded(
+        add_annotations(
             source([[0, 1]], TEXTS),
             ITEMS,
             BOTH.model_copy(update={"oracle": Oracle(by="replay", cache="nowhere.jsonl")}),
@@ -61,7 +61,7 @@ def test_nobody_is_asked_for_words_that_no_task_needs() -> None:
 
 def test_the_catalogues_own_intentions_come_first() -> None:
     items = ITEMS.append_column("intention", pa.array(["scare me", None, " ", "<a_0> sand"]))
-    one = worded(source([[0, 1]], TEXTS), items, BOTH)
+    one = add_annotations(source([[0, 1]], TEXTS), items, BOTH)
     assert one.intentions.to_pylist() == ["scare me", None, None, "‹a_0› sand"]
 
 
@@ -86,9 +86,9 @@ def test_a_servers_words_are_kept_neutralised_and_replayed(tmp_path: Path) -> No
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
         trusted_urls.trust(url)
         asked = Oracle(by="server", url=url, model="shouter", cache=cache)
-        told = worded(one, ITEMS, BOTH.model_copy(update={"oracle": asked}))
+        told = add_annotations(one, ITEMS, BOTH.model_copy(update={"oracle": asked}))
         server.shutdown()
-    again = worded(one, ITEMS, BOTH.model_copy(update={"oracle": Oracle(by="replay", cache=cache)}))
+    again = add_annotations(one, ITEMS, BOTH.model_copy(update={"oracle": Oracle(by="replay", cache=cache)}))
     assert again.intentions == told.intentions and again.preferences == told.preferences
     assert all(not set("<>[]") & set(text) for text in [*told.intentions.to_pylist(), *told.preferences.to_pylist()])
     make(BOTH, again, 0, tmp_path)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from task_world import source
 
 from llmrec.recipe import Tasks
-from llmrec.tasks import cases as casing
-from llmrec.tasks.cases import by_window, copies, ragged, window_slices
+from llmrec.tasks import instances as task_instances
+from llmrec.tasks.instances import by_window, concat_ranges, repeat_by_weight, window_slices
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=6)
 
@@ -69,26 +69,26 @@ def test_positions_all_ask_for_every_event_with_what_came_before_it(lengths: lis
 
 @given(LENGTHS)
 def test_blocks_hold_every_row_once_and_cut_none(lengths: list[int]) -> None:
-    found = casing.blocks(np.array(lengths, np.int64))
+    found = task_instances.split_blocks(np.array(lengths, np.int64))
     assert [row for first, last in found for row in range(first, last)] == list(range(len(lengths)))
 
 
 def test_blocks_are_about_as_large_as_they_should_be(monkeypatch) -> None:
-    monkeypatch.setattr(casing, "BLOCK", 100)
+    monkeypatch.setattr(task_instances, "BLOCK", 100)
     lengths = np.full(1000, 7)
-    assert {last - first for first, last in casing.blocks(lengths)} <= {14, 15, 13, 1000 % 14}
+    assert {last - first for first, last in task_instances.split_blocks(lengths)} <= {14, 15, 13, 1000 % 14}
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=8))
 def test_ragged_ranges_are_ranges(pairs: list[tuple[int, int]]) -> None:
     begins = np.array([begin for begin, _ in pairs], np.int64)
-    offsets, flat = ragged(begins, begins + np.array([size for _, size in pairs], np.int64))
+    offsets, flat = concat_ranges(begins, begins + np.array([size for _, size in pairs], np.int64))
     assert flat.tolist() == [number for begin, size in pairs for number in range(begin, begin + size)]
     assert offsets.tolist() == [0, *np.cumsum([size for _, size in pairs]).tolist()]
 
 
 def test_copies_are_the_whole_part_and_the_fraction_as_a_chance() -> None:
     for weight, low, high in ((0.0, 0, 0), (1.0, 90, 90), (2.0, 180, 180), (0.5, 25, 65), (1.5, 115, 155)):
-        found = copies(90, weight, np.random.default_rng(1))
+        found = repeat_by_weight(90, weight, np.random.default_rng(1))
         assert low <= len(found) <= high
         assert set(Counter(found.tolist()).values()) <= {int(weight), int(weight) + 1}

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llmrec.recipe import TASKS
-from llmrec.tasks.templates import Wording, load
+from llmrec.tasks.templates import Template, load
 
 # P5 (arXiv 2203.13366) by family, LC-Rec (arXiv 2311.09049, its prompts by task), OpenP5 (arXiv 2306.07134)
 AT_LEAST = {
@@ -31,7 +31,7 @@ AT_LEAST = {
 }
 
 
-def wordings(task: str) -> list[Wording]:
+def wordings(task: str) -> list[Template]:
     template = load(task)
     return [*template.train, *template.held_out]
 
