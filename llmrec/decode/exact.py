@@ -20,7 +20,7 @@ from llmrec.decode.search import NormalizeOver, check_normalize_over, segment_lo
 from llmrec.errors import ModelError
 from llmrec.indexing.trie import ROOT, Trie
 from llmrec.model.prompting import wrap
-from llmrec.tasks.tokens import ExampleRow, SegmentTokenizer
+from llmrec.tasks.tokens import ExampleRow, SegmentTokenizer, fit_history
 
 BATCH = 16  # prompts per batch of `answer_scores`
 WIDEST = 512  # nodes per pass; beyond, attention between unrelated nodes costs more than a bigger pass saves
@@ -192,7 +192,7 @@ def _tokens(
 
     texts = encode(row["prompt"])
     if max(map(len, texts)) > window:
-        texts = encode(shorten(row, window, lambda prompt: max(map(len, encode(prompt))))["prompt"])
+        texts = encode(fit_history(row, window, lambda prompt: max(map(len, encode(prompt))))["prompt"])
         if (longest := max(map(len, texts))) > window:
             raise ModelError(
                 f"an example of '{row['task']}' has {longest} tokens but the model holds {window}. Lower "

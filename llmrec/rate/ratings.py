@@ -17,6 +17,7 @@ from llmrec.errors import DataError
 from llmrec.items.text import plain, titles
 from llmrec.recipe import Data
 from llmrec.seed import stream
+from llmrec.tasks.templates import sanitize
 
 RatingSplit = Literal["random", "temporal"]
 SPLITS: tuple[RatingSplit, ...] = ("random", "temporal")
@@ -232,7 +233,7 @@ def _genres(items: pa.Table) -> list[str]:
 
 def _short(texts: list[str]) -> list[str]:
     """Texts without control tokens, cut at a word where they are long."""
-    safe = [neutral(text) for text in texts]
+    safe = [sanitize(text) for text in texts]
     return [
         text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS].rsplit(" ", 1)[0].rstrip(" ,;>")
         for text in safe

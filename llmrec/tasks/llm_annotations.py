@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from llmrec import addresses, shipped
+from llmrec import resources, trusted_urls
 from llmrec.items.text import plain
 from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
@@ -58,7 +58,7 @@ def oracle_of(oracle: Oracle) -> TextOracle:
     cache = Path(oracle.cache or "")
     if oracle.by == "replay":
         return Replay(cache, oracle.model)
-    addresses.require(oracle.url or "", "tasks.oracle.url")
+    trusted_urls.require_trusted(oracle.url or "", "tasks.oracle.url")
     return Server(oracle.url or "", oracle.model or "", cache)
 
 
@@ -115,5 +115,7 @@ def _parts(value: object) -> list[str]:
 
 
 def _questions() -> dict[str, str]:
-    questions: dict[str, str] = yaml.safe_load((shipped.folder("prompts") / "oracle.yaml").read_text(encoding="utf-8"))
+    questions: dict[str, str] = yaml.safe_load(
+        (resources.folder("prompts") / "oracle.yaml").read_text(encoding="utf-8")
+    )
     return questions
