@@ -1,4 +1,4 @@
-"""`llmrec rate`: rating prediction by a language model, beside baselines."""
+"""`llmrec rate`: rating prediction with a language model, compared with baselines."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def rate(
     learning_rate: float = typer.Option(1e-4, min=1e-8, help="fine-tuning"),
     layers: int = typer.Option(0, min=0, help="fine-tuning: trained layers, counted from the last; 0 for all"),
     over: str = typer.Option("mean", help="regression adds to: mean, or bias, the user + item bias"),
-    split: str = typer.Option("random", help="random, or temporal: one moment for everybody"),
+    split: str = typer.Option("random", help="random, or temporal: one time for all users"),
     part: str = typer.Option("test", help="test, or valid: where learning rates and the like are chosen"),
-    cases: int = typer.Option(2000, min=0, help="test cases, drawn; 0 for all"),
-    history: int = typer.Option(10, min=1, help="ratings that a prompt tells"),
+    cases: int = typer.Option(2000, min=0, help="test cases, drawn at random; 0 for all"),
+    history: int = typer.Option(10, min=1, help="ratings of the user in a prompt"),
     wording: int = typer.Option(1, help="of prompts/rate/rate.yaml, from 1"),
     engine: str = typer.Option("transformers", help="transformers or vllm"),
-    url: str = typer.Option(None, help="any server with OpenAI's API, such as http://localhost:8000/v1, instead"),
+    url: str = typer.Option(None, help="a server with OpenAI's API, such as http://localhost:8000/v1, in place of --engine"),
     patience: float = typer.Option(60.0, min=0.1, help="--url: seconds to wait for an answer"),
-    tries: int = typer.Option(5, min=1, help="--url: before giving up on a question"),
-    dtype: str = typer.Option("bfloat16", help="of the weights when asked: bfloat16 or float32"),
-    scale: str = typer.Option(None, help="LOW:HIGH or LOW:HIGH:STEP, where the ratings do not show it"),
-    sensitivity: int = typer.Option(0, min=0, help="cases to ask again in other wordings and orders of the history"),
+    tries: int = typer.Option(5, min=1, help="--url: requests for one answer at most"),
+    dtype: str = typer.Option("bfloat16", help="of the weights without fine-tuning: bfloat16 or float32"),
+    scale: str = typer.Option(None, help="LOW:HIGH or LOW:HIGH:STEP; default: inferred from the ratings"),
+    sensitivity: int = typer.Option(0, min=0, help="cases that are repeated in all wordings and orders of the history"),
     seed: int = typer.Option(42, min=0, max=2**63 - 1, help="of split, cases, examples and training"),
     out: Path = typer.Option(
         None, parser=parsed_path, metavar="PATH", help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"
     ),
-    tiny: bool = typer.Option(False, help="two layers with random weights: proves the path, no hub"),
+    tiny: bool = typer.Option(False, help="two layers with random weights, to try the command without a download"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Rating prediction by a language model, zero-shot to fine-tuned, beside all baselines."""
+    """Predict ratings with a language model, zero-shot to fine-tuned, beside baselines."""
     from llmrec.rate import methods
     from llmrec.rate.experiment import Experiment
     from llmrec.rate.finetune import FineTuning

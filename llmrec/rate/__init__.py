@@ -1,4 +1,4 @@
-"""Do language models understand preferences? Rating prediction from zero-shot to fine-tuned, beside all baselines.
+"""Rating prediction with language models, from zero-shot to fine-tuned, compared with baselines.
 
 Source: Kang et al. 2023, "Do LLMs Understand User Preferences?", arXiv 2305.06474.
 """

@@ -211,7 +211,7 @@ _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.S)
 
 
 def parse_rating(answer: str, scale: RatingScale) -> float | None:
-    """The rating that an answer states without doubt, otherwise None.
+    """The rating that an answer states unambiguously, otherwise None.
 
     None for several different numbers, a range, a refusal or a number off the scale: it counts against the parse rate
     and is not guessed. A number between two steps is taken as it is (4.5 on a scale of whole stars), a fraction where
