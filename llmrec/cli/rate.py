@@ -44,7 +44,9 @@ def rate(
     history: int = typer.Option(10, min=1, help="ratings of the user in a prompt"),
     wording: int = typer.Option(1, help="of prompts/rate/rate.yaml, from 1"),
     engine: str = typer.Option("transformers", help="transformers or vllm"),
-    url: str = typer.Option(None, help="a server with OpenAI's API, such as http://localhost:8000/v1, in place of --engine"),
+    url: str = typer.Option(
+        None, help="a server with OpenAI's API in place of --engine, such as http://localhost:8000/v1"
+    ),
     patience: float = typer.Option(60.0, min=0.1, help="--url: seconds to wait for an answer"),
     tries: int = typer.Option(5, min=1, help="--url: requests for one answer at most"),
     dtype: str = typer.Option("bfloat16", help="of the weights without fine-tuning: bfloat16 or float32"),

@@ -1,4 +1,4 @@
-"""The base class of collaborative models: parameters, checks of features and numbers, saving and loading."""
+"""The base class of collaborative models: parameters, checks of numbers, saving and loading."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from llmrec.files import write_json
 from llmrec.recipe.collaborative import Device, ModelSpec
 
 Shape = tuple[str | int, ...]
-"""The dtype of an array, and its axes: numbers, or names (`items`, a parameter, or one that other arrays share)."""
+"""The dtype of an array, then its axes: sizes, or names (`items`, a parameter, or a name that arrays share)."""
 _FORMAT, _FILE = 1, "collaborative.json"
 REMEDY = "Copy the folder again, or delete it and make it again with `llmrec run`."
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """collaborative.json: kind and parameters of the model in a folder, how many items it scores, hash of their ids."""
+    """collaborative.json: kind and parameters of a saved model, number of its items, hash of their ids."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     format: int
@@ -37,7 +37,7 @@ class SavedModel:
 
     @classmethod
     def read(cls, folder: Path, items: Items) -> SavedModel:
-        """Read it.
+        """Read the file of a folder.
 
         Raises:
             ModelError: missing, damaged, of another version, or the model was fitted on other items than these.
@@ -54,7 +54,7 @@ class SavedModel:
         return saved
 
     def spec(self, kind: type[ModelSpec], folder: Path, device: Device) -> ModelSpec:
-        """The parameters as a recipe has them.
+        """The parameters as the type that recipes have.
 
         Raises:
             ModelError: that kind of model does not take them.
@@ -66,13 +66,13 @@ class SavedModel:
 
 
 class ArrayModel(ABC):
-    """A collaborative model that some arrays describe.
+    """A collaborative model whose state is a few arrays.
 
-    A subclass names its parameters (`Spec`) and arrays (`ARRAYS`), and defines `score`; unless it only combines scores
-    of its parts, `_fit` and `memory`, too.
+    A subclass names its parameters (`Spec`) and arrays (`ARRAYS`), and defines `score`; also `_fit` and `memory`,
+    unless it only combines scores of its parts.
 
     Attributes:
-        parts: fitted models that it is composed of, by their role, as `spec.parts` names them.
+        parts: fitted models that it combines, by role, as `spec.parts` names them.
         items: that it was fitted on.
     """
 
@@ -82,7 +82,7 @@ class ArrayModel(ABC):
     items: Items
 
     def __init__(self, parts: Mapping[str, CollaborativeModel] | None = None, **parameters: Any) -> None:
-        """Set the parameters that are not to be at their defaults; `llmrec.collaborative.fit` fills in `parts`."""
+        """Set parameters, where they differ from the defaults; `llmrec.collaborative.fit` passes `parts`."""
         self.spec = self.Spec(**parameters)
         self.parts = dict(parts or {})
 
@@ -101,23 +101,23 @@ class ArrayModel(ABC):
         return self
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:  # noqa: B027  parts may be all
-        """Learn what `ARRAYS` names; `self.items` is set already."""
+        """Fit the arrays of `ARRAYS`; `self.items` is set already."""
 
     @abstractmethod
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32, see `CollaborativeModel.score`."""
 
     def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
-        """See `CollaborativeModel.memory`; of the model itself, without its parts."""
+        """See `CollaborativeModel.memory`; without the parts."""
         return Memory(0, 0)
 
     def save(self, folder: Path) -> None:
-        """Write a `.npy` file for each array, and `collaborative.json`; parts are saved by themselves."""
+        """Write a `.npy` file for each array, and `collaborative.json`; parts are saved on their own."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self._state().items():
             np.save(folder / f"{name}.npy", array)
-        about = {"format": _FORMAT, "model": self.spec.kind, "parameters": self.spec.parameters}
-        write_json(folder / _FILE, about | {"items": len(self.items), "item_ids": self.items.hash})
+        record = {"format": _FORMAT, "model": self.spec.kind, "parameters": self.spec.parameters}
+        write_json(folder / _FILE, record | {"items": len(self.items), "item_ids": self.items.hash})
 
     def restore(self, folder: Path, items: Items) -> Self:
         """Read what `save` wrote; arrays stay on disk, memory-mapped, where the model only reads them.
@@ -137,7 +137,7 @@ class ArrayModel(ABC):
         sizes["items"] = len(self.items)
         sizes |= {f"{name} + 1": size + 1 for name, size in sizes.items()}
         arrays = {}
-        for name, (dtype, *axes) in self._declared().items():
+        for name, (dtype, *axes) in self._shapes().items():
             path = folder / f"{name}.npy"
             array = read_array(path, len(axes), REMEDY, ModelError, mapped=True)
             expected = tuple(
@@ -149,29 +149,29 @@ class ArrayModel(ABC):
             arrays[name] = array
         return arrays
 
-    def _declared(self) -> Mapping[str, Shape]:
-        """Types and shapes of the arrays that are saved."""
+    def _shapes(self) -> Mapping[str, Shape]:
+        """Types and shapes of the saved arrays."""
         return self.ARRAYS
 
     def _state(self) -> dict[str, np.ndarray]:
-        """The arrays that are saved."""
+        """The arrays to save."""
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def _set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take arrays that were saved."""
+        """Set the state to saved arrays."""
         for name, array in arrays.items():
             setattr(self, name, array)
 
     def _is_consistent(self) -> bool:
-        """Whether values of the arrays fit together; shapes were checked."""
+        """Whether the values of the arrays fit together; their shapes are checked already."""
         return True
 
 
 def torch_device(device: Device, model: str) -> torch.device:
-    """The device that a recipe asks for; `auto` is a GPU where there is one.
+    """The torch device of a recipe; `auto` is a GPU where there is one.
 
     Raises:
-        ModelError: a GPU is asked for, and torch finds none.
+        ModelError: the recipe wants a GPU, and torch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{model}.device: cuda needs a GPU, and torch finds none here. Use device: auto or cpu.")

@@ -1,4 +1,4 @@
-"""Models that count: popularity, Markov transitions, and these together with EASE."""
+"""Models from counts: popularity, Markov transitions, and their sum with EASE."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llmrec.recipe.collaborative import MarkovEaseSpec, MarkovSpec, PopularitySp
 
 
 def users_of_items(train: Sequences, n_items: int) -> np.ndarray:
-    """(n_items,) int64, how many rows of `train` hold each item; a repeat within a row counts once."""
+    """(n_items,) int64, number of rows of `train` with each item; a repeat within a row counts once."""
     pairs = np.unique(train.rows * n_items + train.items)
     return np.bincount(pairs % n_items, minlength=n_items)
 
 
 class Popularity(ArrayModel):
-    """Scores an item by the number of training users that have it, `users`: (n_items,) int64."""
+    """Scores an item by its number of training users, `users`: (n_items,) int64."""
 
     Spec = PopularitySpec
     ARRAYS: ClassVar[Mapping[str, Shape]] = {"users": ("int64", "items")}
@@ -33,7 +33,7 @@ class Popularity(ArrayModel):
         return np.tile(self.users.astype(np.float32), (len(histories), 1))
 
     def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
-        """Some numbers for each event, and the scores."""
+        """A few numbers for each event, and the scores."""
         return Memory(40 * sizes.events + 16 * sizes.items, 4 * (rows + 3) * sizes.items)
 
 
@@ -61,7 +61,7 @@ class Markov(ArrayModel):
     strengths: np.ndarray
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
-        """Count transitions, sparsely: memory grows with the pairs seen, not with items squared."""
+        """Count transitions as a sparse matrix: memory grows with the pairs that occur, not with items squared."""
         n_items, rows, items = len(self.items), train.rows, train.items.astype(np.int64)
         pairs, counts = [], []
         for distance in range(1, self.spec.max_gap + 1):
@@ -77,7 +77,7 @@ class Markov(ArrayModel):
         self.strengths = (summed / np.sqrt(users[before] * users[after])).astype(np.float32)
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """(rows, n_items) float32; 0 for histories without items, or whose last two never came before another."""
+        """(rows, n_items) float32; 0 for histories without items, or whose last two were never followed by an item."""
         scores = np.zeros((len(histories), len(self.items)), dtype=np.float32)
         for steps_back, weight in ((1, 1.0), (2, self.spec.fade)):
             rows = np.flatnonzero(histories.lengths >= steps_back)
@@ -85,7 +85,7 @@ class Markov(ArrayModel):
         return scores
 
     def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
-        """Some numbers for each pair of events within `max_gap`; and the scores."""
+        """A few numbers for each pair of events within `max_gap`; and the scores."""
         transitions = self.spec.max_gap * sizes.events
         held = 12 * transitions + 8 * sizes.items
         fit = 72 * transitions + 48 * sizes.events + 24 * sizes.items
@@ -106,22 +106,22 @@ class Markov(ArrayModel):
 
 
 class MarkovEase(ArrayModel):
-    """Markov and EASE on recent items: each score as a share of the best that its model gives, summed, 0 to 2. Ours.
+    """The sum of Markov's and `EaseRecent`'s scores, each divided by the row's maximum: 0 to 2. Ours.
 
-    One knows what follows, the other what goes together; on Amazon Beauty the sum is past both by a fifth, so it is the
-    teacher to learn from, and a baseline to be held against. Scores below 0 count as 0.
+    Markov models what follows an item, EASE what occurs with it; on Amazon Beauty the sum is better than both by a
+    fifth, so it is the default teacher and a baseline. Scores below 0 count as 0.
     """
 
     Spec = MarkovEaseSpec
 
     def score(self, histories: Sequences) -> np.ndarray:
         """(rows, n_items) float32; 0 for histories without items."""
-        scores = _shares(self.parts["markov"].score(histories))
-        scores += _shares(self.parts["recent"].score(histories))
+        scores = _divided_by_maximum(self.parts["markov"].score(histories))
+        scores += _divided_by_maximum(self.parts["recent"].score(histories))
         return scores
 
 
-def _shares(scores: np.ndarray) -> np.ndarray:
+def _divided_by_maximum(scores: np.ndarray) -> np.ndarray:
     np.maximum(scores, 0, out=scores)
     best = scores.max(axis=1, keepdims=True, initial=0)
     scores /= np.where(best > 0, best, 1)

@@ -1,6 +1,6 @@
-"""BPR and LightGCN: vectors of users and items, trained to rank what a user has above what the user lacks.
+"""BPR and LightGCN: vectors of users and items, trained to rank the items of a user above other items.
 
-A history may be a new user's, for whom no vector was trained, so for every user alike the vector comes from those of
+A history may be that of a new user, who has no trained vector, so every user's vector is computed from the vectors of
 the history's items.
 """
 
@@ -23,7 +23,7 @@ from llmrec.seed import stream
 class Bpr(ArrayModel):
     """Scores an item by the inner product of its vector and the mean vector of the history's items.
 
-    In generated worlds the mean did better than solving for the user's vector by ridge.
+    On synthetic data the mean was better than the ridge solution for the user's vector.
 
     Attributes:
         vectors: (n_items, width) float32, set by `fit`.
@@ -38,7 +38,7 @@ class Bpr(ArrayModel):
     vectors: np.ndarray
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
-        """Learn vectors of users and items; those of users are not kept."""
+        """Train vectors of users and items; those of users are not kept."""
         train = canonical(train)
         n_users = len(train)
 
@@ -72,12 +72,12 @@ class Bpr(ArrayModel):
 
 
 class LightGcn(ArrayModel):
-    """Scores an item by the inner product of vectors that are averaged over layers of the graph of who had what.
+    """Scores an item by inner products of vectors that are averaged over layers of the user-item graph.
 
-    The loss is that of `Bpr`. A user's vector is the mean of the layers above the first, which the history alone gives.
+    The loss is that of `Bpr`. A user's vector is the mean over the layers above the first, which need only the history.
 
     Attributes:
-        steps: (layers + 1, n_items, width) float32, the items before the first layer and after each; set by `fit`.
+        steps: (layers + 1, n_items, width) float32, vectors before the first layer and after each; set by `fit`.
         degrees: (n_items,) float32, training users of each item.
 
     Source: He et al. 2020, arXiv 2002.02126, eqs. 7 and 11.
@@ -94,7 +94,7 @@ class LightGcn(ArrayModel):
     degrees: np.ndarray
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
-        """Learn the vectors before the first layer."""
+        """Train the vectors before the first layer."""
         train, spec = canonical(train), self.spec
         device, n_users = torch_device(spec.device, spec.kind), len(train)
         to_users, self.degrees = _graph(train, len(self.items))
@@ -113,7 +113,7 @@ class LightGcn(ArrayModel):
         self.steps = np.stack([items.cpu().numpy() for _, items in _propagate(vectors, graph, spec.layers)])
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """(rows, n_items) float32; 0 for a history without an item that was trained on."""
+        """(rows, n_items) float32; 0 for a history without an item of the training part."""
         users = np.zeros((len(histories), self.spec.width), dtype=np.float32)
         for row, history in enumerate(histories):
             items = np.unique(history)
@@ -137,7 +137,7 @@ class LightGcn(ArrayModel):
 
 
 def canonical(train: Sequences) -> Sequences:
-    """The rows that hold anything, sorted by content, so that what is trained on them cannot depend on their order."""
+    """The rows that are not empty, sorted by content, so that training does not depend on the order of users."""
     rows: list[np.ndarray] = [train[int(row)] for row in np.flatnonzero(train.lengths)]
     rows.sort(key=lambda row: row.astype(">i4").tobytes())
     return Sequences.of(rows)
@@ -150,10 +150,10 @@ def _train(
     loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     progress: Callable[[float], None],
 ) -> Tensor:
-    """(users + n_items, width) vectors that make a loss small, by Adam.
+    """(users + n_items, width) vectors that minimise a loss, by Adam.
 
     `loss` takes the vectors and (batch,) users, their items, and negatives. It reads vectors by `functional.embedding`:
-    gradients of `vectors[rows]` would be added up in whatever order threads come.
+    gradients of `vectors[rows]` would be summed in an order that depends on threads.
     """
     rng, device = stream(spec.seed, spec.kind), torch_device(spec.device, spec.kind)
     start = rng.normal(0, 0.1, (len(train) + n_items, spec.width)).astype(np.float32)
@@ -172,9 +172,9 @@ def _train(
 def triple_batches(
     train: Sequences, n_items: int, size: int, rng: np.random.Generator, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every event once, in a new order, each with a new negative: (batch,) int64 rows, their items, and negatives.
+    """Yield every event once, in random order, with a random negative: (batch,) int64 rows, items, negatives.
 
-    Negatives are drawn evenly from all items; one that the row holds is drawn again, at most ten times.
+    Negatives are drawn uniformly from all items; an item of the row is drawn again, at most ten times.
     """
     row_of_event = train.rows
     pairs = np.unique(row_of_event * n_items + train.items)

@@ -1,4 +1,4 @@
-"""Item-to-item models: a history times a matrix of weights between items, ItemKNN's cosines or EASE's regression."""
+"""Item-to-item models: a history times a matrix of weights between items (cosines of ItemKNN, regression of EASE)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LEAF = 256  # a matrix of fewer rows is inverted whole
 
 
 class ItemToItem(ArrayModel):
-    """Scores an item by the weights between it and the distinct items of a history, summed; 0 for an empty history.
+    """Scores an item by the sum of weights from the distinct items of a history; 0 for an empty history.
 
     Attributes:
-        weights: (n_items, n_items) float32, set by `fit`; row = item of the history, column = item scored.
+        weights: (n_items, n_items) float32, set by `fit`; row = item of the history, column = scored item.
     """
 
     ARRAYS: ClassVar[Mapping[str, Shape]] = {"weights": ("float32", "items", "items")}
@@ -31,7 +31,7 @@ class ItemToItem(ArrayModel):
         return self.score_weighted(histories, np.ones(len(histories.items), dtype=np.float32))
 
     def score_weighted(self, histories: Sequences, event_weights: np.ndarray) -> np.ndarray:
-        """As `score`, with what each event counts: (events,) float32 >= 0; of a repeated item, the largest."""
+        """As `score`, with a weight of each event, (events,) float32 >= 0; a repeated item has its largest."""
         scores = np.zeros((len(histories), len(self.weights)), dtype=np.float32)
         for rows, items, block in _dense_blocks(histories, event_weights):
             np.matmul(block[:, :STRIP], self.weights[items[:STRIP]], out=scores[rows])
@@ -40,20 +40,20 @@ class ItemToItem(ArrayModel):
         return scores
 
     def _memory(self, sizes: Sizes, rows: int, fit: int) -> Memory:
-        """Bytes, of which `fit` beside the weights while they are fitted."""
+        """Bytes; `fit` are those that fitting needs beside the weights."""
         n = sizes.items
         score = 4 * n * (rows + min(STRIP, n) + 3 * BLOCK)  # the scores, and for one strip its weights and products
         return Memory(4 * n * n + fit + 24 * sizes.events, 4 * n * n + score)
 
 
 class ItemKnn(ItemToItem):
-    """ItemKNN: weights are cosines of items by the users that they share, the nearest few of each item.
+    """ItemKNN: weights are cosines between the user sets of items, for the nearest few of each item.
 
     With c[a, b] the training users of both, the cosine is c[a, b] / (sqrt(c[a, a] c[b, b]) + `shrink`); all but the
-    `neighbours` largest of each item count 0, and equal ones at the edge are all kept.
+    `neighbours` largest of each item are set to 0; ties with the smallest kept one are kept too.
 
     Source: Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms", WWW; the shrinkage is
-    that of Bell and Koren 2007, which keeps pairs seen once or twice from looking certain.
+    that of Bell and Koren 2007, which lowers the cosines of pairs that occur once or twice.
     """
 
     Spec = ItemKnnSpec
@@ -101,7 +101,7 @@ class Ease(ItemToItem):
 
 
 class EaseRecent(ArrayModel):
-    """EASE on the last items of a history, each step back counting less; its part `ease` has the weights. Ours."""
+    """EASE with weights that decay with each step back in the history; the part `ease` has the matrix. Ours."""
 
     Spec = EaseRecentSpec
     spec: EaseRecentSpec
@@ -116,7 +116,7 @@ class EaseRecent(ArrayModel):
 
 
 def _cooccurrence(train: Sequences, n_items: int) -> np.ndarray:
-    """(n_items, n_items) float32, rows of `train` that hold both items; the diagonal is the rows that hold the item."""
+    """(n_items, n_items) float32, number of rows of `train` with both items; on the diagonal, with the item."""
     counts = np.zeros((n_items, n_items), dtype=np.float32)
     for _, items, block in _dense_blocks(train, np.ones(len(train.items), dtype=np.float32)):
         for start in range(0, len(items), STRIP):
@@ -126,7 +126,7 @@ def _cooccurrence(train: Sequences, n_items: int) -> np.ndarray:
 
 
 def _dense_blocks(rows: Sequences, event_weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Make `BLOCK` rows dense at a time: which rows, their distinct items (i,), and (rows, i) float32 weights."""
+    """Yield blocks of `BLOCK` rows: the rows as a slice, their distinct items (i,), and (rows, i) float32 weights."""
     for start in range(0, len(rows), BLOCK):
         stop = min(start + BLOCK, len(rows))
         events = slice(rows.offsets[start], rows.offsets[stop])
@@ -140,7 +140,7 @@ def _dense_blocks(rows: Sequences, event_weights: np.ndarray) -> Iterator[tuple[
 def _invert_in_place(a: np.ndarray) -> None:
     """Invert a symmetric positive definite matrix by halves and their Schur complement.
 
-    `np.linalg.inv` works in float64 with three copies, whatever it is given; halves are float32 products, about four
+    `np.linalg.inv` works in float64 with three copies, for any input; halves are float32 products, about four
     times as fast and in a fifth of the memory. The leaves are small enough to be left to float64.
     """
     half = len(a) // 2

@@ -1,29 +1,33 @@
-"""SASRec with the full softmax: a causal transformer over item vectors, scored against the whole catalogue.
+"""SASRec: a causal transformer over item vectors, trained with the softmax over all items.
 
-Source: Kang and McAuley 2018, arXiv 1808.09781. As published it learns from one sampled negative by binary
-cross-entropy; with the softmax over all items it is far stronger (Klenitskiy and Vasilev 2023, arXiv 2309.07602), so
-that is the bar. We differ in norms before blocks, a start token that opens each history (so that an empty one has a
+Source: Kang and McAuley 2018, arXiv 1808.09781. As published it is trained with binary cross-entropy on one sampled
+negative; with the softmax over all items it is far better (Klenitskiy and Vasilev 2023, arXiv 2309.07602), so that is
+the baseline. We differ in norms before blocks, a start token before each history (so that an empty one has a
 prediction), and a cosine schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llmrec.collaborative.array_model import ArrayModel, Shape, torch_device
 from llmrec.collaborative.factors import canonical
-from llmrec.collaborative.transformer import IGNORED, ROWS, SequenceNetwork
 from llmrec.contracts import Memory, ScoreKind, Sequences, Sizes
 from llmrec.recipe.collaborative import SasRecSpec
 from llmrec.seed import stream
 
+IGNORED = -100  # target of a position without one
+ROWS = 256  # whose scores the loss computes at a time
+
 
 class SasRec(ArrayModel):
-    """Scores every item as the next one of a history, from the last `window` items of it."""
+    """Scores every item as the next one of a history by its last `window` items."""
 
     Spec = SasRecSpec
     score_kind: ScoreKind = "logits"
@@ -31,7 +35,7 @@ class SasRec(ArrayModel):
     network: SequenceNetwork
 
     def _fit(self, train: Sequences, progress: Callable[[float], None]) -> None:
-        """Learn from every item of every row. torch's global generators are left as they were."""
+        """Train on every item of every row; the state of torch's global generators does not change."""
         train, spec, rng = canonical(train), self.spec, stream(self.spec.seed, "sasrec")
         device = torch_device(spec.device, spec.kind)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -82,14 +86,14 @@ class SasRec(ArrayModel):
         return Memory(fit, 4 * weights + scoring + 4 * rows * sizes.items)
 
     def item_vectors(self) -> np.ndarray:
-        """(n_items, width) float32, the rows that items enter and leave the network by."""
+        """(n_items, width) float32, the input and output vectors of the network."""
         return self.network.items.weight.detach().cpu().numpy()[: len(self.items)]
 
     def _new_network(self) -> SequenceNetwork:
         spec = self.spec
         return SequenceNetwork(len(self.items), spec.width, spec.layers, spec.heads, spec.window, spec.dropout)
 
-    def _declared(self) -> Mapping[str, Shape]:
+    def _shapes(self) -> Mapping[str, Shape]:
         with torch.device("meta"):
             network = self._new_network()
         return {f"network.{name}": ("float32", *value.shape) for name, value in network.state_dict().items()}
@@ -105,9 +109,9 @@ class SasRec(ArrayModel):
         self.network.to(torch_device(self.spec.device, self.spec.kind)).eval()
 
     def _padded(self, rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What is read (the start token, all items but the last) and what is predicted, both (rows, positions).
+        """Inputs (the start token, all items but the last) and targets, both (rows, positions).
 
-        Rows are padded at their end; of a long one the last `window` + 1 items are kept.
+        Rows are padded on the right; of a long one the last `window` + 1 items are kept.
         """
         kept = [row[-self.spec.window - 1 :] for row in rows]
         longest = max(map(len, kept))
@@ -118,3 +122,109 @@ class SasRec(ArrayModel):
             targets[number, : len(row)] = row
         device = self.network.bias.device
         return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+
+
+class SequenceNetwork(nn.Module):
+    """A causal transformer with one table of vectors for input and output; item `n_items` is the start token."""
+
+    def __init__(self, n_items: int, width: int, layers: int, heads: int, window: int, dropout: float) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.items = nn.Embedding(n_items + 1, width)
+        self.positions = nn.Embedding(window + 1, width)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.bias = nn.Parameter(torch.zeros(n_items))
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(rows, positions) item numbers → (rows, positions, width); a position attends to itself and earlier ones."""
+        states = self.dropout(self.items(inputs) + self.positions.weight[: inputs.shape[1]])
+        for block in self.blocks:
+            states = block(states)
+        return self.norm(states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(…, width) → (…, n_items)."""
+        return functional.linear(states, self.items.weight[: self.n_items], self.bias)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats over the positions with a target; logits are computed only for these."""
+        supervised = targets != IGNORED
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+            states = self(inputs)[supervised].float()
+        return softmax_loss(states, self.items.weight[: self.n_items], self.bias, targets[supervised])
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a feed-forward network, each after a norm and with a residual connection."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.attention_norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project_in, self.project_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(rows, positions, width), causal."""
+        rows, positions, width = states.shape
+        projected = self.project_in(self.attention_norm(states))
+        heads = projected.view(rows, positions, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
+        rate = self.rate if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+        states = states + self.dropout(self.project_out(attended.transpose(1, 2).reshape(rows, positions, width)))
+        return states + self.dropout(self.feed(self.feed_norm(states)))
+
+
+class SoftmaxLoss(torch.autograd.Function):
+    """`softmax_loss` and its gradients with respect to states, weight and bias.
+
+    The usual loss reads and writes the scores of a batch, (rows, items) in float32, six times. Here the scores of a few
+    rows at a time stay in the cache, and only the gradients, computed in the forward pass, are kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, precision: torch.dtype
+    ) -> Tensor:
+        low = weight.to(precision)
+        loss, grad_states = states.new_zeros(()), torch.empty_like(states)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for start in range(0, len(states), ROWS):
+            rows, target = states[start : start + ROWS].to(precision), targets[start : start + ROWS, None]
+            logits = (rows @ low.T).float() + bias
+            total = logits.logsumexp(1, keepdim=True)
+            loss += (total - logits.gather(1, target)).sum()
+            grad_logits = logits.sub_(total).exp_()
+            grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=grad_logits.dtype))
+            slope = grad_logits.to(precision)
+            grad_states[start : start + ROWS] = slope @ low
+            grad_weight += slope.T @ rows
+            grad_bias += grad_logits.sum(0)
+        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
+        return loss / len(states)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0] / len(ctx.saved_tensors[0])
+        return *(scale * gradient for gradient in ctx.saved_tensors), None, None
+
+
+def softmax_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, precision: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Mean cross-entropy in nats of states · weightᵀ + bias.
+
+    Args:
+        states: (rows, width) float32, at least one row.
+        weight: (items, width) float32.
+        bias: (items,) float32.
+        targets: (rows,) int64 item of each row.
+        precision: of the products; sums are in float32.
+    """
+    return SoftmaxLoss.apply(states, weight, bias, targets, precision)

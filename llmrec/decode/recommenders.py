@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmrec.collaborative.probabilities import POWER, TOP_K
+from llmrec.collaborative import POWER, TOP_K
 from llmrec.contracts import CollaborativeModel, Ranked, Recommender, Request, ScoreKind, Sequences, check_k
 
 _BLOCK = 512  # requests scored at once, each a row over the catalogue
@@ -64,7 +64,7 @@ class Collaborative(Recommender):
 
 
 def log_probabilities(scores: np.ndarray, kind: ScoreKind) -> np.ndarray:
-    """Turn scores into log-probabilities, as `collaborative.probabilities` defines them.
+    """Turn scores into log-probabilities, as `collaborative.topk_probabilities` defines them.
 
     Args:
         scores: (rows, items) float32; -inf for excluded items.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmrec import resources
-from llmrec.collaborative.transformer import TransformerBlock
+from llmrec.collaborative.sasrec import TransformerBlock
 from llmrec.contracts import Predictor
 from llmrec.rate.cases import RatingCases, histories
 from llmrec.rate.ratings import VALID, Ratings

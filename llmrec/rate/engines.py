@@ -63,7 +63,9 @@ class TransformersRatingEngine:
                 f"a prompt has {longest} tokens and its answer up to {self.max_tokens}, but the model reads {window}. "
                 "Lower --history or --shots."
             )
-        shared = _shared_length(rows)
+        first, last = min(rows), max(rows)  # tokens that these two share, all rows share
+        limit = min(map(len, rows)) - 1  # each row keeps one token
+        shared = next((position for position in range(limit) if first[position] != last[position]), limit)
         prefix = self.scorer.cache_prefix(rows[0][:shared])
         order = np.argsort([len(row) for row in rows], kind="stable").tolist()
         for batch in _batches(order, [len(row) - shared for row in rows]):
@@ -97,13 +99,6 @@ class TransformersRatingEngine:
                 break
             self.scorer.step(state, tokens[:, None], np.zeros((len(tokens), 1), np.int64))
         return answers
-
-
-def _shared_length(rows: list[list[int]]) -> int:
-    """Number of tokens that all rows begin with, less than the length of the shortest."""
-    first, last = min(rows), max(rows)  # what these two share, all share
-    limit = min(map(len, rows)) - 1
-    return next((position for position in range(limit) if first[position] != last[position]), limit)
 
 
 def _batches(order: list[int], lengths: list[int]) -> Iterator[list[int]]:

@@ -29,22 +29,18 @@ AboveZero = Annotated[Float, Field(gt=0)]
 
 
 class ModelSpec(Part):
-    """A collaborative model that a recipe asks for: which one, and its parameters.
-
-    Attributes:
-        kind: the model's name in recipes.
-    """
+    """A collaborative model of a recipe: its kind (the name in recipes) and its parameters."""
 
     kind: ClassVar[str]
 
     @property
     def parts(self) -> dict[str, ModelSpec]:
-        """Models that this one is composed of, by their role; each is fitted and saved on its own, and shared."""
+        """Models that this one combines, by role; each is fitted and saved once, and shared with others."""
         return {}
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All that decides what is learnt; not `device`, which only decides where."""
+        """All parameters that decide the result: all but `device`."""
         return {key: getattr(self, key) for key in type(self).model_fields if key != "device"}
 
     def hashed_fields(self) -> dict[str, Any]:
@@ -53,18 +49,18 @@ class ModelSpec(Part):
 
     @property
     def name(self) -> str:
-        """What tables call it: `sasrec`, or `sasrec (layers 3, dropout 0.3)` where parameters differ."""
+        """The name in tables: `sasrec`, or `sasrec (layers 3, dropout 0.3)` where parameters are not the defaults."""
         changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in self._changed.items())
         return f"{self.kind} ({changed})" if changed else self.kind
 
     @property
     def slug(self) -> str:
-        """A folder's name, the same for the same kind and parameters."""
+        """The name as that of a folder."""
         return "-".join([self.kind, *(f"{key}-{value}" for key, value in self._changed.items())])
 
     @property
     def _changed(self) -> dict[str, str]:
-        """Parameters that are not at their defaults, as text."""
+        """Parameters that are not the defaults, as text."""
         fields = type(self).model_fields
         changed = {key: value for key, value in self.parameters.items() if value != fields[key].default}
         return {key: str(value).removesuffix(".0") for key, value in changed.items()}
@@ -72,7 +68,7 @@ class ModelSpec(Part):
     @model_validator(mode="before")
     @classmethod
     def _from_entry(cls, value: Any) -> Any:
-        """Accept the entry as a recipe has it: the name alone, or the name with its parameters."""
+        """Accept both forms of an entry: the name alone, or the name with its parameters."""
         if value == cls.kind:
             return {}
         if not isinstance(value, dict) or set(value) != {cls.kind}:
@@ -84,7 +80,7 @@ class ModelSpec(Part):
 
     @model_serializer(mode="wrap")
     def _as_entry(self, handler: SerializerFunctionWrapHandler) -> Any:
-        """Write the entry as a recipe has it, without parameters at their defaults."""
+        """Write the shorter form of the entry, without parameters that are the defaults."""
         fields = type(self).model_fields
         given = {key: value for key, value in handler(self).items() if getattr(self, key) != fields[key].default}
         return {self.kind: given} if given else self.kind
@@ -97,7 +93,7 @@ class ModelSpec(Part):
 
 
 class PopularitySpec(ModelSpec):
-    """Users of each item."""
+    """Number of users of each item."""
 
     kind = "popularity"
 
@@ -106,7 +102,7 @@ class ItemKnnSpec(ModelSpec):
     """Cosines between items."""
 
     kind = "item-knn"
-    neighbours: Positive = Field(100, description="nearest items of each that keep their cosine")
+    neighbours: Positive = Field(100, description="nearest items of each item whose cosines are kept")
     shrink: NotNegative = Field(10.0, description="added to the denominator of every cosine, in users")
 
 
@@ -121,9 +117,9 @@ class EaseRecentSpec(ModelSpec):
     """EASE on the last items of a history."""
 
     kind = "ease-recent"
-    l2: AboveZero = Field(200.0, description="as of ease, whose weights are used")
-    decay: Share = Field(0.85, description="weight of an item, to the power of how many items came after it")
-    window: Positive = Field(20, description="last items that count")
+    l2: AboveZero = Field(200.0, description="ridge penalty, as of `ease`")
+    decay: Share = Field(0.85, description="weight of an item to the power of the number of later items")
+    window: Positive = Field(20, description="last items of a history that count")
 
     @property
     def parts(self) -> dict[str, ModelSpec]:
@@ -134,19 +130,14 @@ class MarkovSpec(ModelSpec):
     """Transitions from the last two items."""
 
     kind = "markov"
-    max_gap: Gap = Field(3, description="largest distance of two events that is counted as a transition")
-    fade: NotNegative = Field(0.5, description="weight of the last item but one; the last has 1")
+    max_gap: Gap = Field(3, description="largest distance of two events that counts as a transition")
+    fade: NotNegative = Field(0.5, description="weight of the second last item; the last has 1")
 
 
-class MarkovEaseSpec(ModelSpec):
-    """Markov and EASE on recent items, added; parameters as of these two."""
+class MarkovEaseSpec(EaseRecentSpec, MarkovSpec):
+    """The sum of Markov and EASE on recent items."""
 
     kind = "markov-ease"
-    max_gap: Gap = 3
-    fade: NotNegative = 0.5
-    l2: AboveZero = 200.0
-    decay: Share = 0.85
-    window: Positive = 20
 
     @property
     def parts(self) -> dict[str, ModelSpec]:
@@ -155,21 +146,20 @@ class MarkovEaseSpec(ModelSpec):
 
 
 class TrainedSpec(ModelSpec):
-    """What models that are trained by gradients share."""
+    """Parameters of all models that are trained by gradients."""
 
-    learning_rate: AboveZero
+    learning_rate: AboveZero = 5e-3
     seed: Seed = 0
     device: Device = Field("auto", description="auto: a GPU where there is one")
+    width: Positive = Field(64, description="dimensions of a vector")
 
 
 class BprSpec(TrainedSpec):
-    """Matrix factorisation by pairs."""
+    """Matrix factorisation with a pairwise loss."""
 
     kind = "bpr"
-    width: Positive = Field(64, description="numbers of a vector")
     epochs: Count = 40
     batch: Positive = Field(2048, description="triples a step")
-    learning_rate: AboveZero = 5e-3
     l2: NotNegative = Field(1e-2, description="penalty on the squared norms of a triple's vectors")
 
 
@@ -177,11 +167,9 @@ class LightGcnSpec(TrainedSpec):
     """Vectors averaged over the graph of users and items."""
 
     kind = "lightgcn"
-    width: Positive = Field(64, description="numbers of a vector")
     layers: Annotated[Int, Field(ge=1, le=16)] = Field(3, description="steps along the graph")
     epochs: Count = 40
     batch: Positive = Field(4096, description="triples a step")
-    learning_rate: AboveZero = 5e-3
     l2: NotNegative = Field(1e-4, description="penalty on the squared norms of a triple's first vectors")
 
 
@@ -189,10 +177,10 @@ class SasRecSpec(TrainedSpec):
     """A causal transformer over item vectors."""
 
     kind = "sasrec"
-    width: Positive = Field(128, description="numbers of a vector")
+    width: Positive = Field(128, description="dimensions of a vector")
     layers: Annotated[Int, Field(ge=1, le=64)] = 2
     heads: Positive = 2
-    window: Positive = Field(50, description="last items that are read")
+    window: Positive = Field(50, description="last items of a history that are read")
     epochs: Count = 60
     batch: Positive = Field(256, description="histories a step")
     learning_rate: AboveZero = Field(2e-3, description="the highest; it rises for 5 % of the steps, then falls")
@@ -223,7 +211,7 @@ SPECS: dict[str, type[ModelSpec]] = {
 
 
 def _check_entry(value: Any) -> Any:
-    """Refuse what is neither a name nor one name with its parameters."""
+    """Refuse an entry that is neither a name nor one name with its parameters."""
     if isinstance(value, str | ModelSpec) or (isinstance(value, dict) and len(value) == 1):
         return value
     raise ValueError("write the name of a collaborative model, or one name with its parameters: {sasrec: {layers: 3}}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec import resources
-from llmrec.collaborative.members import refuse_too_large
+from llmrec.collaborative import refuse_too_large
 from llmrec.contracts import Sizes
 from llmrec.data import sources
 from llmrec.errors import DataError, RunError

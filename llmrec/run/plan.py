@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec.collaborative.probabilities import TOP_K
+from llmrec.collaborative import TOP_K
 from llmrec.errors import DataError
 from llmrec.recipe import Alignment, Data, Evaluate, Indexing, ItemText, Model, ModelSpec, Recipe, Tasks, Training
 from llmrec.run import layout

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.collaborative.probabilities import topk_probabilities
+from llmrec.collaborative import topk_probabilities
 from llmrec.contracts import CollaborativeModel, Sequences
 from llmrec.errors import ModelError
 from llmrec.seed import stream

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from llmrec.cli.main import main
-from llmrec.collaborative.members import refuse_too_large
+from llmrec.collaborative import refuse_too_large
 from llmrec.contracts import Sizes
 from llmrec.data import recipe_generator
 from llmrec.data.recipe_generator import DatasetSize

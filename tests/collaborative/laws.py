@@ -17,8 +17,7 @@ import torch
 from leaks import assert_no_future
 from measuring import in_new_process, resident, traced
 
-from llmrec.collaborative import ArrayModel, build, fit_one, load, peak_memory
-from llmrec.collaborative.probabilities import TOP_K, topk_probabilities
+from llmrec.collaborative import TOP_K, ArrayModel, build, fit_one, load, peak_memory, topk_probabilities
 from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmrec.collaborative import Ease, Markov, MarkovEase, SasRec, fit, fit_one, load
-from llmrec.collaborative.probabilities import topk_probabilities
+from llmrec.collaborative import Ease, Markov, MarkovEase, SasRec, fit, fit_one, load, topk_probabilities
 from llmrec.contracts import Items, Sequences
 from llmrec.errors import ModelError
 from llmrec.recipe.collaborative import SPECS, BprSpec, EaseSpec, MarkovEaseSpec, MarkovSpec, SasRecSpec

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.collaborative import fit, members, peak_memory, refuse_too_large, with_parts
+from llmrec import collaborative
+from llmrec.collaborative import fit, peak_memory, refuse_too_large, with_parts
 from llmrec.contracts import Items, Sequences, Sizes
 from llmrec.errors import ModelError
 from llmrec.recipe import Evaluate
@@ -53,7 +54,7 @@ def test_where_nothing_fits_none_is_named() -> None:
 
 
 def test_fitting_refuses_what_does_not_fit_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "available_memory", lambda: 1000)
+    monkeypatch.setattr(collaborative, "available_memory", lambda: 1000)
     with pytest.raises(ModelError, match="ease needs"):
         fit([EaseSpec()], Sequences.of([[0, 1]]), Items.numbered(3000))
 
@@ -61,13 +62,13 @@ def test_fitting_refuses_what_does_not_fit_here(monkeypatch: pytest.MonkeyPatch)
 def test_the_tighter_of_machine_and_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine, container = tmp_path / "meminfo", tmp_path / "cgroup"
     container.mkdir()
-    monkeypatch.setattr(members, "_MACHINE", machine)
-    monkeypatch.setattr(members, "_CONTAINER", container)
-    assert members.available_memory() is None
+    monkeypatch.setattr(collaborative, "_MACHINE", machine)
+    monkeypatch.setattr(collaborative, "_CONTAINER", container)
+    assert collaborative.available_memory() is None
     refuse_too_large([EaseSpec()], ML_32M)  # nothing is known, so nothing is refused
     machine.write_text("MemTotal: 900 kB\nMemAvailable:   800 kB\n")
     for name, text in {"max": "max\n", "current": "500000\n", "stat": "anon 1\nfile 100000\n"}.items():
         (container / f"memory.{name}").write_text(text)
-    assert members.available_memory() == 800 * 1024
+    assert collaborative.available_memory() == 800 * 1024
     (container / "memory.max").write_text("600000\n")
-    assert members.available_memory() == 200_000  # what caches hold may be had, too
+    assert collaborative.available_memory() == 200_000  # what caches hold may be had, too

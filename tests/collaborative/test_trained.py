@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, transformer
+from llmrec.collaborative import Bpr, ItemKnn, LightGcn, Popularity, SasRec, sasrec
 from llmrec.collaborative.factors import triple_batches
-from llmrec.collaborative.transformer import IGNORED
+from llmrec.collaborative.sasrec import IGNORED
 from llmrec.contracts import Items, Sequences
 from llmrec.data.synthetic import GroundTruth, events
 from llmrec.metrics.ranking import hit, place
@@ -81,13 +81,13 @@ def test_sasrec_s_loss_is_the_mean_surprise_over_every_item_of_every_row():
     ("precision", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
 )
 def test_the_softmax_loss_in_pieces_is_the_ordinary_one_with_its_gradients(precision, tolerance, monkeypatch):
-    monkeypatch.setattr(transformer, "ROWS", 4)
+    monkeypatch.setattr(sasrec, "ROWS", 4)
     torch.manual_seed(0)
     given = [torch.randn(shape, requires_grad=True) for shape in ((11, 6), (9, 6), (9,))]
     targets = torch.randint(9, (11,))
     states, weight, bias = given
     ordinary = functional.cross_entropy(states @ weight.T + bias, targets)
-    pieces = transformer.softmax_loss(states, weight, bias, targets, precision)
+    pieces = sasrec.softmax_loss(states, weight, bias, targets, precision)
     assert pieces.item() == pytest.approx(ordinary.item(), rel=tolerance)
     for one, other in zip(
         torch.autograd.grad(3 * pieces, given), torch.autograd.grad(3 * ordinary, given), strict=True

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import llmrec
-from llmrec.collaborative import ArrayModel, Markov
-from llmrec.collaborative.probabilities import POWER
+from llmrec.collaborative import POWER, ArrayModel, Markov
 from llmrec.contracts import Items, Request, Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative

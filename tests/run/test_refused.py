@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.collaborative import members
+from llmrec import collaborative
 from llmrec.contracts import Sizes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import LlmrecError, ModelError, RunError
@@ -145,9 +145,9 @@ def test_collaborative_models_too_large_for_memory_are_refused_after_the_data_an
     change: str, place: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, sizes = load(world, [*BEFORE_TRAINING, change]), Sizes(60, 40, 840)
-    least = max(members.peak_memory([PopularitySpec()], sizes))
-    assert least + 100 < max(members.peak_memory([EaseSpec()], sizes))
-    monkeypatch.setattr(members, "available_memory", lambda: least + 100)
+    least = max(collaborative.peak_memory([PopularitySpec()], sizes))
+    assert least + 100 < max(collaborative.peak_memory([EaseSpec()], sizes))
+    monkeypatch.setattr(collaborative, "available_memory", lambda: least + 100)
     with pytest.raises(ModelError, match=rf"{place}: .*ease.* GiB .*these fit: popularity"):
         execute.run(recipe, tmp_path / "run")
     assert [path.name for path in RunFolder(tmp_path / "run").stages] == ["data"]

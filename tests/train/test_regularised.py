@@ -10,7 +10,7 @@ import torch
 from test_loop import model, packed, weights
 from transformers import LlamaForCausalLM
 
-from llmrec.collaborative.probabilities import POWER
+from llmrec.collaborative import POWER
 from llmrec.contracts import Sequences
 from llmrec.errors import ModelError, RecipeError
 from llmrec.indexing.catalogue import Catalogue
