@@ -48,11 +48,11 @@ KEYS: Values = {
         "category": "category_column",
     },
     "tasks": {
-        "templates": "templates",
+        "wordings": "templates",
         "windows": "passes",
         "supervise": "loss_on",
         "letters": "options",
-        "max_examples": "max_examples",
+        "caps": "max_examples",
     },
     "model": {"from": "init_from", "old_rows": "base_embeddings"},
     "launch": {"machines": "nodes", "rank": "node_rank", "address": "master_addr", "port": "master_port"},
@@ -71,7 +71,7 @@ KEYS: Values = {
         "blend": "ensemble",
         "worth": "weight_column",
         "writing": "generation",
-        "generation_cases": "generation_cases",
+        "writing_cases": "generation_cases",
         "target": "split",
         "category": "category_column",
         "wording": "template",
@@ -82,7 +82,7 @@ VALUES: Values = {
     "data.source": {"world": "synthetic"},
     "indexing.vectors": {"teacher": "collaborative"},
     "indexing.separate": {"last-level": "extra-level", "nearest-free": "reassign"},
-    "tasks.loss_on": {"history": "all-items", "answer": "target"},
+    "tasks.supervise": {"history": "all-items", "answer": "target"},
     "train.softmax": {"vocabulary": "full", "catalogue": "trie"},
 }
 MIXTURE = {"teacher": "model", "share": "weight"}  # below evaluate.ensemble
@@ -119,9 +119,9 @@ def override(old: str) -> str:
         new = section(parts[0], yaml.safe_load(value))
         return f"{key}={_flow(new)}" if isinstance(new, dict) else old
     name = f"{parts[0]}.{parts[place]}"
-    if name == "evaluate.ensemble" and len(parts) > place + 1:
+    if name == "evaluate.blend" and len(parts) > place + 1:
         parts[place + 1] = MIXTURE.get(parts[place + 1], parts[place + 1])
-    elif name == "evaluate.ensemble" and value.startswith("{"):
+    elif name == "evaluate.blend" and value.startswith("{"):
         value = _flow({MIXTURE[inner]: each for inner, each in yaml.safe_load(value).items()})
     parts[place] = KEYS[parts[0]].get(parts[place], parts[place])
     return f"{'.'.join(parts)}{plus}={VALUES.get(name, {}).get(value, value)}"
@@ -166,7 +166,7 @@ def asked_of(result: dict[str, Any], shipped: Callable[[str], str | None]) -> It
     if base is None:
         return
     always = ["evaluate.baselines=[]"] if "ablations" in words[1] else []
-    common = ["evaluate.split=valid", *always, *(word for word in words if "=" in word)]
+    common = ["evaluate.target=valid", *always, *(word for word in words if "=" in word)]
     yield base, common
     figures = result.get("figures", {})
     for factor in figures.get("factors", {}).values():
@@ -253,14 +253,14 @@ TINY = """
 data: {source: world, world: {users: 60, items: 40, events: 8}, core: 2}
 items: {encoder: hashing}
 indexing: {levels: 2, width: 8, vectors: weighted, teacher: ppmi, weight: 0.4, spares: 3, separate: last-level}
-tasks: {passes: 2, templates: 3, loss_on: all-items, max_examples: {item_to_text: 20}, letters: 5, rerank: 0.2, history: 8}
+tasks: {windows: 2, wordings: 3, supervise: history, caps: {item_to_text: 20}, letters: 5, rerank: 0.2, history: 8}
 model: {width: 64, layers: 2, heads: 2, vocabulary: 400}
 train:
   - {method: sft, epochs: 2, batch: 8, learning_rate: 3.0e-3, accumulate: 2, average: 0.3, row_tokens: 512,
      spare_share: 0.02, smoothing: 0.05, drop_history: 0.1, taught: 0.2, softmax: catalogue}
   - {method: s-dpo, epochs: 0.5, batch: 8, events: 2, rejected: {random: 2, beams: 2}}
   - {method: grpo, epochs: 0.5, batch: 8, events: 2, group: 4, draw: without-replacement, pass_at: 2, drop_flat: true}
-evaluate: {beams: 20, ensemble: {model: markov-ease, weight: 0.2}, template: trained, target: test}
+evaluate: {beams: 20, blend: {teacher: markov-ease, share: 0.2}, wording: trained, target: test}
 """
 
 
