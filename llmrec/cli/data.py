@@ -67,7 +67,7 @@ def check_files(
     files: list[Path] = typer.Argument(help="the interactions and the items, or a recipe that names them"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Schema for problems in files, each with file and line. Exit code 1 where there are any."""
+    """Look for problems in files, each with file and line. Exit code 1 where there are any."""
     checked = _check(files)
     if as_json:
         say({"problems": [asdict(problem) for problem in checked.problems], "notes": checked.notes})
@@ -104,7 +104,7 @@ def _show(checked: ValidationReport) -> None:
     for note in checked.notes:
         typer.echo(f"  {plain(note)}")
     for problem in checked.problems:
-        typer.secho(f"\n{problem.count} {plain(problem.words)}", fg="yellow")
+        typer.secho(f"\n{problem.count} {plain(problem.message)}", fg="yellow")
         for place in problem.places:
             typer.echo(f"  {plain(place)}")
         if problem.count > len(problem.places):
@@ -149,7 +149,7 @@ def init(
     force: bool = typer.Option(False, "--force", help="write over a recipe and items that are there"),
     as_json: bool = typer.Option(False, "--json", help="print what was decided as JSON; asks nothing"),
 ) -> None:
-    """Schema at your files and write a recipe for them, with the reason for every choice."""
+    """Look at your files and write a recipe for them, with the reason for every choice."""
     from llmrec.data import recipe_generator
     from llmrec.data.schema_inference import infer_schema
     from llmrec.recipe_file import load

@@ -1,7 +1,7 @@
-"""Amazon Reviews as published: one JSON a line, reviews and metadata of a category, plain or gzipped.
+"""Amazon Reviews as published: JSON lines of reviews and of item metadata of a category, plain or gzipped.
 
-Three editions name their fields differently. Reviews go into a database that spills; metadata lines of 2014
-are Python literals, not JSON, so metadata of all editions is read line by line.
+The three editions have different field names. Reviews are read into a DuckDB database that spills to disk. Metadata is
+read line by line in Python, since the lines of 2014 are Python literals and not JSON.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _PRICE = re.compile(r"^\s*(?:from\s+)?\$?\s*([\d,]+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class _Edition:
-    """Names of the fields of reviews and of metadata (from `key` on), and of files, the usual one first.
+    """Field names of reviews and (from `key` on) of metadata, and file names in order of preference.
 
-    ParsedTimes divided by `scale` are seconds.
+    Times are divided by `scale` to get seconds.
     """
 
     user: str
@@ -65,10 +65,10 @@ EDITIONS = {
 
 
 def paths(data: Data) -> tuple[list[Path], list[Path]]:
-    """The files of reviews and of metadata.
+    """Return the files of reviews and of metadata.
 
     Raises:
-        DataError: neither they nor a category is named, or its files are not on this machine.
+        DataError: the recipe has neither files nor a category, or the files are not on this machine.
     """
     edition = EDITIONS[data.source]
     return (
@@ -78,10 +78,10 @@ def paths(data: Data) -> tuple[list[Path], list[Path]]:
 
 
 def read_amazon(data: Data) -> RawData:
-    """Reviews and metadata of the files that a recipe names, or of its category in the set's folder.
+    """Read the reviews and metadata of a recipe's files, or of its category in the data set's folder.
 
     Raises:
-        DataError: a file is missing, cut short, or has more malformed lines than `data.max_bad_rows`.
+        DataError: a file is missing, truncated, or has more malformed lines than `data.max_bad_rows`.
     """
     edition = EDITIONS[data.source]
     logs, catalogues = paths(data)
@@ -90,11 +90,11 @@ def read_amazon(data: Data) -> RawData:
             raise DataError(f"there is no file {path}. Paths in a recipe are relative to the recipe.")
     with ThreadPoolExecutor(1) as pool:  # DuckDB reads the reviews while Python reads the metadata
         reviews = pool.submit(_reviews, logs, edition)
-        items, broken, against = _metadata(catalogues, edition)
+        items, broken, contradicting = _metadata(catalogues, edition)
     scan, bad = reviews.result()
     check_bad_rows(bad + broken, data.max_bad_rows)
     origin = fetch.attribution(data.source) | {"files": list_names([*logs, *catalogues])}
-    return RawData(scan, items, "seconds", origin, bad + broken + against)
+    return RawData(scan, items, "seconds", origin, bad + broken + contradicting)
 
 
 def _find(data: Data, names: tuple[str, ...]) -> Path:
@@ -114,7 +114,7 @@ def _find(data: Data, names: tuple[str, ...]) -> Path:
 
 
 def _reviews(logs: list[Path], edition: _Edition) -> tuple[Scan, list[BadRow]]:
-    """The reviews, read once into a duckdb_connection, and those that lack an id, a time or a rating."""
+    """Read the reviews into a database; also return those without an id, time or rating."""
     kinds = dict.fromkeys((edition.user, edition.item, edition.review, edition.summary), "VARCHAR")
     kinds |= {edition.rating: "DOUBLE", edition.time: "BIGINT"}
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in kinds.items()) + "}"
@@ -127,20 +127,20 @@ def _reviews(logs: list[Path], edition: _Edition) -> tuple[Scan, list[BadRow]]:
         "review": edition.review,
         "summary": edition.summary,
     }
-    lacks = "user_id IS NULL OR item_id IS NULL OR timestamp IS NULL OR rating IS NULL"
-    selected = ", ".join(f"{theirs} AS {ours}" for ours, theirs in chosen.items())
+    incomplete = "user_id IS NULL OR item_id IS NULL OR timestamp IS NULL OR rating IS NULL"
+    selected = ", ".join(f"{field} AS {name}" for name, field in chosen.items())
     db = duckdb_connection()
     try:
         db.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {source}")
     except duckdb.Error as error:
         raise DataError(f"{list_names(logs)} cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
-    broken = db.execute(f"DELETE FROM raw WHERE {lacks}").fetchall()[0][0]
+    broken = db.execute(f"DELETE FROM raw WHERE {incomplete}").fetchall()[0][0]
     needed = (edition.user, edition.item, edition.time, edition.rating)
-    bad = [row for path in logs for row in _lacking(path, needed)] if broken else []
+    bad = [row for path in logs for row in _incomplete(path, needed)] if broken else []
     return Scan("SELECT * FROM raw", list(chosen), db), bad
 
 
-def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
+def _incomplete(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
     for number, text in _lines(path):
         try:
             row = json.loads(text)
@@ -153,10 +153,10 @@ def _lacking(path: Path, needed: tuple[str, ...]) -> Iterator[BadRow]:
 
 
 def _metadata(catalogues: list[Path], edition: _Edition) -> tuple[pa.Table, list[BadRow], list[BadRow]]:
-    """One row an item, the first that its files have; lines that do not parse, and rows against an earlier one."""
+    """Return the first row of each item, the lines that do not parse, and the rows that contradict an earlier one."""
     rows: dict[str, dict[str, Any]] = {}
     firsts: dict[str, str] = {}
-    broken, against = [], []
+    broken, contradicting = [], []
     for path in catalogues:
         for number, text in _lines(path):
             place = f"{path.name}, line {number}"
@@ -169,10 +169,14 @@ def _metadata(catalogues: list[Path], edition: _Edition) -> tuple[pa.Table, list
             if key not in rows:
                 rows[key], firsts[key] = row, place
             elif rows[key] != row:
-                why = f"item '{key}' has other values than in its first row ({firsts[key]})"
-                against.append(BadRow("contradiction", place, why))
+                why = f"item '{key}' differs from its first row ({firsts[key]})"
+                contradicting.append(BadRow("contradiction", place, why))
     kinds = [(name, pa.string()) for name in ("item_id", "title", "brand", "category", "description")]
-    return pa.Table.from_pylist(list(rows.values()), pa.schema([*kinds, ("price", pa.float64())])), broken, against
+    return (
+        pa.Table.from_pylist(list(rows.values()), pa.schema([*kinds, ("price", pa.float64())])),
+        broken,
+        contradicting,
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -205,13 +209,13 @@ def _item(text: str, edition: _Edition) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str | None:
-    """Text without entities, tags and needless blanks; lists joined; None where nothing is left."""
+    """Return text without HTML entities, tags and repeated blanks; lists are joined; None if nothing is left."""
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
     text = html.unescape(text)
     return " ".join((_TAG.sub(" ", text) if "<" in text else text).split()) or None
 
 
 def _price(value: Any) -> float | None:
-    """The first number of a price; later editions have pieces of a page in the field, which are no price."""
-    found = _PRICE.match(str(value)) if value is not None else None
-    return float(found[1].replace(",", "")) if found else None
+    """Return the first number of a price; None for the HTML fragments that later editions have in this field."""
+    match = _PRICE.match(str(value)) if value is not None else None
+    return float(match[1].replace(",", "")) if match else None

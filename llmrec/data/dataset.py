@@ -1,4 +1,4 @@
-"""A data set in memory: the folder `data/` of a run, items by row number, histories as flat arrays."""
+"""The data set of a run in memory: items by number, histories as flat arrays, splits and evaluation cases."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
 _EVENTS = {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "split": pa.string()}
 _IDS = ["user_id", "item_id", "split"]
-ROWS = 1 << 16  # read at once by `content_hash`; changes no hash
+ROWS = 1 << 16  # rows per batch of `content_hash`; the hash does not depend on it
 
 
 @dataclass(frozen=True)
 class EvalCases:
-    """Events to predict: (cases,) int64 user and int32 item numbers, and what the user did before each (never empty).
+    """Held-out events to predict, each with the user's earlier events; a user may have several.
 
-    A user may have several cases.
+    Attributes:
+        users: (cases,) int64 user numbers.
+        targets: (cases,) int32 item numbers.
+        histories: items before each target, never empty.
     """
 
     users: np.ndarray
@@ -48,8 +51,8 @@ class Dataset:
 
     Attributes:
         interactions: user_id, item_id, timestamp, split, …; sorted by user, oldest first.
-        items: item_id, title, …; an item's row number here is its number in every array.
-        facts: what the stage that made it noted (split, tie-break, …); empty where it was not a stage.
+        items: item_id, title, …; the row number of an item is its number in every array.
+        facts: of the stage `data` (split, tie-break, …); empty if the data set was not loaded from a run.
     """
 
     interactions: pa.Table
@@ -58,13 +61,13 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path, texts: bool = True) -> Dataset:
-        """Read the folder of the stage; without `texts`, ratings and what users wrote are left out to save memory.
+        """Read the folder of the stage `data`. Without `texts`, ratings and reviews are not loaded.
 
         Raises:
             RunError: a file is missing or damaged.
         """
         facts = read_made(folder)["facts"] if (folder / MADE).is_file() else {}
-        # Ids and splits come again and again: as numbers into a dictionary they take a small part of the memory.
+        # Ids and splits repeat often: dictionary encoding saves memory.
         options: dict[str, Any] = {"columns": None if texts else list(_EVENTS), "read_dictionary": _IDS}
         interactions = read_table(folder / "interactions.parquet", _EVENTS, **options)
         items = read_table(folder / "items.parquet", {"item_id": pa.string()})
@@ -77,7 +80,7 @@ class Dataset:
 
     @property
     def n_items(self) -> int:
-        """How many items the catalogue has."""
+        """Number of items."""
         return self.items.num_rows
 
     @cached_property
@@ -86,15 +89,11 @@ class Dataset:
         return self.items["item_id"].to_pylist()
 
     def check_catalogue(self, item_ids: list[str]) -> None:
-        """Refuse a catalogue whose items (ids by item number) are not those of the data, by the same numbers.
-
-        Raises:
-            RunError: they are not.
-        """
+        """Raise RunError if the items of a catalogue (ids by item number) differ from those of the data."""
         if item_ids != self.item_ids:
             raise RunError(
-                f"the {len(item_ids)} items of the catalogue are not the {self.n_items} of the data, or in another "
-                f"order: the folders catalogue/ and data/ are not of one run. {REMEDY}"
+                f"the {len(item_ids)} items of the catalogue are not the {self.n_items} of the data in the same order: "
+                f"the folders catalogue/ and data/ are of different runs. {REMEDY}"
             )
 
     @cached_property
@@ -104,14 +103,14 @@ class Dataset:
 
     @cached_property
     def histories(self) -> Sequences:
-        """Every event of every user, held-out ones included. Use `before` for what a model may see.
+        """All events of all users, including held-out ones. For training use `before`.
 
         Raises:
-            RunError: an event names an item that the items lack, or a user's events are not together.
+            RunError: an event has an unknown item, or the rows are not sorted by user.
         """
         numbers = _positions(self.interactions["item_id"], self.items["item_id"].combine_chunks(), "item")
         starts, before, last = [np.zeros(1, np.int64)], 0, None
-        for users in self.interactions["user_id"].chunks:  # one array of all ids may be too long for Arrow's offsets
+        for users in self.interactions["user_id"].chunks:  # one array of all ids can exceed Arrow's 32-bit offsets
             if not len(users):
                 continue
             numbered = users.indices if pa.types.is_dictionary(users.type) else users
@@ -123,7 +122,7 @@ class Dataset:
         offsets = np.concatenate([*starts, [before]]).astype(np.int64) if before else np.zeros(1, np.int64)
         first = self.interactions["user_id"].take(pa.array(offsets[:-1]))
         if len(first.unique()) < len(first):
-            raise RunError(f"the interactions of a user stand apart, so they are not sorted by user. {REMEDY}")
+            raise RunError(f"the interactions are not sorted by user. {REMEDY}")
         return Sequences(offsets, numbers.astype(np.int32))
 
     @cached_property
@@ -132,11 +131,11 @@ class Dataset:
         return _positions(self.interactions["split"], pa.array(_SPLITS), "split").astype(np.int8)
 
     def before(self, split: Split) -> Sequences:
-        """What may be seen when predicting a split: earlier splits. `before("valid")` is the training part."""
+        """Return the events of earlier splits, for predicting a split. `before("valid")` is the training part."""
         return self._kept(self.splits < max(_SPLITS.index(split), 1))
 
     def part(self, split: Split) -> Sequences:
-        """The events of a split alone, of every user; empty where a user has none."""
+        """Return the events of one split of every user; empty for users without any."""
         return self._kept(self.splits == _SPLITS.index(split))
 
     def _kept(self, keep: np.ndarray) -> Sequences:
@@ -144,7 +143,7 @@ class Dataset:
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), self.histories.items[keep])
 
     def cases(self, split: Split) -> EvalCases:
-        """Every held-out event of a split that something came before, with all that its user did before it."""
+        """Return the held-out events of a split with all earlier events of their users; first events are left out."""
         events = np.flatnonzero(self.splits == _SPLITS.index(split))
         users = self.histories.rows[events]
         starts = self.histories.offsets[users]
@@ -156,33 +155,31 @@ class Dataset:
 
 
 def _positions(column: pa.ChunkedArray, known: pa.Array, what: str) -> np.ndarray:
-    """(rows,) where each value stands among the known ones; raises RunError where one is not known."""
-    found = [np.zeros(0, np.int32)]
+    """Return (rows,) the index of each value in `known`; RunError if a value is unknown."""
+    indices = [np.zeros(0, np.int32)]
     for chunk in column.chunks:
         numbered = pa.types.is_dictionary(chunk.type)
         values = chunk.dictionary if numbered else chunk
         places = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy(zero_copy_only=False)
         rows = places[chunk.indices.to_numpy(zero_copy_only=False)] if numbered else places
         if (rows < 0).any():
-            raise RunError(
-                f"the interactions name the {what} '{chunk[int(np.argmax(rows < 0))].as_py()}', which the data do not "
-                f"have. {REMEDY}"
-            )
-        found.append(rows)
-    return np.concatenate(found)
+            value = chunk[int(np.argmax(rows < 0))].as_py()
+            raise RunError(f"the interactions have the {what} '{value}', which the data lack. {REMEDY}")
+        indices.append(rows)
+    return np.concatenate(indices)
 
 
 def make(data: Data, seed: int, folder: Path) -> dict[str, object]:
-    """The stage `data`: read the source, clean, split, write the folder; returns facts for `made.json`.
+    """Run the stage `data`: read, clean, split and write the data; return the facts for `made.json`.
 
     Raises:
-        DataError: see `sources.read` and `clean.clean`; or nothing is held out.
+        DataError: as `sources.read` and `clean.clean`, or nothing is held out.
     """
     raw = read(data)
     cleaned = clean(raw, data, seed)
     cleaned.save(folder)
     dropped = cleaned.dropped
-    del cleaned  # what cleaning holds in memory, before the files are read
+    del cleaned  # free its memory before the files are read
     dataset = Dataset.load(folder, texts=False)
     cases = dataset.cases("test")
     if not len(cases.users):
@@ -209,15 +206,15 @@ _NOTHING_HELD_OUT = {
     "temporal": f"nothing is late enough to be held out for test: {_RAISE}",
     "cold-items": f"no item was drawn for the test: {_RAISE}",
     "cold-users": f"no user was drawn for the test: {_RAISE}",
-    "column": "the column of data.columns.split names no event `test` that another event of its user comes before.",
+    "column": "the column of data.columns.split has no event `test` with an earlier event of the same user.",
 }
 
 
 def check_order(dataset: Dataset, monotone: bool = True) -> None:
-    """The leak check of the data stage: within a user, times never run backwards, nor splits where `monotone`.
+    """Check that no data leaks: the timestamps of a user never decrease, nor do the splits if `monotone`.
 
     Raises:
-        DataError: an event stands before an earlier one of its user.
+        DataError: an event comes before an earlier one of the same user.
     """
     rows, times = dataset.histories.rows, dataset.interactions["timestamp"].to_numpy()
     backwards = np.diff(times) < 0
@@ -225,13 +222,13 @@ def check_order(dataset: Dataset, monotone: bool = True) -> None:
         backwards |= np.diff(dataset.splits) < 0
     if (backwards & (rows[1:] == rows[:-1])).any():
         raise DataError(
-            "an event stands before an earlier one of the same user: the split would leak. "
+            "an event comes before an earlier one of the same user: the split would leak. "
             "This is a bug; please report it."
         )
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names, types and values of both tables of a folder `data/`, whichever program wrote the files.
+    """Return a SHA-256 of names, types and values of both tables of a folder `data/`, independent of file layout.
 
     Raises:
         RunError: a file is missing.
@@ -244,7 +241,7 @@ def content_hash(folder: Path) -> str:
 
 
 def _table_hashes(path: Path) -> dict[str, list[str]]:
-    """ColumnProfile → type, hash of the lengths of its values as text, hash of these texts."""
+    """Return column → type, hash of the lengths of its values as text, hash of these texts."""
     file = pq.ParquetFile(path)
     kinds = {field.name: str(_value_type(field.type)) for field in file.schema_arrow}
     sizes, words = ({name: hashlib.sha256() for name in kinds} for _ in range(2))
@@ -263,7 +260,7 @@ def _table_hashes(path: Path) -> dict[str, list[str]]:
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of values, however they are encoded."""
+    """Return the type of values without dictionary encoding or large offsets."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return pa.list_(_value_type(kind.value_type))

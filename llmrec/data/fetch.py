@@ -1,7 +1,7 @@
-"""Data sets that can be had elsewhere, where they lie, and fetching them: resumed where it stopped, checked.
+"""Registry of public data sets, and their download: resumed after an interruption, verified by checksum.
 
-Addresses are those that their makers publish. MovieLens publishes an MD5 beside each archive; the Amazon files have no
-published checksum, so what is fetched first is remembered and later fetches are held against it.
+URLs are those of the publishers. MovieLens publishes an MD5 checksum beside each archive. The Amazon files have no
+published checksum, so the checksum of the first download is recorded and later downloads must match it.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from llmrec.files import atomic_folder, explain_disk, hash_file, write_json
 
 TRIES = 5
 CHUNK = 1 << 20
-KNOWN = "fetched.json"  # in the set's folder: file → SHA-256 of what was fetched; a later fetch must give the same
+KNOWN = "fetched.json"  # in the data set's folder: file → SHA-256 of the first download
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
 
-Tell = Callable[[str, float], None]  # file, share done (0 to 1)
+Progress = Callable[[str, float], None]  # file, share done (0 to 1)
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """Where a data set comes from.
+    """A public data set.
 
     Attributes:
-        about, size, licence: in words; the full terms are at `page`.
-        addresses: files to fetch; `{category}` stands for a category of Amazon's.
-        md5: file name → checksum, where it is known beforehand.
-        published: whether each address has its checksum beside it, at `ADDRESS.md5`.
+        about, size, licence: short texts; `page` has the full terms.
+        urls: files to download; `{category}` is replaced by a category of Amazon.
+        md5: file name → known checksum.
+        md5_published: whether `URL.md5` has the checksum of each file.
     """
 
     about: str
     size: str
     licence: str
     page: str
-    addresses: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
     md5: tuple[tuple[str, str], ...] = ()
-    published: bool = False
+    md5_published: bool = False
 
     @property
     def by_category(self) -> bool:
-        """Whether a category must be named."""
-        return any("{category}" in address for address in self.addresses)
+        """Whether a download needs a category."""
+        return any("{category}" in url for url in self.urls)
 
 
 _LENS = "GroupLens: research use, credit in publications; no redistribution or commercial use without permission"
@@ -66,7 +66,7 @@ _AMAZON = "no licence stated: made for research (McAuley); reviews belong to the
 
 REGISTRY: dict[str, RegistryEntry] = {
     "ml-100k": RegistryEntry(
-        "MovieLens 100K, carried by a package (`llmrec setup`)",
+        "MovieLens 100K, downloaded by `llmrec setup`",
         "943 users, 1,682 films, 100,000 ratings; 5 MB",
         resources.ASSETS["ml-100k"].licence,
         "https://grouplens.org/datasets/movielens/100k/",
@@ -85,15 +85,15 @@ REGISTRY: dict[str, RegistryEntry] = {
         _LENS,
         "https://grouplens.org/datasets/movielens/32m/",
         (f"{_GROUPLENS}/ml-32m.zip",),
-        published=True,
+        md5_published=True,
     ),
     "ml-latest-small": RegistryEntry(
-        "MovieLens latest-small; its makers change it from time to time",
+        "MovieLens latest-small; its publisher updates it from time to time",
         "610 users, 9,742 films, 100,836 ratings; 1 MB",
         _LENS,
         "https://grouplens.org/datasets/movielens/latest/",
         (f"{_GROUPLENS}/ml-latest-small.zip",),
-        published=True,
+        md5_published=True,
     ),
     "amazon-beauty-2014": RegistryEntry(
         "Amazon Beauty, the 5-core of the literature, prepared",
@@ -138,138 +138,135 @@ REGISTRY: dict[str, RegistryEntry] = {
 
 
 def candidate_folders(name: str) -> list[Path]:
-    """Folders that a data set may lie in: $LLMREC_DATA/NAME first, then where `llmrec data fetch` puts it."""
+    """Return the folders where a data set is looked for: $LLMREC_DATA/NAME, then the download folder."""
     root = os.environ.get("LLMREC_DATA")
     return [*([Path(root) / name] if root else []), download_folder(name)]
 
 
 def download_folder(name: str) -> Path:
-    """The folder that `llmrec data fetch NAME` fills."""
+    """Return the folder that `llmrec data fetch NAME` writes to."""
     return resources.cache_folder() / "data" / name
 
 
 def find_folder(name: str) -> Path:
-    """The first of `places` that is there.
+    """Return the first of `candidate_folders` that exists.
 
     Raises:
-        DataError: none is.
+        DataError: none exists.
     """
-    for place in candidate_folders(name):
-        if place.is_dir():
-            return place
-    remedy = f" Or fetch it: llmrec data fetch {name}" if REGISTRY[name].addresses else ""
+    for folder in candidate_folders(name):
+        if folder.is_dir():
+            return folder
+    remedy = f" Or fetch it: llmrec data fetch {name}" if REGISTRY[name].urls else ""
     root = os.environ.get("LLMREC_DATA")
-    where = f"{root} has no folder {name}" if root else "the variable LLMREC_DATA is not set"
+    reason = f"{root} has no folder {name}" if root else "the variable LLMREC_DATA is not set"
     raise DataError(
-        f"data.source: {name} is read from $LLMREC_DATA/{name}, but {where}. Set it: export LLMREC_DATA=FOLDER{remedy}"
+        f"data.source: {name} is read from $LLMREC_DATA/{name}, but {reason}. Set it: export LLMREC_DATA=FOLDER{remedy}"
     )
 
 
 def attribution(name: str) -> dict[str, str]:
-    """What a stage's facts say of a data set: its name and licence."""
+    """Return name and licence of a data set, for the facts of a stage."""
     return {"source": REGISTRY[name].about, "licence": REGISTRY[name].licence}
 
 
 def fetch(
-    name: str, category: str | None = None, mirror: str | None = None, tell: Tell = lambda file, done: None
+    name: str, category: str | None = None, mirror: str | None = None, progress: Progress = lambda file, done: None
 ) -> Path:
-    """Fetch a data set into the cache; does nothing where it is there already.
+    """Download a data set into the cache, unless it is there, and return its folder.
 
     Args:
-        name: a key of `REGISTRY` that has addresses.
-        category: of Amazon's, as its files name it, such as Beauty.
-        mirror: an address below which the same files lie, instead of the makers'.
-        tell: called with the progress of each file.
-
-    Returns:
-        The folder.
+        name: a key of `REGISTRY` with URLs.
+        category: a category of Amazon as in the file names, such as Beauty.
+        mirror: base URL of the same files, instead of the publisher's.
+        progress: called with the progress of each file.
 
     Raises:
-        DataError: nothing to fetch by that name, no answer, or a wrong checksum (what came is kept aside).
+        DataError: this data set cannot be downloaded, the server fails, or a checksum differs (the file is kept).
     """
-    able = [known for known, origin in REGISTRY.items() if origin.addresses]
-    if name not in able:
-        words = "comes with `llmrec setup`" if name == "ml-100k" else "cannot be fetched"
-        raise DataError(f"'{name}' {words}. What can be: {', '.join(able)}")
-    origin, folder = REGISTRY[name], download_folder(name)
-    if origin.by_category and not category:
+    entry, folder = REGISTRY.get(name), download_folder(name)
+    if not entry or not entry.urls:
+        reason = "comes with `llmrec setup`" if name == "ml-100k" else "cannot be fetched"
+        fetchable = ", ".join(name for name, entry in REGISTRY.items() if entry.urls)
+        raise DataError(f"'{name}' {reason}. These data sets can: {fetchable}")
+    if entry.by_category and not category:
         raise DataError(f"{name} is fetched by category. Name one: llmrec data fetch {name} --category Beauty")
     with explain_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for address in origin.addresses:
-        address = address.format(category=category)
-        file = address.rsplit("/", 1)[-1]
+    for url in entry.urls:
+        url = url.format(category=category)
+        file = url.rsplit("/", 1)[-1]
         if mirror:
-            address = f"{mirror.rstrip('/')}/{file}"
-        whole = (folder / file).is_file() or (folder / file.removesuffix(".zip")).is_dir()
-        if whole and file in _known(folder):
-            tell(file, 1.0)
+            url = f"{mirror.rstrip('/')}/{file}"
+        complete = (folder / file).is_file() or (folder / file.removesuffix(".zip")).is_dir()
+        if complete and file in _checksums(folder):
+            progress(file, 1.0)
             continue
-        arrived = _download(address, folder / f"{file}.part", partial(tell, file))
-        _check(arrived, address, origin, folder / file)
-        checksum = hash_file(arrived)
+        part = _download(url, folder / f"{file}.part", partial(progress, file))
+        _verify(part, url, entry, folder / file)
+        checksum = hash_file(part)
         if file.endswith(".zip"):
-            with atomic_folder(folder / file.removesuffix(".zip")) as inside:
-                _unpack(arrived, inside, folder / f"{file}.wrong")
-            arrived.unlink()
+            with atomic_folder(folder / file.removesuffix(".zip")) as target:
+                _unpack(part, target, folder / f"{file}.wrong")
+            part.unlink()
         else:
-            arrived.replace(folder / file)
-        write_json(folder / KNOWN, _known(folder) | {file: checksum})
+            part.replace(folder / file)
+        write_json(folder / KNOWN, _checksums(folder) | {file: checksum})
     return folder
 
 
-def _known(folder: Path) -> dict[str, str]:
-    remedy = "Delete the file, and fetch the set again."
-    known: dict[str, str] = read_checked(folder / KNOWN, dict[str, str], remedy) if (folder / KNOWN).is_file() else {}
-    return known
+def _checksums(folder: Path) -> dict[str, str]:
+    """Return file → SHA-256 of earlier downloads."""
+    if not (folder / KNOWN).is_file():
+        return {}
+    checksums: dict[str, str] = read_checked(folder / KNOWN, dict[str, str], "Delete it, and fetch the data set again.")
+    return checksums
 
 
-def _download(address: str, part: Path, tell: Callable[[float], None]) -> Path:
-    """The whole file as `FILE.part`; goes on from what is there, and tries again where the line is cut."""
-    why = ""
+def _download(url: str, part: Path, progress: Callable[[float], None]) -> Path:
+    """Download a file as `FILE.part`; resume a partial file, and retry after a broken connection."""
+    reason = ""
     for attempt in range(TRIES):
         try:
-            if _receive(address, part, tell):
+            if _receive(url, part, progress):
                 return part
-            why = "the answer ended early"
+            reason = "the answer ended early"
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # what is here is as long as the file or longer: begin again
+            if error.code == 416:  # the partial file is as long as the file or longer: start again
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 raise DataError(
-                    f"{address} answers {error.code} {error.reason}. Schema for its new address at the set's page, "
+                    f"{url} answers {error.code} {error.reason}. Look for its new address at the data set's page, "
                     "and name it with --mirror."
                 ) from error
-            why = str(error)
+            reason = str(error)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            why = str(getattr(error, "reason", error))
+            reason = str(getattr(error, "reason", error))
         if attempt + 1 < TRIES:
             time.sleep(min(2**attempt, 8) * 0.1)
-    raise DataError(
-        f"{address} could not be fetched ({why}). What came is kept; the same command goes on where it was."
-    )
+    raise DataError(f"{url} could not be fetched ({reason}). The partial file is kept: repeat the command to resume.")
 
 
-def _receive(address: str, part: Path, tell: Callable[[float], None]) -> bool:
-    """One request for the bytes that are missing; whether all have come."""
+def _receive(url: str, part: Path, progress: Callable[[float], None]) -> bool:
+    """Request the missing bytes; return whether the file is complete."""
     have = part.stat().st_size if part.is_file() else 0
-    stamp = part.with_suffix(".stamp")  # names the version that the bytes are of
-    request = urllib.request.Request(address, headers={"User-Agent": "llmrec"})
+    stamp = part.with_suffix(".stamp")  # version (ETag) of the partial file
+    request = urllib.request.Request(url, headers={"User-Agent": "llmrec"})
     if have and stamp.is_file():
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", stamp.read_text())
     with urllib.request.urlopen(request, timeout=60) as answer, explain_disk(part):
-        goes_on = answer.status == 206
+        resumed = answer.status == 206
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         stamp.unlink(missing_ok=True)
         if version:
             stamp.write_text(version)
-        begin = have if goes_on else 0
+        begin = have if resumed else 0
         expected = begin + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-        with part.open("ab" if goes_on else "wb") as out:
+        with part.open("ab" if resumed else "wb") as out:
             while block := answer.read(CHUNK):
                 out.write(block)
-                tell(out.tell() / expected if expected else 0.0)
+                progress(out.tell() / expected if expected else 0.0)
             size = out.tell()
     if expected is not None and size < expected:
         return False
@@ -277,28 +274,28 @@ def _receive(address: str, part: Path, tell: Callable[[float], None]) -> bool:
     return True
 
 
-def _check(arrived: Path, address: str, origin: RegistryEntry, target: Path) -> None:
-    """Compare the checksum with the one that is known, published, or remembered."""
-    wanted = dict(origin.md5).get(target.name) or (_published(f"{address}.md5") if origin.published else None)
-    if wanted:
-        with arrived.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
+def _verify(part: Path, url: str, entry: RegistryEntry, target: Path) -> None:
+    """Compare the checksum with the known, published or recorded one; raise DataError if it differs."""
+    expected = dict(entry.md5).get(target.name) or (_published_md5(f"{url}.md5") if entry.md5_published else None)
+    if expected:
+        with part.open("rb") as file:
+            checksum = hashlib.file_digest(file, "md5").hexdigest()
     else:
-        wanted, found = _known(target.parent).get(target.name), hash_file(arrived)
-    if wanted and found != wanted:
+        expected, checksum = _checksums(target.parent).get(target.name), hash_file(part)
+    if expected and checksum != expected:
         aside = target.with_name(f"{target.name}.wrong")
-        arrived.replace(aside)
+        part.replace(aside)
         raise DataError(
-            f"{target.name} has the wrong checksum ({found[:12]}…, expected {wanted[:12]}…). It was not used and is "
-            f"kept as {aside}. Its makers may have changed it: see {origin.page}; delete {target.parent / KNOWN} to "
-            "accept a new one."
+            f"{target.name} has the wrong checksum ({checksum[:12]}…, expected {expected[:12]}…). It was not used and "
+            f"is kept as {aside}. The publisher may have changed it: see {entry.page}; delete {target.parent / KNOWN} "
+            "to accept a new one."
         )
 
 
-def _published(address: str) -> str | None:
-    """The hexadecimal digits of a checksum file, in either of the forms that md5 writes."""
+def _published_md5(url: str) -> str | None:
+    """Return the digits of an md5 file, in the format of GNU or of BSD."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        request = urllib.request.Request(address, headers={"User-Agent": "llmrec"})
+        request = urllib.request.Request(url, headers={"User-Agent": "llmrec"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             words = answer.read(4096).decode("ascii", "replace").lower().split()
         return next((word for word in words if re.fullmatch("[0-9a-f]{32}", word)), None)
@@ -306,7 +303,7 @@ def _published(address: str) -> str | None:
 
 
 def _unpack(archive: Path, target: Path, aside: Path) -> None:
-    """An archive's files without the folder that holds them all; a broken archive is moved aside."""
+    """Unpack an archive without its top folder; rename a broken archive to `aside`."""
     try:
         with zipfile.ZipFile(archive) as opened:
             for member in opened.infolist():
@@ -319,4 +316,6 @@ def _unpack(archive: Path, target: Path, aside: Path) -> None:
                     shutil.copyfileobj(source, out, CHUNK)
     except zipfile.BadZipFile as error:
         archive.replace(aside)
-        raise DataError(f"{aside.stem} is no archive ({error}). It was not used and is kept as {aside}.") from error
+        raise DataError(
+            f"{aside.stem} is not a zip archive ({error}). It was not used and is kept as {aside}."
+        ) from error

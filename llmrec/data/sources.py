@@ -1,4 +1,4 @@
-"""Sources of data by name: MovieLens, prepared and raw Amazon sets, a user's own files, generated worlds."""
+"""Data sources by name: MovieLens, prepared and raw Amazon data sets, the user's own files, synthetic data."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _PREPARED = ("amazon-beauty-2014", "amazon-games-2018")
 
 
 def read(data: Data) -> RawData:
-    """Read the source that a recipe names.
+    """Read the source of a recipe.
 
     Raises:
-        DataError: files missing, malformed, or without the columns needed.
+        DataError: files are missing, malformed, or lack a column.
     """
     return SOURCES[data.source](data)
 
 
 def source_files(data: Data) -> list[tuple[str, Path]]:
-    """Every file that `read` reads, as "interactions" or as "items".
+    """Return the files that `read` reads, each with its kind, "interactions" or "items".
 
     Raises:
         DataError: they are not on this machine.
@@ -50,28 +50,27 @@ def source_files(data: Data) -> list[tuple[str, Path]]:
 
 
 def availability() -> list[tuple[str, bool, str]]:
-    """Every source by name: whether it is here, and where it is or how to get it."""
-    found = [(name, *_where(name)) for name in fetch.REGISTRY]
-    mine = [
-        ("files", True, "your own: llmrec init FILES"),
-        ("synthetic", True, "generated, its truth known: data.synthetic"),
+    """List all sources: name, whether it is on this machine, and its folder or how to get it."""
+    return [
+        *((name, *_location(name)) for name in fetch.REGISTRY),
+        ("files", True, "your own files: llmrec init FILES"),
+        ("synthetic", True, "generated with known ground truth: data.synthetic"),
     ]
-    return found + mine
 
 
-def _where(name: str) -> tuple[bool, str]:
+def _location(name: str) -> tuple[bool, str]:
     if name == "ml-100k":
-        here = resources.is_downloaded(name)
-        return here, str(resources.cache_folder() / name) if here else "get it with: llmrec setup"
-    place = next((folder for folder in fetch.candidate_folders(name) if folder.is_dir()), None)
-    if place:
-        return True, str(place)
+        present = resources.is_downloaded(name)
+        return present, str(resources.cache_folder() / name) if present else "get it with: llmrec setup"
+    folder = next((folder for folder in fetch.candidate_folders(name) if folder.is_dir()), None)
+    if folder:
+        return True, str(folder)
     command = f"llmrec data fetch {name}" + (" --category NAME" if fetch.REGISTRY[name].by_category else "")
-    return False, command if fetch.REGISTRY[name].addresses else f"read from $LLMREC_DATA/{name}"
+    return False, command if fetch.REGISTRY[name].urls else f"read from $LLMREC_DATA/{name}"
 
 
 def _movielens(data: Data) -> tuple[list[Path], list[Path]]:
-    """Ratings and films, in the set's folder, or in one of its name inside it, as its archive unpacks."""
+    """Find the files of ratings and films, in the data set's folder or in the subfolder that its archive unpacks to."""
     name = data.source
     ratings, films = _MOVIELENS[name]
     outer = resources.asset_path(name) if name == "ml-100k" else fetch.find_folder(name)
@@ -82,7 +81,7 @@ def _movielens(data: Data) -> tuple[list[Path], list[Path]]:
 
 
 def read_ml_100k(data: Data) -> RawData:
-    """MovieLens 100K as carried by the package that `llmrec setup` fetches."""
+    """Read MovieLens 100K from the package that `llmrec setup` downloads."""
     (ratings,), (films,) = _movielens(data)
     read = "read_csv($path, delim='\t', header=true, all_varchar=true, quote='')"
     interactions = _query(
@@ -100,7 +99,7 @@ def read_ml_100k(data: Data) -> RawData:
 
 
 def read_dat(data: Data) -> RawData:
-    """`ratings.dat` and `movies.dat`: fields between two colons, no header, Latin letters (MovieLens 1M)."""
+    """Read `ratings.dat` and `movies.dat` of MovieLens 1M: fields separated by `::`, no header, Latin-1."""
     (ratings,), (films,) = _movielens(data)
     read = "read_csv($path, delim='::', header=false, quote='', escape='', encoding='latin-1', columns={columns})"
     columns = "{user_id: 'VARCHAR', item_id: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
@@ -111,7 +110,7 @@ def read_dat(data: Data) -> RawData:
 
 
 def read_csv(data: Data) -> RawData:
-    """`ratings.csv` and `movies.csv` (latest-small, 32M); ratings stay in their file until they are cleaned."""
+    """Read `ratings.csv` and `movies.csv` (latest-small, 32M); the ratings are scanned while they are cleaned."""
     logs, (films,) = _movielens(data)
     kinds = "{userId: 'VARCHAR', movieId: 'VARCHAR', rating: 'FLOAT', timestamp: 'BIGINT'}"
     query = f"""SELECT userId AS user_id, movieId AS item_id, timestamp, rating
@@ -126,9 +125,9 @@ def read_csv(data: Data) -> RawData:
 
 def _query(query: str, path: Path) -> pa.Table:
     try:
-        found = duckdb.connect().sql(query, params={"path": escape_glob(path)})
-        assert found is not None  # a SELECT always gives a relation
-        return found.to_arrow_table()
+        relation = duckdb.connect().sql(query, params={"path": escape_glob(path)})
+        assert relation is not None  # a SELECT always gives a relation
+        return relation.to_arrow_table()
     except duckdb.Error as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]} Fetch or unpack it again.") from error
 
@@ -139,7 +138,7 @@ def _prepared(data: Data) -> tuple[list[Path], list[Path]]:
 
 
 def read_prepared(data: Data) -> RawData:
-    """A folder that holds interactions.parquet and items.parquet (the prepared Amazon sets)."""
+    """Read the interactions.parquet and items.parquet of a prepared Amazon data set."""
     interactions, items = (read_table(path).table for (path,) in _prepared(data))
     return RawData(interactions, items, "position", fetch.attribution(data.source) | {"source": data.source})
 

@@ -1,4 +1,4 @@
-"""A user's own files as a source: columns mapped in the recipe, one file or several, in memory or streamed."""
+"""The user's own files as a data source: one or several files, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -19,52 +19,53 @@ from llmrec.data.tables import FileTable, kind_of, read_table
 from llmrec.errors import DataError
 from llmrec.recipe import Columns, Data
 
-STREAMED = 5_000_000  # Parquet rows from which on a log stays in its files while it is cleaned
-_Reasons = dict[int, tuple[BadKind, str]]  # row number → what is wrong, in a word and in words
+STREAMED = 5_000_000  # a Parquet log of this many rows or more is scanned while it is cleaned, not loaded
+_Reasons = dict[int, tuple[BadKind, str]]  # row number → kind and description of the error
 
 
 def files(pattern: str) -> list[Path]:
-    """The files that a name in a recipe means, in order of their names: one, or those that a pattern with * matches.
+    """Return the file of a path, or the files that a pattern with * matches, sorted by name.
 
     Raises:
         DataError: the pattern matches nothing.
     """
     if Path(pattern).exists() or not glob.has_magic(pattern):
         return [Path(pattern)]
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
-    if not found:
+    matches = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    if not matches:
         raise DataError(f"no file matches {pattern}. Paths in a recipe are relative to the recipe.")
-    return found
+    return matches
 
 
 def paths(data: Data) -> tuple[list[Path], list[Path]]:
-    """The files of interactions and of items that a recipe names; errors as of `files`."""
+    """Return the files of interactions and of items of a recipe; errors as `files`."""
     assert data.interactions and data.items
     return files(data.interactions), files(data.items)
 
 
 def read_files(data: Data, quiet: bool = False) -> RawData:
-    """Read a user's files; without times, several logs follow one another in order of their names.
+    """Read the user's files. Without timestamps, the order of events is that of the files, sorted by name.
 
     Raises:
-        DataError: a column is missing (with the columns there are), or a row does not parse (file and line).
+        DataError: a column is missing, or more rows than allowed do not parse (with file and line).
     """
     logs, catalogues = paths(data)
     items = [read_table(path, data.delimiter, data.encoding) for path in catalogues]
     scan = _scan(logs, data) if _streams(logs, data.columns) else None
     events = [] if scan else [read_table(path, data.delimiter, data.encoding) for path in logs]
-    for note in [] if quiet else [note for rows in events + items for note in rows.dialect.notes]:
-        warnings.warn(note, stacklevel=2)
+    for file in [] if quiet else events + items:
+        for note in file.format.notes + [file.format.not_utf8] * bool(file.format.not_utf8):
+            warnings.warn(note, stacklevel=2)
     tables: list[pa.Table] = []
     dropped: list[BadRow] = []
     before = 0
-    for rows in events:
-        table, bad = _events(rows, data, before)
+    for file in events:
+        table, bad = _events(file, data, before)
         tables.append(table)
         dropped += bad
-        before += rows.table.num_rows
+        before += file.table.num_rows
     interactions, dropped = scan or (_concat(tables), dropped)
-    catalogue = [_items(rows, data.columns) for rows in items]
+    catalogue = [_items(file, data.columns) for file in items]
     dropped = dropped + [row for _, bad in catalogue for row in bad]
     check_bad_rows(dropped, data.max_bad_rows)
     origin = {"source": "files", "files": f"{list_names(logs)}; {list_names(catalogues)}"}
@@ -77,13 +78,13 @@ def _concat(tables: list[pa.Table]) -> pa.Table:
 
 
 def _streams(logs: list[Path], columns: Columns) -> bool:
-    """Whether a log is large Parquet with plain columns, which is better not read into memory."""
+    """Whether a log is large Parquet with plain columns, which is scanned instead of loaded."""
     if any(kind_of(path) != ".parquet" or not path.is_file() for path in logs):
         return False
     try:
         opened = [pq.ParquetFile(path) for path in logs]
     except (pa.ArrowException, OSError):
-        return False  # it cannot be read, or is no Parquet: `read_table` says so
+        return False  # unreadable or not Parquet: `read_table` reports it
     if sum(file.metadata.num_rows for file in opened) < STREAMED:
         return False
     schema = opened[0].schema_arrow
@@ -101,7 +102,7 @@ def _scan(logs: list[Path], data: Data) -> tuple[Scan, list[BadRow]]:
     source = f"read_parquet({sql_paths(logs)}, filename=true, file_row_number=true)"
     columns = data.columns
     texts = {"user_id": columns.user_id, "item_id": columns.item_id} | _texts(columns)
-    chosen = {name: f"nullif(trim(CAST({sql_name(theirs)} AS VARCHAR)), '')" for name, theirs in texts.items()}
+    chosen = {name: f"nullif(trim(CAST({sql_name(column)} AS VARCHAR)), '')" for name, column in texts.items()}
     time = sql_name(columns.timestamp or "")
     db = duckdb.connect()
     largest = db.execute(f"SELECT max(abs({time})) FROM {source} WHERE isfinite({time}::DOUBLE)").fetchall()[0][0] or 0
@@ -119,7 +120,7 @@ def _scan(logs: list[Path], data: Data) -> tuple[Scan, list[BadRow]]:
 
 
 def _items(rows: FileTable, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
-    """The items by our names, and the rows left out: those without an id, or against an earlier row of their item."""
+    """Return the items with our column names, and the dropped rows: no id, or contradicting an earlier row."""
     key, title = columns.item_key or columns.item_id, columns.title
     names = rows.table.column_names
     _require(rows.path.name, names, {"item_key": key} | ({"title": title} if title else {}))
@@ -128,35 +129,34 @@ def _items(rows: FileTable, columns: Columns) -> tuple[pa.Table, list[BadRow]]:
     chosen = {"title": rows.table[title]} if title else {}
     items = pa.table({"item_id": ids, **{name: rows.table[name] for name in rest}, **chosen})
     why: _Reasons = dict.fromkeys(pc.indices_nonzero(pc.is_null(ids)).to_pylist(), ("missing", f"{key} is missing"))
-    against = _contradictions(items)
-    firsts = sorted(set(against.values()))
+    first_rows = _contradictions(items)
+    firsts = sorted(set(first_rows.values()))
     places = dict(zip(firsts, rows.places(firsts), strict=True))
-    for record, first in against.items():
-        words = f"item '{ids[record]}' has other values than in its first row ({places[first]})"
-        why[record] = ("contradiction", words)
+    for row, first in first_rows.items():
+        why[row] = ("contradiction", f"item '{ids[row]}' differs from its first row ({places[first]})")
     return _without(items, rows, why)
 
 
 def _contradictions(items: pa.Table) -> dict[int, int]:
-    """FileTable that say something else of an item than the first row with its id: row number → that first row's."""
+    """Find rows that differ from the first row of the same item; row number → number of that first row."""
     others = [f"c{place}" for place in range(1, items.num_columns)]
     if not others:
         return {}
     db = duckdb.connect()
     rows = pa.array(range(items.num_rows), pa.int64())
     db.register("items", items.rename_columns(["item_id", *others]).append_column("place", rows))
-    found = db.sql(
+    differing = db.sql(
         f"""SELECT place, first FROM (
-               SELECT place, row({", ".join(others)}) AS said, first_value(place) OVER w AS first,
-                      first_value(row({", ".join(others)})) OVER w AS said_first
+               SELECT place, row({", ".join(others)}) AS content, first_value(place) OVER w AS first,
+                      first_value(row({", ".join(others)})) OVER w AS first_content
                FROM items WHERE item_id IS NOT NULL WINDOW w AS (PARTITION BY item_id ORDER BY place))
-            WHERE said IS DISTINCT FROM said_first ORDER BY place"""
+            WHERE content IS DISTINCT FROM first_content ORDER BY place"""
     )
-    return dict(found.fetchall())
+    return dict(differing.fetchall())
 
 
 def _needed(columns: Columns) -> dict[str, str]:
-    """Columns that the log must have: key of `data.columns` → name in the file."""
+    """Return the required columns of the log: key of `data.columns` → name in the file."""
     keys = ("user_id", "item_id", "timestamp", "rating", "review", "summary", "split")
     return {key: name for key in keys if (name := getattr(columns, key))}
 
@@ -166,13 +166,13 @@ def _require(file: str, names: Iterable[str], needed: dict[str, str]) -> None:
         if name not in names:
             raise DataError(
                 f"{file} has no column '{name}'. It has: {', '.join(names)}.\n"
-                f"Say in the recipe which one it is: data.columns.{key}=NAME"
+                f"Set its name in the recipe: data.columns.{key}=NAME"
                 + (" (or data.columns.timestamp=null: file order is time order)" if key == "timestamp" else "")
             )
 
 
 def _events(rows: FileTable, data: Data, before: int) -> tuple[pa.Table, list[BadRow]]:
-    """Cast to our columns; rows that cannot be cast are left out. `before` rows of other files come first."""
+    """Cast the columns, and drop rows that do not parse. `before`: number of rows in earlier files."""
     events, columns = rows.table, data.columns
     _require(rows.path.name, events.column_names, _needed(columns))
     table = {"user_id": as_text(events[columns.user_id]), "item_id": as_text(events[columns.item_id])}
@@ -186,28 +186,26 @@ def _events(rows: FileTable, data: Data, before: int) -> tuple[pa.Table, list[Ba
     why: _Reasons = {}
     for name, column in table.items():
         for record in pc.indices_nonzero(pc.is_null(column)).to_pylist():
-            theirs = getattr(columns, name)
-            value = events[theirs][record].as_py()
+            column_name = getattr(columns, name)
+            value = events[column_name][record].as_py()
             if value is None or not str(value).strip():
-                why.setdefault(record, ("missing", f"{theirs} is missing"))
+                why.setdefault(record, ("missing", f"{column_name} is missing"))
             else:
-                why.setdefault(record, ("unparsed", f"{theirs} '{value}' does not parse"))
-    table |= {name: as_text(events[theirs]) for name, theirs in _texts(columns).items()}
+                why.setdefault(record, ("unparsed", f"{column_name} '{value}' does not parse"))
+    table |= {name: as_text(events[column_name]) for name, column_name in _texts(columns).items()}
     return _without(pa.table(table), rows, why)
 
 
 def _texts(columns: Columns) -> dict[str, str]:
-    """Columns of text that may be empty: our name → theirs."""
-    named = {"review": columns.review, "summary": columns.summary, "part": columns.split}
-    return {ours: theirs for ours, theirs in named.items() if theirs}
+    """Return the optional text columns: our name → name in the file."""
+    names = {"review": columns.review, "summary": columns.summary, "part": columns.split}
+    return {name: column for name, column in names.items() if column}
 
 
 def _without(table: pa.Table, rows: FileTable, why: _Reasons) -> tuple[pa.Table, list[BadRow]]:
-    """A table without some rows, and all that are left out: those and the rows that could not be read."""
+    """Remove rows from a table; return it, and the removed and the unreadable rows."""
     bad = sorted(why)
-    whole = np.ones(table.num_rows, bool)
-    whole[bad] = False
-    dropped = [
-        BadRow(why[record][0], place, why[record][1]) for record, place in zip(bad, rows.places(bad), strict=True)
-    ]
-    return table.filter(pa.array(whole)), rows.malformed + dropped
+    valid = np.ones(table.num_rows, bool)
+    valid[bad] = False
+    dropped = [BadRow(why[row][0], place, why[row][1]) for row, place in zip(bad, rows.places(bad), strict=True)]
+    return table.filter(pa.array(valid)), rows.malformed + dropped

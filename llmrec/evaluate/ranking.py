@@ -35,9 +35,9 @@ Progress = Callable[[float], None]
 ALONE = "the model alone"
 """What tables call the first member of an ensemble."""
 OTHER_CASES = 1000
-"""EvalCases, at most, that are ranked again with a prompt that training never saw."""
+"""Cases, at most, that are ranked again with a prompt that training never saw."""
 BLOCK = 512
-"""EvalCases that a collaborative model scores at once, each a row over the catalogue."""
+"""Cases that a collaborative model scores at once, each a row over the catalogue."""
 
 
 def evaluate(

@@ -90,7 +90,7 @@ def test_items_derived_from_a_log_are_not_written_over(llmrec: Call, tmp_path: P
     (tmp_path / "orders-items.csv").write_text("mine")
     code, _, err = llmrec("init", "orders.csv", "--yes")
     assert code == 2
-    assert "orders-items.csv is there already" in err
+    assert "orders-items.csv exists" in err
     assert (tmp_path / "orders-items.csv").read_text() == "mine"
     assert not (tmp_path / "recipe.yaml").exists()
 

@@ -68,7 +68,9 @@ def test_every_row_is_kept_or_told_why_not(tmp_path: Path) -> None:
 
 
 def test_an_empty_result_names_every_filter_and_what_it_took() -> None:
-    with pytest.raises(DataError, match=r"'events rated below 4' took 72, 'users or items with .* 90 events' took 48"):
+    with pytest.raises(
+        DataError, match=r"'events rated below 4' dropped 72, 'users or items with .* 90 events' dropped 48"
+    ):
         left(min_rating=4, k_core=90)
 
 

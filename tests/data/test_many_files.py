@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmrec.data import own
+from llmrec.data import user_files
 from llmrec.data.clean import clean
 from llmrec.data.raw import BadRow, Scan
 from llmrec.data.sources import read
@@ -75,7 +75,7 @@ def test_a_streamed_log_is_cleaned_as_one_in_memory(
         tmp_path, "log-*.parquet", columns={"user_id": "who", "rating": "stars"}, max_bad_rows=99, min_rating=2
     )
     whole = read(given)
-    monkeypatch.setattr(own, "STREAMED", 1)
+    monkeypatch.setattr(user_files, "STREAMED", 1)
     streamed = read(given)
     assert isinstance(whole.interactions, pa.Table) and isinstance(streamed.interactions, Scan)
     assert [row.place for row in whole.dropped] == [row.place for row in streamed.dropped]
@@ -86,7 +86,7 @@ def test_a_streamed_log_is_cleaned_as_one_in_memory(
 def test_a_streamed_log_without_a_column_is_refused_in_the_same_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own, "STREAMED", 1)
+    monkeypatch.setattr(user_files, "STREAMED", 1)
     pq.write_table(pa.table({"a": [1], "item_id": [1], "timestamp": [1]}), tmp_path / "log.parquet")
     with pytest.raises(DataError, match=r"log\.parquet has no column 'user_id'"):
         read(recipe(tmp_path, "log.parquet"))
@@ -96,6 +96,6 @@ def test_a_check_takes_one_file_of_each_kind(tmp_path: Path) -> None:
     for month in ("02", "01"):
         rows = "".join(f"u,{n},150000000{n}\n" for n in range(3))
         (tmp_path / f"log-{month}.csv").write_text("user_id,item_id,timestamp\n" + rows)
-    with pytest.raises(DataError, match=r"means 2 files\. Check them one by one"):
+    with pytest.raises(DataError, match=r"matches 2 files\. Check them one by one"):
         check(recipe(tmp_path, "log-*.csv"), ["title"])
     assert not check(recipe(tmp_path, "log-01*.csv"), ["title"]).problems

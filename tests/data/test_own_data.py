@@ -11,7 +11,7 @@ import pytest
 
 from llmrec.data import recipe_generator
 from llmrec.data.columns import profile_column, read_times
-from llmrec.data.schema_inference import Schema, infer_schema, named, words
+from llmrec.data.schema_inference import Schema, infer_schema, matches_name, words
 from llmrec.data.sources import read
 from llmrec.data.validate import ValidationReport, check
 from llmrec.errors import DataError
@@ -58,7 +58,7 @@ def test_contents_decide_where_names_say_nothing(tmp_path: Path) -> None:
 
     found = infer_schema([tmp_path / "b.csv", tmp_path / "a.csv"], ask)
     assert (found.log.path.name, found.user, found.item, found.key, found.title) == ("a.csv", "a", "b", "d", "e")
-    assert asked == ["Which column of a.csv names the user?"]
+    assert asked == ["Which column of a.csv is the user?"]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_names_that_agree_weigh_more_than_numbers_that_happen_to(tmp_path: Path)
 )
 def test_names_are_taken_apart(name: str, parts: list[str]) -> None:
     assert words(name) == parts
-    assert not named("category", ("at",)), "short words must stand alone"
+    assert not matches_name("category", ("at",)), "short words must stand alone"
 
 
 def test_the_shop_s_rows_are_all_read_but_the_broken_ones(tmp_path: Path) -> None:
@@ -143,17 +143,17 @@ def test_every_other_kind_of_problem_is_found(tmp_path: Path) -> None:
     found = {problem.kind: problem for problem in checked([tmp_path / "log.csv", tmp_path / "items.csv"]).problems}
     assert set(found) == {"contradiction", "mixed", "unknown", "textless", "long", "times"}
     assert found["contradiction"].places == [
-        "items.csv, line 7: item '003' has other values than in its first row (items.csv, line 4)"
+        "items.csv, line 7: item '003' differs from its first row (items.csv, line 4)"
     ]
     assert found["mixed"].places == ["log.csv, line 32: qty is 'many'"]
-    assert "leading zeros" in found["unknown"].words
+    assert "leading zeros" in found["unknown"].message
     assert found["unknown"].places == ["log.csv, line 32: item '1'"]
     assert found["textless"].places == ["items.csv, line 3: item '002'"]
     assert found["long"].places == ["items.csv, line 6: 600 characters"]
     assert found["times"].places == ["log.csv, line 32: timestamp '12' is read as 1970-01-01"]
 
 
-@pytest.mark.parametrize("words", ["is missing", "does not parse", "other values than in its first row", "not UTF-8"])
+@pytest.mark.parametrize("words", ["is missing", "does not parse", "differs from its first row", "not UTF-8"])
 def test_words_in_a_file_do_not_decide_the_kind_of_a_problem(words: str, tmp_path: Path) -> None:
     log, items = tmp_path / f"log {words}.csv", tmp_path / "items.csv"
     rows = [f"u{n % 3};i {words};{1_500_000_000 + n}" for n in range(9)]
@@ -197,7 +197,7 @@ def test_dates_that_begin_with_days_or_months_or_name_them(
 
 
 def test_dates_that_could_be_either_are_asked_about() -> None:
-    with pytest.raises(DataError, match=r"tells days from months .*data\.day_first=true"):
+    with pytest.raises(DataError, match=r"is ambiguous .*data\.day_first=true"):
         read_times(column("3/4/2021", "5/6/2021"), "f", "c")
 
 
@@ -291,10 +291,10 @@ def test_a_rating_that_is_not_all_numbers_is_told(tmp_path: Path) -> None:
     rows = [f"u{n % 3},{n % 9},{'3,5' if n % 2 else 4},{1_700_000_000 + n}".replace("3,5", '"3,5"') for n in range(20)]
     found = infer_schema(own(tmp_path, "\n".join(["user,item,rating,time", *rows]) + "\n"))
     assert found.rating is None
-    assert "rating: 'rating' is named so, but not all values are numbers (such as '3,5')" in found.why
+    assert "rating: not 'rating', since not all its values are numbers (such as '3,5')" in found.why
 
 
 def test_ids_that_differ_in_what_other_programs_add_are_told(tmp_path: Path) -> None:
     rows = [f"u{n % 3},{n % 9}.0,{1_700_000_000 + n}" for n in range(20)]
-    with pytest.raises(DataError, match=r"'item' and 'id' would, but for capitals, leading zeros or a final .0"):
+    with pytest.raises(DataError, match=r"'item' and 'id' would without upper case, leading zeros or a final .0"):
         infer_schema(own(tmp_path, "\n".join(["user,item,time", *rows]) + "\n", SHOP_ITEMS.replace("\n", "\n00")[:-2]))

@@ -128,7 +128,7 @@ def test_a_missing_column_is_named_with_those_there_are_and_the_key_to_set(tmp_p
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "empty"), ("user_id,item_id,timestamp\n", "no rows below its header"), ("\n", "line 1: a header")],
+    [("", "empty"), ("user_id,item_id,timestamp\n", "no rows below its header"), ("\n", "line 1: the first line must be a header")],
     ids=["nothing", "header", "blank"],
 )
 def test_an_empty_file_is_called_empty(text: str, words: str, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_row_bad_in_two_columns_is_one_bad_row(tmp_path: Path) -> None:
 
 
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="names the column 'item_id' more than once"):
+    with pytest.raises(DataError, match="has the column 'item_id' more than once"):
         read(write(tmp_path, "user_id,item_id,item_id\nu,i,i\n"))
 
 
@@ -277,7 +277,7 @@ def test_lines_that_a_quote_takes_in_count_as_rows_that_do_not_parse(tmp_path: P
     log = HEADER + 'u,i1,1\nu,"i2,1\nu,i1,2\nu,i1,3\nv,i1"\nv,i1,9\n'
     with pytest.raises(DataError, match="4 row") as caught:
         read(write(tmp_path, log))
-    assert 'log.csv, line 5: taken in by a quote (") that opens in line 3' in str(caught.value)
+    assert 'log.csv, line 5: part of a value whose quote (") opens in line 3' in str(caught.value)
     assert rows(read(of(write(tmp_path, log), max_bad_rows=4))) == [("u", "i1", 1), ("v", "i1", 9)]
 
 
@@ -285,7 +285,7 @@ def test_lines_that_a_quote_takes_in_count_as_rows_that_do_not_parse(tmp_path: P
 def test_a_line_of_json_that_is_no_object_is_named(line: str, tmp_path: Path) -> None:
     text = as_json().splitlines()
     source = write(tmp_path, "\n".join([*text[:2], line, *text[2:]]) + "\n", name="log.jsonl")
-    with pytest.raises(DataError, match=r"log.jsonl, line 3: .* is no object with fields"):
+    with pytest.raises(DataError, match=r"log.jsonl, line 3: .* is not an object with fields"):
         read(source)
 
 

@@ -1,4 +1,4 @@
-"""RawData formats as their makers describe them, written small by these tests, and read."""
+"""Raw formats as their makers describe them, written small by these tests, and read."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_metadata_row_against_an_earlier_one_is_left_out_and_told(at_home: Cal
     write(folder / "meta_Home.json", lines(edition, [ITEMS[edition], ITEMS[edition] | {"title": "Another lamp"}]))
     raw = read(Data.model_validate({"source": edition, "category": "Home"}))
     assert raw.items.to_pylist() == [LAMP]
-    expected = "item 'b' has other values than in its first row (meta_Home.json.gz, line 1)"
+    expected = "item 'b' differs from its first row (meta_Home.json.gz, line 1)"
     assert raw.dropped == [BadRow("contradiction", "meta_Home.json.gz, line 2", expected)]
 
 

@@ -14,7 +14,7 @@ from llmrec.data import dataset as data
 from llmrec.data.clean import clean
 from llmrec.data.dataset import Dataset
 from llmrec.data.raw import RawData
-from llmrec.data.validate import facts
+from llmrec.data.validate import statistics
 from llmrec.errors import DataError
 from llmrec.recipe import Data
 
@@ -117,12 +117,12 @@ def test_a_column_of_the_user_s_decides(tmp_path: Path) -> None:
 
 
 def test_a_column_with_other_words_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds 'holdout'; known are train, training"):
+    with pytest.raises(DataError, match=r"has 'holdout'; known are train, training"):
         data.make(write(tmp_path, ["train", "train", "holdout"]), 0, tmp_path)
 
 
 def test_a_split_that_holds_out_nothing_is_refused_with_what_to_change(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="names no event `test`"):
+    with pytest.raises(DataError, match="has no event `test`"):
         data.make(write(tmp_path, ["train"] * 6), 0, tmp_path)
 
 
@@ -140,4 +140,4 @@ def test_as_many_users_are_tested_as_have_a_held_out_event_that_something_came_b
         if row["split"] == "test" and row["user_id"] in before:
             tested.add(row["user_id"])
         before.add(row["user_id"])
-    assert facts(dataset, ["item_id"], "seconds")["users tested"] == len(tested) > 0
+    assert statistics(dataset, ["item_id"], "seconds")["users tested"] == len(tested) > 0

@@ -12,7 +12,7 @@ from llmrec.collaborative import Ease, Markov, Popularity
 from llmrec.contracts import Items, Sequences
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.data.synthetic import GroundTruth, events, read_synthetic, words
+from llmrec.data.synthetic import GroundTruth, events, read_synthetic, vocabularies
 from llmrec.metrics.ranking import hit, ndcg, place
 from llmrec.recipe import Data, SyntheticConfig
 
@@ -47,7 +47,7 @@ def test_the_chances_are_the_formula_and_the_belief_is_bayes_rule() -> None:
         # The first event is drawn without a last one, so the planted share is simply not there.
         np.testing.assert_allclose(found, belief, rtol=1e-9)
         mixed = sum(b * plainly(truth, history, g) / plainly(truth, history, g).sum() for g, b in enumerate(belief))
-        np.testing.assert_allclose(truth.chances([np.array(history, dtype=int)])[0], mixed, rtol=1e-9)
+        np.testing.assert_allclose(truth.probabilities([np.array(history, dtype=int)])[0], mixed, rtol=1e-9)
 
 
 def test_successors_make_one_circle_and_nobody_meets_an_item_twice() -> None:
@@ -77,7 +77,7 @@ def test_the_truth_scores_what_is_called_best_and_no_model_exceeds_it_but_by_luc
     targets = np.array([row[-1] for row in happened])
     best = truth.best(known, ["hr@5", "ndcg@5"])
     luck = 4 * np.sqrt(best["hr@5"] * (1 - best["hr@5"]) / len(targets))
-    places = place(truth.chances(list(known)), targets, known)
+    places = place(truth.probabilities(list(known)), targets, known)
     assert hit(places, 5).mean() == pytest.approx(best["hr@5"], abs=luck)
     assert ndcg(places, 5).mean() == pytest.approx(best["ndcg@5"], abs=luck)
     train = Sequences.of(row[:-1] for row in known)
@@ -99,7 +99,7 @@ def test_a_world_with_little_noise_is_solved_by_transitions_alone() -> None:
 
 
 def test_words_tell_the_group_and_no_group_shares_one() -> None:
-    raw, truth, vocabulary = read_synthetic(SMALL), GroundTruth.of(SMALL), words(SMALL)
+    raw, truth, vocabulary = read_synthetic(SMALL), GroundTruth.of(SMALL), vocabularies(SMALL)
     assert len({word for own in vocabulary for word in own}) == sum(map(len, vocabulary))
     for row, group in zip(raw.items.to_pylist(), truth.group_of_item, strict=True):
         assert set(row["title"].split()[:2]) <= set(vocabulary[group])
