@@ -128,7 +128,7 @@ def test_a_missing_column_is_named_with_those_there_are_and_the_key_to_set(tmp_p
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "empty"), ("user_id,item_id,timestamp\n", "no rows below its header"), ("\n", "line 1: the first line must be a header")],
+    [("", "empty"), ("user_id,item_id,timestamp\n", "no rows below its header"), ("\n", "line 1: the first line must")],
     ids=["nothing", "header", "blank"],
 )
 def test_an_empty_file_is_called_empty(text: str, words: str, tmp_path: Path) -> None:
