@@ -30,8 +30,8 @@ from llmrec.tasks import templates
 from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.tokens import SegmentTokenizer
 from llmrec.train.job import TrainJob, shorten
-from llmrec.train.loop import Way
-from llmrec.train.order import Rows
+from llmrec.train.loop import Objective
+from llmrec.train.packing import Rows
 
 BLOCK = 1024  # prompts that are tokenized together
 
@@ -231,7 +231,7 @@ class StageBundle:
 
     model: Any
     rows: Rows
-    objective: Way
+    objective: Objective
     facts: dict[str, Any]
     save: Callable[[Path], None]
 

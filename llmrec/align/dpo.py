@@ -23,7 +23,7 @@ from llmrec.files import atomic_file
 from llmrec.recipe import Dpo
 from llmrec.seed import stream
 from llmrec.train.job import TrainJob
-from llmrec.train.loop import Way
+from llmrec.train.loop import Objective
 from llmrec.train.packing import IGNORE
 
 COUNTED = torch.tensor([IGNORE, 0])  # the loop counts the labels after the first: one for a row, none for an empty row
@@ -209,10 +209,10 @@ def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, np.nda
         return dict(arrays)
 
 
-def objective(settings: Dpo) -> Way:
+def objective(settings: Dpo) -> Objective:
     """Build the training objective of a recipe's preference method."""
     means = RunningMeans()
-    return Way(partial(_forward, settings, means), collate, figures=means.pop, quiet=True)
+    return Objective(partial(_forward, settings, means), collate, metrics=means.pop, no_dropout=True)
 
 
 def _forward(

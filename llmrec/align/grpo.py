@@ -29,9 +29,9 @@ from llmrec.errors import ModelError
 from llmrec.files import write_json
 from llmrec.recipe import Grpo
 from llmrec.seed import stream
-from llmrec.train import together
+from llmrec.train import distributed
 from llmrec.train.job import TrainJob
-from llmrec.train.loop import Way
+from llmrec.train.loop import Objective
 from llmrec.train.packing import IGNORE
 
 PREFLIGHT = 64  # positions that are sampled before training
@@ -154,7 +154,7 @@ class RolloutGenerator:
     def _scale(self, real: np.ndarray, counted: np.ndarray, device: torch.device) -> float:
         """Positions of the micro-batch over those that count, in all processes: makes a mean over the latter."""
         counts = torch.tensor([real.sum(), counted.sum()], dtype=torch.float32, device=device)
-        if together.world() > 1:
+        if distributed.world_size() > 1:
             torch.distributed.all_reduce(counts)
         return float(counts[0] / counts[1].clamp(min=1))
 
@@ -215,9 +215,9 @@ class RolloutGenerator:
         loss: Any = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
         return CausalLMOutput(loss=loss)
 
-    def objective(self) -> Way:
+    def objective(self) -> Objective:
         """The training objective on rows of positions."""
-        return Way(self.forward, collate, self.prepare, self.pop_means, quiet=True)
+        return Objective(self.forward, collate, self.prepare, self.pop_means, no_dropout=True)
 
 
 def frozen_copy(model: Any) -> Any:

@@ -19,10 +19,9 @@ from llmrec.model.merge import merged
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Alignment, Dpo, Grpo
 from llmrec.seed import seed_everything
-from llmrec.train import loop, together
-from llmrec.train.job import TrainJob
-from llmrec.train.memory import explain_memory
-from llmrec.train.watch import Progress
+from llmrec.train import distributed, loop
+from llmrec.train.callbacks import Progress
+from llmrec.train.job import TrainJob, explain_oom
 
 METHODS: dict[type, Callable[..., StageBundle]] = {Dpo: dpo.prepare, Grpo: grpo.prepare}
 
@@ -45,10 +44,10 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         ModelError: see `AlignmentContext.load`, `grpo.preflight` and `loop.train`.
         DataError: see `AlignmentContext.load` and `build_pairs`.
     """
-    stage, previous, validate = job.stage, job.previous, job.validate
+    stage, previous = job.stage, job.previous
     assert isinstance(stage, Alignment) and previous, f"{job.name} is not an alignment stage"
-    if together.is_first():
-        job.claim_work()
+    if distributed.is_main_process():
+        job.reset_workdir()
 
     def initial() -> PreTrainedModel:
         """The model that the stage starts from, the same at every call."""
@@ -59,21 +58,14 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         """A model with the adapters of the stage."""
         return adapt(model, job.model, job.adapt, new_token_ids(context.tokenizer, context.catalogue.tokens))
 
-    with together.in_turn(), explain_memory(stage, job.name, job.adapt):
+    with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
         context = AlignmentContext.load(job, Catalogue.load(job.catalogue))
         bundle = METHODS[type(stage)](stage, context, initial(), adapted, job)
-    around = loop.Around(
-        job.name,
-        job.adapt,
-        (lambda model: validate(model, context.tokenizer, context.note)) if validate else None,
-        context.describe,
-        job.logs,
-        job.report_to,
-    )
+    around = loop.TrainContext.of(job, context.tokenizer, context.note, context.describe)
     model = bundle.model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     done = loop.train(model, bundle.rows, stage, bundle.objective, job.seed, job.work, 0.0, progress, around)
-    if not together.is_first():
+    if not distributed.is_main_process():
         return {}
     plain = merged(model, context.tokenizer, target, initial)
     model_folder.save(plain, context.tokenizer, context.note, target / "model")

@@ -125,13 +125,13 @@ def train(
     from llmrec.recipe_file import load
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
-    from llmrec.train import together
+    from llmrec.train import distributed
 
     with _errors_as_lines() if lines else contextlib.nullcontext():
         path = resources.recipe_path(recipe)
         settings = load(path, overrides or [], tiny)
         folder = out or default_run(path, tiny)
-        if not together.is_first():
+        if not distributed.is_main_process():
             with _patient():
                 execute.train(settings, folder)
         elif lines:

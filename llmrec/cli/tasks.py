@@ -104,17 +104,17 @@ def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrained
     from llmrec.model.prompting import load_tokenizer
     from llmrec.model.vocabulary import add_tokens
     from llmrec.run.layout import RunFolder, model_of
-    from llmrec.train.start import words
+    from llmrec.train.initial_model import vocabulary_texts
 
     before = run.trained or ([RunFolder(Path(model.init_from)).last_trained] if model.init_from else [])
     if before:
         return tokenizer_from(model_of(before[-1]))
     with tempfile.TemporaryDirectory() as work:
         if model.base == "nano":
-            train_tokenizer(words(run.tasks), model.vocabulary, Path(work))
+            train_tokenizer(vocabulary_texts(run.tasks), model.vocabulary, Path(work))
             tokenizer = tokenizer_from(Path(work))
         elif model.tiny:
-            tokenizer = tiny_base(model.base, words(run.tasks), Path(work) / "tokenizer")[1]
+            tokenizer = tiny_base(model.base, vocabulary_texts(run.tasks), Path(work) / "tokenizer")[1]
         else:
             tokenizer = load_tokenizer(model.base)
     add_tokens(tokenizer, catalogue.tokens)

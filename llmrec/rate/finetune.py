@@ -158,10 +158,10 @@ def _train(
         save_every=tuning.save_every,
         row_tokens=tuning.pack_length,
     )
-    way = loop.Way(partial(RatingModel.loss, targets=torch.from_numpy(targets).float()), collate)
-    around = loop.Around("--method", described=lambda numbers: f"packed rows {numbers}")
+    objective = loop.Objective(partial(RatingModel.loss, targets=torch.from_numpy(targets).float()), collate)
+    context = loop.TrainContext("--method", described=lambda numbers: f"packed rows {numbers}")
     try:
-        trained = loop.train(model, packed, stage, way, seed, work, 0.0, progress, around)  # type: ignore[arg-type]  # it has what the loop asks for
+        trained = loop.train(model, packed, stage, objective, seed, work, 0.0, progress, context)  # type: ignore[arg-type]  # it has what the loop asks for
     except ModelError as error:
         if error.__cause__ is None:
             raise

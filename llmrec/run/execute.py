@@ -26,7 +26,8 @@ from llmrec.run.layout import RunFolder
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
 from llmrec.run.plan import UNTIL, plan, up_to
 from llmrec.run.stage import Context, EngineName, StageSpec, require_current, resolve
-from llmrec.train import together, trackers
+from llmrec.train import distributed
+from llmrec.train.log import chosen_trackers
 
 Progress = Callable[[str, float], None]
 """(kind of stage, share done from 0 to 1), called while stages are made."""
@@ -59,7 +60,7 @@ class StageMaker:
             self.make_stage(spec, specs)
             if spec.kind == "data" and trains:
                 self.check_sizes()
-        if trains and together.is_first():
+        if trains and distributed.is_main_process():
             planned = {self.run.stage(spec.name) for spec in specs}
             for folder in self.run.trained:  # those that the recipe no longer names, now that the others are whole
                 if folder not in planned and is_stage(folder) and not folder.is_symlink():
@@ -76,7 +77,7 @@ class StageMaker:
         if spec.kind == "train":
             self._train(spec, progress)
         else:
-            with together.in_turn():  # the first process makes it, the others find it made
+            with distributed.main_process_first():  # the first process makes it, the others find it made
                 stage = resolve(self.run, spec, self.seed)
                 if not stage.is_made():
                     stage.make(partial(self._fill, spec, stage.key, progress))
@@ -87,17 +88,17 @@ class StageMaker:
         """Make a training stage, on which all processes work and which the first one writes."""
         stage = resolve(self.run, spec, self.seed)
         made = stage.is_made()
-        together.wait()  # all have looked before one writes
+        distributed.barrier()  # all have looked before one writes
         if not made and self.elsewhere:
             self.elsewhere(progress)
             if not stage.is_made():
                 raise RunError(f"{stage.folder} was not made, though its training ended well. See {self.run.log}.")
-        elif not made and together.is_first():
+        elif not made and distributed.is_main_process():
             stage.make(partial(self._fill, spec, stage.key, progress))
         elif not made:
             self._fill(spec, stage.key, progress, stage.folder)
-        together.wait()
-        if together.is_first():
+        distributed.barrier()
+        if distributed.is_main_process():
             self._remove_work(spec)
 
     def _fill(self, spec: StageSpec, key: str, progress: Callable[[float], None], folder: Path) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress =
     trains = UNTIL.index(until) >= UNTIL.index("train")
     if trains:
         resources.require_extras("train")
-    if together.world() > 1:
+    if distributed.world_size() > 1:
         raise RunError(
             "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
             "or start one and say `launch: {processes: N}` in the recipe."
@@ -154,13 +155,13 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
     makes and writes everything else.
     """
     held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
-    if together.world() == 1 and not held:
+    if distributed.world_size() == 1 and not held:
         return run(recipe, out, "train", progress)
     resources.require_extras("train")
-    _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, together.world())
+    _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, distributed.world_size())
     folder = RunFolder(out.absolute()) if held else check_folder(out, recipe.data, recipe.read_paths)
-    together.begin()
-    first = together.is_first() and not held
+    distributed.init()
+    first = distributed.is_main_process() and not held
     with lock(folder) if first else contextlib.nullcontext():
         if first:
             _begin(folder, dump(recipe), plan(recipe))
@@ -237,7 +238,7 @@ def _check_training(
     train: Sequence[Training], tasks: Tasks, trackers_named: Sequence[str] | None, processes: int
 ) -> None:
     """Refuse now what training would refuse after everything before it is made."""
-    trackers.chosen(trackers_named)
+    chosen_trackers(trackers_named)
     _check_tasks(train, tasks)
     for number, stage in enumerate(train):
         try:

@@ -73,9 +73,9 @@ def train(
         from llmrec.align import stage as aligning
 
         return aligning.make(job, context.folder, context.progress)
-    from llmrec.train import stage as tuning
+    from llmrec.train import sft
 
-    return tuning.make(job, context.folder, context.progress)
+    return sft.make(job, context.folder, context.progress)
 
 
 def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validate | None:

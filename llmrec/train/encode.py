@@ -1,10 +1,12 @@
-"""Examples to tokens, with the positions that are supervised."""
+"""Examples to tokens, with the positions that are supervised, in memory or in a file: one block after another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +18,17 @@ from llmrec.errors import ModelError
 from llmrec.model.prompting import wrap_all
 from llmrec.tasks.builder import SCHEMA
 from llmrec.tasks.tokens import SegmentTokenizer, fit_history
-from llmrec.train.spares import Spares
 
 ROWS = 4096  # examples that are encoded at once
+_TOKENS, _SIZES = "tokens.bin", "sizes.npy"
+_WIDTH = 4  # bytes of a token in a file; a supervised one is stored as its complement, below zero
+Substitute = Callable[[np.ndarray, int], np.ndarray]
+"""(length,) tokens of an example, and its number → its tokens with some replaced."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens.
-
-    Attributes:
-        tokens: (length,) integers.
-        supervised: (length,) bool, the tokens that the model must predict.
-    """
+    """One example: (length,) token ids, and (length,) bool, the tokens that the model must predict."""
 
     tokens: np.ndarray
     supervised: np.ndarray
@@ -36,12 +36,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Block:
-    """Some examples as tokens, one behind another.
+    """Several examples, one after another: example e has the tokens offsets[e] to offsets[e + 1].
 
     Attributes:
         tokens: (tokens,) int64.
         supervised: (tokens,) bool, the tokens that the model must predict.
-        offsets: (examples + 1,) int64, example e has the tokens offsets[e] to offsets[e + 1].
+        offsets: (examples + 1,) int64.
     """
 
     tokens: np.ndarray
@@ -62,25 +62,68 @@ class Block:
         tokens, supervised = zip(*((example.tokens, example.supervised) for example in examples), strict=True)
         return cls(np.concatenate(tokens), np.concatenate(supervised), offsets)
 
+    @property
+    def predicted(self) -> np.ndarray:
+        """(examples,) number of tokens to predict; the first token of an example follows nothing, so it never is."""
+        counted = self.supervised.copy()
+        counted[self.offsets[:-1]] = False
+        return np.diff(np.concatenate([[0], np.cumsum(counted)])[self.offsets])
+
+
+class TokenFile(Sequence[Encoded]):
+    """Examples in a file, each read when it is used: memory does not grow with their number.
+
+    Attributes:
+        lengths: (examples,) tokens of each.
+        predicted: (examples,) tokens of each that the model must predict.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.lengths, self.predicted = np.load(folder / _SIZES)
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+        self._file = (folder / _TOKENS).open("rb", buffering=0)
+
+    @staticmethod
+    def write(blocks: Iterable[Block], folder: Path) -> None:
+        """Write examples into a folder."""
+        sizes = [np.zeros((2, 0), np.int32)]
+        with (folder / _TOKENS).open("wb") as file:
+            for block in blocks:
+                np.where(block.supervised, ~block.tokens, block.tokens).astype(np.int32).tofile(file)
+                sizes.append(np.stack([np.diff(block.offsets), block.predicted]).astype(np.int32))
+        np.save(folder / _SIZES, np.concatenate(sizes, axis=1))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> Encoded:  # type: ignore[override]  # no slices
+        size, end = int(self.lengths[number]), int(self._ends[number])
+        read = os.pread(self._file.fileno(), size * _WIDTH, (end - size) * _WIDTH)
+        stored = np.frombuffer(read, np.int32).astype(np.int64)
+        return Encoded(np.where(stored < 0, ~stored, stored), stored < 0)
+
 
 def encode_examples(
-    examples: pa.Table, tokenizer: PreTrainedTokenizerBase, window: int, spares: Spares | None = None
+    examples: pa.Table, tokenizer: PreTrainedTokenizerBase, window: int, substitute: Substitute | None = None
 ) -> list[Encoded]:
-    """As `encode`, all examples of a table at once: for those that memory holds."""
+    """`encode` for a table that fits in memory."""
     batches = examples.to_batches(max_chunksize=ROWS)
-    return [example for block in encode(batches, tokenizer, window, spares) for example in block]
+    return [example for block in encode(batches, tokenizer, window, substitute) for example in block]
 
 
 def encode(
-    batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase, window: int, spares: Spares | None = None
+    batches: Iterable[pa.RecordBatch],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    substitute: Substitute | None = None,
 ) -> Iterator[Block]:
-    """Tokenize prompt and answer together; answers always count, history items where the example says so.
+    """Tokenize prompt and answer together; answers are supervised, and history items where the example says so.
 
     Args:
         batches: examples as `tasks.examples.stream_batches` gives them.
         tokenizer: with the item tokens, and character offsets.
         window: tokens that the model can hold; a longer example loses the oldest items of its history.
-        spares: lends spare tokens to a share of the items; None for no loans.
+        substitute: replaces tokens of each example.
 
     Raises:
         ModelError: an example is longer than the window even with one item of its history.
@@ -88,8 +131,9 @@ def encode(
     tokenize, count = SegmentTokenizer(tokenizer, special=not tokenizer.chat_template), 0
     for batch in batches:
         block = _block(batch, tokenize, window)
-        for number, example in enumerate(block if spares else (), count):
-            example.tokens[:] = spares.lend(example.tokens, number) if spares else example.tokens
+        if substitute:
+            for number, example in enumerate(block, count):
+                example.tokens[:] = substitute(example.tokens, number)
         count += len(block)
         yield block
 
@@ -100,53 +144,51 @@ def longest(batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBas
 
 
 def _block(batch: pa.RecordBatch, tokenize: SegmentTokenizer, window: int) -> Block:
-    texts, shift = wrap_all(tokenize.tokenizer, batch["prompt"])
-    whole = pc.binary_join_element_wise(texts, batch["answer"], tokenize.tokenizer.eos_token or "", "")
-    found = tokenize(whole)
-    lengths = np.diff(found.offsets)
+    prompts, shift = wrap_all(tokenize.tokenizer, batch["prompt"])
+    texts = pc.binary_join_element_wise(prompts, batch["answer"], tokenize.tokenizer.eos_token or "", "")
+    result = tokenize(texts)
+    lengths = np.diff(result.offsets)
     row = np.repeat(np.arange(len(lengths)), lengths)
-    asked = pc.utf8_length(texts).to_numpy().astype(np.int64)[row]
-    supervised = found.begins >= asked  # the answer and its end
+    supervised = result.begins >= pc.utf8_length(prompts).to_numpy().astype(np.int64)[row]  # the answer and its end
     if pc.any(pc.equal(batch["loss_on"], "all-items")).as_py():
-        sizes = pc.utf8_length(whole).to_numpy().astype(np.int64) + 1
+        sizes = pc.utf8_length(texts).to_numpy().astype(np.int64) + 1
         before = np.cumsum(sizes) - sizes  # characters of earlier texts
-        supervised |= _in_history(batch, before + shift, int(sizes.sum()))[before[row] + found.begins]
-    supervised &= found.ends > found.begins  # markers that a tokenizer adds have no characters
-    block = Block(found.ids, supervised, found.offsets)
+        supervised |= _in_history(batch, before + shift, int(sizes.sum()))[before[row] + result.begins]
+    supervised &= result.ends > result.begins  # markers that a tokenizer adds have no characters
+    block = Block(result.ids, supervised, result.offsets)
     if (lengths <= window).all():
         return block
-    too_long, kept = lengths > window, list(block)
-    for number in np.flatnonzero(too_long).tolist():
-        kept[number] = _shortened(batch.slice(number, 1).to_pylist()[0], tokenize, window)
-    return Block.of(kept)
+    examples = list(block)
+    for number in np.flatnonzero(lengths > window).tolist():
+        examples[number] = _shortened(batch.slice(number, 1).to_pylist()[0], tokenize, window)
+    return Block.of(examples)
 
 
 def _in_history(batch: pa.RecordBatch, starts: np.ndarray, characters: int) -> np.ndarray:
-    """(characters,) bool, which characters of all texts are of history items that are supervised.
+    """(characters,) bool, which characters of all texts belong to supervised history items.
 
     Args:
         batch: the examples.
         starts: (examples,) the character at which the prompt of each starts.
         characters: of all texts.
     """
-    slots, row = batch["slots"].flatten(), np.repeat(starts, pc.list_value_length(batch["slots"]).to_numpy())
-    asked = pc.equal(batch["loss_on"], "all-items").to_numpy(zero_copy_only=False)
-    mine = pc.equal(pc.struct_field(slots, "kind"), "history").to_numpy(zero_copy_only=False)
-    mine &= np.repeat(asked, pc.list_value_length(batch["slots"]).to_numpy())
+    slots, counts = batch["slots"].flatten(), pc.list_value_length(batch["slots"]).to_numpy()
+    chosen = pc.equal(pc.struct_field(slots, "kind"), "history").to_numpy(zero_copy_only=False)
+    chosen &= np.repeat(pc.equal(batch["loss_on"], "all-items").to_numpy(zero_copy_only=False), counts)
+    start = np.repeat(starts, counts)[chosen]
     bounds = np.zeros(characters + 1, np.int8)
     for name, step in (("start", 1), ("stop", -1)):
-        bounds[row[mine] + pc.struct_field(slots, name).to_numpy()[mine]] += step  # no two pieces share a bound
+        bounds[start + pc.struct_field(slots, name).to_numpy()[chosen]] += step  # no two pieces share a bound
     return np.cumsum(bounds, dtype=np.int8) > 0
 
 
 def _shortened(row: dict[str, Any], tokenize: SegmentTokenizer, window: int) -> Encoded:
     """An example with as much of its history as fits."""
 
-    def encoded(kept: dict[str, Any]) -> Encoded:
-        return next(iter(_block(pa.RecordBatch.from_pylist([kept], schema=SCHEMA), tokenize, 1 << 30)))
+    def encoded(row: dict[str, Any]) -> Encoded:
+        return next(iter(_block(pa.RecordBatch.from_pylist([row], schema=SCHEMA), tokenize, 1 << 30)))
 
-    kept = fit_history(row, window, lambda prompt: len(encoded(row | {"prompt": prompt, "slots": []}).tokens))
-    example = encoded(kept)
+    example = encoded(fit_history(row, window, lambda text: len(encoded(row | {"prompt": text, "slots": []}).tokens)))
     if len(example.tokens) > window:
         raise ModelError(
             f"an example of '{row['task']}' has {len(example.tokens)} tokens but the model holds {window}. "
@@ -156,10 +198,10 @@ def _shortened(row: dict[str, Any], tokenize: SegmentTokenizer, window: int) -> 
 
 
 def used(examples: Iterable[Encoded], new: np.ndarray) -> dict[str, np.ndarray]:
-    """Which new tokens examples give a gradient to.
+    """Which new tokens get a gradient from some examples.
 
     Args:
-        examples: those that training saw.
+        examples: that training saw.
         new: (tokens,) ids of the new tokens.
 
     Returns:
@@ -168,7 +210,6 @@ def used(examples: Iterable[Encoded], new: np.ndarray) -> dict[str, np.ndarray]:
     seen = {side: np.zeros(int(new.max()) + 1, bool) for side in ("input", "output")}
     for example in examples:
         places = np.flatnonzero(example.supervised[1:]) + 1
-        parts = {"input": example.tokens[: places.max(initial=0)], "output": example.tokens[places]}
-        for side, tokens in parts.items():
+        for side, tokens in (("input", example.tokens[: places.max(initial=0)]), ("output", example.tokens[places])):
             seen[side][tokens[tokens < len(seen[side])]] = True
-    return {side: found[new] for side, found in seen.items()}
+    return {side: mask[new] for side, mask in seen.items()}

@@ -1,4 +1,4 @@
-"""Packing: several examples in one row, kept apart by restarting positions.
+"""Packing: several examples in one row, kept apart by restarting positions; and the order in which rows are taken.
 
 Without flash attention, transformers keeps packed examples from seeing one another only when it is given restarting
 `position_ids`, no `attention_mask`, and `use_cache=False`. A test compares packed with separate rows.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from llmrec.train.encode import Block, Encoded
-from llmrec.train.feed import TokenFile, predicted
+from llmrec.contracts import Sequences
+from llmrec.train.encode import Block, Encoded, TokenFile
 
 IGNORE = -100
 _OPEN_ROWS = 64  # that an example may still be put into: time is linear and memory small
@@ -25,33 +25,7 @@ Change = Callable[[Encoded, int, int], Encoded]
 _FILL = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
 
 
-@dataclass(frozen=True)
-class Packs:
-    """Which examples stand in which row.
-
-    Attributes:
-        examples: (examples,) their numbers, row by row.
-        offsets: (rows + 1,) row r holds examples offsets[r] to offsets[r + 1].
-    """
-
-    examples: np.ndarray
-    offsets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> list[int]:
-        return self.examples[self.offsets[row] : self.offsets[row + 1]].tolist()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        yield from (self[row] for row in range(len(self)))
-
-    def first(self, rows: int) -> Packs:
-        """The first rows alone."""
-        return Packs(self.examples, self.offsets[: rows + 1])
-
-
-def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Packs:
+def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Sequences:
     """Put examples into rows, each into the first open row with room.
 
     Args:
@@ -73,45 +47,52 @@ def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Packs:
         room[place] -= need
         row_of[number] = rows - len(room) + place
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=rows))])
-    return Packs(order[np.argsort(row_of, kind="stable")], offsets)
+    return Sequences(offsets, order[np.argsort(row_of, kind="stable")])
 
 
 class PackedRows(Dataset[dict[str, Tensor]]):
     """Rows of packed examples, as tensors.
 
     Attributes:
-        examples: as they were given.
-        rows: which of them stand in which row.
+        rows: numbers of the examples in each row.
         tokens, supervised: how many there are in all rows, and how many of them to predict.
-        changes: what every epoch makes of an example, one after another.
     """
 
     def __init__(
         self,
         examples: Sequence[Encoded],
         row_tokens: int | None,
-        draw: np.random.Generator,
+        random: np.random.Generator,
         changes: Sequence[Change] = (),
     ) -> None:
-        """Pack examples, in a drawn order, into rows of so many tokens; None for those of the longest example."""
+        """Pack examples in random order.
+
+        Args:
+            examples: to pack.
+            row_tokens: tokens of a row; None for those of the longest example.
+            random: of the order.
+            changes: applied to each example of an epoch, one after another.
+        """
         self.examples, self.changes, self.epoch = examples, changes, 0
-        lengths, counts = _sizes(examples)
-        self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, counts))
-        self.rows = pack(lengths, row_tokens or int(lengths.max()), draw.permutation(len(examples)))
+        if isinstance(examples, TokenFile):
+            lengths, predicted = examples.lengths, examples.predicted
+        else:
+            block = Block.of(examples)
+            lengths, predicted = np.diff(block.offsets), block.predicted
+        self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, predicted))
+        self.rows = pack(lengths, row_tokens or int(lengths.max()), random.permutation(len(examples)))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """input_ids, position_ids, labels: (length,) int64; labels are the tokens to predict at their own place."""
-        parts = [self.example(number, self.epoch) for number in self.rows[row]]
-        tokens = np.concatenate([part.tokens for part in parts])
-        labels = np.where(np.concatenate([_predictable(part) for part in parts]), tokens, IGNORE)
-        places = np.concatenate([np.arange(len(part.tokens)) for part in parts])
-        return {
-            name: torch.from_numpy(value)
-            for name, value in (("input_ids", tokens), ("position_ids", places), ("labels", labels))
-        }
+        parts = [self.example(number, self.epoch) for number in self.rows[row].tolist()]
+        tokens, predicted = (np.concatenate([getattr(p, name) for p in parts]) for name in ("tokens", "supervised"))
+        positions = np.concatenate([np.arange(len(part.tokens)) for part in parts])
+        predicted &= positions > 0  # the first token of an example follows nothing
+        columns = {"input_ids": tokens, "position_ids": positions, "labels": np.where(predicted, tokens, IGNORE)}
+        return {name: torch.from_numpy(value) for name, value in columns.items()}
 
     def example(self, number: int, epoch: int) -> Encoded:
         """An example as an epoch has it."""
@@ -121,36 +102,78 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         return example
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch is asked for next; only `changes` hang on it."""
+        """Choose the epoch whose changes the next rows have."""
         self.epoch = epoch
 
     @property
     def empty(self) -> dict[str, Tensor]:
-        """A row of one token that nothing supervises."""
+        """A row of one token that is not supervised."""
         return {name: torch.full((1,), value) for name, value in _FILL.items()}
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Pad rows on the right to one length; padding is an example of its own, one token long each, and unsupervised."""
+    """Pad rows on the right to one length; each token of padding is an unsupervised example of its own."""
     width = max(len(row["input_ids"]) for row in rows)
+    pad = torch.nn.functional.pad
     return {
-        name: torch.stack(
-            [torch.nn.functional.pad(row[name], (0, width - len(row[name])), value=value) for row in rows]
-        )
-        for name, value in _FILL.items()
+        name: torch.stack([pad(row[name], (0, width - len(row[name])), value=fill) for row in rows])
+        for name, fill in _FILL.items()
     }
 
 
-def _sizes(examples: Sequence[Encoded]) -> tuple[np.ndarray, np.ndarray]:
-    """(examples,) tokens of each, and those that it must predict."""
-    if isinstance(examples, TokenFile):
-        return examples.lengths, examples.predicted
-    block = Block.of(examples)
-    return np.diff(block.offsets), predicted(block)
+class Order(Sampler[int]):
+    """Row numbers, shuffled anew in each epoch, the same however many processes share them.
+
+    Where a step is cut into parts, the last step of an epoch is filled up with numbers past the last row, which stand
+    for empty rows. accelerate would fill it with rows from the beginning, which would count twice and make two
+    processes another training than one.
+    """
+
+    def __init__(self, rows: int, batch: int, seed: int, parts: int = 1) -> None:
+        """Shuffle `rows` into steps of `batch`, each cut into `parts` of equal size."""
+        self.rows, self.batch, self.seed, self.epoch = rows, batch, seed, 0
+        self.steps = -(-rows // batch)
+        self.length = rows if parts == 1 else self.steps * batch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._shuffled(self.epoch)
+        yield from range(self.rows, self.length)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the next iteration."""
+        self.epoch = epoch
+
+    def at(self, step: int) -> list[int]:
+        """Numbers of the rows that a step took, steps counted from 1."""
+        epoch, place = divmod(step - 1, self.steps)
+        return self._shuffled(epoch)[place * self.batch : (place + 1) * self.batch]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
 
 
-def _predictable(example: Encoded) -> np.ndarray:
-    """The first token of an example follows nothing, so it cannot be predicted."""
-    mask = example.supervised.copy()
-    mask[0] = False
-    return mask
+class Rows(Protocol):
+    """What a step takes a batch of; `empty` is a row that counts for nothing."""
+
+    @property
+    def empty(self) -> dict[str, Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]: ...
+
+
+class Filled(Dataset[dict[str, Tensor]]):
+    """Rows, and an empty one at every number past the last."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return self.rows[row] if row < len(self.rows) else self.rows.empty

@@ -1,25 +1,101 @@
-"""Supervised fine-tuning: the loss at supervised positions alone, in the loop that all training stages share."""
+"""Supervised fine-tuning: a training stage from its examples to the plain model folder that it leaves."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.model.logits import OutputHead, plain
-from llmrec.recipe import Sft
-from llmrec.train import loop
-from llmrec.train.loop import Around, Trained
-from llmrec.train.loss import target_logprobs
-from llmrec.train.packing import IGNORE, PackedRows, collate
-from llmrec.train.siblings import Siblings
-from llmrec.train.smooth import Smooth
-from llmrec.train.watch import Progress
+from llmrec.errors import ModelError
+from llmrec.files import atomic_folder
+from llmrec.indexing.catalogue import Catalogue
+from llmrec.model import folder as model_folder
+from llmrec.model.adapt import adapt, old_rows_trained
+from llmrec.model.merge import cost, is_quantized, merged
+from llmrec.model.moved import Before, moved
+from llmrec.model.vocabulary import MENTION, code_tokens, new_token_ids
+from llmrec.recipe import Sft, Tasks
+from llmrec.seed import stream
+from llmrec.tasks import templates
+from llmrec.tasks.builder import max_history
+from llmrec.tasks.examples import load, stream_batches
+from llmrec.train import distributed, loop
+from llmrec.train.augment import (
+    Candidates,
+    CodeSpans,
+    HistoryDropout,
+    ReservedTokens,
+    TeacherReplacement,
+    find_candidates,
+)
+from llmrec.train.callbacks import Progress
+from llmrec.train.encode import TokenFile, encode, used
+from llmrec.train.initial_model import build_model
+from llmrec.train.job import TrainJob, explain_oom, shorten
+from llmrec.train.loop import TrainContext, Trained
+from llmrec.train.loss import LabelSmoothing, supervised_loss
+from llmrec.train.packing import Change, Order, PackedRows, collate
+from llmrec.train.trie_softmax import TrieSoftmax
+
+
+@dataclass(frozen=True)
+class _TrainState:
+    """What training starts from.
+
+    Attributes:
+        new: ids of the new tokens.
+        before: their embedding rows before training.
+        rows: packed examples.
+        trained: number of parameters that training changes.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    new: np.ndarray
+    before: Before
+    rows: PackedRows
+    trained: int
+
+
+def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
+    """Fine-tune on the examples, then write model/, adapter/ and log.jsonl into the stage's folder.
+
+    Of several processes that train together all call this, and the main one writes. What survives a kill is in the
+    job's work folder.
+
+    Args:
+        job: a stage of supervised fine-tuning.
+        target: the stage's folder.
+        progress: called with the share done, 0 to 1.
+
+    Returns:
+        Facts for made.json: sizes, trained parameters, how far the rows of new tokens moved; empty in other processes
+        than the main one.
+
+    Raises:
+        ModelError: see `build_model`, `encode` and `loop.train`; or no row of a new token moved.
+    """
+    stage = job.stage
+    assert isinstance(stage, Sft), f"{job.name} is no supervised fine-tuning"
+    if distributed.is_main_process():
+        job.reset_workdir()
+    catalogue = Catalogue.load(job.catalogue)
+    note = _note(job.tasks, catalogue, job.tasks_folder)
+    with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
+        state = _prepare(job, stage, catalogue)
+    context = TrainContext.of(job, state.tokenizer, note, partial(_described, state.rows, job.tasks_folder))
+    dropout = job.model.dropout if job.model.base == "nano" else 0.0
+    smoothing = LabelSmoothing.of(catalogue, state.new, stage.smoothing) if stage.smoothing else None
+    trie = _trie_softmax(job, catalogue, state) if stage.softmax == "catalogue" else None
+    result = train(state.model, state.rows, stage, job.seed, job.work, dropout, progress, context, smoothing, trie)
+    return _finish(job, stage, catalogue, state, result, note, target) if distributed.is_main_process() else {}
 
 
 def train(
@@ -30,49 +106,129 @@ def train(
     work: Path,
     dropout: float,
     progress: Progress,
-    around: Around | None = None,
-    smooth: Smooth | None = None,
-    siblings: Siblings | None = None,
+    context: TrainContext | None = None,
+    smoothing: LabelSmoothing | None = None,
+    trie: TrieSoftmax | None = None,
 ) -> Trained:
-    """Train a model in place on packed examples; other arguments and errors are those of `loop.train`.
-
-    Args:
-        smooth: label smoothing, where there is any.
-        siblings: what code tokens compete with; None for all tokens.
-    """
-    way = loop.Way(partial(scored, smooth=smooth, siblings=siblings), collate, begin=rows.set_epoch)
-    return loop.train(model, rows, stage, way, seed, work, dropout, progress, around)
+    """Train a model in place on packed examples; arguments are those of `loop.train` and `supervised_loss`."""
+    forward = partial(supervised_loss, smoothing=smoothing, trie=trie)
+    objective = loop.Objective(forward, collate, begin_epoch=rows.set_epoch)
+    return loop.train(model, rows, stage, objective, seed, work, dropout, progress, context)
 
 
-def scored(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    labels: Tensor | None = None,
-    num_items_in_batch: Tensor | int | None = None,
-    smooth: Smooth | None = None,
-    siblings: Siblings | None = None,
-    **inputs: Any,
-) -> CausalLMOutput:
-    """What takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
+def _prepare(job: TrainJob, stage: Sft, catalogue: Catalogue) -> _TrainState:
+    model, tokenizer = build_model(job, catalogue)
+    new = new_token_ids(tokenizer, catalogue.tokens)
+    before = Before.of(model, new)
+    model = adapt(model, job.model, job.adapt, new)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    window = model.config.get_text_config().max_position_embeddings
+    reserved = ReservedTokens.of(catalogue, new, stage.spare_share, job.seed, job.number)
+    kept = job.work / "tokens"
+    if not kept.is_dir():
+        with atomic_folder(kept) as folder:
+            TokenFile.write(encode(stream_batches(job.tasks_folder), tokenizer, window, reserved), folder)
+    examples = TokenFile(kept)
+    changes = _changes(job, stage, catalogue, examples, new)
+    rows = PackedRows(examples, stage.row_tokens, stream(job.seed, "pack", job.number), changes)
+    return _TrainState(model, tokenizer, new, before, rows, trained)
 
-    Returns:
-        loss: minus the mean log-probability of supervised tokens, in nats; over the whole step where its count is
-            given. Without labels, what the model's own forward pass returns: validation asks for it.
-    """
-    if labels is None:
-        return type(model).forward(model, input_ids=input_ids, **inputs)
-    hidden = plain(model).get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-    head = OutputHead(model)
-    rows, columns = torch.nonzero(labels[:, 1:] != IGNORE, as_tuple=True)
-    states, targets, total = hidden[rows, columns], labels[rows, columns + 1], hidden.new_zeros((), dtype=torch.float32)
-    if siblings is not None:
-        siblings = siblings.to(states.device)
-        depth, beginning = siblings.places(input_ids, rows, columns + 1)
-        for place in range(len(siblings.levels)):
-            here = torch.nonzero(depth == place)[:, 0]
-            if len(here):
-                given = states[here], targets[here], place, beginning[here], head.layer.weight, head.scaled
-                total = total + siblings.logprobs(*given, smooth.share if smooth else 0.0).sum()
-        states, targets = states[depth < 0], targets[depth < 0]
-    total = total + target_logprobs(states, targets, head, smooth=smooth).sum()
-    return CausalLMOutput(loss=-total / (len(rows) if num_items_in_batch is None else num_items_in_batch))  # type: ignore[arg-type]  # it says FloatTensor, and means any
+
+def _trie_softmax(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> TrieSoftmax:
+    head, name = state.model.get_output_embeddings(), f"{job.name}.softmax"
+    if head.weight is not state.model.get_input_embeddings().weight or getattr(head, "bias", None) is not None:
+        # Untied, the row of an item that competes with no other would never move, and the run would stop for it.
+        raise ModelError(
+            f"{name}: catalogue needs a base whose output layer is its embedding, without a bias, and "
+            f"{job.model.base}'s is not. Set it to vocabulary, or choose such a base (nano, SmolLM2-135M)."
+        )
+    return TrieSoftmax.of(catalogue, state.new, name)
+
+
+def _changes(job: TrainJob, stage: Sft, catalogue: Catalogue, examples: TokenFile, new: np.ndarray) -> list[Change]:
+    """Augmentations that differ between epochs; what the teacher expects is kept in the work folder."""
+    spans, changes = CodeSpans.of(catalogue, new), list[Change]()
+    if stage.taught:
+        codes, kept = code_tokens(catalogue.codes, new), job.work / "taught"
+        if not kept.is_dir():
+            assert job.teacher is not None, f"{job.name} has no teacher"
+            with atomic_folder(kept) as folder:
+                teacher, again = job.teacher(), not job.exclude_seen
+                find_candidates(examples, spans, codes, teacher, again, f"{job.name}.taught").write(folder)
+        changes.append(TeacherReplacement(stage.taught, Candidates.load(kept), codes, job.seed, job.number))
+    if stage.drop_history:
+        changes.append(HistoryDropout(stage.drop_history, spans, job.seed, job.number))
+    return changes
+
+
+def _finish(
+    job: TrainJob,
+    stage: Sft,
+    catalogue: Catalogue,
+    state: _TrainState,
+    result: Trained,
+    note: model_folder.Note,
+    target: Path,
+) -> dict[str, Any]:
+    """Write what was trained, and return facts about it."""
+    model, rows = state.model, state.rows
+    if result.weights is not None:  # what a strategy has sharded is put together in a model of this process alone
+        model = adapt(build_model(job, catalogue)[0], job.model, job.adapt, state.new)
+        model.load_state_dict(result.weights)
+    plain = merged(model, state.tokenizer, target, lambda: build_model(job, catalogue)[0])
+    model_folder.save(plain, state.tokenizer, note, target / "model")
+    shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
+    facts = {
+        "parameters": sum(parameter.numel() for parameter in plain.parameters()),
+        "trained parameters": state.trained,
+        "new rows": _moved(job, stage, catalogue, state, plain, result.facts),
+        "examples": len(rows.examples),
+        "rows": len(rows),
+        "tokens": rows.tokens,
+        "supervised tokens": rows.supervised,
+        **result.facts,
+    }
+    if is_quantized(model):  # what merging an adapter trained over a quantized base costs, on 32 examples from all
+        sample = [rows.examples[i] for i in range(0, len(rows.examples), max(1, len(rows.examples) // 32))][:32]
+        facts["merge"] = cost(model, plain, [(example.tokens, example.supervised) for example in sample])
+    return facts
+
+
+def _moved(
+    job: TrainJob, stage: Sft, catalogue: Catalogue, state: _TrainState, plain: Any, facts: dict[str, Any]
+) -> Any:
+    """How far the rows of new tokens moved, and the check that those that were used did."""
+    new, rows = state.new, state.rows
+    steps = facts.get("best step", facts["steps"])  # fewer than there are where training ended early
+    taken = islice(Order(len(rows), stage.batch, job.seed % 2**32), steps * stage.batch)
+    # As the first epoch had the examples: what history dropout left in them was seen in any case.
+    seen = used((rows.example(number, 0) for row in taken for number in rows.rows[row]), new)
+    unused = np.isin(np.arange(len(new)), catalogue.codes, invert=True)
+    names = [*catalogue.tokens, MENTION][: len(new)]  # models made before there was MENTION are trained further, too
+    return moved(state.before, plain, new, names, seen, unused, old_rows_trained(job.model, job.adapt))
+
+
+def _described(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
+    """Packed rows in words: their numbers, users and tasks."""
+    held = load(tasks).take([example for number in numbers for example in rows.rows[number]])
+    users, tasks_of = (held[name].unique().to_pylist() for name in ("user_id", "task"))
+    return f"rows {shorten(numbers)}; users {shorten(user for user in users if user)}; tasks {shorten(tasks_of)}"
+
+
+def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
+    prompt, held_out = "", ""
+    if settings.recommending:
+        template = templates.load(settings.recommending).select(settings.templates)
+        prompt, held_out = template.train[0].prompt, (template.held_out or template.train)[0].prompt
+    held = max_history(settings, catalogue.codes.shape[1])
+    return model_folder.Note(catalogue.hash, held, prompt, held_out, *_search_prompts(settings, folder))
+
+
+def _search_prompts(settings: Tasks, folder: Path) -> tuple[str, str]:
+    """The prompts of item search that the model learns, without a history and with one; "" where it learns none."""
+    if not any((folder / "examples").glob("item_search-*")):
+        return "", ""
+    prompts = {True: "", False: ""}  # whether with a history → the first such prompt
+    for wording in reversed(templates.load("item_search").select(settings.templates).train):
+        prompts["history" in [slot for _, slot in templates.parts(wording.prompt)]] = wording.prompt
+    return prompts[False], prompts[True]

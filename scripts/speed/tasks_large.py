@@ -28,11 +28,9 @@ from llmrec.seed import stream
 from llmrec.tasks.examples import make, shard_paths, stream_batches
 from llmrec.tasks.inputs import TaskInputs
 from llmrec.tasks.llm_annotations import add_annotations
-from llmrec.train.encode import encode
-from llmrec.train.feed import TokenFile
-from llmrec.train.order import Order
-from llmrec.train.packing import PackedRows, collate
-from llmrec.train.start import words
+from llmrec.train.encode import TokenFile, encode
+from llmrec.train.initial_model import vocabulary_texts
+from llmrec.train.packing import Order, PackedRows, collate
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 BATCH, STEPS = 64, 2000  # rows of a step, and steps that are fed: memory is the same in each
@@ -114,7 +112,7 @@ def work(folder: Path) -> dict[str, Any]:
         counts = make(tasks, source, 0, folder / "tasks")
         del source
     with steps.of("learning a vocabulary"):
-        tokenizer = nano.train_tokenizer(words(folder / "tasks"), Model().vocabulary, folder / "tokenizer")
+        tokenizer = nano.train_tokenizer(vocabulary_texts(folder / "tasks"), Model().vocabulary, folder / "tokenizer")
         add_tokens(tokenizer, catalogue.tokens)
     with steps.of("encoding"):
         (folder / "tokens").mkdir()

@@ -17,8 +17,8 @@ from llmrec.run import execute
 from llmrec.run.layout import RunFolder
 from llmrec.tasks import examples
 from llmrec.train.encode import Encoded, encode_examples
+from llmrec.train.initial_model import build_model
 from llmrec.train.job import TrainJob
-from llmrec.train.start import build_model
 
 
 @dataclass(frozen=True)

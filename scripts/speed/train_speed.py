@@ -19,11 +19,11 @@ import torch
 import train_bare as bare
 import train_setting as setting
 from llmrec import resources
+from llmrec.contracts import Sequences
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
 from llmrec.train import sft
-from llmrec.train.order import Order
-from llmrec.train.packing import IGNORE, PackedRows, collate
+from llmrec.train.packing import IGNORE, Order, PackedRows, collate
 from shared import ratio, take_turns, tell
 
 AIM, AIM_GPU = 0.9, 0.85
@@ -111,7 +111,7 @@ TRAINERS = {"ours": ours, "bare": by_bare_loop}
 def _rows(ready: setting.Setting, wanted: int) -> PackedRows:
     """The first rows of a run's packed examples: as many as the steps take."""
     rows = PackedRows(ready.encoded, ready.stage.row_tokens, np.random.default_rng(0))
-    rows.rows = rows.rows.first(wanted)
+    rows.rows = Sequences(rows.rows.offsets[: wanted + 1], rows.rows.items)
     return rows
 
 

@@ -15,7 +15,7 @@ from aligned_models import VOCABULARY, family
 
 from llmrec.align.dpo import PairRows, objective, reference_logprobs
 from llmrec.recipe import Dpo
-from llmrec.train import loop, together
+from llmrec.train import distributed, loop
 
 STAGE = Dpo(method="s-dpo", epochs=3, batch=4, learning_rate=1e-2, save_every=5, warmup=0.0, sft=0.1)
 
@@ -47,9 +47,9 @@ def train(work: Path, stop_at: int = 0, **given: Any) -> dict[str, torch.Tensor]
 def main(work: Path, place: dict[str, str]) -> None:
     """Train as one of several."""
     os.environ.update(place)
-    together.begin()
+    distributed.init()
     weights = train(work)
-    if together.is_first():
+    if distributed.is_main_process():
         torch.save(weights, work / "weights.pt")
 
 

@@ -17,7 +17,7 @@ from llmrec.align.grpo import PositionRows, RolloutGenerator, frozen_copy
 from llmrec.contracts import Sequences
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Grpo
-from llmrec.train import loop, together
+from llmrec.train import distributed, loop
 
 CODES = np.array([(a, b, c) for a, b, c in itertools.product(range(3), range(2), range(2))], np.int32)
 
@@ -55,8 +55,8 @@ def train_on_all(work: Path, users: int) -> dict[str, torch.Tensor]:
 def main(work: Path, place: dict[str, str]) -> None:
     """Train as one of several."""
     os.environ.update(place)
-    together.begin()
+    distributed.init()
     for users in (5, 1):  # the last step of an epoch has nothing for the second process; with one position none has
         weights = train_on_all(work / str(users), users)
-        if together.is_first():
+        if distributed.is_main_process():
             torch.save(weights, work / f"{users}.pt")

@@ -74,7 +74,7 @@ def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method:
     first = family("llama", hidden_size=64, head_dim=32)
     again = adapt(first, settings, method, new)  # type: ignore[arg-type]
     again.train()
-    loop._silence(again)
+    loop._disable_dropout(again)
     with torch.no_grad():
         output = objective(stage).forward(again, **collate([found[row] for row in range(8)]))
     assert output.loss is not None and output.loss.item() == pytest.approx(math.log(4), abs=1e-4)
@@ -83,7 +83,7 @@ def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method:
 def test_a_look_in_evaluation_mode_leaves_the_gradients_of_a_quantized_model_as_they_were() -> None:
     plain, new = family("llama", hidden_size=64, head_dim=32), np.arange(20, 60)
     model = adapt(plain, Model.model_validate({"base": "x/llama", "rank": 4}), "qlora", new)
-    loop._silence(model)
+    loop._disable_dropout(model)
     ids, found = torch.arange(1, 12)[None], []
     for _ in range(2):
         found.append(gradients(model.train(), model(input_ids=ids).logits[..., 30].sum()))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import llmrec.train.stage  # noqa: F401  # what a run imports on its way
+import llmrec.train.sft  # noqa: F401  # what a run imports on its way
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
 from llmrec.run import execute

@@ -140,7 +140,7 @@ def test_ctrl_c_ends_in_130_with_one_sentence_and_the_next_run_goes_on(
 
 
 def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
-    from llmrec.train.watch import newest_checkpoint
+    from llmrec.train.callbacks import newest_checkpoint
 
     for number, whole in ((20, True), (100, True), (120, False)):
         (tmp_path / f"checkpoint-{number}").mkdir()

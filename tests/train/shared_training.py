@@ -1,4 +1,4 @@
-"""A training that several processes share: what `test_loop_together` starts in each of them."""
+"""A training that several processes share: what `test_loop_distributed` starts in each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.recipe import Sft
-from llmrec.train import sft, together
+from llmrec.train import distributed, sft
 from llmrec.train.encode import Encoded
 from llmrec.train.packing import PackedRows
 
@@ -47,7 +47,7 @@ def model() -> Any:
 def main(work: Path, place: dict[str, str], stop_at: int) -> None:
     """Train as one of several; the first process dies after the step `stop_at`, as if killed."""
     os.environ.update(place)
-    together.begin()
+    distributed.init()
     given, llama = rows(), model()
     given.seen = work / f"seen-{os.environ['RANK']}"
 
@@ -56,6 +56,6 @@ def main(work: Path, place: dict[str, str], stop_at: int) -> None:
             os._exit(9)
 
     done = sft.train(llama, given, STAGE, 0, work, 0.0, progress)
-    if together.is_first():
+    if distributed.is_main_process():
         torch.save(llama.state_dict(), work / "weights.pt")
         (work / "facts.json").write_text(json.dumps(done.facts))

@@ -18,6 +18,7 @@ from llmrec.model.merge import VOCABULARY, cost, load_adapter, merged, save_adap
 from llmrec.model.rows import sides
 from llmrec.recipe import Adapt, Launch, Model, Recipe, Sft
 from llmrec.train import sft
+from llmrec.train.loss import supervised_loss
 from llmrec.train.packing import PackedRows, collate
 
 METHODS: list[Adapt] = ["full", "lora", "qlora", "embeddings-only"]
@@ -107,7 +108,7 @@ def test_the_cost_of_dequantizing_is_the_difference_of_two_models_on_supervised_
     told = cost(model, done, [(part.tokens, part.supervised) for part in parts])
     for name, one in (("loss as trained", model), ("loss merged", done)):
         rows = PackedRows(parts, 64, np.random.default_rng(0))
-        loss = sft.scored(one.eval(), **collate([rows[row] for row in range(len(rows))])).loss
+        loss = supervised_loss(one.eval(), **collate([rows[row] for row in range(len(rows))])).loss
         assert told[name] == pytest.approx(float(loss.detach()), abs=2e-5)
     assert 0 < told["mean logit difference"] < told["largest logit difference"]
     same = cost(done, done, [(part.tokens, part.supervised) for part in parts])
@@ -164,7 +165,7 @@ def test_checkpointed_activations_give_the_same_gradients(method: Adapt, tmp_pat
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()
         torch.manual_seed(0)  # LoRA's dropout
-        sft.scored(model.train(), **batch).loss.backward()
+        supervised_loss(model.train(), **batch).loss.backward()
         return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
 
     truth = gradients()

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from llmrec.tasks.examples import load, stream_batches
-from llmrec.train import start
-from llmrec.train.encode import Block, Encoded, encode, encode_examples, longest
-from llmrec.train.feed import TokenFile
+from llmrec.train import initial_model
+from llmrec.train.encode import Block, Encoded, TokenFile, encode, encode_examples, longest
 from llmrec.train.packing import PackedRows, pack
 
 
@@ -36,7 +35,8 @@ def rows_of_the_loop(lengths: list[int], row_tokens: int) -> list[list[int]]:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 60))
 def test_rows_are_those_of_the_loop(lengths: list[int], row_tokens: int) -> None:
-    assert list(pack(np.array(lengths), row_tokens, np.arange(len(lengths)))) == rows_of_the_loop(lengths, row_tokens)
+    packed = pack(np.array(lengths), row_tokens, np.arange(len(lengths)))
+    assert [row.tolist() for row in packed] == rows_of_the_loop(lengths, row_tokens)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,10 +70,10 @@ def test_examples_in_pieces_are_those_of_the_whole_table(tiny_run: Path, tmp_pat
 def test_a_vocabulary_is_learnt_from_all_words_or_from_those_of_small_hash(tiny_run: Path) -> None:
     table = load(tiny_run / "tasks")
     plain = {text.split("<a_")[0] for name in ("prompt", "answer") for text in table[name].to_pylist()}
-    every = start.words(tiny_run / "tasks")
+    every = initial_model.vocabulary_texts(tiny_run / "tasks")
     assert plain & set(every) and not any("<a_" in text or "<b_" in text for text in every)
     assert sorted(set(every)) == every
-    some = start.words(tiny_run / "tasks", 1000)
+    some = initial_model.vocabulary_texts(tiny_run / "tasks", 1000)
     edge = max(zlib.crc32(text.encode()) for text in some)
     assert 0 < sum(map(len, some)) <= 1000
     assert some == [text for text in every if zlib.crc32(text.encode()) <= edge]

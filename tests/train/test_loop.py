@@ -20,12 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmrec.errors import ModelError
 from llmrec.files import hash_folder
 from llmrec.recipe import Recipe, Sft
-from llmrec.train import loop, sft, stage, trackers
-from llmrec.train.early import Measure
+from llmrec.train import log, loop, sft
+from llmrec.train.callbacks import Measure, newest_checkpoint
 from llmrec.train.encode import Encoded
-from llmrec.train.order import Filled, Order
-from llmrec.train.packing import PackedRows
-from llmrec.train.watch import newest_checkpoint
+from llmrec.train.packing import Filled, Order, PackedRows
 
 RARE = 49  # a token that one example alone holds
 
@@ -132,9 +130,9 @@ def test_a_loss_that_is_no_number_is_told_with_its_rows_and_leaves_a_good_checkp
         lambda module, given, out: out.masked_fill((given[0] == RARE)[..., None], float("nan"))
     )
     settings = Sft(epochs=1, batch=3, learning_rate=1e-3, save_every=2)
-    around = sft.Around("train.0", described=lambda rows: f"rows {rows}")
+    context = loop.TrainContext("train.0", described=lambda rows: f"rows {rows}")
     with pytest.raises(ModelError) as told:
-        sft.train(llama, rows, settings, 0, tmp_path, 0.0, lambda done: None, around)
+        sft.train(llama, rows, settings, 0, tmp_path, 0.0, lambda done: None, context)
     assert f"the loss is not a number at step {step} of 10 (rows {order.at(step)})" in str(told.value)
     assert "Lower train.0.learning_rate (now 0.001) or raise train.0.warmup (now 0.05)" in str(told.value)
     kept = newest_checkpoint(tmp_path)
@@ -162,7 +160,7 @@ def test_rows_are_described_by_their_users_and_tasks(tiny_run: Path) -> None:
     draw = np.random.default_rng(0)
     rows = PackedRows([Encoded(np.arange(3), np.ones(3, bool))] * table.num_rows, 9, draw)
     held = [table.slice(example, 1).to_pylist()[0] for row in (4, 2) for example in rows.rows[row]]
-    said = stage._described(rows, tiny_run / "tasks", [4, 2])
+    said = sft._described(rows, tiny_run / "tasks", [4, 2])
     assert said.startswith("rows 4, 2; users ")
     assert all(row["task"] in said and (row["user_id"] or "") in said for row in held)
 
@@ -178,7 +176,7 @@ def _no_memory_on_the_gpu(done: float) -> None:
 @pytest.mark.parametrize("progress", [_no_memory_on_the_cpu, _no_memory_on_the_gpu])
 def test_out_of_memory_says_what_to_change_in_the_recipe(progress: Callable[[float], None], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"out of memory in train\.1 \(.*memory.*\)\. In the recipe") as told:
-        sft.train(model(), packed(), Sft(batch=4), 0, tmp_path, 0.0, progress, sft.Around("train.1", "full"))
+        sft.train(model(), packed(), Sft(batch=4), 0, tmp_path, 0.0, progress, loop.TrainContext("train.1", "full"))
     for key in ("accumulate (now 1", "gradient_checkpointing: true", "precision: bf16", "row_tokens", "batch (now 4)"):
         assert f"train.1.{key}" in str(told.value)
     assert "tasks.history" in str(told.value) and "model.adapt: lora" in str(told.value)
@@ -209,7 +207,7 @@ def near(target: dict[str, Tensor]) -> Measure:
     return measure
 
 
-def run(work: Path, measure: Measure, stop_at: int = 0) -> tuple[sft.Trained, dict[str, Tensor]]:
+def run(work: Path, measure: Measure, stop_at: int = 0) -> tuple[loop.Trained, dict[str, Tensor]]:
     """Train with early stopping; Ctrl-C comes after the step `stop_at`."""
     llama = model()
 
@@ -217,8 +215,8 @@ def run(work: Path, measure: Measure, stop_at: int = 0) -> tuple[sft.Trained, di
         if stop_at and round(done * 30) == stop_at:
             raise KeyboardInterrupt
 
-    around = sft.Around(measure=measure)
-    done = sft.train(llama, packed(), Sft(**EVERY), 0, work, 0.1, progress, around)
+    context = loop.TrainContext(measure=measure)
+    done = sft.train(llama, packed(), Sft(**EVERY), 0, work, 0.1, progress, context)
     return done, weights(llama)
 
 
@@ -272,10 +270,10 @@ def test_a_training_that_had_stopped_takes_no_further_step(twelfth: dict[str, Te
     """Killed between its end and the writing of the model, with a checkpoint of the very last step."""
     llama = model()
     settings = Sft(**EVERY | {"save_every": 20})
-    around = sft.Around(measure=near(twelfth))
-    sft.train(llama, packed(), settings, 0, tmp_path, 0.1, lambda done: None, around)
+    context = loop.TrainContext(measure=near(twelfth))
+    sft.train(llama, packed(), settings, 0, tmp_path, 0.1, lambda done: None, context)
     before, again = logged(tmp_path), model()
-    sft.train(again, packed(), settings, 0, tmp_path, 0.1, lambda done: pytest.fail("a step"), around)
+    sft.train(again, packed(), settings, 0, tmp_path, 0.1, lambda done: pytest.fail("a step"), context)
     assert all(torch.equal(value, twelfth[name]) for name, value in again.state_dict().items())
     assert logged(tmp_path) == before
 
@@ -295,11 +293,11 @@ def test_a_part_of_an_epoch_that_was_done_gets_no_further_step(epochs: float, tm
 
 def test_checkpoints_of_another_recipe_are_thrown_away(tmp_path: Path) -> None:
     job = job_of(Recipe(), tmp_path, tmp_path / "work", key="one")
-    job.claim_work()
+    job.reset_workdir()
     (tmp_path / "work" / "checkpoint-20").mkdir()
-    job.claim_work()
+    job.reset_workdir()
     assert (tmp_path / "work" / "checkpoint-20").is_dir()
-    replace(job, key="other").claim_work()
+    replace(job, key="other").reset_workdir()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["key"]
 
 
@@ -310,8 +308,8 @@ def test_trackers_write_into_their_folder_and_change_nothing(tmp_path: Path) -> 
     found = {}
     for name, names in (("with", None), ("without", [])):
         llama = model()
-        around = sft.Around(logs=tmp_path / "logs" / name, report_to=names)
-        sft.train(llama, packed(), Sft(batch=3), 0, tmp_path / name, 0.1, lambda done: None, around)
+        context = loop.TrainContext(logs=tmp_path / "logs" / name, report_to=names)
+        sft.train(llama, packed(), Sft(batch=3), 0, tmp_path / name, 0.1, lambda done: None, context)
         llama.save_pretrained(tmp_path / f"model-{name}")
         found[name] = hash_folder(tmp_path / f"model-{name}")
     assert found["with"] == found["without"]
@@ -322,12 +320,12 @@ def test_trackers_write_into_their_folder_and_change_nothing(tmp_path: Path) -> 
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_what_to_type() -> None:
-    assert trackers.chosen([]) == []
-    absent = [name for name in ("wandb", "trackio", "mlflow") if not trackers.resources.is_installed(name)]
+    assert log.chosen_trackers([]) == []
+    absent = [name for name in ("wandb", "trackio", "mlflow") if not log.resources.is_installed(name)]
     if not absent:
         pytest.skip("every tracker is installed here")
     with pytest.raises(ModelError, match=rf"launch\.report_to names {absent[0]}, .*pip install {absent[0]}"):
-        trackers.chosen([absent[0]])
+        log.chosen_trackers([absent[0]])
 
 
 def test_a_training_of_three_steps_has_a_log(tmp_path: Path) -> None:

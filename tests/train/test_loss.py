@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, Llam
 
 from llmrec.model.adapt import lora
 from llmrec.model.base import tiny_base
-from llmrec.train import loop, loss, sft
+from llmrec.train import loop, loss
 from llmrec.train.encode import Encoded
 from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows, collate, pack
@@ -88,7 +88,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_examples(row_tokens
     llama, parts = model(), examples()
     rows = PackedRows(parts, row_tokens, np.random.default_rng(1))
     batch = collate([rows[row] for row in range(len(rows))])
-    packed = sft.scored(llama, **batch, num_items_in_batch=1).loss
+    packed = loss.supervised_loss(llama, **batch, num_items_in_batch=1).loss
     truth = plain_loss(llama, parts)
     torch.testing.assert_close(packed, truth, rtol=1e-4, atol=1e-4)
     for one, other in zip(gradients(llama, packed), gradients(llama, truth), strict=True):
@@ -99,7 +99,7 @@ def test_without_a_count_the_loss_is_the_mean_over_supervised_tokens() -> None:
     llama, parts = model(), examples()
     rows = PackedRows(parts, 40, np.random.default_rng(1))
     batch = collate([rows[row] for row in range(len(rows))])
-    mean = sft.scored(llama, **batch).loss
+    mean = loss.supervised_loss(llama, **batch).loss
     torch.testing.assert_close(mean, plain_loss(llama, parts) / rows.supervised, rtol=1e-4, atol=1e-5)
 
 
@@ -167,8 +167,8 @@ def test_every_kind_of_head_gives_plain_cross_entropy_and_its_gradients(
     whole, parts = wrapped(name), examples(12)
     rows = PackedRows(parts, 31, np.random.default_rng(1))
     batch = collate([rows[row] for row in range(len(rows))])
-    monkeypatch.setattr(sft, "target_logprobs", partial(target_logprobs, chunk=chunk))
-    ours, truth = sft.scored(whole, **batch).loss, plain_loss(whole, parts) / rows.supervised
+    monkeypatch.setattr(loss, "target_logprobs", partial(target_logprobs, chunk=chunk))
+    ours, truth = loss.supervised_loss(whole, **batch).loss, plain_loss(whole, parts) / rows.supervised
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
     trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
     for one, other in zip(torch.autograd.grad(ours, trained), torch.autograd.grad(truth, trained), strict=True):
@@ -194,7 +194,7 @@ def test_the_loss_is_trls_on_the_same_examples_in_value_and_gradient(tmp_path: P
     parts = [Encoded(np.array(row["input_ids"]), np.array(row["labels"]) != IGNORE) for row in loop.train_dataset]
     rows = PackedRows(parts, 40, np.random.default_rng(0))
     assert len(rows) < len(parts)
-    ours = sft.scored(llama, **collate([rows[row] for row in range(len(rows))])).loss
+    ours = loss.supervised_loss(llama, **collate([rows[row] for row in range(len(rows))])).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     pairs = zip(gradients(llama, ours), gradients(loop.model, theirs), strict=True)
     for one, other in pairs:

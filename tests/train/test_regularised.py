@@ -19,22 +19,19 @@ from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Sft
 from llmrec.recipe_file import load
 from llmrec.train import sft
-from llmrec.train.coded import Coded
-from llmrec.train.drop import Drop
+from llmrec.train.augment import CodeSpans, HistoryDropout, TeacherReplacement, find_candidates
 from llmrec.train.encode import Encoded
-from llmrec.train.loss import target_logprobs
+from llmrec.train.loss import LabelSmoothing, target_logprobs
 from llmrec.train.packing import IGNORE, PackedRows
-from llmrec.train.smooth import Smooth
-from llmrec.train.taught import Taught, find
 
 LEVELS = (torch.tensor([5, 6, 7]), torch.tensor([9, 10]))  # of 13 tokens; 8 is a spare of the first level
 
 
-def smooth(share: float) -> Smooth:
+def smoothing(share: float) -> LabelSmoothing:
     level = torch.full((11,), -1)
     for number, tokens in enumerate(LEVELS):
         level[tokens] = number
-    return Smooth(share, level, LEVELS)
+    return LabelSmoothing(share, level, LEVELS)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 4096])
@@ -45,7 +42,7 @@ def test_smoothing_is_cross_entropy_to_a_share_of_each_level(chunk: int) -> None
     labels[torch.rand(4, 12) < 0.3] = IGNORE
     wanted = labels[:, 1:] != IGNORE
     targets = labels[:, 1:][wanted]
-    ours = target_logprobs(hidden[:, :-1][wanted], targets, head, chunk, smooth=smooth(0.2))
+    ours = target_logprobs(hidden[:, :-1][wanted], targets, head, chunk, smoothing=smoothing(0.2))
     soft = torch.nn.functional.one_hot(targets, 13).float()
     for row, target in enumerate(targets.tolist()):
         for tokens in LEVELS:
@@ -61,7 +58,7 @@ def test_smoothing_is_cross_entropy_to_a_share_of_each_level(chunk: int) -> None
 def test_levels_are_those_of_the_catalogue_without_tokens_that_no_item_has(tiny_run: Path) -> None:
     catalogue = Catalogue.load(tiny_run / "catalogue")
     _, tokenizer, _ = model_folder.load(tiny_run / "train-1-sft" / "model", torch.float32)
-    found = Smooth.of(catalogue, new_token_ids(tokenizer, catalogue.tokens), 0.1)
+    found = LabelSmoothing.of(catalogue, new_token_ids(tokenizer, catalogue.tokens), 0.1)
     for number, column in enumerate(catalogue.codes.T):
         names = tokenizer.convert_ids_to_tokens(found.tokens[number].tolist())
         assert set(names) == {catalogue.tokens[symbol] for symbol in column}
@@ -75,8 +72,8 @@ def example(items: int, words: int = 4) -> Encoded:
     return Encoded(np.array([*range(1, words + 1), *codes, 0]), np.arange(words + 3 * items + 1) >= words)
 
 
-CODED = Coded(np.arange(300, 400), np.arange(100, 300), 3)
-DROP = Drop(0.4, CODED, 7, 1)
+CODED = CodeSpans(np.arange(300, 400), np.arange(100, 300), 3)
+DROP = HistoryDropout(0.4, CODED, 7, 1)
 
 
 def test_items_are_left_out_whole_as_often_as_said_and_never_the_last() -> None:
@@ -133,9 +130,9 @@ def test_items_give_way_to_what_a_teacher_expects_as_often_as_said() -> None:
     """Item 7 stands after 3 and 5, so its place goes to 6 and (never, being seen: 5, nor itself: two more) 7."""
     items = [3, 5, 7, 20]
     whole = Encoded(np.array([1, *CODES[items].ravel(), 0]), np.arange(14) >= 1)
-    places = find([example(1), whole], CODED, CODES, After(), False, "train.0.taught")
+    places = find_candidates([example(1), whole], CODED, CODES, After(), False, "train.0.taught")
     assert places.offsets.tolist() == [0, 0, 3] and places.begins.tolist() == [4, 7, 10]
-    taught, seen = Taught(0.5, places, CODES, 7, 1), []
+    taught, seen = TeacherReplacement(0.5, places, CODES, 7, 1), []
     for epoch in range(2000):
         changed = taught(whole, 1, epoch)
         assert changed.supervised is whole.supervised
@@ -165,18 +162,18 @@ def test_a_teacher_helps_in_histories_alone_and_never_with_what_is_in_them() -> 
     offered.supervised[4:7] = False
     spare = example(3)
     spare.tokens[9] = 399  # of the second item
-    places = find([offered, spare], CODED, CODES, After(), False, "train.0.taught")
+    places = find_candidates([offered, spare], CODED, CODES, After(), False, "train.0.taught")
     assert places.offsets.tolist() == [0, 0, 2]
     assert places.items[1, np.diff(places.chances[1], prepend=0).argmax()] == 1  # after item 0 alone
-    again = find([example(4)], CODED, CODES, After(), True, "train.0.taught")
+    again = find_candidates([example(4)], CODED, CODES, After(), True, "train.0.taught")
     assert (again.chances[:, -1] == 1).all()
     longer = np.full((30, 4), -1)
     longer[:, :3] = CODES
     longer[5:, 3] = 350
-    taught = Taught(1.0, again, longer, 7, 1)
+    taught = TeacherReplacement(1.0, again, longer, 7, 1)
     assert all(np.isin(taught(example(4), 0, epoch).tokens, example(6).tokens).all() for epoch in range(50))
     with pytest.raises(ModelError, match=r"train.0.taught: no example holds a supervised history"):
-        find([offered], CODED, CODES, After(), False, "train.0.taught")
+        find_candidates([offered], CODED, CODES, After(), False, "train.0.taught")
 
 
 AT_REST = ("average", "smoothing", "drop_history", "softmax", "taught", "teacher")

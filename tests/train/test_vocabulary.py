@@ -18,7 +18,7 @@ from llmrec.model.moved import Before, moved
 from llmrec.model.rows import Known, initial, ridge, sides
 from llmrec.model.vocabulary import MENTION, MULTIPLE
 from llmrec.train.encode import Encoded, used
-from llmrec.train.start import known
+from llmrec.train.initial_model import item_info
 
 TEXTS = [f"film {number} {'drama' if number < 6 else 'western'}" for number in range(len(CODES))]
 NAMES = ["mean", "text", "centroids", "vectors", "random"]
@@ -165,11 +165,11 @@ def test_what_a_run_knows_of_its_items_is_read_from_its_folder(tmp_path: Path) -
     write_json(tmp_path / "items" / "texts.json", TEXTS)
     _, tokenizer = tiny_base("llama", WORDS, tmp_path / "tokenizer")
     new = sum(WIDTHS) + 1
-    without = known(tmp_path / "items", tmp_path / "catalogue", catalogue(), new, tokenizer)
+    without = item_info(tmp_path / "items", tmp_path / "catalogue", catalogue(), new, tokenizer)
     assert without.centroids is None and [tokenizer.decode(text).strip() for text in without.texts] == TEXTS
     books = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
     np.save(tmp_path / "catalogue" / "codebooks.npy", books)
-    places = known(tmp_path / "items", tmp_path / "catalogue", catalogue(), new, tokenizer).centroids
+    places = item_info(tmp_path / "items", tmp_path / "catalogue", catalogue(), new, tokenizer).centroids
     np.testing.assert_array_equal(places[[0, 1, 2]], books[0])
     np.testing.assert_array_equal(places[[4, 5, 6]], books[1])
     assert np.isnan(places[[3, *range(7, new)]]).all()

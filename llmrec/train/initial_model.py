@@ -56,7 +56,7 @@ def _nano(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrai
     kept, longest_file = job.work / "tokenizer", job.work / "longest.json"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
-            nano.train_tokenizer(words(job.tasks_folder), job.model.vocabulary, folder)
+            nano.train_tokenizer(vocabulary_texts(job.tasks_folder), job.model.vocabulary, folder)
     tokenizer = tokenizer_from(kept)
     rows = add_tokens(tokenizer, catalogue.tokens)
     if not longest_file.is_file():
@@ -71,7 +71,7 @@ def _nano(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrai
 
 def _pretrained(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if job.model.tiny:
-        model, tokenizer = tiny_base(job.model.base, words(job.tasks_folder), job.work / "tokenizer")
+        model, tokenizer = tiny_base(job.model.base, vocabulary_texts(job.tasks_folder), job.work / "tokenizer")
     else:
         model, tokenizer = load_base(job.model.base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
@@ -84,14 +84,14 @@ def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTra
     """Where the recipe lets the rows of so many new tokens start."""
 
     def about() -> Known:
-        facts = known(job.items, job.catalogue, catalogue, tokens, tokenizer)
+        facts = item_info(job.items, job.catalogue, catalogue, tokens, tokenizer)
         vectors = job.model.init_tokens == "vectors"
-        return replace(facts, vectors=quantized(job.items, job.catalogue)) if vectors else facts
+        return replace(facts, vectors=quantized_vectors(job.items, job.catalogue)) if vectors else facts
 
     return initial(job.model.init_tokens, about)
 
 
-def quantized(items: Path, catalogue: Path) -> np.ndarray:
+def quantized_vectors(items: Path, catalogue: Path) -> np.ndarray:
     """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.fusion` says.
 
     Args:
@@ -106,7 +106,9 @@ def quantized(items: Path, catalogue: Path) -> np.ndarray:
     return source.of(text, source.behaviour)
 
 
-def known(items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Known:
+def item_info(
+    items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> Known:
     """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
 
     Args:
@@ -131,7 +133,7 @@ def known(items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenize
     return Known(catalogue.codes, levels, texts, centroids)
 
 
-def words(tasks: Path, most: int = WORDS) -> list[str]:
+def vocabulary_texts(tasks: Path, most: int = WORDS) -> list[str]:
     """Prompts and answers without the item codes, each once.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from shared_training import STAGE, main, model, rows
 
 from llmrec.train import sft
-from llmrec.train.order import Order
+from llmrec.train.packing import Order
 
 Curve = list[tuple[int, float]]
 

@@ -13,7 +13,7 @@ from llmrec.model.rows import principal
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.run.execute import run
-from llmrec.train.start import build_model, quantized
+from llmrec.train.initial_model import build_model, quantized_vectors
 
 
 def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_with_a_token_for_each_item_rows_lie_as_the_fused_vectors_do(tmp_path: P
     rows = model.get_input_embeddings().weight.detach()
     assert torch.equal(rows, again.get_input_embeddings().weight)
     mine = rows[torch.from_numpy(new_token_ids(tokenizer, catalogue.tokens)[catalogue.codes[:, 0]])]
-    vectors = torch.from_numpy(quantized(tmp_path / "items", tmp_path / "catalogue"))
+    vectors = torch.from_numpy(quantized_vectors(tmp_path / "items", tmp_path / "catalogue"))
     assert vectors.shape[0] == 40 and vectors.shape[1] > 64, "text and behaviour side by side"
     truth = principal(vectors, 64)
     alike = torch.corrcoef(torch.stack([torch.pdist(mine), torch.pdist(truth)]))[0, 1]

@@ -18,15 +18,15 @@ from llmrec.model.vocabulary import token_ids
 from llmrec.recipe import Sft
 from llmrec.tasks import examples
 from llmrec.train import sft
+from llmrec.train.augment import ReservedTokens
 from llmrec.train.encode import Encoded, encode_examples
 from llmrec.train.packing import PackedRows
-from llmrec.train.spares import Spares
 
 NEW = np.arange(100, 100 + sum(WIDTHS) + 1)
 
 
-def spares(share: float = 0.3, seed: int = 1, part: int = 1) -> Spares:
-    found = Spares.of(catalogue(), NEW, share, seed, part)
+def reserved(share: float = 0.3, seed: int = 1, part: int = 1) -> ReservedTokens:
+    found = ReservedTokens.of(catalogue(), NEW, share, seed, part)
     assert found is not None
     return found
 
@@ -37,24 +37,24 @@ def sequence(items: list[int]) -> np.ndarray:
 
 
 def test_spares_are_the_last_level_s_tokens_that_no_item_has() -> None:
-    assert spares().spare.tolist() == NEW[[10, 11]].tolist()
-    assert spares().separating.tolist() == NEW[7:12].tolist()
-    assert spares().following == {
+    assert reserved().free.tolist() == NEW[[10, 11]].tolist()
+    assert reserved().spans.ends.tolist() == NEW[7:12].tolist()
+    assert reserved().following == {
         tuple(NEW[[a, 4 + b]].tolist()): int(NEW[7 + (a + b) % 3 + 1]) for a in range(4) for b in range(3)
     }
-    assert Spares.of(catalogue(), NEW, 0.0, 1, 1) is None
+    assert ReservedTokens.of(catalogue(), NEW, 0.0, 1, 1) is None
     full = Catalogue.of(catalogue().items, CODES, [4, 3, 3])
-    assert Spares.of(full, NEW, 0.3, 1, 1) is None
+    assert ReservedTokens.of(full, NEW, 0.3, 1, 1) is None
 
 
 def test_only_separating_tokens_change_and_an_item_wears_one_spare_throughout_an_example() -> None:
     tokens = sequence([3, 5, 3, 7, 5, 3])
     changed = 0
     for number in range(200):
-        worn = spares().lend(tokens, number)
+        worn = reserved()(tokens, number)
         away = np.flatnonzero(worn != tokens)
-        assert np.isin(tokens[away], spares().separating).all()
-        free = [{*spares().spare.tolist(), spares().following[tuple(tokens[at - 2 : at].tolist())]} for at in away]
+        assert np.isin(tokens[away], reserved().spans.ends).all()
+        free = [{*reserved().free.tolist(), reserved().following[tuple(tokens[at - 2 : at].tolist())]} for at in away]
         assert all(token in choice for token, choice in zip(worn[away].tolist(), free, strict=True))
         ends = worn.reshape(-1, 5)[:, 3]
         assert len(set(ends[[0, 2, 5]])) == len(set(ends[[1, 4]])) == 1
@@ -66,12 +66,12 @@ def test_only_separating_tokens_change_and_an_item_wears_one_spare_throughout_an
 def test_who_wears_what_depends_on_seed_stage_and_example_alone() -> None:
     tokens = sequence(list(range(12)))
 
-    def worn(number: int, **given: int) -> list[int]:
-        return spares(**given).lend(tokens, number).tolist()
+    def replaced(number: int, **given: int) -> list[int]:
+        return reserved(**given)(tokens, number).tolist()
 
-    assert worn(4) == worn(4)
-    assert len({tuple(worn(number)) for number in range(20)}) > 10
-    assert worn(4) != worn(4, seed=2) and worn(4) != worn(4, part=2)
+    assert replaced(4) == replaced(4)
+    assert len({tuple(replaced(number)) for number in range(20)}) > 10
+    assert replaced(4) != replaced(4, seed=2) and replaced(4) != replaced(4, part=2)
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +82,20 @@ def tokenizer(tiny_run: Path):
 def test_prompt_and_answer_wear_the_same_and_masks_stay(tiny_run: Path, tokenizer) -> None:
     """An item's code in the prompt and in the answer of one example is one item, whatever it wears."""
     own, table = Catalogue.load(tiny_run / "catalogue"), examples.load(tiny_run / "tasks")
-    lent = Spares.of(own, token_ids(tokenizer, own.tokens), 0.5, 7, 1)
-    assert lent is not None
+    substitute = ReservedTokens.of(own, token_ids(tokenizer, own.tokens), 0.5, 7, 1)
+    assert substitute is not None
     plain = encode_examples(table, tokenizer, 512)
-    worn = encode_examples(table, tokenizer, 512, lent)
+    worn = encode_examples(table, tokenizer, 512, substitute)
     assert any((one.tokens != other.tokens).any() for one, other in zip(plain, worn, strict=True))
     seen: set[int] = set()
     for one, other in zip(plain, worn, strict=True):
         assert (one.supervised == other.supervised).all()
         away = one.tokens != other.tokens
         seen |= set(other.tokens[away].tolist())
-        places = np.flatnonzero(np.isin(one.tokens, lent.separating))
-        codes = [tuple(one.tokens[place + 1 - lent.levels : place + 1]) for place in places]
+        places = np.flatnonzero(np.isin(one.tokens, substitute.spans.ends))
+        codes = [tuple(one.tokens[place + 1 - substitute.spans.longest : place + 1]) for place in places]
         assert len(set(zip(codes, other.tokens[places].tolist(), strict=True))) == len(set(codes))
-    assert set(lent.spare.tolist()) <= seen
+    assert set(substitute.free.tolist()) <= seen
 
 
 def test_a_run_s_spares_are_used_and_move(tiny_run: Path, tokenizer) -> None:
@@ -112,11 +112,11 @@ def of(codes: np.ndarray) -> Catalogue:
     return Catalogue.of(pa.table({"item_id": names, "title": names}), codes.astype(np.int32), WIDTHS)
 
 
-def encoded(words, new: np.ndarray, lent: Spares | None, number: int) -> Encoded:
+def encoded(words, new: np.ndarray, substitute: ReservedTokens | None, number: int) -> Encoded:
     """Three items in their order round the catalogue."""
     items = [(number + step) % len(LEARNABLE) for step in range(3)]
     tokens = np.array([words.bos_token_id, *new[of(LEARNABLE).codes[items]].ravel()])
-    return Encoded(lent.lend(tokens, number) if lent else tokens, np.arange(10) > 0)
+    return Encoded(substitute(tokens, number) if substitute else tokens, np.arange(10) > 0)
 
 
 @pytest.mark.parametrize(("tied", "number"), [(True, 3), (False, 3), (True, 1)], ids=["tied", "untied", "next number"])
@@ -127,8 +127,8 @@ def test_a_new_item_can_win_against_its_twin(tied: bool, number: int, tmp_path: 
     for share in (0.0, 0.2):
         model, words, new = base("llama", tied, tmp_path / "tokenizer")
         untrained = sides(model)["input"].detach()[new[[9, 10, 11]]].clone()
-        lent = Spares.of(of(LEARNABLE), new, share, 0, 1)
-        rows = PackedRows([encoded(words, new, lent, case) for case in range(130)], 64, np.random.default_rng(0))
+        substitute = ReservedTokens.of(of(LEARNABLE), new, share, 0, 1)
+        rows = PackedRows([encoded(words, new, substitute, case) for case in range(130)], 64, np.random.default_rng(0))
         sft.train(model, rows, stage, 0, tmp_path / f"{share}", 0.0, lambda done: None)
         moved = (sides(model)["input"][new[[9, 10, 11]]] - untrained).norm(dim=1)
         assert share == 0 or moved.min() > 0.01

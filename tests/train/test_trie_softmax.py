@@ -12,11 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.train import siblings as siblings_file
-from llmrec.train import stage
+from llmrec.train import sft, trie_softmax
+from llmrec.train.loss import supervised_loss
 from llmrec.train.packing import IGNORE
-from llmrec.train.sft import scored
-from llmrec.train.siblings import Siblings
+from llmrec.train.trie_softmax import TrieSoftmax
 
 FIRST = 40  # the model's token of symbol 0; below it stand words
 
@@ -39,7 +38,7 @@ NEW = np.arange(FIRST, FIRST + 40)
 
 
 def truth(logits: torch.Tensor, tokens: list[int], at: int, codes: np.ndarray) -> torch.Tensor:
-    """Log-probability of the token at a place among those that any item has behind the same beginning."""
+    """Log-probability of the token at a place among those that any item has behind the same prefix."""
     level = next(number for number, edge in enumerate((4, 9, 40)) if tokens[at] < FIRST + edge)
     before = tokens[at - level : at]
     options = sorted({int(code[level]) + FIRST for code in codes if (code[:level] + FIRST).tolist() == before})
@@ -51,8 +50,8 @@ def test_code_tokens_compete_with_what_items_have_in_their_place(
     dense: int, gathered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients; words, the end, a spare token and a code that no item has compete with all tokens."""
-    monkeypatch.setattr(siblings_file, "DENSE", dense)
-    monkeypatch.setattr(siblings_file, "GATHERED", gathered)
+    monkeypatch.setattr(trie_softmax, "DENSE", dense)
+    monkeypatch.setattr(trie_softmax, "GATHERED", gathered)
     known = catalogue()
     draw = np.random.default_rng(1)
     histories = [known.codes[draw.integers(30, size=5)] + FIRST for _ in range(3)]
@@ -66,7 +65,7 @@ def test_code_tokens_compete_with_what_items_have_in_their_place(
     llama = LlamaForCausalLM(LlamaConfig(vocab_size=80, tie_word_embeddings=True, **shape))
     given = {"input_ids": ids, "labels": ids.clone(), "position_ids": torch.arange(18).expand(3, -1)}
     given["labels"][:, :2] = IGNORE
-    loss = scored(llama, **given, siblings=Siblings.of(known, NEW, "train.0.softmax")).loss
+    loss = supervised_loss(llama, **given, trie=TrieSoftmax.of(known, NEW, "train.0.softmax")).loss
     logits = llama(input_ids=ids).logits.float()
     wanted = []
     for row, line in enumerate(tokens):
@@ -86,14 +85,14 @@ def test_code_tokens_compete_with_what_items_have_in_their_place(
 
 def test_smoothing_shares_with_siblings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     known = catalogue()
-    found, states, rows = Siblings.of(known, NEW, "x"), torch.randn(30, 8), torch.randn(80, 8)
+    found, states, rows = TrieSoftmax.of(known, NEW, "x"), torch.randn(30, 8), torch.randn(80, 8)
     tokens = torch.from_numpy(known.codes.astype(np.int64)) + FIRST
-    depth, beginning = found.places(tokens, torch.arange(30), torch.full((30,), 2))
+    depth, prefix = found.locate(tokens, torch.arange(30), torch.full((30,), 2))
     assert (depth == 2).all()
     values = {}
     for name, dense in (("dense", 1024), ("gathered", 0)):
-        monkeypatch.setattr(siblings_file, "DENSE", dense)
-        values[name] = found.logprobs(states, tokens[:, 2], 2, beginning, rows, smoothing=0.3)
+        monkeypatch.setattr(trie_softmax, "DENSE", dense)
+        values[name] = found.logprobs(states, tokens[:, 2], 2, prefix, rows, smoothing=0.3)
     torch.testing.assert_close(values["dense"], values["gathered"])
     for item, code in enumerate(known.codes):
         twins = np.flatnonzero((known.codes[:, :2] == code[:2]).all(1))
@@ -105,9 +104,9 @@ def test_smoothing_shares_with_siblings_alone(monkeypatch: pytest.MonkeyPatch) -
 def test_a_wide_first_level_is_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token of each item's own alone: all are siblings, and gathering them for each position would be slow."""
     items = pa.table({"item_id": [str(item) for item in range(30)]})
-    found = Siblings.of(Catalogue.of_symbols(items, np.arange(30, dtype=np.int32)[:, None], [30]), NEW, "x")
-    monkeypatch.setattr(siblings_file, "DENSE", 8)
-    monkeypatch.setattr(Siblings, "_gathered", None)
+    found = TrieSoftmax.of(Catalogue.of_symbols(items, np.arange(30, dtype=np.int32)[:, None], [30]), NEW, "x")
+    monkeypatch.setattr(trie_softmax, "DENSE", 8)
+    monkeypatch.setattr(TrieSoftmax, "_gathered", None)
     states, rows, tokens = torch.randn(30, 8), torch.randn(80, 8), torch.arange(30) + FIRST
     scores = found.logprobs(states, tokens, 0, torch.zeros(30, dtype=torch.long), rows)
     torch.testing.assert_close(scores, torch.log_softmax(states @ rows[FIRST : FIRST + 30].T, 1).diagonal())
@@ -116,9 +115,9 @@ def test_a_wide_first_level_is_scored_at_once(monkeypatch: pytest.MonkeyPatch) -
 def test_a_shorter_code_ends_where_it_ends() -> None:
     known = catalogue(longest=2)
     ends = np.flatnonzero(known.codes[:, 2] < 0)
-    found = Siblings.of(known, NEW, "x")
+    found = TrieSoftmax.of(known, NEW, "x")
     tokens = torch.from_numpy(known.codes[ends, :2].astype(np.int64)) + FIRST
-    depth, _ = found.places(tokens, torch.arange(len(ends)), torch.ones(len(ends), dtype=torch.long))
+    depth, _ = found.locate(tokens, torch.arange(len(ends)), torch.ones(len(ends), dtype=torch.long))
     assert (depth == 1).all()
 
 
@@ -131,7 +130,7 @@ def test_a_head_that_is_not_the_embedding_is_refused(tied: bool, bias: bool) -> 
     with pytest.raises(
         ModelError, match=r"train.0.softmax: catalogue needs a base whose output layer is its embedding"
     ):
-        stage._siblings(job, None, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
+        sft._trie_softmax(job, None, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
 
 
 def test_codes_that_share_tokens_between_places_are_refused() -> None:
@@ -140,4 +139,4 @@ def test_codes_that_share_tokens_between_places_are_refused() -> None:
     with pytest.raises(
         ModelError, match=r"train.0.softmax: catalogue needs codes whose places have tokens of their own"
     ):
-        Siblings.of(shared, np.array([5, 6]), "train.0.softmax")
+        TrieSoftmax.of(shared, np.array([5, 6]), "train.0.softmax")
