@@ -1,4 +1,4 @@
-"""Files of folders that others may have made, read and checked once: JSON, NumPy arrays and Parquet tables.
+"""Read files of unknown origin and check them once: JSON, NumPy arrays and Parquet tables.
 
 Nothing is unpickled, and only regular files are opened: a pipe would block for ever.
 """
@@ -23,15 +23,15 @@ REMEDY = "Copy the folder again, or delete the file and make it again with `llmr
 
 
 def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> Any:
-    """Read a JSON file that must have a shape.
+    """Read a JSON file and validate it.
 
     Args:
         shape: a type that pydantic validates (a dataclass, a TypedDict, `list[str]` …), strictly: nothing is converted.
-        remedy: what to do about a damaged file.
-        kind: of the error.
+        remedy: last sentence of the message.
+        kind: class of the error.
 
     Raises:
-        LlmrecError: of `kind`; the file is missing, is not JSON, or has another shape. Names file, key and remedy.
+        LlmrecError: a `kind` that names file, key and remedy; the file is missing, is not JSON, or has another shape.
     """
     text = _content(path, remedy, kind)
     try:
@@ -41,7 +41,7 @@ def read_checked(path: Path, shape: Any, remedy: str = REMEDY, kind: type[Llmrec
 
 
 def check_value(value: Any, shape: Any, path: Path, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> None:
-    """See that a part of a JSON file has a shape; arguments and errors as of `read_checked`."""
+    """Validate a part of a JSON file; arguments and errors as of `read_checked`."""
     try:
         _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
@@ -49,19 +49,19 @@ def check_value(value: Any, shape: Any, path: Path, remedy: str = REMEDY, kind: 
 
 
 def read_lines(path: Path, shape: Any) -> list[Any]:
-    """Read a JSONL file whose lines must have a shape; empty lines, and a last line that a kill tore, are left out.
+    """Read a JSONL file and validate its lines; empty lines and an incomplete last line are left out.
 
     Raises:
         RunError: the file is missing, or a line is not JSON or has another shape.
     """
-    lines, found = _content(path, REMEDY, RunError).split(b"\n"), []
+    lines, values = _content(path, REMEDY, RunError).split(b"\n"), []
     for number, line in enumerate(lines, 1):
         try:
-            found += [_adapter(shape).validate_json(line, strict=True)] if line.strip() else []
+            values += [_adapter(shape).validate_json(line, strict=True)] if line.strip() else []
         except ValidationError as error:
             if number < len(lines):
                 raise RunError(f"{path}, line {number}, {_first_problem(error)}. {REMEDY}") from None
-    return found
+    return values
 
 
 def read_array(
@@ -74,11 +74,11 @@ def read_array(
     """Read a `.npy` file of finite numbers.
 
     Args:
-        dimensions: axes that the array must have.
-        mapped: leave the numbers in the file, memory-mapped and read-only.
+        dimensions: number of axes.
+        mapped: return a read-only memory map of the file.
 
     Raises:
-        LlmrecError: of `kind`; the file is missing, damaged, or holds something else.
+        LlmrecError: a `kind`; the file is missing, damaged, or holds something else.
     """
     check_file(path, remedy, kind)
     try:
@@ -96,10 +96,10 @@ def read_arrays(
     """Read an uncompressed `.npz` file of finite numbers.
 
     Args:
-        dimensions: name → axes, of every array that it must hold.
+        dimensions: name → number of axes, of the required arrays.
 
     Raises:
-        LlmrecError: of `kind`; the file is missing, damaged or compressed, lacks an array, or holds something else.
+        LlmrecError: a `kind`; the file is missing, damaged or compressed, lacks an array, or holds something else.
     """
     check_file(path, remedy, kind)
     try:
@@ -127,12 +127,12 @@ def read_table(
     """Read a Parquet file.
 
     Args:
-        types: column → its type, of every column that it must have; none of these may hold nulls. A column of texts may
-            also be encoded by a dictionary.
+        types: column → its type, of the required columns, which must not have nulls; a column of texts may also be
+            dictionary-encoded.
         options: of `pyarrow.parquet.read_table`.
 
     Raises:
-        LlmrecError: of `kind`; the file is missing, damaged, or has other columns.
+        LlmrecError: a `kind`; the file is missing, damaged, or has other columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -143,13 +143,13 @@ def read_table(
         table.validate(full=True)  # texts that are not UTF-8
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError, pa.ArrowException) as error:
         raise kind(f"{path} cannot be read as a Parquet table ({_line(error)}). {remedy}") from error
-    for name, wanted in types.items():
+    for name, expected in types.items():
         if table.column_names.count(name) != 1:
             raise kind(f"{path} must have one column '{name}', but has: {', '.join(table.column_names)}. {remedy}")
-        found = table.schema.field(name).type
-        plain = found.value_type if pa.types.is_dictionary(found) else found
-        if plain != wanted:
-            raise kind(f"{path}: the column '{name}' must be of type {wanted}, not {plain}. {remedy}")
+        type_ = table.schema.field(name).type
+        type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+        if type_ != expected:
+            raise kind(f"{path}: the column '{name}' must be of type {expected}, not {type_}. {remedy}")
         if table[name].null_count:
             raise kind(f"{path}: the column '{name}' has {table[name].null_count} empty value(s). {remedy}")
     return table
@@ -169,7 +169,7 @@ def _content(path: Path, remedy: str, kind: type[LlmrecError]) -> bytes:
 
 
 def check_file(path: Path, remedy: str = REMEDY, kind: type[LlmrecError] = RunError) -> None:
-    """Raise an error of `kind` where a path is no regular file, so that opening it neither fails nor waits."""
+    """Raise a `kind` where a path is no regular file; opening a pipe would wait for ever."""
     if not path.is_file():
         raise kind(f"{path} {'is not a regular file' if path.exists() else 'is missing'}. {remedy}")
 
@@ -182,7 +182,7 @@ def _check_numbers(path: Path, what: str, array: Any, dimensions: int, remedy: s
 
 
 def _first_problem(error: ValidationError) -> str:
-    """What is wrong with a JSON value, of its first problem."""
+    """Describe the first problem of a JSON value."""
     problems = error.errors(include_url=False)
     first = problems[0]
     if first["type"] == "json_invalid":
@@ -193,10 +193,10 @@ def _first_problem(error: ValidationError) -> str:
         return f"lacks the key {name}{more}"
     if first["type"] == "extra_forbidden":
         return f"has the key {name}, which this version of llmrec does not know{more}"
-    given = repr(first["input"])
-    given = given if len(given) <= 60 else f"{given[:60]}…"
+    value = repr(first["input"])
+    value = value if len(value) <= 60 else f"{value[:60]}…"
     where = f"has a wrong value at {name}" if first["loc"] else "has the wrong content"
-    return f"{where} ({first['msg'].removeprefix('Value error, ')}; given: {given}){more}"
+    return f"{where} ({first['msg'].removeprefix('Value error, ')}; given: {value}){more}"
 
 
 def _line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, hashes, and messages for a full or read-only disk."""
+"""Atomic writes of files and folders, hashes, and messages for errors of the file system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from llmrec.errors import RunError
 
 _ELSEWHERE = "Choose another place with `--out DIR`"
-REASONS = {  # why the system refuses a file, and what to do about it
+REASONS = {  # error of the system → what it means, and what to do
     errno.ENOSPC: ("the disk is full", "Free some space or choose another place with `--out DIR`"),
     errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another place with `--out DIR`"),
     errno.EROFS: ("the file system is read-only", _ELSEWHERE),
@@ -35,10 +35,13 @@ REASONS = {  # why the system refuses a file, and what to do about it
 
 @contextlib.contextmanager
 def explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk, a name that cannot be, or a file that cannot be read into a message that names it.
+    """Turn known errors of the file system (disk full, read-only, no permission …) into a RunError with a remedy.
+
+    Args:
+        path: that the block writes.
 
     Raises:
-        RunError: the system refuses, for a known reason, to write there, or to let the block use another file.
+        RunError: `path` cannot be written, or another file cannot be used; names the file.
     """
     if "\0" in str(path):
         raise RunError(f"{str(path)!r} holds a NUL, which no name can. Choose another place with `--out DIR`.")
@@ -55,22 +58,22 @@ def explain_disk(path: Path) -> Iterator[None]:
 
 
 def unusable(error: OSError) -> str | None:
-    """Which file cannot be used, and why; None where the error, of Python, NumPy or Arrow, does not tell."""
+    """Say which file cannot be used, and why; None where an error of Python, NumPy or Arrow does not name it."""
     file = _file_of(error)
     return f"{str(file)[:300]} cannot be used: {REASONS[error.errno][0]}." if file and error.errno in REASONS else None
 
 
 def _file_of(error: OSError) -> Path | None:
-    """The file that an error is about; Arrow names it in its text alone."""
+    """The file that an error names; Arrow names it only in its text."""
     quoted = re.search(r"local file '(.+)'\.", str(error))
     name = error.filename or (quoted[1] if quoted else None)
     return Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
 
 
 def _is_written(file: Path, path: Path) -> bool:
-    """Whether a file is a path that is written to, lies below it, or is one of the folders that it lies in.
+    """Whether a file is the written path, below it, or a parent of it.
 
-    What is written has a hidden name beside the path until it is whole.
+    Until it is complete, the written file has a hidden name beside the path.
     """
     file, path = file.absolute(), path.absolute()
     if file in path.parents:
@@ -83,10 +86,10 @@ def _is_written(file: Path, path: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` only when the block ends well.
+    """Yield a temporary path that replaces `path` when the block ends without an error.
 
     Raises:
-        RunError: a folder or a device is there, or the disk takes no more.
+        RunError: `path` is a folder or a device, or cannot be written.
     """
     with explain_disk(path):
         if path.exists() and not path.is_file():
@@ -94,7 +97,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
-        temporary = Path(name).absolute()  # DuckDB and Arrow take ~ for a home, and a colon for an address
+        temporary = Path(name).absolute()  # DuckDB and Arrow read ~ as a home folder, and a colon as an address
         try:
             yield temporary
             with temporary.open("rb") as written:
@@ -107,18 +110,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path` only when the block ends well.
+    """Yield a temporary folder that replaces `path` when the block ends without an error.
 
     Args:
-        path: where it goes.
-        replaces: whether a folder that is there and not empty may be deleted for it: only one that llmrec made.
+        replaces: whether an existing folder with files may be deleted: only one that llmrec made.
 
     Raises:
-        RunError: something is there that may not be replaced, or the disk takes no more.
+        RunError: `path` exists and may not be replaced, or cannot be written.
     """
     with explain_disk(path):
         path = path.absolute()  # as in `atomic_file`
-        put_back(path, replaces)
+        restore_replaced(path, replaces)
         _refuse_occupied(path, replaces)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, before = (_free_name(path, ending, replaces) for ending in ("partial", "replaced"))
@@ -138,14 +140,14 @@ def atomic_folder(path: Path, replaces: Callable[[Path], bool] = lambda folder: 
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_back(path: Path, replaces: Callable[[Path], bool]) -> None:
-    """Put a folder back that a process took away for a new one, if it was killed before that one stood there."""
+def restore_replaced(path: Path, replaces: Callable[[Path], bool]) -> None:
+    """Restore a folder that a process moved away for a new one, if it was killed before the new one was in place."""
     before = path.with_name(f".{path.name}.replaced")
     if not os.path.lexists(path) and before.is_dir() and not before.is_symlink() and replaces(before):
         before.replace(path)
 
 
-_OURS = ".llmrec-partial"  # in a folder that is being filled: whatever stopped the process, it may be deleted
+_OURS = ".llmrec-partial"  # marks a folder that is being filled: after a kill it may be deleted
 
 
 def _refuse_occupied(path: Path, replaces: Callable[[Path], bool]) -> None:
@@ -162,7 +164,7 @@ def _refuse_occupied(path: Path, replaces: Callable[[Path], bool]) -> None:
 
 
 def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Path:
-    """A hidden name beside a path; what a killed process of ours left there is deleted, and nothing else."""
+    """A hidden name beside a path; the remains of a killed process are deleted, and nothing else."""
     folder = path.with_name(f".{path.name}.{ending}")
     if folder.is_dir() and not folder.is_symlink():
         ours = (folder / _OURS).is_file() or replaces(folder)
@@ -172,18 +174,18 @@ def _free_name(path: Path, ending: str, replaces: Callable[[Path], bool]) -> Pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all; keys keep their order."""
+    """Write a JSON file atomically; keys keep their order."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; RunError where it is missing, cannot be read, or is not JSON."""
+    """Read a JSON file; RunError if it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -192,17 +194,17 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read ({error.strerror}). See that it is a file that you may read.") from error
     except (ValueError, RecursionError) as error:
         raise RunError(
-            f"{path} is not valid JSON ({error}). If a run made it, delete it and run again; else mend it."
+            f"{path} is not valid JSON ({error}). If a run made it, delete it and run again; otherwise correct it."
         ) from error
 
 
 def hash_bytes(data: bytes) -> str:
-    """SHA-256 of some bytes, as 64 hexadecimal digits."""
+    """SHA-256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value, independent of the order of keys."""
     return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
@@ -213,7 +215,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(path: Path, without: tuple[str, ...] = ("made.json",)) -> str:
-    """SHA-256 over the names and contents of all files below a folder, hidden ones and `without` left out."""
+    """SHA-256 of the names and contents of all files below a folder, without hidden ones and `without`."""
     files = sorted(
         file
         for file in path.rglob("*")

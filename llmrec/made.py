@@ -1,4 +1,4 @@
-"""made.json: what a stage notes about itself in its folder, written last, so a folder with one is whole."""
+"""made.json: the record of a finished stage, written last, so that a folder with one is complete."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_json
 
 MADE = "made.json"
-LAYOUT = 2  # version of run folders: one of another version is refused, and nothing in it is changed
-_UNHASHED = (MADE, "log.jsonl")  # log.jsonl tells seconds, so it differs between two runs of the same recipe
+LAYOUT = 2  # version of run folders; folders of other versions are refused and not changed
+_UNHASHED = (MADE, "log.jsonl")  # log.jsonl has seconds, so it differs between two runs of the same recipe
 
 
 class FileRecord(TypedDict):
-    """A file of a stage as it was when it was made."""
+    """State of a file when its stage finished."""
 
     size: int
     mtime_ns: int
@@ -28,10 +28,10 @@ class FileRecord(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class Made(TypedDict):
-    """What made.json holds.
+    """Content of made.json.
 
-    `config` and `inputs` (name → SHA-256) are all that the result depends on beside `version` and `seed`; `key` is
-    their hash. `files` are what the stage wrote, and `output` is their hash. All else is for people.
+    The result depends on `config`, `inputs` (name → SHA-256), `version` and `seed`; `key` is their hash. `files` are
+    the files that the stage wrote, and `output` is their hash. The other keys are for people.
     """
 
     layout: int
@@ -51,7 +51,7 @@ class Made(TypedDict):
 
 
 def read_made(folder: Path) -> Made:
-    """made.json of a finished stage; RunError where it is missing, damaged or of another version of llmrec."""
+    """Read made.json of a finished stage; RunError where it is missing, damaged or of another version of llmrec."""
     path = folder / MADE
     layout = read_checked(path, dict[str, Any]).get("layout", 1)
     if layout != LAYOUT:
@@ -64,10 +64,10 @@ def read_made(folder: Path) -> Made:
 
 
 def is_stage(folder: Path) -> bool:
-    """Whether a folder is a stage of a run, of any version: its made.json has the keys that all versions write.
+    """Whether a folder is a stage of a run of any version: its made.json has the keys that all versions write.
 
     Raises:
-        RunError: made.json is there and may not be read.
+        RunError: made.json cannot be read.
     """
     try:
         made = json.loads((folder / MADE).read_bytes())
@@ -79,28 +79,28 @@ def is_stage(folder: Path) -> bool:
 
 
 def records(folder: Path) -> dict[str, FileRecord]:
-    """File → record, of all files below a folder that are not hidden and whose content two equal runs share."""
-    found: dict[str, FileRecord] = {}
+    """File → record, of all files below a folder but hidden ones and those that differ between equal runs."""
+    result: dict[str, FileRecord] = {}
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
         if file.is_file() and file.name not in _UNHASHED and not any(part.startswith(".") for part in inside.parts):
-            found[inside.as_posix()] = _record(file)
-    return found
+            result[inside.as_posix()] = _record(file)
+    return result
 
 
 def output_hash(files: dict[str, FileRecord]) -> str:
-    """SHA-256 over names and contents of files."""
+    """SHA-256 of the names and contents of files."""
     return hash_json([[name, files[name]["sha256"]] for name in sorted(files)])
 
 
 def check_files(folder: Path, made: Made, all_files: bool = True) -> None:
-    """Check that the files of a stage are as it left them. Contents are read only where size or time differ.
+    """Check that the files of a stage did not change. Contents are read only where size or time differ.
 
     Args:
-        all_files: whether every file must be there; False where weights stayed on another machine.
+        all_files: whether a missing file is an error; False where weights are on another machine.
 
     Raises:
-        RunError: one is missing or was changed; names it.
+        RunError: names a file that is missing or changed.
     """
     for name, record in made["files"].items():
         path = folder / name

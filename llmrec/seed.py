@@ -1,4 +1,4 @@
-"""One seed for a run, and an independent stream of random numbers for every use of it."""
+"""Random numbers: one seed for a run, and an independent generator for every use of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A generator for one named use; streams of different names never share numbers."""
+    """A random generator for one named use; generators of different names are independent."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, for code that draws from their global generators."""
+    """Seed the global generators of Python, NumPy and torch."""
     import torch
 
     random.seed(seed)

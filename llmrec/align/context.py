@@ -19,7 +19,7 @@ from llmrec.decode.filters import Filter
 from llmrec.errors import DataError, ModelError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
-from llmrec.items.folder import read_texts
+from llmrec.items import read_texts
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.prompting import wrap

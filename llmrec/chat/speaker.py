@@ -13,7 +13,7 @@ from llmrec.chat.dialogue import Dialogue, Piece, Reply, speak_template, templat
 from llmrec.chat.store import Store
 from llmrec.chat.words import fold
 from llmrec.errors import ChatError, TextError
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.tasks.templates import sanitize
 from llmrec.text.client import OpenAIClient
 
@@ -81,7 +81,7 @@ class Served:
 
 def _data(text: str) -> str:
     """A text of the catalogue or a person that cannot steer a model."""
-    return sanitize(plain(text))
+    return sanitize(plain_text(text))
 
 
 def _or_template(pieces: Iterator[Piece], dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:

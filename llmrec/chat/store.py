@@ -12,8 +12,8 @@ import numpy as np
 
 from llmrec.chat.words import Key, key
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.folder import read_vectors
-from llmrec.items.text import number_of, values_of
+from llmrec.items import read_vectors
+from llmrec.items.text import split_values, to_number
 from llmrec.items.vectors import encode
 from llmrec.run.layout import RunFolder, recipe_of
 
@@ -132,7 +132,9 @@ class Store:
     def values(self, number: int) -> set[tuple[str, str]]:
         """Column and value of what an item has of the vocabularies."""
         columns = self.items[number].columns
-        return {(column.name, value) for column in self.vocabularies for value in values_of(columns.get(column.name))}
+        return {
+            (column.name, value) for column in self.vocabularies for value in split_values(columns.get(column.name))
+        }
 
     def distance(self, constraint: Constraint) -> np.ndarray:
         """(items,) float64 how far each item is from a constraint: 0 met, 1 or more not at all."""
@@ -198,7 +200,7 @@ def _column(name: str, cells: list[Any]) -> Column | None:
     given = [cell for cell in cells if cell not in (None, "", [])]
     if not given:
         return None
-    numbers = np.array([number_of(cell) for cell in cells], np.float64)
+    numbers = np.array([to_number(cell) for cell in cells], np.float64)
     if _YEAR.search(name) or np.isfinite(numbers).sum() == len(given):
         year = _YEAR.search(name) or (np.nanmin(numbers) >= 1000 and np.nanmax(numbers) <= 2100)
         return Column(name, "year" if year else "number", numbers, {}, {}) if np.isfinite(numbers).any() else None
@@ -206,7 +208,7 @@ def _column(name: str, cells: list[Any]) -> Column | None:
         return None
     holders: dict[str, list[int]] = {}
     for at, cell in enumerate(cells):
-        for value in values_of(cell):
+        for value in split_values(cell):
             holders.setdefault(value, []).append(at)
     return Column(name, "values", numbers, holders, {key(value): value for value in holders if key(value)})
 

@@ -23,7 +23,7 @@ from llmrec.decode.search import beam_search
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import Note
 from llmrec.model.prompting import encode
@@ -175,7 +175,7 @@ class Generative(Recommender):
         codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self.note
         recent = [int(item) for item in request.history[-note.history :]]
         pieces: dict[str, list[SlotValue]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
-        pieces["user"] = [(sanitize(plain(request.user)), "user", "")]
+        pieces["user"] = [(sanitize(plain_text(request.user)), "user", "")]
         prompts = [note.prompt]
         if request.words and "words" in self.reads:
             pieces["intention"] = [(sanitize(request.words), "intention", "")]

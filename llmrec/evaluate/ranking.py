@@ -22,7 +22,7 @@ from llmrec.errors import DataError
 from llmrec.evaluate import beyond
 from llmrec.files import write_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import titles as item_titles
+from llmrec.items.text import item_titles
 from llmrec.metrics.ranking import RANKING, Places, place, place_in_list, weighted
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.model.folder import Note

@@ -28,7 +28,7 @@ from llmrec.files import write_json
 from llmrec.indexing.codes import Ends, symbols
 from llmrec.indexing.ids import IdIndex, flat, hash_ids
 from llmrec.indexing.trie import Trie
-from llmrec.items.text import titles
+from llmrec.items.text import item_titles
 
 FORMAT = 2
 ABOUT, ITEMS, CODES, HEALTH = "catalogue.json", "items.parquet", "codes.npy", "health.json"
@@ -118,7 +118,7 @@ class ItemCatalogue:
     def titles_of(self, numbers: np.ndarray | list[int]) -> list[str]:
         """(n,) titles to show, by item number."""
         names = [name for name in ("item_id", "title") if name in self.items.column_names]
-        return titles(self.items.select(names).take(pa.array(numbers, pa.int64())))
+        return item_titles(self.items.select(names).take(pa.array(numbers, pa.int64())))
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -133,7 +133,7 @@ class ItemCatalogue:
     @cached_property
     def titles(self) -> list[str]:
         """A title to show, by item number; a Python list of all."""
-        return titles(self.items)
+        return item_titles(self.items)
 
     @cached_property
     def hash(self) -> str:

@@ -21,7 +21,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codes import Ends, groups, without_suffix
 from llmrec.indexing.ids import flat
 from llmrec.indexing.quantizers import VECTOR_METHODS
-from llmrec.items.folder import read_vectors
+from llmrec.items import read_vectors
 from llmrec.recipe import Indexing
 
 DEFAULT = Indexing()

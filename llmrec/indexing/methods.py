@@ -21,7 +21,7 @@ from llmrec.errors import CodeError
 from llmrec.indexing import quantizers
 from llmrec.indexing.codes import RawCodes
 from llmrec.indexing.kmeans import check_count
-from llmrec.items.text import plain, titles
+from llmrec.items.text import item_titles, plain_text
 from llmrec.recipe import Indexing
 from llmrec.seed import stream
 
@@ -123,7 +123,7 @@ def _digits(number: np.ndarray, width: int, room: int) -> RawCodes:
 
 def title(items: pa.Table) -> RawCodes:
     """The words of the title, as many as it has, at most twelve. Source: TID of Hua et al. 2023, arXiv 2305.06569."""
-    spelled = [re.findall(r"\w+|[^\w\s]", name)[:LONGEST] or [name] for name in titles(items)]
+    spelled = [re.findall(r"\w+|[^\w\s]", name)[:LONGEST] or [name] for name in item_titles(items)]
     words = sorted({word for row in spelled for word in row})
     number = {word: place for place, word in enumerate(words)}
     codes = np.full((len(spelled), max(map(len, spelled))), -1, np.int32)
@@ -160,7 +160,7 @@ def category(items: pa.Table, column: str, levels: int) -> RawCodes:
 
 def category_path(cell: object) -> list[str]:
     """The parts of a cell of categories; `(none)` for an empty one."""
-    parts = [plain(part) for part in cell] if isinstance(cell, list) else _PARTS.split(plain(cell))
+    parts = [plain_text(part) for part in cell] if isinstance(cell, list) else _PARTS.split(plain_text(cell))
     return [part for part in parts if part] or [NOTHING]
 
 

@@ -11,16 +11,16 @@ import pyarrow as pa
 
 from llmrec.errors import DataError
 
-_LONGEST = 512  # characters of one field; a title longer than this says nothing more
+_MAX_CHARACTERS = 512  # of one field
 
 
 def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> list[str]:
-    """One line of text an item: the first field plain, each further one behind its name.
+    """One line of text for each item: the first field as it is, each further one after its name.
 
     Args:
         items: the items table.
         fields: columns to use, in order.
-        missing: "refuse" items without any text, or use their "item-id".
+        missing: "refuse" items without text, or use their "item-id".
 
     Raises:
         DataError: a column is missing, or items have no text (which).
@@ -31,7 +31,7 @@ def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> l
             f"items.text names the column(s) {', '.join(unknown)}, but items have: {', '.join(items.column_names)}."
         )
     labels = ["", *(f"{name}: " for name in fields[1:])]
-    columns = [[plain(value) for value in items[name].to_pylist()] for name in fields]
+    columns = [[plain_text(value) for value in items[name].to_pylist()] for name in fields]
     texts = [
         "; ".join(label + value for label, value in zip(labels, row, strict=True) if value)
         for row in zip(*columns, strict=True)
@@ -42,37 +42,37 @@ def item_texts(items: pa.Table, fields: list[str], missing: str = "refuse") -> l
         shown = ", ".join(empty[:5]) + ("…" if len(empty) > 5 else "")
         raise DataError(
             f"{len(empty)} item(s) have no text in {', '.join(fields)}: {shown}\n"
-            "Add text to the items file, or let the id stand for it with items.missing_text=item-id"
+            "Add text to the items file, or use the ids as text with items.missing_text=item-id"
         )
     return [text or item_id for text, item_id in zip(texts, item_ids, strict=True)]
 
 
-def titles(items: pa.Table) -> list[str]:
-    """A title to show for each item: its `title`, otherwise its id."""
+def item_titles(items: pa.Table) -> list[str]:
+    """The `title` of each item, otherwise its id."""
     named = items["title"].to_pylist() if "title" in items.column_names else [None] * items.num_rows
-    return [plain(name) or item_id for name, item_id in zip(named, items["item_id"].to_pylist(), strict=True)]
+    return [plain_text(name) or item_id for name, item_id in zip(named, items["item_id"].to_pylist(), strict=True)]
 
 
-def plain(value: object) -> str:
-    """A value as one line of ordinary text: no control characters, no line breaks, at most 512 characters."""
+def plain_text(value: object) -> str:
+    """A value as one line of at most 512 characters, without control characters and line breaks."""
     if value is None:
         return ""
     if isinstance(value, list):
         value = ", ".join(str(part) for part in value)
-    text = unicodedata.normalize("NFC", str(value)[: 4 * _LONGEST])
+    text = unicodedata.normalize("NFC", str(value)[: 4 * _MAX_CHARACTERS])
     kept = "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)
-    return re.sub(r"\s+", " ", kept).strip()[:_LONGEST]
+    return re.sub(r"\s+", " ", kept).strip()[:_MAX_CHARACTERS]
 
 
-def values_of(cell: Any) -> list[str]:
-    """The values of a cell: of a list, of a text with commas or bars, of the steps of a path."""
+def split_values(cell: Any) -> list[str]:
+    """Split a cell into values: the members of a list, the parts of a text with commas or bars, the steps of a path."""
     if isinstance(cell, list):
-        return [part for one in cell for part in values_of(one)]
+        return [value for member in cell for value in split_values(member)]
     return [part.strip() for part in re.split(r"[,|]| > ", str(cell)) if part.strip()] if cell is not None else []
 
 
-def number_of(cell: Any) -> float:
-    """A cell as a number, a date as its year; NaN for any other."""
+def to_number(cell: Any) -> float:
+    """A cell as a number, a date as its year; NaN for other texts."""
     try:
         return float(str(cell)[:4] if re.match(r"\d{4}-\d", str(cell)) else cell)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Vectors of items: of their texts by an encoder, and of co-occurrence in histories (PPMI and SVD)."""
+"""Vectors of items: encoded texts, and co-occurrence in histories (PPMI and SVD)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmrec import resources
 from llmrec.contracts import Sequences
 from llmrec.errors import DataError, ModelError
 
-REACH = 5  # items co-occur where they stand at most so many steps apart in a history
+WINDOW = 5  # items co-occur if they are at most so many steps apart in a history
 Progress = Callable[[float], None]  # called with the share done, 0 to 1
 
 
 def encode(texts: list[str], encoder: str, progress: Progress = lambda done: None) -> np.ndarray:
-    """Encode texts by a member of `ENCODERS`.
+    """Encode texts with an encoder of `ENCODERS`.
 
     Returns:
         (texts, dim) float32, rows of length 1.
@@ -41,13 +41,9 @@ def encode(texts: list[str], encoder: str, progress: Progress = lambda done: Non
 
 
 def check_encoder(encoder: str) -> None:
-    """Refuse a name that no encoder has.
-
-    Raises:
-        ModelError: there is no such encoder.
-    """
+    """Raise ModelError for the name of an unknown encoder."""
     if encoder not in ENCODERS:
-        raise ModelError(f"there is no encoder '{encoder}': say {' or '.join(ENCODERS)}.")
+        raise ModelError(f"there is no encoder '{encoder}': take {' or '.join(ENCODERS)}.")
 
 
 def minilm(texts: list[str], progress: Progress) -> np.ndarray:
@@ -58,7 +54,7 @@ def minilm(texts: list[str], progress: Progress) -> np.ndarray:
     import torch
 
     tokenizer, model = _minilm()
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # like lengths together: little padding
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # similar lengths together: little padding
     vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
     for start in range(0, len(order), 64):
         rows = order[start : start + 64]
@@ -75,7 +71,7 @@ def minilm(texts: list[str], progress: Progress) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _minilm() -> tuple[Any, Any]:
-    """Tokenizer and model: loaded once, since a chat encodes a few words at a time."""
+    """Tokenizer and model, loaded once: a chat encodes a few words at a time."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = resources.asset_path("minilm-l6")
@@ -83,8 +79,8 @@ def _minilm() -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()
 
 
-def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:
-    """Signed hashed bag of words and character trigrams, 256 numbers: for `--tiny` and tests, without a model.
+def hash_features(texts: list[str], progress: Progress) -> np.ndarray:
+    """Signed hashed bag of words and character trigrams, 256 numbers: for `--tiny` and tests.
 
     Source: Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning".
     """
@@ -100,7 +96,7 @@ def hashed_words(texts: list[str], progress: Progress) -> np.ndarray:
     return vectors
 
 
-ENCODERS: dict[str, Callable[[list[str], Progress], np.ndarray]] = {"minilm-l6": minilm, "hashing": hashed_words}
+ENCODERS: dict[str, Callable[[list[str], Progress], np.ndarray]] = {"minilm-l6": minilm, "hashing": hash_features}
 
 
 def ppmi_vectors(train: Sequences, n_items: int, width: int, seed: int) -> np.ndarray:
@@ -119,7 +115,7 @@ def ppmi_vectors(train: Sequences, n_items: int, width: int, seed: int) -> np.nd
     """
     import torch
 
-    first, second, value = ppmi(train, n_items)
+    first, second, value = ppmi_pairs(train, n_items)
     width = min(width, n_items)
     if not len(value):
         return np.zeros((n_items, width), np.float32)
@@ -131,19 +127,19 @@ def ppmi_vectors(train: Sequences, n_items: int, width: int, seed: int) -> np.nd
         torch.manual_seed(seed % 2**63)
         left, size, _ = torch.svd_lowrank(table, q=min(n_items, width + 8), niter=4)
     vectors = (left[:, :width] * size[:width].sqrt()).numpy()
-    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)])  # the SVD leaves them open
-    met = np.bincount(first, minlength=n_items) > 0
-    return np.ascontiguousarray(vectors * np.where(signs == 0, 1, signs) * met[:, None], np.float32)
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)])  # the SVD does not determine them
+    has_neighbours = np.bincount(first, minlength=n_items) > 0
+    return np.ascontiguousarray(vectors * np.where(signs == 0, 1, signs) * has_neighbours[:, None], np.float32)
 
 
-def ppmi(train: Sequences, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ppmi_pairs(train: Sequences, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positive PMI: (n,) int64 items, (n,) int64 items they co-occur with, (n,) float32 nats; sorted, symmetric."""
     rows, items = train.rows, train.items.astype(np.int64)
     keys = []
-    for step in range(1, REACH + 1):
+    for step in range(1, WINDOW + 1):
         same = (rows[step:] == rows[:-step]) & (items[step:] != items[:-step])
-        one, other = items[:-step][same], items[step:][same]
-        keys += [one * n_items + other, other * n_items + one]
+        left, right = items[:-step][same], items[step:][same]
+        keys += [left * n_items + right, right * n_items + left]
     pairs, counts = np.unique(np.concatenate(keys), return_counts=True)
     first, second = pairs // n_items, pairs % n_items
     total = np.bincount(first, counts, minlength=n_items)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from llmrec.data.clean import clean
 from llmrec.data.sources import read
 from llmrec.errors import DataError
-from llmrec.items.text import plain, titles
+from llmrec.items.text import item_titles, plain_text
 from llmrec.recipe import Data
 from llmrec.seed import stream
 from llmrec.tasks.templates import sanitize
@@ -211,7 +211,7 @@ def load_ratings(data: Data, split: RatingSplit, seed: int, scale: str | None = 
     }
     return Ratings(
         users.indices.to_numpy().astype(np.int64), item_numbers.astype(np.int64), values, parts.astype(np.int8),
-        _short(titles(items)), _genres(items), rating_scale, split, facts,
+        _short(item_titles(items)), _genres(items), rating_scale, split, facts,
     )  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def _check_on_scale(values: np.ndarray, scale: RatingScale, events: pa.Table) ->
 
 def _genres(items: pa.Table) -> list[str]:
     columns = [items[name].to_pylist() for name in _GENRES if name in items.column_names] or [[None] * items.num_rows]
-    return _short([next(filter(None, map(plain, values)), "") for values in zip(*columns, strict=True)])
+    return _short([next(filter(None, map(plain_text, values)), "") for values in zip(*columns, strict=True)])
 
 
 def _short(texts: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from llmrec.collaborative import refuse_too_large
 from llmrec.contracts import Sizes
 from llmrec.data import sources
 from llmrec.errors import DataError, RunError
-from llmrec.files import put_back, write_text
+from llmrec.files import restore_replaced, write_text
 from llmrec.made import is_stage, read_made
 from llmrec.recipe import Data, Evaluate, Launch, Recipe, Tasks, Training
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING
@@ -176,7 +176,7 @@ def _begin(folder: RunFolder, recipe: str, specs: Sequence[StageSpec]) -> None:
         left.unlink()
     write_text(folder.recipe, recipe)
     for spec in specs:
-        put_back(folder.stage(spec.name), is_stage)
+        restore_replaced(folder.stage(spec.name), is_stage)
 
 
 def judge(

@@ -10,7 +10,7 @@ from llmrec import collaborative
 from llmrec.contracts import CollaborativeModel, Items
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.folder import read_texts, read_vectors
+from llmrec.items import read_texts, read_vectors
 from llmrec.recipe import Alignment, Evaluate, Model, ModelSpec, Tasks, Training
 from llmrec.run.layout import RunFolder, collaborative_name, model_of
 from llmrec.run.stage import Context

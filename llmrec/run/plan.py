@@ -103,10 +103,10 @@ def _data(settings: Data) -> StageSpec:
 def _items(settings: ItemText) -> StageSpec:
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
-        from llmrec.items import folder
+        from llmrec.items import write_items
 
         items = Dataset.load(context.run.data, texts=False).items
-        return folder.make(settings, items, context.folder, context.progress)
+        return write_items(settings, items, context.folder, context.progress)
 
     return StageSpec(ITEMS, "items", 2, settings.hashed_fields(), (ITEM_TABLE,), make)
 
@@ -117,7 +117,7 @@ def _catalogue(settings: Indexing, model: Model) -> StageSpec:
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
         from llmrec.indexing import build
-        from llmrec.items.folder import read_vectors
+        from llmrec.items import read_vectors
 
         dataset = Dataset.load(context.run.data, texts=False)
         vectors = read_vectors(context.run.items, dataset.n_items)
@@ -137,7 +137,7 @@ def _tasks(settings: Tasks) -> StageSpec:
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
         from llmrec.indexing.catalogue import Catalogue
-        from llmrec.items.folder import read_texts
+        from llmrec.items import read_texts
         from llmrec.tasks import examples
         from llmrec.tasks.inputs import TaskInputs
         from llmrec.tasks.llm_annotations import add_annotations

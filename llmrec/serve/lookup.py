@@ -13,7 +13,7 @@ from llmrec.collaborative.counts import users_of_items
 from llmrec.contracts import ItemSet
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import number_of, values_of
+from llmrec.items.text import split_values, to_number
 from llmrec.serve.schemas import ApiError, CatalogueItem, ColumnConstraint, ItemsResponse
 
 _USUAL = ("category", "categories", "genre", "genres", "kind", "brand", "type")
@@ -122,13 +122,13 @@ class Constraints:
         found: dict[str, list[int]] = {}
         for number, cell in enumerate(self._items[column].to_pylist()):
             whole = [] if cell is None or isinstance(cell, list) else [str(cell).strip()]
-            for value in {one.lower() for one in [*values_of(cell), *whole] if one}:
+            for value in {one.lower() for one in [*split_values(cell), *whole] if one}:
                 found.setdefault(value, []).append(number)
         return found
 
     def _parsed(self, column: str) -> np.ndarray:
         """(items,) float64, NaN where a cell is no number."""
-        return np.array([number_of(cell) for cell in self._items[column].to_pylist()], np.float64)
+        return np.array([to_number(cell) for cell in self._items[column].to_pylist()], np.float64)
 
     def _known(self) -> str:
         return ", ".join(f"'{name}'" for name in self.columns) or "none"

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrec.contracts import ItemSet, Request
 from llmrec.decode.load import LoadedRecommender
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import Constraints, Users
 from llmrec.serve.schemas import ApiError, RecommendedItem, RecommendRequest, RecommendResponse, Timing
@@ -105,7 +105,7 @@ class RecommendationService:
         if allowed is not None:
             listed = np.unique(np.array(allowed, np.int64))
             only = listed[constrained.mask[listed]] if constrained else listed
-        words = sanitize(plain(ask.query)) if ask.query else ""
+        words = sanitize(plain_text(ask.query)) if ask.query else ""
         return Request(seen, words=words, user=ask.user or "", allowed=only, denied=hidden), [*unknown, *more, *others]
 
     def _numbers(self, ids: Sequence[str], fatal: str | None) -> tuple[list[int], list[str]]:

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from llmrec.checked import REMEDY, check_file
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.recipe import Tasks
 from llmrec.tasks.builder import SCHEMA, ExampleBuilder, Shard
 from llmrec.tasks.inputs import TaskInputs
@@ -127,4 +127,4 @@ def next_item_prompt(
     codes: list[SlotValue] = [
         (catalogue.code_texts[int(item)], "history", catalogue.item_ids[int(item)]) for item in history
     ]
-    return fill(template.prompt, {"history": codes, "user": [(sanitize(plain(user)), "user", "")]})
+    return fill(template.prompt, {"history": codes, "user": [(sanitize(plain_text(user)), "user", "")]})

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset, Split
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.tasks.templates import sanitize
 
 # Slot → columns of the interactions that can fill it, the first that exists; null where an event has no value. Amazon's
@@ -67,7 +67,7 @@ class TaskInputs:
             users if isinstance(users, pa.Array) else pa.array(users, pa.string()),
             catalogue.ids.cast(pa.string()),
             catalogue.codes_as_text(),
-            pa.array([sanitize(plain(title)) for title in catalogue.titles], pa.string()),
+            pa.array([sanitize(plain_text(title)) for title in catalogue.titles], pa.string()),
             pa.array([sanitize(text) for text in texts], pa.string()),
             catalogue.codes.shape[1],
             events or {},
@@ -106,7 +106,7 @@ def _hints(inputs: TaskInputs, explanations: pa.Array) -> pa.Array:
     """(events,) the first word of each explanation that the item's text has too, as P5's feature word; or null."""
     vocabularies = [set(_WORD.findall(text.lower())) for text in inputs.texts.to_pylist()]
     words = [
-        next((word for word in _WORD.findall(plain(text).lower()) if word in vocabularies[item]), None)
+        next((word for word in _WORD.findall(plain_text(text).lower()) if word in vocabularies[item]), None)
         for text, item in zip(explanations.to_pylist(), inputs.train.items.tolist(), strict=True)
     ]
     return pa.array(words, pa.string())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from llmrec import resources, trusted_urls
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.inputs import TaskInputs
@@ -69,7 +69,7 @@ def _needs(tasks: Tasks) -> set[str]:
 
 def _intentions(inputs: TaskInputs, items: pa.Table, oracle: Oracle | None) -> pa.Array | None:
     if "intention" in items.column_names:
-        texts = [sanitize(plain(text)) or None for text in items["intention"].to_pylist()]
+        texts = [sanitize(plain_text(text)) or None for text in items["intention"].to_pylist()]
         return pa.array(texts, pa.string())
     if oracle is None:
         return None
@@ -94,7 +94,7 @@ def _preferences(inputs: TaskInputs, items: pa.Table, oracle: Oracle) -> pa.Arra
 
 
 def _complete(oracle: Oracle, asks: list[Ask]) -> pa.Array:
-    return pa.array([sanitize(plain(text)) for text in oracle_of(oracle).complete(asks)], pa.string())
+    return pa.array([sanitize(plain_text(text)) for text in oracle_of(oracle).complete(asks)], pa.string())
 
 
 def item_traits(items: pa.Table) -> list[list[str]]:
@@ -110,7 +110,7 @@ def _parts(value: object) -> list[str]:
         return [part for entry in value for part in _parts(entry)]
     if value is None or isinstance(value, float):  # a price such as 14.99 is not an intention
         return []
-    words = sanitize(plain(str(value).rsplit(" > ", 1)[-1]))
+    words = sanitize(plain_text(str(value).rsplit(" > ", 1)[-1]))
     return [part for part in re.split(r"\s*[,;|]\s*", words) if part] if len(words) <= _SHORT else []
 
 

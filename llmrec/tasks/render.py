@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.errors import PromptError
-from llmrec.items.text import plain
+from llmrec.items.text import plain_text
 from llmrec.recipe import Tasks
 from llmrec.tasks.inputs import EVENT_SLOTS, TaskInputs
 from llmrec.tasks.instances import Instances, concat_ranges
@@ -180,7 +180,7 @@ def format_rating(value: float) -> str:
 def _single(name: str, instances: Instances, inputs: TaskInputs) -> pa.Array:
     """(instances,) values of a slot with one value per instance."""
     if name in EVENT_SLOTS:
-        clean = format_rating if name == "rating" else lambda value: sanitize(plain(value))
+        clean = format_rating if name == "rating" else lambda value: sanitize(plain_text(value))
         values = inputs.events[name].take(pa.array(instances.events)).to_pylist()
         return pa.array([clean(value) for value in values], pa.string())
     if name in ("letter", "verdict"):
@@ -188,7 +188,7 @@ def _single(name: str, instances: Instances, inputs: TaskInputs) -> pa.Array:
         return options.take(pa.array(instances.labels.astype(np.int64)))
     if name == "user":
         users = inputs.users.take(pa.array(instances.users)).to_pylist()
-        return pa.array([sanitize(plain(user)) for user in users], pa.string())
+        return pa.array([sanitize(plain_text(user)) for user in users], pa.string())
     if name == "preference":
         assert inputs.preferences is not None
         return inputs.preferences.take(pa.array(instances.users))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrec.checked import read_array, read_checked
 from llmrec.files import atomic_folder, write_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.folder import read_texts, read_vectors
+from llmrec.items import read_texts, read_vectors
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.base import load_base, tiny_base

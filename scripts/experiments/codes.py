@@ -18,7 +18,7 @@ from llmrec import resources
 from llmrec.data.dataset import Dataset
 from llmrec.indexing import agreement, vectors
 from llmrec.indexing.codebooks import residual_kmeans
-from llmrec.items.folder import read_vectors
+from llmrec.items import read_vectors
 from llmrec.recipe_file import load
 from llmrec.results.record import write_result
 from llmrec.run.execute import run

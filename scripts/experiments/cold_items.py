@@ -22,7 +22,7 @@ from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative
 from llmrec.indexing.add import add
-from llmrec.items.folder import read_vectors
+from llmrec.items import read_vectors
 from llmrec.recipe_file import load
 from llmrec.results.record import write_result
 from llmrec.run.execute import run

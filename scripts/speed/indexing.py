@@ -31,7 +31,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codebooks import residual_kmeans
 from llmrec.indexing.codes import groups
 from llmrec.indexing.frozen import Frozen
-from llmrec.items.folder import read_vectors
+from llmrec.items import read_vectors
 from llmrec.recipe import Indexing, Recipe
 from llmrec.results.record import write_result
 from llmrec.run.execute import run

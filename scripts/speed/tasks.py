@@ -21,7 +21,7 @@ from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset
 from llmrec.files import hash_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.folder import read_texts
+from llmrec.items import read_texts
 from llmrec.model.prompting import load_tokenizer
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Oracle, Recipe, Tasks

@@ -12,7 +12,7 @@ from llmrec.chat.choose import State
 from llmrec.chat.client import Client, Declined, OwnServer, ServerDown
 from llmrec.chat.dialogue import ChatService, say
 from llmrec.chat.store import Constraint, SemanticIndex
-from llmrec.items.folder import read_vectors
+from llmrec.items import read_vectors
 from llmrec.run.layout import RunFolder
 
 

@@ -300,7 +300,7 @@ def test_a_model_that_another_recipe_replaces_is_told(
     [
         (("recommend", "RUN", "--all-users", "--out", "recs.csv"), "Name a file that ends in .parquet"),
         (("evaluate", "RUN", "--beams", "0"), "beams"),
-        (("reproduce", "RUN/recipe.yaml"), "else mend it"),
+        (("reproduce", "RUN/recipe.yaml"), "otherwise correct it"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_refused(

@@ -22,7 +22,7 @@ from llmrec.evaluate.files import read_choices, read_judged, read_metrics
 from llmrec.evaluate.tasks import HELD_OUT, evaluate_choices, figures
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.folder import read_texts
+from llmrec.items import read_texts
 from llmrec.metrics.predictions import auc
 from llmrec.model import folder as model_folder
 from llmrec.recipe import Evaluate, Recipe, Tasks

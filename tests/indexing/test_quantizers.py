@@ -16,7 +16,7 @@ from llmrec.indexing.codebooks import kmeans_tree, product_quantizer, residual_k
 from llmrec.indexing.kmeans import balanced_kmeans
 from llmrec.indexing.methods import collaborative
 from llmrec.indexing.separate import plan
-from llmrec.items.vectors import ppmi, ppmi_vectors
+from llmrec.items.vectors import ppmi_pairs, ppmi_vectors
 
 DRAW = np.random.default_rng(0)
 GROUP = DRAW.permutation(np.repeat(np.arange(8), 50))
@@ -185,7 +185,7 @@ def test_ppmi_is_what_a_dictionary_counts() -> None:
     total = sum(pairs.values())
     marginal = [sum(count for (one, _), count in pairs.items() if one == item) for item in range(5)]
     expected = {pair: np.log(count * total / (marginal[pair[0]] * marginal[pair[1]])) for pair, count in pairs.items()}
-    first, second, value = ppmi(train, 6)
+    first, second, value = ppmi_pairs(train, 6)
     found = dict(zip(zip(first.tolist(), second.tolist(), strict=True), value.tolist(), strict=True))
     assert found == pytest.approx({pair: value for pair, value in expected.items() if value > 0})
     assert not ppmi_vectors(train, 6, 4, 0)[5].any()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.errors import DataError
-from llmrec.items.text import item_texts, plain, titles
+from llmrec.items.text import item_texts, item_titles, plain_text
 
 ITEMS = pa.table(
     {
@@ -41,16 +41,16 @@ def test_a_column_that_is_not_there_is_named_with_those_there_are() -> None:
 
 
 def test_an_item_without_title_is_shown_by_its_id() -> None:
-    assert titles(ITEMS) == ["Heat", "b", "c"]
-    assert titles(ITEMS.drop(["title"])) == ["a", "b", "c"]
+    assert item_titles(ITEMS) == ["Heat", "b", "c"]
+    assert item_titles(ITEMS.drop(["title"])) == ["a", "b", "c"]
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=700))
 def test_any_value_becomes_one_line_of_at_most_512_characters(text: str) -> None:
-    line = plain(text)
+    line = plain_text(text)
     assert len(line) <= 512
     assert len(line.splitlines()) <= 1
     assert line == line.strip()
     assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in line)
-    assert plain(line) == line
+    assert plain_text(line) == line
     line.encode()  # nothing that UTF-8 cannot say
