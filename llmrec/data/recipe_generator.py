@@ -160,13 +160,11 @@ def recipe_text(data: Data, text: list[str], size: DatasetSize, target: Path, or
     beams = min(50, max(5, size.items // 2)) if small else 50
     baselines = "" if size.items <= _SQUARED else ", baselines: [popularity, markov]"
     if epochs >= _LONG:
-        taught = f"taught: 0.2, teacher: {'markov-ease' if size.items <= _SQUARED else 'markov'}"
-        why_taught = (
-            "One of five items of a history gives way to what a linear teacher expects there, others in every epoch."
-        )
+        teacher = f"teacher_replace_prob: 0.2, teacher: {'markov-ease' if size.items <= _SQUARED else 'markov'}"
+        why = "In each epoch, one of five items of a history is replaced by one that a linear teacher predicts there."
     else:
-        taught = "taught: 0"
-        why_taught = f"A teacher's help (taught: 0.2) pays in a long training; {epochs} epochs are few."
+        teacher = "teacher_replace_prob: 0"
+        why = f"A teacher (teacher_replace_prob: 0.2) helps in a long training; {epochs} epochs are few."
     k_core = "users and items with fewer interactions are dropped" if size.k_core else "no user or item is dropped"
     optional = [f"  columns: {_flow(columns)}   # our name: name in your file"] if columns else []
     if data.day_first is not None:
@@ -194,14 +192,14 @@ def recipe_text(data: Data, text: list[str], size: DatasetSize, target: Path, or
         "collaborative_model: ppmi}",
         f"# Interactions per user: {int(np.median(size.lengths))} (median), {int(size.lengths.max())} at most.",
         f"tasks: {{history: {history}, passes: {passes}, item_to_text: 0.25, text_to_item: 0.25}}",
-        '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with softmax: '
-        "vocabulary below",
+        '# A small model from scratch; instead: {base: "embedded:smollm2-135m-instruct", adapt: lora}, with loss: full '
+        "below",
         f"model: {{base: nano, width: 128, layers: 3, heads: 2, vocabulary: {1000 if size.items > 500 else 500}, "
         "init_tokens: vectors}",
-        f"# {why_taught}",
+        f"# {why}",
         "train:",
         f"  - {{method: sft, epochs: {epochs}, batch: {batch}, learning_rate: 2.0e-3, "
-        f"precision: bf16, softmax: catalogue, {taught}}}",
+        f"precision: bf16, loss: trie, {teacher}}}",
         f"# {size.repeats:.0%} of the interactions are with an item that the user had before.",
         f"evaluate: {{ranking: {ranking}, beams: {beams}, exclude_seen: {str(size.repeats < 0.1).lower()}{baselines}}}",
     ]

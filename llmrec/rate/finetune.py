@@ -156,7 +156,7 @@ def _train(
         warmup=(max(1, steps // 10) - 0.5) / steps,  # a share, which the loop rounds up to whole steps
         precision="bf16",
         save_every=tuning.save_every,
-        row_tokens=tuning.pack_length,
+        pack_length=tuning.pack_length,
     )
     objective = loop.Objective(partial(RatingModel.loss, targets=torch.from_numpy(targets).float()), collate)
     context = loop.TrainContext("--method", described=lambda numbers: f"packed rows {numbers}")

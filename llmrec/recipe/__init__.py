@@ -51,17 +51,17 @@ class Recipe(Part):
     def _stage_fits(self, stage: Training) -> None:
         """Raise ValueError where a stage contradicts another part; its words follow `train.N`."""
         adapt, strategy = stage.adapt or self.model.adapt, self.launch.strategy
-        by_trie = isinstance(stage, Sft) and stage.softmax == "catalogue"
+        by_trie = isinstance(stage, Sft) and stage.loss == "trie"
         if by_trie and adapt != "full":
             raise ValueError(
-                f".softmax: catalogue reads rows of the output layer, which adapt: {adapt} holds in parts. "
-                "Use adapt: full, or softmax: vocabulary"
+                f".loss: trie reads rows of the output layer, which adapt: {adapt} holds in parts. "
+                "Use adapt: full, or loss: full"
             )
         offering = sorted(_OFFERING & set(self.tasks.weights))
-        if offering and isinstance(stage, Sft) and stage.drop_history:
+        if offering and isinstance(stage, Sft) and stage.item_dropout:
             raise ValueError(
-                f".drop_history leaves items out wherever they stand, also those on offer in {', '.join(offering)}. "
-                "Take these tasks out of `tasks`, or set drop_history: 0"
+                f".item_dropout leaves items out wherever they stand, also those on offer in {', '.join(offering)}. "
+                "Take these tasks out of `tasks`, or set item_dropout: 0"
             )
         cuts = f"which {strategy} cuts up"
         needs_whole = (
@@ -71,8 +71,8 @@ class Recipe(Part):
                 f" is {stage.method}, which asks the whole model, but {strategy} cuts it up",
                 "",
             ),
-            (by_trie, f".softmax: catalogue reads rows of the output layer, {cuts}", ", or softmax: vocabulary"),
-            (stage.average, f".average adds up whole weights, {cuts}", ", or average: 0"),
+            (by_trie, f".loss: trie reads rows of the output layer, {cuts}", ", or loss: full"),
+            (stage.weight_average, f".weight_average adds up whole weights, {cuts}", ", or weight_average: 0"),
             (stage.validation.every, f".validation ranks with the whole model, {cuts}", ", or validation.every: 0"),
         )
         for needed, what, instead in needs_whole if strategy in ("fsdp", "deepspeed-zero3") else ():
@@ -109,7 +109,13 @@ def shrink(recipe: Recipe) -> Recipe:
         tasks=change(recipe.tasks, history=min(recipe.tasks.history, 10)),
         model=change(recipe.model, **(nano if recipe.model.base == "nano" else adapted)),
         train=[
-            change(stage, epochs=min(stage.epochs, 1.0), batch=rows, accumulate=1, save_every=min(stage.save_every, 10))
+            change(
+                stage,
+                epochs=min(stage.epochs, 1.0),
+                batch=rows,
+                gradient_accumulation=1,
+                save_every=min(stage.save_every, 10),
+            )
             for stage in recipe.train
         ],
     )

@@ -15,7 +15,7 @@ RewardName = Literal["hit", "rank", "prefix", "teacher", "diversity", "novelty",
 
 
 class Validation(Part):
-    """Early stopping: next items that no training example holds, ranked by the model as it stands."""
+    """Early stopping on next items that no training example holds."""
 
     every: Annotated[Int, Field(ge=0)] = Field(0, description="steps between validations; 0 for none")
     metric: Metric = "ndcg@10"
@@ -24,13 +24,13 @@ class Validation(Part):
 
 
 class Training(Part):
-    """What every training stage can be told."""
+    """Settings of all training stages."""
 
-    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"accumulate", "gradient_checkpointing", "save_every"})
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset({"gradient_accumulation", "gradient_checkpointing", "save_every"})
     method: str
     epochs: Annotated[Float, Field(gt=0)] = 1.0
     batch: Positive = Field(32, description="rows per step, over all processes")
-    accumulate: Positive = Field(1, description="passes that a step is cut into: less memory, the same step")
+    gradient_accumulation: Positive = Field(1, description="passes per step: less memory, the same step")
     learning_rate: Annotated[Float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[Float, Field(ge=0)] = 0.1
     warmup: Share = 0.05
@@ -39,16 +39,16 @@ class Training(Part):
     save_every: Positive = Field(200, description="steps between checkpoints")
     validation: Validation = Validation()
     adapt: Adapt | None = Field(None, description="what this stage trains; model.adapt otherwise")
-    average: Share = Field(
-        0.0,
-        description="end with the mean of the weights of this last share of the steps; 0 for those of the last step",
+    weight_average: Share = Field(
+        0.0, description="end with the mean weights of this last share of the steps; 0 for those of the last step"
     )
 
     @model_validator(mode="after")
-    def _one_way_to_end(self) -> Training:
-        if self.average and self.validation.every:
+    def _one_end(self) -> Training:
+        if self.weight_average and self.validation.every:
             raise ValueError(
-                "average: gives the mean of the last weights, validation.every those of the best step. Set one to 0"
+                "weight_average ends with the mean of the last weights, validation.every with those of the best step. "
+                "Set one to 0"
             )
         return self
 
@@ -56,60 +56,60 @@ class Training(Part):
         """Rows that one process takes in one pass.
 
         Raises:
-            ValueError: a step's rows cannot be shared evenly.
+            ValueError: the rows of a step cannot be shared evenly.
         """
-        parts = processes * self.accumulate
+        parts = processes * self.gradient_accumulation
         if self.batch % parts:
             near = self.batch // parts * parts
             raise ValueError(
-                f"batch: {self.batch} packed rows do not divide over {processes} processes of {self.accumulate} "
-                f"pass(es) each. Set batch to {f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
+                f"batch: {self.batch} packed rows do not divide over {processes} processes of "
+                f"{self.gradient_accumulation} pass(es) each. Set batch to "
+                f"{f'{near} or ' if near else ''}{near + parts}, or change launch.processes"
             )
         return self.batch // parts
 
     @property
     @abstractmethod
     def needed_teacher(self) -> ModelSpec | None:
-        """The collaborative model that the stage reads; None where it reads none."""
+        """The collaborative model that the stage reads, if any."""
 
     @abstractmethod
     def smaller(self, name: str) -> list[str]:
-        """What of the method itself to change for less memory, as words; `name` is the stage's in the recipe."""
+        """Settings of the method to change for less memory, in words; `name` is the stage's in the recipe."""
 
 
 class Sft(Training):
-    """Supervised fine-tuning; a row of `batch` is one of packed examples."""
+    """Supervised fine-tuning; a row of `batch` holds packed examples."""
 
     method: Literal["sft"] = "sft"
-    row_tokens: Annotated[Int, Field(ge=16)] | None = Field(
-        None, description="tokens of a packed row; the window otherwise"
+    pack_length: Annotated[Int, Field(ge=16)] | None = Field(
+        None, description="tokens of a packed row; null for those of the longest example"
     )
-    spare_share: Share = Field(
+    reserved_token_prob: Share = Field(
         0.005,
         description="probability that an item's last token is replaced by a reserved one (indexing.reserved_tokens)",
     )
-    smoothing: Share = Field(
-        0.0, description="of a code token's probability, what goes to all tokens of its level alike (label smoothing)"
+    label_smoothing: Share = Field(
+        0.0, description="share of a code token's probability that is spread over all tokens of its level"
     )
-    drop_history: Annotated[Float, Field(ge=0, lt=1)] = Field(
-        0.0, description="probability of each item of a history to be left out, others in every epoch"
+    item_dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.0, description="probability to leave an item out of a history, drawn anew in each epoch"
     )
-
-    softmax: Literal["vocabulary", "catalogue"] = Field(
-        "vocabulary", description="what a code token competes with: every token, or those that items have in its place"
+    loss: Literal["full", "trie"] = Field(
+        "full", description="softmax of code tokens: over the vocabulary, or over the children in the catalogue's trie"
     )
-    taught: Share = Field(
+    teacher_replace_prob: Share = Field(
         0.0,
-        description="probability of each item of a history to give way to one that `teacher` expects, anew an epoch",
+        description="probability to replace an item of a history by one that `teacher` predicts, drawn in each epoch",
     )
-    teacher: CollaborativeSpec = Field(MarkovEaseSpec(), description="taught: whose expectations")
+    teacher: CollaborativeSpec = Field(MarkovEaseSpec(), description="collaborative model for teacher_replace_prob")
 
     @property
     def needed_teacher(self) -> ModelSpec | None:
-        return self.teacher if self.taught else None
+        return self.teacher if self.teacher_replace_prob else None
 
     def smaller(self, name: str) -> list[str]:
-        return [f"lower {name}.row_tokens (now {self.row_tokens or 'the longest example'}) or tasks.history"]
+        return [f"lower {name}.pack_length (now {self.pack_length or 'the longest example'}) or tasks.history"]
 
 
 class Alignment(Training):

@@ -143,7 +143,8 @@ def _unknown(code: int, log: Path) -> str:
     if any(re.search(r"exitcode\s*:\s*-9\b", line) for line in last):
         return (
             f"the system killed a training process, most likely because memory ran out. In the recipe, raise "
-            f"train.N.accumulate, set train.N.gradient_checkpointing: true or lower launch.processes. Its log: {log}"
+            f"train.N.gradient_accumulation, set train.N.gradient_checkpointing: true or lower "
+            f"launch.processes. Its log: {log}"
         )
     causes = [line for line in last if re.search(r"^(\[rank\d+\]: )?\w*(Error|Exception)\b", line)]
     return f"training ended with exit code {code}: {causes[0] if causes else 'no reason given'}. Its whole log: {log}"

@@ -102,8 +102,10 @@ def explain_oom(stage: Training, name: str, adapt: str) -> Iterator[None]:
         if not known and not any(words in str(error) for words in _NO_MEMORY):
             raise
         ways = []
-        if stage.accumulate < stage.batch:
-            ways.append(f"raise {name}.accumulate (now {stage.accumulate}; the same steps in smaller passes)")
+        if stage.gradient_accumulation < stage.batch:
+            ways.append(
+                f"raise {name}.gradient_accumulation (now {stage.gradient_accumulation}; same steps, smaller passes)"
+            )
         if not stage.gradient_checkpointing:
             ways.append(f"set {name}.gradient_checkpointing: true")
         if stage.precision == "fp32":

@@ -136,7 +136,7 @@ def train(
     early = None
     if stage.validation.every and context.measure:
         early = EarlyStopping(stage.validation, context.measure, work, stage.method != "sft")
-    average = WeightAverage(stage.average, work) if stage.average else None
+    average = WeightAverage(stage.weight_average, work) if stage.weight_average else None
     names = chosen_trackers(context.report_to) if context.logs else []
     tracked = trackers_in(context.logs) if context.logs and names else contextlib.nullcontext()
     with (
@@ -180,7 +180,7 @@ def _arguments(stage: Training, seed: int, work: Path, report_to: Sequence[str])
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=share,
-        gradient_accumulation_steps=stage.accumulate,
+        gradient_accumulation_steps=stage.gradient_accumulation,
         gradient_checkpointing=stage.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         num_train_epochs=stage.epochs,

@@ -25,12 +25,12 @@ Change = Callable[[Encoded, int, int], Encoded]
 _FILL = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
 
 
-def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Sequences:
+def pack(lengths: np.ndarray, pack_length: int, order: np.ndarray) -> Sequences:
     """Put examples into rows, each into the first open row with room.
 
     Args:
         lengths: (examples,) tokens of each; an example longer than a row gets a row of its own.
-        row_tokens: tokens a row holds.
+        pack_length: tokens a row holds.
         order: (examples,) the order to place them in.
 
     Returns:
@@ -42,7 +42,7 @@ def pack(lengths: np.ndarray, row_tokens: int, order: np.ndarray) -> Sequences:
         place = next((row for row, left in enumerate(room) if left >= need), len(room))
         if place == len(room):
             place = min(place, _OPEN_ROWS - 1)
-            room.append(max(row_tokens, need))
+            room.append(max(pack_length, need))
             rows += 1
         room[place] -= need
         row_of[number] = rows - len(room) + place
@@ -61,7 +61,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         examples: Sequence[Encoded],
-        row_tokens: int | None,
+        pack_length: int | None,
         random: np.random.Generator,
         changes: Sequence[Change] = (),
     ) -> None:
@@ -69,7 +69,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
         Args:
             examples: to pack.
-            row_tokens: tokens of a row; None for those of the longest example.
+            pack_length: tokens of a row; None for those of the longest example.
             random: of the order.
             changes: applied to each example of an epoch, one after another.
         """
@@ -80,7 +80,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
             block = Block.of(examples)
             lengths, predicted = np.diff(block.offsets), block.predicted
         self.tokens, self.supervised = (int(column.sum(dtype=np.int64)) for column in (lengths, predicted))
-        self.rows = pack(lengths, row_tokens or int(lengths.max()), random.permutation(len(examples)))
+        self.rows = pack(lengths, pack_length or int(lengths.max()), random.permutation(len(examples)))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -92,8 +92,8 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         state = _prepare(job, stage, catalogue)
     context = TrainContext.of(job, state.tokenizer, note, partial(_described, state.rows, job.tasks_folder))
     dropout = job.model.dropout if job.model.base == "nano" else 0.0
-    smoothing = LabelSmoothing.of(catalogue, state.new, stage.smoothing) if stage.smoothing else None
-    trie = _trie_softmax(job, catalogue, state) if stage.softmax == "catalogue" else None
+    smoothing = LabelSmoothing.of(catalogue, state.new, stage.label_smoothing) if stage.label_smoothing else None
+    trie = _trie_softmax(job, catalogue, state) if stage.loss == "trie" else None
     result = train(state.model, state.rows, stage, job.seed, job.work, dropout, progress, context, smoothing, trie)
     return _finish(job, stage, catalogue, state, result, note, target) if distributed.is_main_process() else {}
 
@@ -123,24 +123,24 @@ def _prepare(job: TrainJob, stage: Sft, catalogue: Catalogue) -> _TrainState:
     model = adapt(model, job.model, job.adapt, new)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     window = model.config.get_text_config().max_position_embeddings
-    reserved = ReservedTokens.of(catalogue, new, stage.spare_share, job.seed, job.number)
+    reserved = ReservedTokens.of(catalogue, new, stage.reserved_token_prob, job.seed, job.number)
     kept = job.work / "tokens"
     if not kept.is_dir():
         with atomic_folder(kept) as folder:
             TokenFile.write(encode(stream_batches(job.tasks_folder), tokenizer, window, reserved), folder)
     examples = TokenFile(kept)
     changes = _changes(job, stage, catalogue, examples, new)
-    rows = PackedRows(examples, stage.row_tokens, stream(job.seed, "pack", job.number), changes)
+    rows = PackedRows(examples, stage.pack_length, stream(job.seed, "pack", job.number), changes)
     return _TrainState(model, tokenizer, new, before, rows, trained)
 
 
 def _trie_softmax(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> TrieSoftmax:
-    head, name = state.model.get_output_embeddings(), f"{job.name}.softmax"
+    head, name = state.model.get_output_embeddings(), f"{job.name}.loss"
     if head.weight is not state.model.get_input_embeddings().weight or getattr(head, "bias", None) is not None:
         # Untied, the row of an item that competes with no other would never move, and the run would stop for it.
         raise ModelError(
-            f"{name}: catalogue needs a base whose output layer is its embedding, without a bias, and "
-            f"{job.model.base}'s is not. Set it to vocabulary, or choose such a base (nano, SmolLM2-135M)."
+            f"{name}: trie needs a base whose output layer is its embedding, without a bias, and "
+            f"{job.model.base}'s is not. Set it to full, or choose such a base (nano, SmolLM2-135M)."
         )
     return TrieSoftmax.of(catalogue, state.new, name)
 
@@ -148,16 +148,20 @@ def _trie_softmax(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> Tr
 def _changes(job: TrainJob, stage: Sft, catalogue: Catalogue, examples: TokenFile, new: np.ndarray) -> list[Change]:
     """Augmentations that differ between epochs; what the teacher expects is kept in the work folder."""
     spans, changes = CodeSpans.of(catalogue, new), list[Change]()
-    if stage.taught:
-        codes, kept = code_tokens(catalogue.codes, new), job.work / "taught"
+    if stage.teacher_replace_prob:
+        codes, kept = code_tokens(catalogue.codes, new), job.work / "candidates"
         if not kept.is_dir():
             assert job.teacher is not None, f"{job.name} has no teacher"
             with atomic_folder(kept) as folder:
                 teacher, again = job.teacher(), not job.exclude_seen
-                find_candidates(examples, spans, codes, teacher, again, f"{job.name}.taught").write(folder)
-        changes.append(TeacherReplacement(stage.taught, Candidates.load(kept), codes, job.seed, job.number))
-    if stage.drop_history:
-        changes.append(HistoryDropout(stage.drop_history, spans, job.seed, job.number))
+                find_candidates(examples, spans, codes, teacher, again, f"{job.name}.teacher_replace_prob").write(
+                    folder
+                )
+        changes.append(
+            TeacherReplacement(stage.teacher_replace_prob, Candidates.load(kept), codes, job.seed, job.number)
+        )
+    if stage.item_dropout:
+        changes.append(HistoryDropout(stage.item_dropout, spans, job.seed, job.number))
     return changes
 
 

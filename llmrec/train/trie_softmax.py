@@ -67,8 +67,8 @@ class TrieSoftmax:
             used = np.unique(column[present])
             if (depth[new[used]] >= 0).any():
                 raise ModelError(
-                    f"{name}: catalogue needs codes whose places have tokens of their own, and this indexing.method "
-                    "shares them. Set it to vocabulary, or take a method of levels, such as rq-kmeans."
+                    f"{name}: trie needs codes whose places have tokens of their own, and this indexing.method "
+                    "shares them. Set it to full, or take a method of levels, such as rq-kmeans."
                 )
             depth[new[used]], number[new[used]] = place, np.arange(len(used))
             pair = prefix * len(used) + np.searchsorted(used, column)

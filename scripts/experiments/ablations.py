@@ -39,10 +39,10 @@ from llmrec.run.layout import RunFolder, recipe_of
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
 ALWAYS = ("evaluate.split=valid", "evaluate.baselines=[]")
-CODES = ["indexing.method=rq-kmeans", "train.0.softmax=catalogue"]  # of three levels, where nothing else is said
+CODES = ["indexing.method=rq-kmeans", "train.0.loss=trie"]  # of three levels, where nothing else is said
 BOTH = ["indexing.fusion=weighted", "indexing.collaborative_model=ppmi"]
 OWN = ["indexing.levels=2", "indexing.append=[item]"]
-LAST = ["tasks.loss_on=target", "train.0.taught=0"]  # a teacher helps in histories that are supervised
+LAST = ["tasks.loss_on=target", "train.0.teacher_replace_prob=0"]  # a teacher helps in histories that are supervised
 APPEND = "train+="  # a stage more behind those of the recipe
 FACTORS: dict[str, tuple[str, list[str]]] = {
     "text": ("codes of text alone", [*CODES, "indexing.fusion=text"]),
@@ -61,11 +61,11 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "alignment": ("item ↔ text, a quarter of the items each", ["tasks.item_to_text=0.25", "tasks.text_to_item=0.25"]),
     "rows-mean": ("rows of tokens start alike, but for noise", ["model.init_tokens=mean"]),
     "rows-vectors": ("rows of tokens start from vectors", ["model.init_tokens=vectors"]),
-    "vocabulary": ("softmax over the whole vocabulary", ["train.0.softmax=vocabulary"]),
-    "catalogue": ("softmax over what the catalogue allows", ["train.0.softmax=catalogue"]),
-    "no-teacher": ("no teacher's help", ["train.0.taught=0"]),
-    "twice-taught": ("four of ten items give way to the teacher's", ["train.0.taught=0.4"]),
-    "more-teaching": ("seven of ten items give way to the teacher's", ["train.0.taught=0.7"]),
+    "vocabulary": ("softmax over the whole vocabulary", ["train.0.loss=full"]),
+    "catalogue": ("softmax over what the catalogue allows", ["train.0.loss=trie"]),
+    "no-teacher": ("no teacher's help", ["train.0.teacher_replace_prob=0"]),
+    "twice-taught": ("four of ten items give way to the teacher's", ["train.0.teacher_replace_prob=0.4"]),
+    "more-teaching": ("seven of ten items give way to the teacher's", ["train.0.teacher_replace_prob=0.7"]),
     "markov-teaches": ("Markov alone teaches", ["train.0.teacher=markov"]),
     "ease-teaches": ("EASE on recent items alone teaches", ["train.0.teacher=ease-recent"]),
     "wide": ("twice as wide", ["model.width=256", "model.heads=4"]),
@@ -73,13 +73,13 @@ FACTORS: dict[str, tuple[str, list[str]]] = {
     "more-dropout": ("dropout .4", ["model.dropout=0.4"]),
     "wordings": ("six wordings, none of them short", ["tasks.templates=6"]),
     "separating-level": ("twins told apart by a token more", ["indexing.collisions=extra-level"]),
-    "drop-history": ("a fifth of the history left out", ["train.0.drop_history=0.2"]),
+    "drop-history": ("a fifth of the history left out", ["train.0.item_dropout=0.2"]),
     "one-window": ("each event seen once an epoch", ["tasks.passes=1"]),
     "four-windows": ("four windows: sub-sequences", ["tasks.passes=4"]),
-    "smoothing": ("label smoothing within a level, .1", ["train.0.smoothing=0.1"]),
-    "no-smoothing": ("no label smoothing", ["train.0.smoothing=0"]),
-    "average": ("mean of the last quarter's weights", ["train.0.average=0.25"]),
-    "no-average": ("weights of the last step", ["train.0.average=0"]),
+    "smoothing": ("label smoothing within a level, .1", ["train.0.label_smoothing=0.1"]),
+    "no-smoothing": ("no label smoothing", ["train.0.label_smoothing=0"]),
+    "average": ("mean of the last quarter's weights", ["train.0.weight_average=0.25"]),
+    "no-average": ("weights of the last step", ["train.0.weight_average=0"]),
     "s-dpo": (
         "S-DPO after it",
         [APPEND + "{method: s-dpo, epochs: 1, max_positions: 4, learning_rate: 1.0e-4, sft: 0.1, precision: bf16}"],

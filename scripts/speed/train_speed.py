@@ -110,7 +110,7 @@ TRAINERS = {"ours": ours, "bare": by_bare_loop}
 
 def _rows(ready: setting.Setting, wanted: int) -> PackedRows:
     """The first rows of a run's packed examples: as many as the steps take."""
-    rows = PackedRows(ready.encoded, ready.stage.row_tokens, np.random.default_rng(0))
+    rows = PackedRows(ready.encoded, ready.stage.pack_length, np.random.default_rng(0))
     rows.rows = Sequences(rows.rows.offsets[: wanted + 1], rows.rows.items)
     return rows
 

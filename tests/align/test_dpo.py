@@ -43,7 +43,7 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def test_passes_of_one_take_the_step_of_four(whole: dict[str, Tensor], tmp_path: Path) -> None:
-    assert_close(whole, train(tmp_path, accumulate=4))
+    assert_close(whole, train(tmp_path, gradient_accumulation=4))
     assert not torch.equal(whole["lm_head.weight"], family("llama").state_dict()["lm_head.weight"])
 
 
@@ -174,7 +174,7 @@ def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_pat
     """The real embedded base: rows of item tokens first, then S-DPO on adapters over a base held in 4 bits."""
     base = ["model.base=embedded:smollm2-135m-instruct", "model.rank=4", "model.init_tokens=text"]
     small = ["data.max_users=6", "indexing.width=4", "tasks.history=3", "tasks.item_to_text=0", "tasks.text_to_item=0"]
-    first = "{adapt: embeddings-only, epochs: 0.05, batch: 2, row_tokens: 64, warmup: 0}"
+    first = "{adapt: embeddings-only, epochs: 0.05, batch: 2, pack_length: 64, warmup: 0}"
     more = "method: s-dpo, adapt: qlora, learning_rate: 1.0e-3, warmup: 0, max_positions: 1, batch: 2, epochs: 2"
     stages = f"train=[{first}, {{{more}, negatives: {{random: 2, beams: 1}}}}]"
     folder = run(load(world, [*base, *small, stages]), tmp_path / "run", "train") / "train-2-s-dpo"

@@ -147,7 +147,7 @@ def test_the_models_of_a_written_recipe_fit_into_16_gib_whatever_the_size(items:
 
 def test_the_more_events_the_fewer_epochs_and_a_teacher_helps_in_long_trainings_alone() -> None:
     stages = [recipe_for(events=events).train[0] for events in (5_000, 50_000, 200_000, 1_000_000, 10_000_000)]
-    epochs, helped = [stage.epochs for stage in stages], [stage.taught > 0 for stage in stages]
+    epochs, helped = [stage.epochs for stage in stages], [stage.teacher_replace_prob > 0 for stage in stages]
     assert epochs == sorted(epochs, reverse=True) and epochs[0] > epochs[-1] >= 1
     assert helped == sorted(helped, reverse=True) and helped[0] and not helped[-1]
 

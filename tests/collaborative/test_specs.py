@@ -39,7 +39,8 @@ def test_where_a_model_computes_is_no_part_of_what_it_is() -> None:
 
 
 def test_a_recipe_with_parameters_is_read_back_as_it_was_written() -> None:
-    text = "train: [{taught: 0.2, teacher: {markov-ease: {l2: 50}}}]\nevaluate: {baselines: [ease, {bpr: {width: 8}}]}"
+    text = "train: [{teacher_replace_prob: 0.2, teacher: {markov-ease: {l2: 50}}}]\n"
+    text += "evaluate: {baselines: [ease, {bpr: {width: 8}}]}"
     recipe = read(text, Path("mine.yaml"))
     assert isinstance(recipe.train[0], Sft) and recipe.train[0].teacher == MarkovEaseSpec(l2=50)
     assert recipe.evaluate.baselines == [EaseSpec(), BprSpec(width=8)]

@@ -161,7 +161,7 @@ def test_recipes_are_the_same_but_for_seed_launch_and_where_files_lie(world: Pat
     assert shipped_name(fingerprint(load(world))) is None
 
 
-@pytest.mark.parametrize("change", ["train.0.smoothing=0.1", "evaluate.baselines=[markov]", "tasks.history=7"])
+@pytest.mark.parametrize("change", ["train.0.label_smoothing=0.1", "evaluate.baselines=[markov]", "tasks.history=7"])
 def test_a_run_that_holds_stages_of_two_recipes_is_recorded_nowhere(
     change: str, shut: Path, world: Path, tmp_path: Path
 ) -> None:

@@ -113,17 +113,22 @@ def test_a_run_killed_again_and_again_ends_with_the_files_of_one_that_was_not(wo
 
 
 def test_what_an_out_of_memory_message_advises_goes_on_from_the_last_checkpoint(interrupted: Path, world: Path) -> None:
-    """accumulate and gradient_checkpointing, and what only says how: neither the work nor a finished model is lost."""
+    """gradient_accumulation and gradient_checkpointing change neither the work nor a finished model."""
     run = interrupted / "memory" / "run"
     assert list(run.glob(".work/train-1-sft/checkpoint-*"))
     shares: list[float] = []
-    how = ["train.0.accumulate=2", "train.0.gradient_checkpointing=true", "train.0.save_every=50", "evaluate.batch=3"]
+    how = [
+        "train.0.gradient_accumulation=2",
+        "train.0.gradient_checkpointing=true",
+        "train.0.save_every=50",
+        "evaluate.batch=3",
+    ]
     execute.run(
         load(world, [*OTHER, *how]), run, "train", lambda kind, done: shares.append(done) if kind == "train" else None
     )
     assert min(share for share in shares if share) > 0.5  # nothing before the checkpoint is trained again
     made = (run / "train-1-sft" / "made.json").stat().st_mtime_ns
-    execute.run(load(world, [*OTHER, "train.0.accumulate=4"]), run, "train")
+    execute.run(load(world, [*OTHER, "train.0.gradient_accumulation=4"]), run, "train")
     assert (run / "train-1-sft" / "made.json").stat().st_mtime_ns == made
 
 

@@ -23,7 +23,7 @@ from llmrec.run.plan import plan
 from llmrec.run.stage import Outside, require_current, resolve
 
 HOW = {  # settings that say how a result is made, not which
-    *("accumulate", "gradient_checkpointing", "save_every", "device"),
+    *("gradient_accumulation", "gradient_checkpointing", "save_every", "device"),
     *("evaluate.batch", "tasks.oracle.url", "tasks.oracle.cache"),
     *(
         "launch.processes",
@@ -49,7 +49,7 @@ OTHER: dict[str, Any] = {  # another valid value, where none follows from the ty
     "rewards": {"hit": 1.0, "rank": 0.5},
     "launch.nodes": 2,
 }
-FIRST = {"taught": 0.1, "teacher": "markov"}
+FIRST = {"teacher_replace_prob": 0.1, "teacher": "markov"}
 SERVER = {"by": "server", "cache": "a.jsonl", "url": "http://a", "model": "a"}
 STARTS: dict[str, dict[str, Any]] = {  # what a recipe must hold for a setting to be valid, by the setting's beginning
     "data.synthetic": {"data": {"source": "synthetic"}},
@@ -124,7 +124,7 @@ def based(address: str) -> dict[str, Any]:
         values["train"] = [FIRST, {"method": "dpo", "negatives": {"random": 2, "teacher": 2}}]
     if address.startswith("train.grpo."):
         values["train"] = [FIRST, {"method": "grpo", "rewards": {"hit": 1.0, "teacher": 1.0}}]
-    if address.endswith(".adapt") or ".softmax" in address:
+    if address.endswith(".adapt") or ".loss" in address:
         values["model"] = {"base": "embedded:smol"}
     return values
 
@@ -204,7 +204,7 @@ def test_a_parameter_of_a_collaborative_model_changes_a_key_and_its_device_none(
 ) -> None:
     def recipe(entry: Any) -> Recipe:
         values = {
-            "train.0.teacher": {"train": [{"taught": 0.1, "teacher": entry}]},
+            "train.0.teacher": {"train": [{"teacher_replace_prob": 0.1, "teacher": entry}]},
             "evaluate.ensemble.model": {"evaluate": {"ensemble": {"model": entry}}},
             "evaluate.baselines": {"evaluate": {"baselines": [entry]}},
         }
@@ -221,12 +221,12 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 ISSUE = {  # settings in which runs of two recipes were once taken for one another
-    "smoothing": {"train": [{"smoothing": 0.1}]},
-    "taught": {"train": [{"taught": 0.1}]},
-    "softmax": {"train": [{"softmax": "catalogue"}]},
-    "drop_history": {"train": [{"drop_history": 0.1}]},
-    "average": {"train": [{"average": 0.1}]},
-    "spare_share": {"train": [{"spare_share": 0.1}]},
+    "label_smoothing": {"train": [{"label_smoothing": 0.1}]},
+    "teacher_replace_prob": {"train": [{"teacher_replace_prob": 0.1}]},
+    "loss": {"train": [{"loss": "trie"}]},
+    "item_dropout": {"train": [{"item_dropout": 0.1}]},
+    "weight_average": {"train": [{"weight_average": 0.1}]},
+    "reserved_token_prob": {"train": [{"reserved_token_prob": 0.1}]},
     "vectors": {"indexing": {"fusion": "ppmi"}},
     "hybrid": {"indexing": {"append": ["item"]}},
     "an added task": {"tasks": {"sequential": 1.0}},
@@ -256,16 +256,18 @@ def test_a_run_of_one_recipe_is_not_taken_for_one_of_another_nor_the_other_way_r
 
 
 def test_a_refusal_names_the_setting_and_both_its_values(pretended: RunFolder) -> None:
-    other = Recipe(train=[Sft(smoothing=0.1)])
-    with pytest.raises(RunError, match=r"train-1-sft was made with train\.smoothing: 0\.0, and the recipe has 0\.1"):
+    other = Recipe(train=[Sft(label_smoothing=0.1)])
+    with pytest.raises(
+        RunError, match=r"train-1-sft was made with train\.label_smoothing: 0\.0, and the recipe has 0\.1"
+    ):
         require_current(pretended, plan(other), other.seed)
     with pytest.raises(RunError, match="data was made with seed 42, and the recipe has seed 3"):
         require_current(pretended, plan(Recipe(seed=3)), 3)
 
 
 def test_a_collaborative_model_is_fitted_right_before_what_reads_it_and_after_its_parts() -> None:
-    names = [spec.name for spec in plan(Recipe(train=[Sft(taught=0.1)]))]
-    for spec in plan(Recipe(train=[Sft(taught=0.1)])):
+    names = [spec.name for spec in plan(Recipe(train=[Sft(teacher_replace_prob=0.1)]))]
+    for spec in plan(Recipe(train=[Sft(teacher_replace_prob=0.1)])):
         for read in spec.reads:
             if isinstance(read, str) and read != f"{DATA}/items.parquet":
                 assert names.index(read) < names.index(spec.name)

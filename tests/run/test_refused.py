@@ -138,7 +138,7 @@ def test_a_collaborative_model_of_another_catalogue_is_refused(
     [
         ("evaluate.baselines=[popularity, ease]", "evaluate.baselines"),
         ("evaluate.ensemble={model: ease}", "evaluate.ensemble.model"),
-        ("train.0={method: sft, taught: 0.2, teacher: ease}", "train.0.teacher"),
+        ("train.0={method: sft, teacher_replace_prob: 0.2, teacher: ease}", "train.0.teacher"),
     ],
 )
 def test_collaborative_models_too_large_for_memory_are_refused_after_the_data_and_before_training(

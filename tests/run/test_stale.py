@@ -48,7 +48,7 @@ def test_a_catalogue_has_the_columns_and_ids_of_today_though_no_text_changed(her
 
 def test_a_taught_training_hangs_on_all_that_its_teacher_saw(here: Path, tmp_path: Path) -> None:
     """An event before the oldest window is in no example, and the teacher knows it all the same."""
-    for more in ([], ["train.0.taught=0.4", "train.0.teacher=markov"]):
+    for more in ([], ["train.0.teacher_replace_prob=0.4", "train.0.teacher=markov"]):
         run = execute.run(load(here, [*FEW, *more]), tmp_path / f"run-{len(more)}", "train")
         read = read_made(run / "train-1-sft")["inputs"].get("collaborative/markov")
         assert read == (read_made(run / "collaborative" / "markov")["output"] if more else None)

@@ -81,7 +81,7 @@ def test_a_factor_that_was_stopped_has_no_figures(tiny_run: Path, tmp_path: Path
     """It begins with the recipe's own stages, whose figures must not be taken for its."""
     shutil.copytree(tiny_run, tmp_path / "base")
     ablations.begin(tmp_path / "base", tmp_path / "smoothing")
-    recipe = load(tiny_run / "recipe.yaml", ["train.0.smoothing=0.1"])
+    recipe = load(tiny_run / "recipe.yaml", ["train.0.label_smoothing=0.1"])
     (tmp_path / "smoothing" / "recipe.yaml").write_text(dump(recipe))
     assert (tmp_path / "smoothing" / "train-1-sft" / "model").is_dir()
     assert ablations.collect(tmp_path, ablations.FACTORS)["factors"] == {}

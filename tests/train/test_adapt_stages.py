@@ -65,7 +65,7 @@ def test_smollm2_for_real_by_adapters_in_few_steps(world: Path, tmp_path: Path) 
     """The real embedded base and its own chat template: new rows move, the rest of the vocabulary stays."""
     base = ["model.base=embedded:smollm2-135m-instruct", "model.adapt=lora", "model.init_tokens=text"]
     small = ["data.max_users=8", "indexing.width=4", "tasks.history=3", "tasks.item_to_text=0", "tasks.text_to_item=0"]
-    stage = "train=[{epochs: 0.1, batch: 2, row_tokens: 64, precision: bf16, warmup: 0}]"
+    stage = "train=[{epochs: 0.1, batch: 2, pack_length: 64, precision: bf16, warmup: 0}]"
     out = run(read(world, [*base, *small, stage]), tmp_path / "run", until="train")
     told = facts(out / "train-1-sft")
     assert 2 <= told["steps"] <= 5

@@ -17,7 +17,7 @@ from llmrec.train.encode import Block, Encoded, TokenFile, encode, encode_exampl
 from llmrec.train.packing import PackedRows, pack
 
 
-def rows_of_the_loop(lengths: list[int], row_tokens: int) -> list[list[int]]:
+def rows_of_the_loop(lengths: list[int], pack_length: int) -> list[list[int]]:
     """First fit over the newest 64 rows, as a plain loop."""
     rows: list[list[int]] = []
     room: list[int] = []
@@ -25,7 +25,7 @@ def rows_of_the_loop(lengths: list[int], row_tokens: int) -> list[list[int]]:
         fits = [row for row in range(max(0, len(rows) - 64), len(rows)) if room[row] >= need]
         if not fits:
             rows.append([])
-            room.append(max(row_tokens, need))
+            room.append(max(pack_length, need))
         place = fits[0] if fits else len(rows) - 1
         rows[place].append(example)
         room[place] -= need
@@ -34,9 +34,9 @@ def rows_of_the_loop(lengths: list[int], row_tokens: int) -> list[list[int]]:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 60))
-def test_rows_are_those_of_the_loop(lengths: list[int], row_tokens: int) -> None:
-    packed = pack(np.array(lengths), row_tokens, np.arange(len(lengths)))
-    assert [row.tolist() for row in packed] == rows_of_the_loop(lengths, row_tokens)
+def test_rows_are_those_of_the_loop(lengths: list[int], pack_length: int) -> None:
+    packed = pack(np.array(lengths), pack_length, np.arange(len(lengths)))
+    assert [row.tolist() for row in packed] == rows_of_the_loop(lengths, pack_length)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -52,7 +52,9 @@ def trained(folder: Path, rows: PackedRows, dropout: float = 0.0, **given: Any) 
     return weights(llama)
 
 
-@pytest.mark.parametrize("given", [{"accumulate": 8}, {"accumulate": 2, "gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "given", [{"gradient_accumulation": 8}, {"gradient_accumulation": 2, "gradient_checkpointing": True}]
+)
 def test_a_batch_of_eight_trains_like_eight_passes_of_one(given: dict[str, Any], tmp_path: Path) -> None:
     """Rows hold unlike numbers of supervised tokens, and 29 do not divide: the mean must be over tokens of the step."""
     rows = packed(29)
@@ -177,7 +179,13 @@ def _no_memory_on_the_gpu(done: float) -> None:
 def test_out_of_memory_says_what_to_change_in_the_recipe(progress: Callable[[float], None], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"out of memory in train\.1 \(.*memory.*\)\. In the recipe") as told:
         sft.train(model(), packed(), Sft(batch=4), 0, tmp_path, 0.0, progress, loop.TrainContext("train.1", "full"))
-    for key in ("accumulate (now 1", "gradient_checkpointing: true", "precision: bf16", "row_tokens", "batch (now 4)"):
+    for key in (
+        "gradient_accumulation (now 1",
+        "gradient_checkpointing: true",
+        "precision: bf16",
+        "pack_length",
+        "batch (now 4)",
+    ):
         assert f"train.1.{key}" in str(told.value)
     assert "tasks.history" in str(told.value) and "model.adapt: lora" in str(told.value)
     assert "\n" not in str(told.value)

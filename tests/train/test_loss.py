@@ -83,10 +83,10 @@ def test_no_positions_have_no_logprobs() -> None:
     assert target_logprobs(torch.randn(0, 4), targets, torch.nn.Linear(4, 3)).shape == (0,)
 
 
-@pytest.mark.parametrize("row_tokens", [16, 31, 64])
-def test_packed_rows_give_the_loss_and_gradients_of_separate_examples(row_tokens: int) -> None:
+@pytest.mark.parametrize("pack_length", [16, 31, 64])
+def test_packed_rows_give_the_loss_and_gradients_of_separate_examples(pack_length: int) -> None:
     llama, parts = model(), examples()
-    rows = PackedRows(parts, row_tokens, np.random.default_rng(1))
+    rows = PackedRows(parts, pack_length, np.random.default_rng(1))
     batch = collate([rows[row] for row in range(len(rows))])
     packed = loss.supervised_loss(llama, **batch, num_items_in_batch=1).loss
     truth = plain_loss(llama, parts)
@@ -103,16 +103,16 @@ def test_without_a_count_the_loss_is_the_mean_over_supervised_tokens() -> None:
     torch.testing.assert_close(mean, plain_loss(llama, parts) / rows.supervised, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("row_tokens", [15, 40])
-def test_packing_places_every_example_once_and_overfills_no_row(row_tokens: int) -> None:
+@pytest.mark.parametrize("pack_length", [15, 40])
+def test_packing_places_every_example_once_and_overfills_no_row(pack_length: int) -> None:
     draw = np.random.default_rng(3)
     lengths = draw.integers(1, 20, 500)
-    rows = pack(lengths, row_tokens, draw.permutation(500))
+    rows = pack(lengths, pack_length, draw.permutation(500))
     assert sorted(example for row in rows for example in row) == list(range(500))
     for row in rows:
-        assert lengths[row].sum() <= row_tokens or len(row) == 1
+        assert lengths[row].sum() <= pack_length or len(row) == 1
     # a first fit leaves no two rows that could be one, but for those it no longer looks back on
-    assert len(rows) < 1.2 * lengths.sum() / row_tokens + 70
+    assert len(rows) < 1.2 * lengths.sum() / pack_length + 70
 
 
 def test_dropout_is_on_while_training_only_and_leaves_the_model_plain() -> None:

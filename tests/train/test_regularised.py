@@ -130,7 +130,7 @@ def test_items_give_way_to_what_a_teacher_expects_as_often_as_said() -> None:
     """Item 7 stands after 3 and 5, so its place goes to 6 and (never, being seen: 5, nor itself: two more) 7."""
     items = [3, 5, 7, 20]
     whole = Encoded(np.array([1, *CODES[items].ravel(), 0]), np.arange(14) >= 1)
-    places = find_candidates([example(1), whole], CODED, CODES, After(), False, "train.0.taught")
+    places = find_candidates([example(1), whole], CODED, CODES, After(), False, "train.0.teacher_replace_prob")
     assert places.offsets.tolist() == [0, 0, 3] and places.begins.tolist() == [4, 7, 10]
     taught, seen = TeacherReplacement(0.5, places, CODES, 7, 1), []
     for epoch in range(2000):
@@ -162,21 +162,21 @@ def test_a_teacher_helps_in_histories_alone_and_never_with_what_is_in_them() -> 
     offered.supervised[4:7] = False
     spare = example(3)
     spare.tokens[9] = 399  # of the second item
-    places = find_candidates([offered, spare], CODED, CODES, After(), False, "train.0.taught")
+    places = find_candidates([offered, spare], CODED, CODES, After(), False, "train.0.teacher_replace_prob")
     assert places.offsets.tolist() == [0, 0, 2]
     assert places.items[1, np.diff(places.chances[1], prepend=0).argmax()] == 1  # after item 0 alone
-    again = find_candidates([example(4)], CODED, CODES, After(), True, "train.0.taught")
+    again = find_candidates([example(4)], CODED, CODES, After(), True, "train.0.teacher_replace_prob")
     assert (again.chances[:, -1] == 1).all()
     longer = np.full((30, 4), -1)
     longer[:, :3] = CODES
     longer[5:, 3] = 350
     taught = TeacherReplacement(1.0, again, longer, 7, 1)
     assert all(np.isin(taught(example(4), 0, epoch).tokens, example(6).tokens).all() for epoch in range(50))
-    with pytest.raises(ModelError, match=r"train.0.taught: no example holds a supervised history"):
-        find_candidates([offered], CODED, CODES, After(), False, "train.0.taught")
+    with pytest.raises(ModelError, match=r"train.0.teacher_replace_prob: no example holds a supervised history"):
+        find_candidates([offered], CODED, CODES, After(), False, "train.0.teacher_replace_prob")
 
 
-AT_REST = ("average", "smoothing", "drop_history", "softmax", "taught", "teacher")
+AT_REST = ("weight_average", "label_smoothing", "item_dropout", "loss", "teacher_replace_prob", "teacher")
 
 
 class Killed(Exception):
@@ -190,7 +190,7 @@ def averaged(work: Path, kill_at: int = 0, share: float = 0.5) -> dict[str, torc
         if kill_at and round(done * 10) == kill_at:
             raise Killed
 
-    llama, settings = model(), Sft(epochs=1, batch=3, learning_rate=1e-2, save_every=2, average=share)
+    llama, settings = model(), Sft(epochs=1, batch=3, learning_rate=1e-2, save_every=2, weight_average=share)
     done = sft.train(llama, packed(), settings, 0, work, 0.1, progress)
     assert done.facts["steps averaged"] == 5
     return weights(llama)
@@ -227,17 +227,27 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
     from llmrec.files import read_json
     from llmrec.run import execute
 
-    changes = ["train.0.epochs=1", "train.0.average=0.3", "train.0.smoothing=0.1", "train.0.drop_history=0.3"]
-    changes += ["train.0.taught=0.4", "train.0.teacher=markov", "tasks.templates=shortest", "train.0.softmax=catalogue"]
+    changes = [
+        "train.0.epochs=1",
+        "train.0.weight_average=0.3",
+        "train.0.label_smoothing=0.1",
+        "train.0.item_dropout=0.3",
+    ]
+    changes += [
+        "train.0.teacher_replace_prob=0.4",
+        "train.0.teacher=markov",
+        "tasks.templates=shortest",
+        "train.0.loss=trie",
+    ]
     run = execute.run(load(world, changes), tmp_path / "run", "train")
     made = read_json(run / "train-1-sft" / "made.json")
     assert made["facts"]["steps averaged"] >= 1
     assert {name: made["config"]["train"][name] for name in AT_REST} == {
-        "average": 0.3,
-        "smoothing": 0.1,
-        "drop_history": 0.3,
-        "softmax": "catalogue",
-        "taught": 0.4,
+        "weight_average": 0.3,
+        "label_smoothing": 0.1,
+        "item_dropout": 0.3,
+        "loss": "trie",
+        "teacher_replace_prob": 0.4,
         "teacher": {"markov": {"max_gap": 3, "fade": 0.5}},
     }
     LlamaForCausalLM.from_pretrained(run / "train-1-sft" / "model")
@@ -245,11 +255,14 @@ def test_a_run_trains_with_all_of_them_and_says_so(world: Path, tmp_path: Path) 
 
 def test_what_cannot_be_is_refused(world: Path) -> None:
     for changes, words in [
-        (["train.0.average=0.1", "train.0.validation.every=5"], "average: gives the mean of the last weights"),
-        (["train.0.average=0.1", "launch.strategy=fsdp"], "average adds up whole weights"),
-        (["train.0.softmax=catalogue", "launch.strategy=fsdp"], "which fsdp cuts up"),
-        (["train.0.softmax=catalogue", "model.base=x", "model.adapt=lora"], "which adapt: lora holds in parts"),
-        (["train.0.drop_history=0.1", "tasks.direct_pick=1.0"], "also those on offer in direct_pick"),
+        (
+            ["train.0.weight_average=0.1", "train.0.validation.every=5"],
+            "weight_average ends with the mean of the last weights",
+        ),
+        (["train.0.weight_average=0.1", "launch.strategy=fsdp"], "weight_average adds up whole weights"),
+        (["train.0.loss=trie", "launch.strategy=fsdp"], "which fsdp cuts up"),
+        (["train.0.loss=trie", "model.base=x", "model.adapt=lora"], "which adapt: lora holds in parts"),
+        (["train.0.item_dropout=0.1", "tasks.direct_pick=1.0"], "also those on offer in direct_pick"),
     ]:
         with pytest.raises(RecipeError, match=words):
             load(world, changes)

@@ -65,7 +65,7 @@ def test_code_tokens_compete_with_what_items_have_in_their_place(
     llama = LlamaForCausalLM(LlamaConfig(vocab_size=80, tie_word_embeddings=True, **shape))
     given = {"input_ids": ids, "labels": ids.clone(), "position_ids": torch.arange(18).expand(3, -1)}
     given["labels"][:, :2] = IGNORE
-    loss = supervised_loss(llama, **given, trie=TrieSoftmax.of(known, NEW, "train.0.softmax")).loss
+    loss = supervised_loss(llama, **given, trie=TrieSoftmax.of(known, NEW, "train.0.loss")).loss
     logits = llama(input_ids=ids).logits.float()
     wanted = []
     for row, line in enumerate(tokens):
@@ -127,16 +127,12 @@ def test_a_head_that_is_not_the_embedding_is_refused(tied: bool, bias: bool) -> 
     head.weight = table.weight if tied else head.weight
     model = SimpleNamespace(get_output_embeddings=lambda: head, get_input_embeddings=lambda: table)
     job = SimpleNamespace(name="train.0", model=SimpleNamespace(base="mine"))
-    with pytest.raises(
-        ModelError, match=r"train.0.softmax: catalogue needs a base whose output layer is its embedding"
-    ):
+    with pytest.raises(ModelError, match=r"train.0.loss: trie needs a base whose output layer is its embedding"):
         sft._trie_softmax(job, None, SimpleNamespace(model=model, new=NEW))  # type: ignore[arg-type]
 
 
 def test_codes_that_share_tokens_between_places_are_refused() -> None:
     items = pa.table({"item_id": ["a", "b"]})
     shared = Catalogue.of_symbols(items, np.array([[0, 1], [1, 0]], np.int32), [2])
-    with pytest.raises(
-        ModelError, match=r"train.0.softmax: catalogue needs codes whose places have tokens of their own"
-    ):
-        TrieSoftmax.of(shared, np.array([5, 6]), "train.0.softmax")
+    with pytest.raises(ModelError, match=r"train.0.loss: trie needs codes whose places have tokens of their own"):
+        TrieSoftmax.of(shared, np.array([5, 6]), "train.0.loss")
