@@ -60,7 +60,7 @@ def rate(
     as_json: bool = AS_JSON,
 ) -> None:
     """Predict ratings with a language model, zero-shot to fine-tuned, beside baselines."""
-    from llmrec.rate import methods
+    from llmrec.rate import systems
     from llmrec.rate.experiment import Experiment
     from llmrec.rate.finetune import FineTuning
     from llmrec.rate.ratings import TEST, VALID, load_ratings
@@ -75,14 +75,14 @@ def rate(
         if method in ("classification", "regression"):
             tuning = FineTuning(method, over, share, epochs, layers, learning_rate)  # type: ignore[arg-type]  # both checked
             loaded = _tiny(model, ratings, work) if tiny else None
-            methods.run_fine_tuned(experiment, name, model, tuning, sensitivity, progress, loaded)
+            systems.run_fine_tuned(experiment, name, model, tuning, sensitivity, progress, loaded)
         elif method != "baselines":
             shown = shots if method == "few-shot" else 0
             if url:
                 rater = _endpoint(url, model, patience, tries, ratings)
             else:
                 rater = _local(engine, name, model, dtype, ratings, work, tiny)
-            methods.run_prompted(experiment, name, rater, shown, wording, sensitivity, progress)
+            systems.run_prompted(experiment, name, rater, shown, wording, sensitivity, progress)
         figures = experiment.write_table()
     if as_json:
         say(figures)

@@ -20,7 +20,7 @@ from rate_world import world
 from llmrec.errors import ModelError, TextError
 from llmrec.model.base import tiny_base
 from llmrec.model.prompting import wrap
-from llmrec.rate import methods
+from llmrec.rate import systems
 from llmrec.rate.answers import LABEL, RatingAnswer, RatingTokens, answer_all
 from llmrec.rate.cases import render_prompts, sample_cases
 from llmrec.rate.engines import EndpointRatingEngine, TransformersRatingEngine
@@ -196,7 +196,7 @@ def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path
     rater.script = [(503, b"busy"), (200, b"not json"), (200, b"sleep"), (200, b'{"choices": []}'), (200, half)]
     log = world(tmp_path)
     experiment = Experiment.open(log, 6, 5, 0, tmp_path / "out")
-    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    names = systems.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     assert names == ["m zero-shot, parsed", "m zero-shot, expected"]
     kept = experiment.systems()
     assert kept[names[0]]["predicted"] == [4.0] * 6
@@ -211,7 +211,7 @@ def test_an_endpoint_is_read_and_its_bad_days_are_counted(rater: Rater, tmp_path
 def test_a_model_without_probabilities_is_still_read(rater: Rater, tmp_path: Path, logprobs: str) -> None:
     rater.logprobs = logprobs
     experiment = Experiment.open(world(tmp_path), 5, 5, 0, tmp_path / "out")
-    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    names = systems.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     assert names == ["m zero-shot, parsed"]
     assert experiment.systems()[names[0]]["facts"]["probability of ratings"] == "the model gives no log-probabilities"
     assert rater.asked == 5 + (logprobs == "refused")
@@ -220,7 +220,7 @@ def test_a_model_without_probabilities_is_still_read(rater: Rater, tmp_path: Pat
 def test_where_no_rating_is_likely_none_is_likelier_and_others_are_kept(rater: Rater, tmp_path: Path) -> None:
     rater.words = ("perhaps", "well")
     experiment = Experiment.open(world(tmp_path), 3, 5, 0, tmp_path / "out")
-    names = methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    names = systems.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     kept = experiment.systems()[names[1]]
     assert kept["predicted"] == [3.0] * 3
     assert kept["facts"]["probability of ratings"] == 0
@@ -231,7 +231,7 @@ def test_nonsense_counts_against_the_parse_rate_and_is_the_mean(rater: Rater, tm
     words = itertools.cycle(["I refuse", "between 1 and 5", "4", "2/5"])
     rater.script = [(200, json.dumps({"choices": [{"message": {"content": next(words)}}]}).encode()) for _ in range(8)]
     experiment = Experiment.open(log, 8, 5, 0, tmp_path / "out")
-    methods.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
+    systems.run_prompted(experiment, "m", endpoint(rater), 0, 1, 0, lambda name, done: None)
     kept = experiment.systems()["m zero-shot, parsed"]
     assert kept["facts"]["parse rate"] == 0.5
     assert sorted(kept["predicted"]) == pytest.approx(sorted([log.mean] * 4 + [4.0] * 2 + [2.0] * 2), abs=1e-4)
@@ -254,10 +254,10 @@ def test_an_endpoint_that_stays_silent_is_told_and_the_run_goes_on_later(
     good = [Handler.reply(type("H", (), {"server": rater})(), {}) for _ in range(2)]
     rater.script = good + script
     with pytest.raises(TextError, match=words):
-        methods.run_prompted(experiment, "m", endpoint(rater, tries=2, patience=0.5), 0, 1, 0, lambda name, done: None)
+        systems.run_prompted(experiment, "m", endpoint(rater, tries=2, patience=0.5), 0, 1, 0, lambda name, done: None)
     before = rater.asked
     rater.script = []
-    methods.run_prompted(experiment, "m", endpoint(rater, tries=2), 0, 1, 0, lambda name, done: None)
+    systems.run_prompted(experiment, "m", endpoint(rater, tries=2), 0, 1, 0, lambda name, done: None)
     assert rater.asked - before == 4  # two were answered before
 
 
@@ -266,7 +266,7 @@ def test_wordings_and_orders_are_compared_with_the_first(tmp_path: Path) -> None
     model, tokenizer = base(tmp_path / "base")
     experiment = Experiment.open(log, 12, 4, 0, tmp_path / "out")
     engine = TransformersRatingEngine("tiny", model, tokenizer, STARS, max_tokens=3)
-    names = methods.run_prompted(experiment, "tiny", engine, 0, 1, 8, lambda name, done: None)
+    names = systems.run_prompted(experiment, "tiny", engine, 0, 1, 8, lambda name, done: None)
     told = experiment.systems()[names[1]]["facts"]["sensitivity"]
     assert list(told) == [*(f"wording {number}" for number in range(1, 6)), "newest first", "shuffled"]
     assert told["wording 1"]["moved by"] == pytest.approx(0, abs=1e-4)

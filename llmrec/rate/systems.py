@@ -1,4 +1,4 @@
-"""Ways to get ratings from a language model: prompts without or with solved examples, and fine-tuning."""
+"""Systems of an experiment that use a language model: with prompts, zero-shot or few-shot, and fine-tuned."""
 
 from __future__ import annotations
 
@@ -54,17 +54,16 @@ def run_prompted(
     predictions = _predictions(answers, experiment)
     changes: dict[str, dict[str, Any]] = {kind: {} for kind in predictions}
     if sensitivity:
-        rows = _spread_rows(len(cases), sensitivity)
-        some = cases.take(rows)
+        rows, some = _spread_cases(cases, sensitivity)
         variants = {f"wording {number}": (some, number) for number in range(1, len(wordings()) + 1)}
         for order in HISTORY_ORDERS[1:]:
             variants[order] = some.with_history_order(order, experiment.seed), wording
-        for number, (variant, (cases, used)) in enumerate(variants.items()):
-            varied = answers_to(cases, used, lambda done: None)
-            for kind, predicted in _predictions(varied, experiment).items():
+        for number, (variant, (varied, used)) in enumerate(variants.items()):
+            varied_answers = answers_to(varied, used, lambda done: None)
+            for kind, predicted in _predictions(varied_answers, experiment).items():
                 if kind in predictions:
-                    changes[kind][variant] = _change(experiment, cases, predicted, predictions[kind][rows])
-            parsed = [parse_rating(answer.text, ratings.scale) is not None for answer in varied]
+                    changes[kind][variant] = _change(experiment, varied, predicted, predictions[kind][rows])
+            parsed = [parse_rating(answer.text, ratings.scale) is not None for answer in varied_answers]
             changes["parsed"][variant]["parse rate"] = round(float(np.mean(parsed)), 4)
             progress("variations", (number + 1) / len(variants))
     for kind, predicted in predictions.items():
@@ -102,17 +101,11 @@ def run_fine_tuned(
     facts = {"training": note, "seconds each": round(seconds, 5)}
     facts["prompt tokens each"] = round(predictor.prompt_tokens(cases), 1)
     if sensitivity:
-        rows = _spread_rows(len(cases), sensitivity)
-        some = cases.take(rows)
-        facts["sensitivity"] = {
-            order: _change(
-                experiment,
-                some,
-                predictor.predict(some.with_history_order(order, experiment.seed)),
-                predicted[rows],
-            )
-            for order in HISTORY_ORDERS
-        }
+        rows, some = _spread_cases(cases, sensitivity)
+        facts["sensitivity"] = {}
+        for order in HISTORY_ORDERS:
+            varied = predictor.predict(some.with_history_order(order, experiment.seed))
+            facts["sensitivity"][order] = _change(experiment, some, varied, predicted[rows])
     experiment.save(name, predicted, facts)
     return [name]
 
@@ -152,9 +145,10 @@ def _answer_facts(answers: list[RatingAnswer], experiment: Experiment) -> dict[s
     }
 
 
-def _spread_rows(rows: int, count: int) -> np.ndarray:
-    """At most `count` row numbers, evenly spread."""
-    return np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(int))
+def _spread_cases(cases: RatingCases, count: int) -> tuple[np.ndarray, RatingCases]:
+    """Row numbers of at most `count` evenly spread cases, and these cases."""
+    rows = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(int))
+    return rows, cases.take(rows)
 
 
 def _change(experiment: Experiment, cases: RatingCases, predicted: np.ndarray, before: np.ndarray) -> dict[str, Any]:
