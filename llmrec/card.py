@@ -14,11 +14,11 @@ from typing import Any
 
 from llmrec import __version__, resources
 from llmrec.evaluate.files import read_metrics
-from llmrec.made import MADE, Made
 from llmrec.recipe import Model
 from llmrec.report import words
 from llmrec.run.layout import RunFolder
 from llmrec.run.stage import StageSpec, resolve
+from llmrec.stage_record import RECORD_FILE, StageRecord
 
 UNKNOWN = "unknown: check before sharing"
 PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
@@ -48,7 +48,7 @@ class Facts:
     source: str
     data: dict[str, Any]
     model: Model
-    trained: list[tuple[dict[str, Any], Made]]
+    trained: list[tuple[dict[str, Any], StageRecord]]
     metrics: dict[str, Any] | None
     members: list[tuple[float, str]]
     example: tuple[str, str, str]
@@ -62,7 +62,7 @@ class Facts:
 def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dict[str, Any] | None:
     """Figures of a run's recommender, of the first evaluation that is current; None without one."""
     for spec in evaluations:
-        if (run.stage(spec.name) / MADE).is_file() and resolve(run, spec, seed).is_made():
+        if (run.stage(spec.name) / RECORD_FILE).is_file() and resolve(run, spec, seed).is_made():
             return read_metrics(run.stage(spec.name))
     return None
 

@@ -22,16 +22,16 @@ from llmrec.decode.recommender_spec import RecommenderSpec, iter_nodes, write_sp
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, explain_disk, write_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.made import MADE, read_made
 from llmrec.model.loading import config_from
 from llmrec.recipe import Model
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.ownership import is_below
 from llmrec.run.plan import plan
 from llmrec.run.recommender import collaborative_stages, describe
+from llmrec.stage_record import RECORD_FILE, read_record
 
 ADAPTER = "adapter"
-_LEFT_OUT = {MADE, "README.md"}  # peft's card names the base by its path on this machine
+_LEFT_OUT = {RECORD_FILE, "README.md"}  # peft's card names the base by its path on this machine
 
 
 def export(run: Path, target: Path) -> Path:
@@ -60,10 +60,10 @@ def export(run: Path, target: Path) -> Path:
         for stage in (catalogue, *(source.stage(spec.name) for spec in fitted)):
             _copy(source, stage, stage, folder / stage.relative_to(run))
         write_spec(folder, exported)
-        trained = [(spec.config, read_made(source.stage(spec.name))) for spec in stages if spec.kind == "train"]
+        trained = [(spec.config, read_record(source.stage(spec.name))) for spec in stages if spec.kind == "train"]
         judged = measured(source, [plan(recipe, "test")[-1], plan(recipe, "valid")[-1]], recipe.seed)
         facts = _facts(exported, Catalogue.load(catalogue), folder, recipe.model)
-        facts |= {"source": recipe.data.source, "data": read_made(source.data)["facts"]}
+        facts |= {"source": recipe.data.source, "data": read_record(source.data)["facts"]}
         facts |= {"trained": trained, "metrics": judged}
         (folder / "README.md").write_text(card(Facts(**facts)), encoding="utf-8")
     return target
@@ -123,12 +123,12 @@ def _copy(run: RunFolder, stage: Path, source: Path, target: Path) -> None:
     Raises:
         RunError: a link is among them, which could lead to any file of this machine.
     """
-    known, strays = read_made(stage)["files"], []
+    known, strays = read_record(stage)["files"], []
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
         if file.relative_to(stage).as_posix() not in known:
             hidden = any(part.startswith(".") for part in inside.parts)
-            strays += [inside.as_posix()] if not file.is_dir() and file.name != MADE and not hidden else []
+            strays += [inside.as_posix()] if not file.is_dir() and file.name != RECORD_FILE and not hidden else []
         elif Path(os.path.realpath(file)) != Path(os.path.realpath(run.path)) / file.relative_to(run.path):
             raise RunError(
                 f"{file} is a link, or below one. Only a run's own files are shared: put the file itself there."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmrec.files import write_json
-from llmrec.made import MADE, output_hash, read_made, records
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.stage import resolve
+from llmrec.stage_record import RECORD_FILE, file_records, output_hash, read_record
 
 
 def renew(run: Path) -> None:
@@ -16,6 +16,6 @@ def renew(run: Path) -> None:
     recipe = recipe_of(run)
     for spec in plan(recipe):
         stage = resolve(RunFolder(run), spec, recipe.seed)
-        files = records(stage.folder)
+        files = file_records(stage.folder)
         new = {"key": stage.key, "inputs": stage.inputs, "files": files, "output": output_hash(files)}
-        write_json(stage.folder / MADE, read_made(stage.folder) | new)
+        write_json(stage.folder / RECORD_FILE, read_record(stage.folder) | new)

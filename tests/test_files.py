@@ -27,7 +27,7 @@ from llmrec.files import (
     write_json,
     write_text,
 )
-from llmrec.made import is_stage
+from llmrec.stage_record import is_stage
 
 
 def names(folder: Path) -> list[str]:

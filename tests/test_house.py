@@ -22,7 +22,7 @@ FLOORS = (
     ("child_process", "contracts", "files", "provenance", "recipe", "seed", "trusted_urls"),
     ("resources",),
     ("checked", "metrics", "recipe_file", "text"),
-    ("collaborative", "items", "made", "model"),
+    ("collaborative", "items", "model", "stage_record"),
     ("data",),
     ("indexing",),
     ("tasks",),

@@ -54,10 +54,10 @@ def show(
 
 def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunFolder]:
     """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
-    from llmrec.made import is_stage
     from llmrec.recipe_file import load
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
+    from llmrec.stage_record import is_stage
 
     run = RunFolder(Path(name))
     if is_stage(run.tasks) and not overrides and not tiny:

@@ -20,8 +20,8 @@ from llmrec.data.clean import MONOTONE, clean
 from llmrec.data.sources import read
 from llmrec.errors import DataError, RunError
 from llmrec.files import hash_json
-from llmrec.made import MADE, read_made
 from llmrec.recipe import Data
+from llmrec.stage_record import RECORD_FILE, read_record
 
 Split = Literal["train", "valid", "test"]
 _SPLITS: list[str] = ["train", "valid", "test"]
@@ -66,7 +66,7 @@ class Dataset:
         Raises:
             RunError: a file is missing or damaged.
         """
-        facts = read_made(folder)["facts"] if (folder / MADE).is_file() else {}
+        facts = read_record(folder)["facts"] if (folder / RECORD_FILE).is_file() else {}
         # Ids and splits repeat often: dictionary encoding saves memory.
         options: dict[str, Any] = {"columns": None if texts else list(_EVENTS), "read_dictionary": _IDS}
         interactions = read_table(folder / "interactions.parquet", _EVENTS, **options)
@@ -75,7 +75,9 @@ class Dataset:
             raise RunError(f"{folder / 'items.parquet'} has an item_id twice. {REMEDY}")
         for name, rows in (("interactions", interactions.num_rows), ("items", items.num_rows)):
             if facts.get(name, rows) != rows:
-                raise RunError(f"{folder / name}.parquet has {rows} rows, but {MADE} says {facts[name]}. {REMEDY}")
+                raise RunError(
+                    f"{folder / name}.parquet has {rows} rows, but {RECORD_FILE} says {facts[name]}. {REMEDY}"
+                )
         return cls(interactions, items, facts)
 
     @property

@@ -98,7 +98,7 @@ def run_fine_tuned(
     start = time.perf_counter()
     predicted = predictor.predict(cases)
     seconds = (time.perf_counter() - start) / len(cases)
-    facts = {"training": note, "seconds each": round(seconds, 5)}
+    facts: dict[str, Any] = {"training": note, "seconds each": round(seconds, 5)}
     facts["prompt tokens each"] = round(predictor.prompt_tokens(cases), 1)
     if sensitivity:
         rows, some = _spread_cases(cases, sensitivity)

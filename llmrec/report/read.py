@@ -10,10 +10,10 @@ from llmrec.checked import read_checked, read_table
 from llmrec.evaluate.files import METRICS, Example, Writing, read_choices, read_metrics
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
-from llmrec.made import MADE, Made, read_made
 from llmrec.run.layout import DATA, RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.stage import require_current
+from llmrec.stage_record import RECORD_FILE, StageRecord, read_record
 from llmrec.train.log import LOG, read_log
 
 
@@ -53,7 +53,7 @@ class Run:
     codes: list[tuple[str, tuple[str, ...]]]
     trainings: dict[str, list[dict[str, Any]]]
     evaluation: Evaluation | None
-    stages: dict[str, Made]
+    stages: dict[str, StageRecord]
     recipe: str
 
 
@@ -66,13 +66,13 @@ def read_run(run: RunFolder) -> Run:
     """
     recipe = recipe_of(run.path)
     specs = plan(recipe)
-    made = [place for place, spec in enumerate(specs) if (run.stage(spec.name) / MADE).is_file()]
+    made = [place for place, spec in enumerate(specs) if (run.stage(spec.name) / RECORD_FILE).is_file()]
     finished = specs[: made[-1] + 1] if made else []
     require_current(run, finished, recipe.seed)
-    stages = {spec.name: read_made(run.stage(spec.name)) for spec in finished}
+    stages = {spec.name: read_record(run.stage(spec.name)) for spec in finished}
     logs = {spec.name: run.stage(spec.name) / LOG for spec in finished if spec.kind == "train"}
     evaluated = run.evaluation(recipe.evaluate.split)
-    indexed = (run.catalogue / MADE).is_file()
+    indexed = (run.catalogue / RECORD_FILE).is_file()
     codes = _codes(run.catalogue) if indexed else []
     return Run(
         name=run.path.resolve().name,
@@ -81,7 +81,7 @@ def read_run(run: RunFolder) -> Run:
         alike=_alike(codes),
         codes=codes,
         trainings={name: read_log(log) if log.exists() else [] for name, log in logs.items()},
-        evaluation=_evaluation(evaluated) if (evaluated / MADE).is_file() else None,
+        evaluation=_evaluation(evaluated) if (evaluated / RECORD_FILE).is_file() else None,
         stages=stages,
         recipe=run.recipe.read_text(encoding="utf-8", errors="replace"),
     )

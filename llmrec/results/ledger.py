@@ -21,12 +21,12 @@ from llmrec.data.dataset import content_hash
 from llmrec.errors import RunError
 from llmrec.evaluate.files import CHOICES, METRICS, read_judged
 from llmrec.files import explain_disk, hash_file
-from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint, shipped_name
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.stage import Context
+from llmrec.stage_record import read_record
 
 BOOK = Path("results/ledger.jsonl")
 NEEDED = ("date", "by", "run", "recipe hash", "seed", "data", "metrics", "figures")
@@ -58,7 +58,7 @@ def look(path: Path, book: Path, why: str, progress: Callable[[str, float], None
             "why": why,
             "recipe": shipped_name(fingerprint(recipe)),
             "recipe hash": fingerprint(recipe),
-            "trained at commit": read_made(run.last_trained).get("commit", "unknown"),
+            "trained at commit": read_record(run.last_trained).get("commit", "unknown"),
             "data": {"source": recipe.data.source, "hash": content_hash(run.data)},
         }
         _note(book, folder, about)

@@ -17,7 +17,6 @@ from llmrec.data.dataset import content_hash
 from llmrec.errors import RunError
 from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.files import read_json, write_json
-from llmrec.made import MADE, Made, read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import dump, fingerprint, portable, shipped_name
@@ -25,6 +24,7 @@ from llmrec.results import ledger
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.stage import require_current
+from llmrec.stage_record import RECORD_FILE, StageRecord, read_record
 from llmrec.train.log import LOG, read_log
 
 CASE = ["user_id", "target"]
@@ -75,7 +75,7 @@ class FinishedRun:
     run: RunFolder
     recipe: Recipe
     hashes: dict[str, str]
-    made: dict[str, Made]
+    made: dict[str, StageRecord]
 
     @property
     def figures(self) -> Path:
@@ -90,10 +90,10 @@ def tested(path: Path) -> FinishedRun:
         RunError: it was not, or it holds stages of two recipes.
     """
     run, recipe = RunFolder(path), recipe_of(path)
-    if not (run.evaluation("test") / MADE).is_file():
+    if not (run.evaluation("test") / RECORD_FILE).is_file():
         raise RunError(f"{path} has not been judged on its test part. Type: llmrec evaluate {path} --test")
     hashes = require_current(run, plan(recipe, "test"), recipe.seed, all_files=False)
-    return FinishedRun(run, recipe, hashes, {name: read_made(run.stage(name)) for name in hashes})
+    return FinishedRun(run, recipe, hashes, {name: read_record(run.stage(name)) for name in hashes})
 
 
 def collect(paths: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledger.BOOK) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def collect(paths: Sequence[Path], beside: Sequence[Path] = (), book: Path = led
 
 def _of_seed(one: FinishedRun) -> dict[str, Any]:
     """One run's figures, what its stages took, and what it was made of."""
-    metrics, trained = read_metrics(one.figures), read_made(one.run.last_trained)
+    metrics, trained = read_metrics(one.figures), read_record(one.run.last_trained)
     return {
         "seed": one.recipe.seed,
         "run": one.run.path.name,

@@ -9,13 +9,13 @@ from llmrec.data.dataset import content_hash
 from llmrec.errors import RecipeError, RunError
 from llmrec.evaluate.files import read_metrics
 from llmrec.files import read_json
-from llmrec.made import read_made
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import read
 from llmrec.results import ledger
 from llmrec.run import execute
 from llmrec.run.execute import Progress
 from llmrec.run.layout import RunFolder
+from llmrec.stage_record import read_record
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def reproduce(
     execute.run(result.recipe, out, "data", progress)
     found = content_hash(run.data)
     if found != result.data:
-        facts = read_made(run.data)["facts"]
+        facts = read_record(run.data)["facts"]
         raise RunError(
             f"the data here are others than those of {result.name}: {facts['users']} users, {facts['items']} items, "
             f"{facts['interactions']} interactions; hash {found[:16]} and not {result.data[:16]}. Point LLMREC_DATA to "

@@ -17,7 +17,6 @@ from llmrec.contracts import Sizes
 from llmrec.data import sources
 from llmrec.errors import DataError, RunError
 from llmrec.files import restore_replaced, write_text
-from llmrec.made import is_stage, read_made
 from llmrec.recipe import Data, Evaluate, Launch, Recipe, Tasks, Training
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
@@ -26,6 +25,7 @@ from llmrec.run.layout import RunFolder
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
 from llmrec.run.plan import UNTIL, plan, up_to
 from llmrec.run.stage import Context, EngineName, StageSpec, require_current, resolve
+from llmrec.stage_record import is_stage, read_record
 from llmrec.train import distributed
 from llmrec.train.log import chosen_trackers
 
@@ -223,7 +223,7 @@ def judge(
 
 def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged: Evaluate) -> None:
     """Refuse collaborative models that would not fit into memory, before anything is trained."""
-    facts = read_made(run.data)["facts"]
+    facts = read_record(run.data)["facts"]
     sizes = Sizes(facts["users"], facts["items"], facts["interactions"])
     for number, stage in enumerate(train):
         if teacher := stage.needed_teacher:

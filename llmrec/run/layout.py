@@ -18,9 +18,9 @@ import re
 from pathlib import Path
 
 from llmrec.errors import RunError
-from llmrec.made import MADE
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
+from llmrec.stage_record import RECORD_FILE
 
 DATA, ITEMS, CATALOGUE, COLLABORATIVE, TASKS = "data", "items", "catalogue", "collaborative", "tasks"
 TRAIN, EVALUATE = "train", "evaluate"
@@ -80,7 +80,7 @@ class RunFolder:
     def trained(self) -> list[Path]:
         """Folders of finished training stages, in order."""
         found = [path for path in self.path.glob(f"{TRAIN}-*") if _TRAINING.fullmatch(path.name)]
-        whole = [path for path in found if (path / MADE).is_file()]
+        whole = [path for path in found if (path / RECORD_FILE).is_file()]
         return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
 
     @property

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from llmrec.errors import RunError
 from llmrec.files import explain_disk
-from llmrec.made import MADE, is_stage, read_made
 from llmrec.run.layout import RunFolder
+from llmrec.stage_record import RECORD_FILE, is_stage, read_record
 
 _LOCKED = re.compile(rb"process \d+ on .* since \d{4}-")  # what `lock` writes
 
@@ -91,11 +91,11 @@ def _refuse_parts(run: RunFolder) -> None:
     for stage in run.stages:
         if _is_foreign(stage):
             raise RunError(
-                f"{stage} is no stage of a run (it has no {MADE} of one), and a run would replace it. Move it "
+                f"{stage} is no stage of a run (it has no {RECORD_FILE} of one), and a run would replace it. Move it "
                 "away, or name another folder with --out DIR."
             )
-        if (stage / MADE).is_file():
-            read_made(stage)
+        if (stage / RECORD_FILE).is_file():
+            read_record(stage)
 
 
 def _is_foreign(stage: Path) -> bool:

@@ -13,8 +13,17 @@ from llmrec import provenance
 from llmrec.checked import check_file
 from llmrec.errors import RunError
 from llmrec.files import atomic_folder, hash_file, hash_json, write_json
-from llmrec.made import LAYOUT, MADE, Made, check_files, is_stage, output_hash, read_made, records
 from llmrec.run.layout import RunFolder
+from llmrec.stage_record import (
+    LAYOUT,
+    RECORD_FILE,
+    StageRecord,
+    check_unchanged,
+    file_records,
+    is_stage,
+    output_hash,
+    read_record,
+)
 
 Split = Literal["valid", "test"]
 EngineName = Literal["transformers", "vllm"]
@@ -101,12 +110,12 @@ class Stage:
         Raises:
             RunError: it does, and a file of it is missing or was changed; or its made.json is damaged.
         """
-        if not (self.folder / MADE).is_file():
+        if not (self.folder / RECORD_FILE).is_file():
             return False
-        made = read_made(self.folder)
+        made = read_record(self.folder)
         if made["key"] != self.key:
             return False
-        check_files(self.folder, made)
+        check_unchanged(self.folder, made)
         return True
 
     def make(self, fill: Callable[[Path], dict[str, Any]]) -> None:
@@ -122,8 +131,8 @@ class Stage:
         provenance.reset_peak_memory()
         with atomic_folder(self.folder, is_stage) as temporary:
             facts = fill(temporary)
-            seconds, files = time.monotonic() - started, records(temporary)
-            made: Made = {
+            seconds, files = time.monotonic() - started, file_records(temporary)
+            made: StageRecord = {
                 "layout": LAYOUT,
                 "key": self.key,
                 "version": self.version,
@@ -139,7 +148,7 @@ class Stage:
                 "seconds": round(seconds, 2),
                 "peak": provenance.peak_memory(),
             }
-            write_json(temporary / MADE, made)
+            write_json(temporary / RECORD_FILE, made)
 
 
 def resolve(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
@@ -160,9 +169,9 @@ def resolve(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
 def _inside_hash(run: RunFolder, name: str) -> str:
     """Hash of a stage of the run, or of a file of one."""
     path = run.stage(name)
-    if (path / MADE).is_file():
-        return read_made(path)["output"]
-    made = read_made(path.parent)
+    if (path / RECORD_FILE).is_file():
+        return read_record(path)["output"]
+    made = read_record(path.parent)
     if path.name not in made["files"]:
         raise RunError(f"{path} is missing. Make it again: delete {path.parent}, and `llmrec run`.")
     return made["files"][path.name]["sha256"]
@@ -171,8 +180,8 @@ def _inside_hash(run: RunFolder, name: str) -> str:
 def _outside_hash(read: Outside) -> str:
     """Hash of a file, of a stage of another run, or of a folder with a model."""
     path = read.find()
-    if (path / MADE).is_file():
-        return read_made(path)["output"]
+    if (path / RECORD_FILE).is_file():
+        return read_record(path)["output"]
     if path.is_dir():
         files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
         sizes = {name: file.stat().st_size for name, file in files.items()}
@@ -199,9 +208,9 @@ def require_current(run: RunFolder, specs: Sequence[StageSpec], seed: int, all_f
     hashes: dict[str, str] = {}
     for spec in specs:
         folder = run.stage(spec.name)
-        if not (folder / MADE).is_file():
+        if not (folder / RECORD_FILE).is_file():
             raise RunError(f"{folder} is not made. Finish the run with: llmrec run RECIPE --out {run.path}")
-        made = read_made(folder)
+        made = read_record(folder)
         inputs = {read: _inside_hash(run, read) for read in spec.reads if isinstance(read, str)}
         # Files of a user's own data may be gone, so of `data` what it did read counts.
         outside = made["inputs"] if spec.kind == "data" else [r.label for r in spec.reads if isinstance(r, Outside)]
@@ -211,12 +220,12 @@ def require_current(run: RunFolder, specs: Sequence[StageSpec], seed: int, all_f
                 f"{folder} was made {_difference(made, spec, inputs, seed)}, as when a run with changes was stopped on "
                 "its way. Finish it, or go back to the recipe before, with: llmrec run RECIPE --out RUN"
             )
-        check_files(folder, made, all_files)
+        check_unchanged(folder, made, all_files)
         hashes[spec.name] = made["output"]
     return hashes
 
 
-def _difference(made: Made, spec: StageSpec, inputs: dict[str, str], seed: int) -> str:
+def _difference(made: StageRecord, spec: StageSpec, inputs: dict[str, str], seed: int) -> str:
     """How a made stage differs from what it must be."""
     if made["seed"] != seed:
         return f"with seed {made['seed']}, and the recipe has seed {seed}"

@@ -29,12 +29,12 @@ from commands import call_llmrec, finished
 from llmrec import resources
 from llmrec.errors import LlmrecError
 from llmrec.evaluate.files import Judged, read
-from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load
 from llmrec.report.charts import draw_dots as dots
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
+from llmrec.stage_record import read_record
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.
@@ -158,7 +158,7 @@ def collect(folder: Path, factors: Mapping[str, tuple[str, list[str]]]) -> dict[
 
 
 def _trained_for(run: Path) -> float:
-    return float(sum(read_made(stage)["seconds"] for stage in RunFolder(run).trained))
+    return float(sum(read_record(stage)["seconds"] for stage in RunFolder(run).trained))
 
 
 def write(recipe: str, folder: Path, out: Path, changed: Sequence[str]) -> None:

@@ -22,13 +22,13 @@ import numpy as np
 from llmrec.data.dataset import Dataset
 from llmrec.data.synthetic import GroundTruth
 from llmrec.evaluate.files import read_cases, read_metrics
-from llmrec.made import read_made
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
 from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
+from llmrec.stage_record import read_record
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
 
@@ -144,7 +144,7 @@ def measured(run_folder: Path) -> dict[str, np.ndarray]:
 
 def facts(run_folder: Path) -> dict[str, Any]:
     """How a run was trained, what its lists cover, and its hash."""
-    made = read_made(RunFolder(run_folder).last_trained)
+    made = read_record(RunFolder(run_folder).last_trained)
     wide = read_metrics(RunFolder(run_folder).evaluation("test"))["beyond"]["nano"]
     return {"steps": made["facts"]["steps"], "seconds": made["seconds"], "output": made["output"][:16], "beyond": wide}
 
@@ -182,7 +182,7 @@ def main() -> None:
         first = run(recipe, options.runs / f"align-{options.name}-{seed}", "evaluate")
         dataset = Dataset.load(RunFolder(first).data)
         lengths = np.maximum(dataset.before("valid").lengths - 1, 0)
-        rows = read_made(RunFolder(first).last_trained)["facts"]["rows"]
+        rows = read_record(RunFolder(first).last_trained)["facts"]["rows"]
         runs = {"sft": first}
         for name, stage in arms(study, lengths, rows).items():
             if options.arms is None or name in options.arms:

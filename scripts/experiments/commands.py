@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrec.errors import RunError
-from llmrec.made import Made, read_made
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import plan
 from llmrec.run.stage import require_current
+from llmrec.stage_record import StageRecord, read_record
 
 if TYPE_CHECKING:
     from llmrec.decode.generative import Generative
@@ -33,11 +33,11 @@ def typed() -> str:
     return " ".join(["python scripts/experiments/" + Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def finished(run: Path) -> dict[str, Made]:
+def finished(run: Path) -> dict[str, StageRecord]:
     """Stage → made.json of a run that is made to its evaluation, all of its recipe; empty for any other folder."""
     try:
         recipe = recipe_of(run)
-        return {name: read_made(run / name) for name in require_current(RunFolder(run), plan(recipe), recipe.seed)}
+        return {name: read_record(run / name) for name in require_current(RunFolder(run), plan(recipe), recipe.seed)}
     except RunError:
         return {}
 

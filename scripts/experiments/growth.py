@@ -16,12 +16,12 @@ from typing import Any
 
 from commands import call_llmrec, finished, typed
 from llmrec import resources
-from llmrec.made import read_made
 from llmrec.recipe_file import fingerprint
 from llmrec.report.charts import draw_lines as draw
 from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import UNTIL
+from llmrec.stage_record import read_record
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 
@@ -31,7 +31,7 @@ def run_share(recipe: Path, common: list[str], folder: Path, share: float) -> No
     given = list(common)
     if share < 1:
         call_llmrec("run", recipe, *given, "--until", "data", "--out", folder / "1")
-        users = read_made(RunFolder(folder / "1").data)["facts"]["users"]
+        users = read_record(RunFolder(folder / "1").data)["facts"]["users"]
         given.append(f"data.max_users={max(1, round(share * users))}")
     for stage in UNTIL:
         call_llmrec("run", recipe, *given, "--until", stage, "--out", folder / f"{share:g}")

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from commands import typed
 from llmrec.files import hash_file
-from llmrec.made import MADE
 from llmrec.results.record import write_result
+from llmrec.stage_record import RECORD_FILE
 
 KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 5, "collaborative": 2, "evaluate": 2, "report": 2}
 PLACES = {
@@ -69,7 +69,7 @@ def reopen(out: Path, stage: str) -> None:
 
 def files(out: Path) -> dict[str, str]:
     """Hash of every file of a run that should not depend on when it was made."""
-    timed = {MADE, "log.jsonl", "report.html", ".lock"}  # seconds stand in these
+    timed = {RECORD_FILE, "log.jsonl", "report.html", ".lock"}  # seconds stand in these
     whole = (path for path in sorted(out.rglob("*")) if path.relative_to(out).parts[0] != "logs")  # of trackers
     found = (path for path in whole if path.is_file() and path.name not in timed)
     return {path.relative_to(out).as_posix(): hash_file(path) for path in found}

@@ -16,10 +16,10 @@ from markdown_it import MarkdownIt
 from llmrec.card import UNKNOWN, Facts, base_licence, base_name, card
 from llmrec.evaluate.files import read_metrics
 from llmrec.export import export
-from llmrec.made import read_made
 from llmrec.recipe import Model
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder, recipe_of
+from llmrec.stage_record import read_record
 
 HOSTILE = (
     "Evil\n---\nlicense: mit\n# Heading | cell | `code` <script>alert(1)</script> [link](https://evil.example) "
@@ -61,7 +61,7 @@ def facts_of(made: Any, metrics: dict[str, Any] | None, name: str, base: str) ->
 
 
 def test_no_word_of_somebody_s_files_is_read_as_markup(tiny_run: Path) -> None:
-    made = read_made(RunFolder(tiny_run).last_trained)
+    made = read_record(RunFolder(tiny_run).last_trained)
     metrics = read_metrics(RunFolder(tiny_run).evaluation("test"))
 
     def named(name: str) -> str:
@@ -130,7 +130,7 @@ def test_licences_are_told_where_they_are_known_and_doubted_where_not(
 
 
 def test_data_that_know_their_licence_are_named_with_it(tiny_run: Path) -> None:
-    made = read_made(RunFolder(tiny_run).last_trained)
+    made = read_record(RunFolder(tiny_run).last_trained)
     facts = facts_of(made, None, "plain", "embedded:smollm2-135m-instruct")
     data = {"source": "MovieLens 100K", "licence": "GroupLens: research"}
     text = card(dataclasses.replace(facts, source="ml-100k", data=data))
@@ -147,7 +147,7 @@ def test_a_base_whose_card_is_broken_has_an_unknown_licence(broken: str, tmp_pat
 
 def test_facts_that_training_tells_are_in_the_card(tiny_run: Path) -> None:
     """Whatever a stage writes into made.json, such as what merging into a de-quantized base costs."""
-    made = read_made(RunFolder(tiny_run).last_trained)
+    made = read_record(RunFolder(tiny_run).last_trained)
     merge = {"merge": {"largest weight error": 0.0125}}
     text = card(facts_of(made | {"facts": made["facts"] | merge}, None, "plain", "nano"))
     assert "- merge: `largest weight error 0.0125`" in text

@@ -8,11 +8,11 @@ import pytest
 
 import llmrec
 from llmrec import resources
-from llmrec.made import read_made
 from llmrec.recipe_file import load
 from llmrec.report import write_report
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
+from llmrec.stage_record import read_record
 
 
 @pytest.mark.slow("20 s for a recipe")
@@ -26,7 +26,7 @@ def test_a_shipped_recipe_runs_through_and_recommends_real_unseen_items(name: st
     found = [item for item, _ in llmrec.load(out).recommend(history, k=10)]
     assert len(set(found)) == 10
     assert set(found).isdisjoint(history)
-    facts = read_made(RunFolder(out).last_trained)["facts"]
+    facts = read_record(RunFolder(out).last_trained)["facts"]
     assert facts["new rows"]["input"]["mean distance"] > 0
     assert (facts["trained parameters"] < facts["parameters"]) == (recipe.model.adapt == "lora")
     assert write_report(RunFolder(out)).is_file()

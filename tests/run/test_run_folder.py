@@ -264,7 +264,7 @@ def test_the_lock_of_a_run_is_no_way_to_another_file(made: Path, world: Path, tm
 
 
 def test_made_json_of_every_version_marks_a_stage(tmp_path: Path) -> None:
-    from llmrec.made import is_stage
+    from llmrec.stage_record import is_stage
 
     known = {"recipe": {}, "inputs": {}, "output": "", "seed": 1, "facts": {}}
     for about, ours in ((known, True), (known | {"key": "", "peak": {}}, True), ({"recipe": {}}, False)):

@@ -16,10 +16,10 @@ import pytest
 
 from llmrec.errors import RunError
 from llmrec.files import hash_bytes, hash_json
-from llmrec.made import read_made
 from llmrec.run.layout import RunFolder
 from llmrec.run.ownership import lock
 from llmrec.run.stage import Stage
+from llmrec.stage_record import read_record
 
 
 def names(folder: Path) -> list[str]:
@@ -47,7 +47,7 @@ def run(stage: Stage, make: Callable[[Path], dict[str, int]]) -> str:
     """Make a stage unless it is made; hash of its files."""
     if not stage.is_made():
         stage.make(make)
-    return read_made(stage.folder)["output"]
+    return read_record(stage.folder)["output"]
 
 
 def test_a_made_stage_is_skipped_and_gives_the_same_hash(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from llmrec.cli.main import main
 from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.made import read_made
 from llmrec.recipe_file import load
 from llmrec.results import record
 from llmrec.results.ledger import look
 from llmrec.run import execute
+from llmrec.stage_record import read_record
 
 FEW = ["train.0.epochs=0.2", "tasks.item_to_text=0", "tasks.text_to_item=0"]
 
@@ -50,9 +50,9 @@ def test_a_taught_training_hangs_on_all_that_its_teacher_saw(here: Path, tmp_pat
     """An event before the oldest window is in no example, and the teacher knows it all the same."""
     for more in ([], ["train.0.teacher_replace_prob=0.4", "train.0.teacher=markov"]):
         run = execute.run(load(here, [*FEW, *more]), tmp_path / f"run-{len(more)}", "train")
-        read = read_made(run / "train-1-sft")["inputs"].get("collaborative/markov")
-        assert read == (read_made(run / "collaborative" / "markov")["output"] if more else None)
-    assert read_made(run / "collaborative" / "markov")["inputs"] == {"data": read_made(run / "data")["output"]}
+        read = read_record(run / "train-1-sft")["inputs"].get("collaborative/markov")
+        assert read == (read_record(run / "collaborative" / "markov")["output"] if more else None)
+    assert read_record(run / "collaborative" / "markov")["inputs"] == {"data": read_record(run / "data")["output"]}
 
 
 def test_files_of_one_name_are_all_looked_at(here: Path, tmp_path: Path) -> None:

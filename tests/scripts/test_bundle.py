@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from llmrec.files import hash_file
-from llmrec.made import read_made
 from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder
 from llmrec.run.plan import plan
 from llmrec.run.stage import require_current
+from llmrec.stage_record import read_record
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")
@@ -81,7 +81,7 @@ def test_a_bundle_trains_in_an_empty_folder_and_its_figures_come_back(
         hash_file(own / file) for file in files
     ]
     taken, recipe = RunFolder(tmp_path / "runs" / "small"), load(world, SMALL)
-    commits = [read_made(run.last_trained)["commit"] for run in (taken, RunFolder(own))]
+    commits = [read_record(run.last_trained)["commit"] for run in (taken, RunFolder(own))]
     assert commits[0] == commits[1], "history does not travel, its end does"
     hashes = require_current(RunFolder(own), plan(recipe), recipe.seed)
     assert require_current(taken, plan(recipe), recipe.seed, all_files=False) == hashes

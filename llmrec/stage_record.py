@@ -13,9 +13,9 @@ from llmrec.checked import read_checked
 from llmrec.errors import RunError
 from llmrec.files import hash_file, hash_json
 
-MADE = "made.json"
+RECORD_FILE = "made.json"
 LAYOUT = 2  # version of run folders; folders of other versions are refused and not changed
-_UNHASHED = (MADE, "log.jsonl")  # log.jsonl has seconds, so it differs between two runs of the same recipe
+_UNHASHED = (RECORD_FILE, "log.jsonl")  # log.jsonl has seconds, so it differs between two runs of the same recipe
 
 
 class FileRecord(TypedDict):
@@ -27,7 +27,7 @@ class FileRecord(TypedDict):
 
 
 @with_config(ConfigDict(extra="allow"))
-class Made(TypedDict):
+class StageRecord(TypedDict):
     """Content of made.json.
 
     The result depends on `config`, `inputs` (name → SHA-256), `version` and `seed`; `key` is their hash. `files` are
@@ -50,16 +50,16 @@ class Made(TypedDict):
     peak: NotRequired[dict[str, int]]
 
 
-def read_made(folder: Path) -> Made:
+def read_record(folder: Path) -> StageRecord:
     """Read made.json of a finished stage; RunError where it is missing, damaged or of another version of llmrec."""
-    path = folder / MADE
+    path = folder / RECORD_FILE
     layout = read_checked(path, dict[str, Any]).get("layout", 1)
     if layout != LAYOUT:
         raise RunError(
             f"{folder} was made by another version of llmrec (layout {layout}; this one writes {LAYOUT}). Nothing in "
             "it was changed. Use that version, or make the run again elsewhere: llmrec run RECIPE --out DIR"
         )
-    made: Made = read_checked(path, Made)
+    made: StageRecord = read_checked(path, StageRecord)
     return made
 
 
@@ -70,16 +70,18 @@ def is_stage(folder: Path) -> bool:
         RunError: made.json cannot be read.
     """
     try:
-        made = json.loads((folder / MADE).read_bytes())
+        made = json.loads((folder / RECORD_FILE).read_bytes())
     except PermissionError as error:
-        raise RunError(f"{folder / MADE} cannot be read ({error.strerror}). See that you may read it.") from error
+        raise RunError(
+            f"{folder / RECORD_FILE} cannot be read ({error.strerror}). See that you may read it."
+        ) from error
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.keys() >= {"inputs", "output", "seed", "facts"}
 
 
-def records(folder: Path) -> dict[str, FileRecord]:
-    """File → record, of all files below a folder but hidden ones and those that differ between equal runs."""
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """File → record, of all files below a folder, without hidden ones and those that differ between equal runs."""
     result: dict[str, FileRecord] = {}
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
@@ -93,7 +95,7 @@ def output_hash(files: dict[str, FileRecord]) -> str:
     return hash_json([[name, files[name]["sha256"]] for name in sorted(files)])
 
 
-def check_files(folder: Path, made: Made, all_files: bool = True) -> None:
+def check_unchanged(folder: Path, made: StageRecord, all_files: bool = True) -> None:
     """Check that the files of a stage did not change. Contents are read only where size or time differ.
 
     Args:
