@@ -16,8 +16,8 @@ from llmrec.cli.screen import console, interval, named_run, say, screen, show_fi
 from llmrec.errors import RunError
 
 if TYPE_CHECKING:
-    from llmrec.evaluate.files import Judged
-    from llmrec.results.reproduce import Figure, Pinned
+    from llmrec.evaluate.files import EvaluatedRun
+    from llmrec.results.reproduce import RecordedResult, Reproduced
     from llmrec.run.stage import Split
 
 
@@ -25,8 +25,8 @@ def evaluate(
     run: Path = RUN,
     target: str = typer.Option(None, help="test or valid; what the recipe is judged on otherwise"),
     test: bool = typer.Option(False, "--test", help="judge on test as the recipe says, and write it into the ledger"),
-    ledger: Path = typer.Option("results/ledger.jsonl", help="--test: the ledger of looks at test parts"),
-    why: str = typer.Option("", help="--test: what the look is for"),
+    ledger: Path = typer.Option("results/ledger.jsonl", help="--test: the ledger of test evaluations"),
+    why: str = typer.Option("", help="--test: reason for this evaluation"),
     beams: int = typer.Option(None, help="another beam width than the recipe's; shown, not kept"),
     engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
     as_json: bool = AS_JSON,
@@ -34,8 +34,8 @@ def evaluate(
     """Evaluate a run on its held-out items, beside the baselines, and show the table; nothing is trained.
 
     The figures stay in the run, in a folder for each split; with `--beams` or `--engine vllm` they are shown only.
-    `--test` opens the test part of a run that is judged on validation: a line about the look is added to the ledger
-    (`results/ledger.jsonl`), which belongs into version control.
+    `--test` opens the test part of a run that is judged on validation: a line is added to the ledger
+    (`results/ledger.jsonl`), which belongs in version control.
     """
     if target not in (None, "test", "valid"):
         raise RunError(f"--target is test or valid, not '{target}'.")
@@ -46,18 +46,18 @@ def evaluate(
 
 
 def _opened(run: Path, ledger: Path, why: str) -> dict[str, Any]:
-    """Figures on the test part, written into the ledger."""
-    from llmrec.evaluate.files import read_judged
-    from llmrec.results.ledger import look
+    """Evaluate on the test part and record that in the ledger."""
+    from llmrec.evaluate.files import read_evaluation
+    from llmrec.results.ledger import evaluate_test
 
     with stages() as progress:
-        return read_judged(look(run, ledger, why, progress))
+        return read_evaluation(evaluate_test(run, ledger, why, progress))
 
 
 def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) -> dict[str, Any]:
     """Figures on the recipe's split or on another one; kept where the recipe's own settings make them."""
     from llmrec.decode.generative import parse_engine
-    from llmrec.evaluate.files import read_judged
+    from llmrec.evaluate.files import read_evaluation
     from llmrec.run import execute
     from llmrec.run.layout import recipe_of
     from llmrec.run.plan import plan
@@ -71,11 +71,11 @@ def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) 
     split = target or recipe.evaluate.split
     if beams is None and parse_engine(engine) == "transformers":
         with stages() as progress:
-            return read_judged(execute.judge(recipe, run, plan(recipe, split)[-1], progress))
+            return read_evaluation(execute.judge(recipe, run, plan(recipe, split)[-1], progress))
     changed = recipe_of(run, [f"evaluate.split={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
     with stages() as progress, tempfile.TemporaryDirectory() as folder:
         execute.judge(changed, run, plan(changed)[-1], progress, (Path(folder), parse_engine(engine)))
-        return read_judged(Path(folder))
+        return read_evaluation(Path(folder))
 
 
 def compare(
@@ -103,12 +103,12 @@ def compare(
     screen.print(table)
 
 
-def _judged(path: Path) -> Judged:
+def _judged(path: Path) -> EvaluatedRun:
     """The figures of a run, if all of its stages are those of its recipe."""
-    from llmrec.evaluate.files import read
+    from llmrec.evaluate.files import read_run
 
     run, recipe = current_run(path, "evaluate")
-    return read(run.evaluation(recipe.evaluate.split), path.resolve().name)
+    return read_run(run.evaluation(recipe.evaluate.split), path.resolve().name)
 
 
 def reproduce(
@@ -128,11 +128,11 @@ def reproduce(
     """
     from llmrec.recipe import shrink
     from llmrec.recipe_file import dump
-    from llmrec.results.reproduce import pinned
+    from llmrec.results.reproduce import read_result
     from llmrec.results.reproduce import reproduce as run_again
     from llmrec.run import execute
 
-    known = pinned(result, seed)
+    known = read_result(result, seed)
     recipe = shrink(known.recipe) if tiny else known.recipe
     if dry_run:
         typer.echo(dump(recipe), nl=False)
@@ -155,7 +155,7 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _show_reproduced(known: Pinned, compared: dict[str, Figure]) -> None:
+def _show_reproduced(known: RecordedResult, compared: dict[str, Reproduced]) -> None:
     from llmrec.provenance import versions
 
     table = Table(box=box.SIMPLE, caption="95 % intervals over users")

@@ -90,9 +90,9 @@ def _warn(specs: list[StageSpec], seed: int, run: RunFolder) -> None:
 
 
 def _show(run: RunFolder, evaluation: Path, as_json: bool) -> None:
-    from llmrec.evaluate.files import read_judged
+    from llmrec.evaluate.files import read_evaluation
 
-    result = read_judged(evaluation)
+    result = read_evaluation(evaluation)
     if as_json:
         say({"run": str(run.path), **result})
         return

@@ -95,7 +95,7 @@ def _lines() -> Callable[[str, float], None]:
 
 
 def show_figures(result: dict[str, Any]) -> None:
-    """Print the tables of what a model was judged by, as `evaluate.files.read_judged` gives it."""
+    """Print the tables of what a model was judged by, as `evaluate.files.read_evaluation` gives it."""
     if "systems" in result:
         screen.print(metrics_table(result))
     if "held_out_template" in result:
@@ -168,9 +168,9 @@ def _interval(value: dict[str, float] | None) -> str:
 def show_example(folder: Path) -> None:
     """Print one user's history and ten recommendations, as titles."""
     from llmrec.checked import read_checked
-    from llmrec.evaluate.files import Example
+    from llmrec.evaluate.files import ExampleUser
 
-    examples = read_checked(folder / "examples.json", list[Example])
+    examples = read_checked(folder / "examples.json", list[ExampleUser])
     if not examples:
         return
     chosen = next((e for e in examples if e.get("held_out_rank") in range(1, 11)), examples[0])

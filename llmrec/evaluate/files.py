@@ -1,4 +1,4 @@
-"""The files of an evaluation, checked as they are read, and two runs compared, paired over the same cases."""
+"""Read and validate the files of an evaluation, and compare two runs by paired differences over the same cases."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llmrec.errors import RunError
 from llmrec.metrics.significance import bootstrap, paired
 
 METRICS, CHOICES = "metrics.json", "choices.json"
-_OPEN = ConfigDict(extra="allow")  # further keys are shown to people at most
+_OPEN = ConfigDict(extra="allow")  # further keys are only displayed
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Mean(TypedDict):
-    """A mean with its interval, and a p-value where it is of a paired difference."""
+    """A mean with its interval, and with its p-value if it is a paired difference."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     mean: _Number
@@ -30,8 +30,8 @@ class Mean(TypedDict):
     p: NotRequired[_Number]
 
 
-class Protocol(TypedDict):
-    """How an evaluation was made, as far as readers need it."""
+class RankingProtocol(TypedDict):
+    """Settings of an evaluation that readers need."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     target: str
@@ -43,7 +43,7 @@ class Protocol(TypedDict):
 
 
 class _HeldOutTemplate(TypedDict):
-    """Figures with a prompt that training never saw, and these less those with the trained prompt."""
+    """Metrics with the held-out template, and their difference to the trained template."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     cases: int
@@ -51,19 +51,19 @@ class _HeldOutTemplate(TypedDict):
     difference: dict[str, Mean]
 
 
-class Metrics(TypedDict):
-    """metrics.json of an evaluation: how it was made, means of each system, and paired differences to the model."""
+class MetricsFile(TypedDict):
+    """metrics.json: protocol, means of each system, and paired differences to the model."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    protocol: Protocol
+    protocol: RankingProtocol
     model: str
     systems: dict[str, Annotated[dict[str, Mean], Field(min_length=1)]]
     paired: NotRequired[dict[str, dict[str, Mean]]]
     held_out_template: NotRequired[_HeldOutTemplate]
 
 
-class Example(TypedDict):
-    """One user of examples.json: titles of the history, of what was recommended, and of the held-out item."""
+class ExampleUser(TypedDict):
+    """One user of examples.json: titles of the history, the recommendations, and the held-out item."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     user_id: str
@@ -73,43 +73,43 @@ class Example(TypedDict):
     held_out_rank: NotRequired[int | None]
 
 
-class _Written(TypedDict):
+class _GenerationTask(TypedDict):
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     cases: int
     systems: NotRequired[Annotated[dict[str, dict[str, _Number]], Field(min_length=1)]]
 
 
-class Writing(TypedDict):
-    """writing.json: figures of what the model wrote, by task and system."""
+class GenerationFile(TypedDict):
+    """writing.json: metrics of generated text, by task and system."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     protocol: dict[str, Any]
-    tasks: dict[str, _Written]
+    tasks: dict[str, _GenerationTask]
 
 
-class _Chosen(TypedDict):
+class _ChoiceTask(TypedDict):
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     cases: int
     candidates: str
     systems: NotRequired[Annotated[dict[str, Annotated[dict[str, Mean], Field(min_length=1)]], Field(min_length=1)]]
 
 
-class Choices(TypedDict):
-    """choices.json: figures of tasks with few possible answers, by task and system, none over the whole catalogue."""
+class ChoicesFile(TypedDict):
+    """choices.json: metrics of tasks with few possible answers, by task and system, never over the whole catalogue."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     protocol: dict[str, Any]
-    tasks: dict[str, _Chosen]
+    tasks: dict[str, _ChoiceTask]
 
 
 def read_choices(folder: Path) -> dict[str, Any] | None:
-    """choices.json of an evaluation; None where the model has no task with few possible answers."""
+    """Read choices.json of an evaluation; None if the model has no task with few possible answers."""
     path = folder / CHOICES
-    return dict(read_checked(path, Choices)) if path.exists() else None
+    return dict(read_checked(path, ChoicesFile)) if path.exists() else None
 
 
-def read_judged(folder: Path) -> dict[str, Any]:
-    """What a model was judged by: metrics.json, and under `choices` choices.json, each where there is one."""
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Read metrics.json and, under `choices`, choices.json of an evaluation, each if it exists."""
     choices = read_choices(folder)
     if choices is None:
         return read_metrics(folder)
@@ -117,18 +117,18 @@ def read_judged(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """metrics.json of an evaluation; a RunError where it is missing or damaged, or the model does not recommend."""
+    """Read metrics.json of an evaluation; a RunError if it is missing or damaged, or the model does not recommend."""
     if not (folder / METRICS).exists() and (folder / CHOICES).exists():
         raise RunError(
             f"{folder} has no figures over the whole catalogue: its model was trained to judge candidates, not to "
             f"recommend. Its figures are in {CHOICES}."
         )
-    value: dict[str, Any] = read_checked(folder / METRICS, Annotated[Metrics, AfterValidator(_with_its_model)])
+    value: dict[str, Any] = read_checked(folder / METRICS, Annotated[MetricsFile, AfterValidator(_with_its_model)])
     return value
 
 
 def read_cases(path: Path) -> pa.Table:
-    """per_user.parquet of an evaluation: user_id, target, and a column of figures for each system and metric."""
+    """Read per_user.parquet: user_id, target, and one column `SYSTEM METRIC` for each system and metric."""
     table = read_table(path, {"user_id": pa.string()})
     if "target" not in table.column_names:
         raise RunError(f"{path} does not say what was held out: it is of an older version. Evaluate the run again.")
@@ -140,34 +140,34 @@ def read_cases(path: Path) -> pa.Table:
     return table
 
 
-def _with_its_model(metrics: Metrics) -> Metrics:
+def _with_its_model(metrics: MetricsFile) -> MetricsFile:
     if metrics["model"] not in metrics["systems"]:
         raise ValueError(f"the model {metrics['model']!r} is not among the systems")
     return metrics
 
 
-ALIKE = {
+COMPARABLE = {
     "split": "the split",
     "target": "the part that is predicted",
-    "tie-break": "how events of one moment are ordered",
+    "tie-break": "the order of events at the same time",
     "candidates": "the candidates",
     "items": "the size of the catalogue",
-    "ties": "how tied scores count",
+    "ties": "the treatment of tied scores",
     "beams": "the beam width",
     "template": "the prompt template",
     "exclude_seen": "whether items of the history may be recommended",
 }
-"""What of a protocol must agree before two figures may stand side by side."""
+"""Protocol entries that must be equal for two runs to be comparable."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An evaluation that was read.
+class EvaluatedRun:
+    """Metrics of an evaluated run.
 
     Attributes:
-        metrics: metrics.json.
-        cases: (cases,) user and held-out item, as `user|item`, and which of the user's cases.
-        values: metric → (cases,) figures of the run's model.
+        metrics: content of metrics.json.
+        cases: (cases,) id of each case, `user|item|n`; n counts repetitions of the pair.
+        values: metric → (cases,) values of the run's model.
     """
 
     name: str
@@ -176,23 +176,23 @@ class Judged:
     values: dict[str, np.ndarray]
 
 
-def read(folder: Path, name: str) -> Judged:
-    """Read the evaluation in a folder; a RunError where it is missing, damaged or too old to name its cases."""
+def read_run(folder: Path, name: str) -> EvaluatedRun:
+    """Read the metrics per case in an evaluation's folder; a RunError if they are missing, damaged or too old."""
     metrics, table = read_metrics(folder), read_cases(folder / "per_user.parquet")
-    cases = _numbered(table["user_id"].to_pylist(), table["target"].to_pylist())
+    cases = _case_ids(table["user_id"].to_pylist(), table["target"].to_pylist())
     columns = {metric: f"{metrics['model']} {metric}" for metric in metrics["systems"][metrics["model"]]}
     missing = set(columns.values()) - set(table.column_names)
     if missing or not len(cases):
         what = f"column '{min(missing)}'" if missing else "cases"
         raise RunError(f"{folder / 'per_user.parquet'} has no {what}. Evaluate the run again.")
     values = {metric: table[name].to_numpy() for metric, name in columns.items()}
-    return Judged(name, metrics, cases, values)
+    return EvaluatedRun(name, metrics, cases, values)
 
 
-def compare(first: Judged, second: Judged) -> dict[str, Any]:
-    """Metric → means with intervals of both, and the paired difference, first minus second, with its p-value.
+def compare(first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any]:
+    """Metric → mean and interval of both runs, and their paired difference (first minus second) with its p-value.
 
-    A RunError says in what they differ where the two were not judged alike, on the same cases.
+    A RunError lists the differences if the runs were not evaluated with the same protocol on the same cases.
     """
     differences = _differences(first, second)
     if differences:
@@ -216,27 +216,27 @@ def compare(first: Judged, second: Judged) -> dict[str, Any]:
     }
 
 
-def _differences(first: Judged, second: Judged) -> list[str]:
-    """In words, what of the two protocols disagrees."""
+def _differences(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
+    """Descriptions of what differs between the protocols and cases."""
     mine, theirs = first.metrics["protocol"], second.metrics["protocol"]
-    found = [
+    differences = [
         f"{words}: {mine.get(key)} and {theirs.get(key)}"
-        for key, words in ALIKE.items()
+        for key, words in COMPARABLE.items()
         if mine.get(key) != theirs.get(key)
     ]
     both = np.intersect1d(first.cases, second.cases)
     if len(both) < max(len(first.cases), len(second.cases)):
         sizes = f"{len(first.cases)} and {len(second.cases)} cases, of which {len(both)} are the same"
-        found.append(f"what was held out: {sizes}")
-    return found
+        differences.append(f"the held-out cases: {sizes}")
+    return differences
 
 
-def _numbered(users: list[str], targets: list[str]) -> np.ndarray:
-    """A name for each case; a user who meets an item again has a second case of that name, so they are counted."""
-    met: dict[str, int] = {}
-    names = []
+def _case_ids(users: list[str], targets: list[str]) -> np.ndarray:
+    """Unique id of each case, `user|item|n`: a user may have several cases with the same item."""
+    seen: dict[str, int] = {}
+    ids = []
     for user, target in zip(users, targets, strict=True):
         name = f"{user}|{target}"
-        met[name] = met.get(name, 0) + 1
-        names.append(f"{name}|{met[name]}")
-    return np.array(names)
+        seen[name] = seen.get(name, 0) + 1
+        ids.append(f"{name}|{seen[name]}")
+    return np.array(ids)

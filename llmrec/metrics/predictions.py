@@ -1,6 +1,6 @@
-"""Metrics of predicted ratings, of scores that tell good from bad, and of generated text.
+"""Metrics of predicted ratings, of binary scores, and of generated text.
 
-Texts are scored by the packages that papers compare by: sacrebleu (Post 2018) and rouge-score, Google's.
+Texts are scored by the packages that papers use: sacrebleu (Post 2018) and Google's rouge-score.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ import numpy as np
 from llmrec import resources
 
 
-def rmse(predicted: np.ndarray, given: np.ndarray) -> float:
-    """Root of the mean squared error, in rating points; both (rows,).
+def rmse(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Root mean squared error, in rating points; both (rows,).
 
     Raises:
         ValueError: the shapes differ, there are no rows, or a value is not finite.
     """
-    return float(np.sqrt(np.mean(_errors(predicted, given) ** 2)))
+    return float(np.sqrt(np.mean(_errors(predicted, actual) ** 2)))
 
 
-def mae(predicted: np.ndarray, given: np.ndarray) -> float:
-    """Mean absolute error, in rating points; as `rmse`."""
-    return float(np.mean(np.abs(_errors(predicted, given))))
+def mae(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Mean absolute error, in rating points; arguments and errors of `rmse`."""
+    return float(np.mean(np.abs(_errors(predicted, actual))))
 
 
-def auc(scores: np.ndarray, liked: np.ndarray) -> float:
-    """Chance that a liked row scores above one that is not, ties counting half; NaN if all are alike.
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: probability that a positive row scores above a negative one; ties count half.
 
     Args:
         scores: (rows,) larger is better.
-        liked: (rows,) bool.
+        positive: (rows,) bool; with one class alone the result is NaN.
 
     Raises:
         ValueError: the shapes differ, or a score is not finite.
     """
-    scores, liked = np.asarray(scores, np.float64), np.asarray(liked, bool)
-    if scores.shape != liked.shape or not np.isfinite(scores).all():
+    scores, positive = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    if scores.shape != positive.shape or not np.isfinite(scores).all():
         raise ValueError("AUC needs one finite score for each label.")
-    # Mann and Whitney's statistic; rows of equal scores have their mean rank, from 1.
+    # Mann-Whitney statistic; rows with equal scores get their mean rank, from 1.
     _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[group]
-    good = int(liked.sum())
-    pairs = good * (len(liked) - good)
-    return float((ranks[liked].sum() - good * (good + 1) / 2) / pairs) if pairs else float("nan")
+    count = int(positive.sum())
+    pairs = count * (len(positive) - count)
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / pairs) if pairs else float("nan")
 
 
-def _errors(predicted: np.ndarray, given: np.ndarray) -> np.ndarray:
-    predicted, given = np.asarray(predicted, np.float64), np.asarray(given, np.float64)
-    if predicted.shape != given.shape or not len(given) or not np.isfinite(predicted - given).all():
+def _errors(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    predicted, actual = np.asarray(predicted, np.float64), np.asarray(actual, np.float64)
+    if predicted.shape != actual.shape or not len(actual) or not np.isfinite(predicted - actual).all():
         raise ValueError(
-            f"Ratings need one finite prediction each; got {predicted.shape} predictions of {given.shape} ratings. "
+            f"Ratings need one finite prediction each; got {predicted.shape} predictions of {actual.shape} ratings. "
             "Leave out, and report, rows whose answer could not be read."
         )
-    return predicted - given
+    return predicted - actual
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
@@ -62,7 +62,7 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
     Raises:
         LlmrecError: sacrebleu is not installed.
-        ValueError: not as many texts as references, or none.
+        ValueError: the numbers of texts and references differ, or there are none.
     """
     _check_texts(texts, references)
     import sacrebleu
@@ -71,7 +71,7 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-    """`rouge1`, `rouge2`, `rougeL` → (rows,) F-measure, 0 to 1, words stemmed; errors as of `bleu`."""
+    """`rouge1`, `rouge2`, `rougeL` → (rows,) F-measure, 0 to 1, with stemming; errors of `bleu`."""
     _check_texts(texts, references)
     from rouge_score.rouge_scorer import RougeScorer
 

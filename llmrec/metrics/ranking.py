@@ -1,10 +1,10 @@
-"""Rank of the held-out item, and metrics of it: one figure per case, ties in expectation; and slices of the cases.
+"""Rank of the held-out item, metrics of that rank with ties in expectation, and slices of the cases.
 
-A target that ties with t other items stands on each of t + 1 places with equal chance. Every metric here is its exact
-mean over those places, so no order of items in memory can help or harm a model.
+A target that ties with t other items has each of t + 1 ranks with equal probability. Every metric is its exact mean
+over those ranks, so the order of items in memory cannot change a result.
 
 Source: McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the presence of
-tied scores", ECIR; one relevant item a user, so the ideal DCG is 1.
+tied scores", ECIR; one relevant item per user, so the ideal DCG is 1.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ import numpy as np
 
 from llmrec.contracts import Sequences
 
-HEAD = 0.8  # the head of a catalogue is its most popular items that together have this share of the training events
-BEYOND = 2**40
-"""The `higher` of a target that was not recommended at all: worse than every place of any catalogue."""
+HEAD = 0.8  # share of the training events of the head: the most popular items
+UNRANKED = 2**40
+"""`higher` of a target that was not recommended: below every rank of any catalogue."""
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where each row's target landed.
+class Ranks:
+    """Rank of each row's target.
 
     Attributes:
-        higher: (rows,) int64, items that score strictly better than the target; `BEYOND` where it cannot be reached.
-        tied: (rows,) int64, other items that score exactly as the target.
+        higher: (rows,) int64, items with a strictly higher score than the target; `UNRANKED` if it was not recommended.
+        tied: (rows,) int64, other items with exactly the same score.
     """
 
     higher: np.ndarray
     tied: np.ndarray
 
 
-def place(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = None) -> Places:
-    """Place each row's target among all items by score.
+def rank_targets(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = None) -> Ranks:
+    """Rank each row's target among all items by score.
 
     Args:
-        scores: (rows, items), larger is better, minus infinity allowed; left as it is.
+        scores: (rows, items), larger is better, may be -inf; not changed.
         targets: (rows,) integers.
-        exclude: items that may not be recommended, row by row (usually the history). A target that is itself excluded
-            is placed `BEYOND`, since no recommender could have shown it.
+        exclude: items that may not be recommended, by row (usually the history). An excluded target is `UNRANKED`.
 
     Raises:
-        ValueError: the shapes disagree, or a score is not a number (it would pass for a perfect rank).
+        ValueError: the shapes differ, or a score is NaN (which would count as a perfect rank).
     """
     rows, items = scores.shape
     if len(targets) != rows or (exclude is not None and len(exclude) != rows):
@@ -55,22 +54,22 @@ def place(scores: np.ndarray, targets: np.ndarray, exclude: Sequences | None = N
     higher = (scores > own[:, None]).sum(axis=1)
     tied = (scores == own[:, None]).sum(axis=1) - 1
     if exclude is None:
-        return Places(higher, tied)
+        return Ranks(higher, tied)
     pairs = np.unique(exclude.rows * items + exclude.items)
     row, item = pairs // items, pairs % items
-    shut_out = np.zeros(rows, dtype=bool)
-    shut_out[row[item == targets[row]]] = True
-    left_out = scores[row, item]
-    higher -= np.bincount(row[left_out > own[row]], minlength=rows)
-    tied -= np.bincount(row[left_out == own[row]], minlength=rows)
-    return Places(np.where(shut_out, BEYOND, higher), np.where(shut_out, 0, tied))
+    excluded = np.zeros(rows, dtype=bool)
+    excluded[row[item == targets[row]]] = True
+    excluded_scores = scores[row, item]
+    higher -= np.bincount(row[excluded_scores > own[row]], minlength=rows)
+    tied -= np.bincount(row[excluded_scores == own[row]], minlength=rows)
+    return Ranks(np.where(excluded, UNRANKED, higher), np.where(excluded, 0, tied))
 
 
-def place_in_list(items: np.ndarray, targets: np.ndarray) -> Places:
-    """Place each row's target in a list of recommendations, `BEYOND` where it is missing; nothing ties.
+def rank_in_lists(items: np.ndarray, targets: np.ndarray) -> Ranks:
+    """Rank each row's target in its list of recommendations; `UNRANKED` if it is missing. Lists have no ties.
 
     Args:
-        items: (rows, k) integers, best first; -1 where a list is shorter.
+        items: (rows, k) integers, best first; padded with -1.
         targets: (rows,) integers, at least 0.
 
     Raises:
@@ -80,61 +79,60 @@ def place_in_list(items: np.ndarray, targets: np.ndarray) -> Places:
         raise ValueError(f"{len(items)} lists of recommendations need as many targets; got {len(targets)}.")
     found = items == np.asarray(targets, items.dtype)[:, None]
     first = found.argmax(axis=1) if items.shape[1] else np.zeros(len(items), np.int64)
-    higher = np.where(found.any(axis=1), first, BEYOND).astype(np.int64)
-    return Places(higher, np.zeros_like(higher))
+    higher = np.where(found.any(axis=1), first, UNRANKED).astype(np.int64)
+    return Ranks(higher, np.zeros_like(higher))
 
 
-def hit(places: Places, k: int) -> np.ndarray:
-    """(rows,) float64 in 0..1: chance that the target is among the first k. With one target this is recall@k."""
-    return _expected(places, np.ones(k))
+def hit(ranks: Ranks, k: int) -> np.ndarray:
+    """Hit rate, (rows,) float64 in 0..1: probability that the target is in the top k; with one target, recall@k."""
+    return _expected(ranks, np.ones(k))
 
 
-def ndcg(places: Places, k: int) -> np.ndarray:
-    """(rows,) float64 in 0..1: 1 / log2(place + 1), places counted from 1, nothing after the first k."""
-    return _expected(places, 1 / np.log2(np.arange(2, k + 2)))
+def ndcg(ranks: Ranks, k: int) -> np.ndarray:
+    """NDCG, (rows,) float64 in 0..1: 1 / log2(rank + 1) with ranks from 1, and 0 below the top k."""
+    return _expected(ranks, 1 / np.log2(np.arange(2, k + 2)))
 
 
-def mrr(places: Places, k: int | None = None) -> np.ndarray:
-    """(rows,) float64 in 0..1: 1 / place, places counted from 1; nothing after the first k, if k is given."""
+def mrr(ranks: Ranks, k: int | None = None) -> np.ndarray:
+    """Reciprocal rank, (rows,) float64 in 0..1: 1 / rank with ranks from 1, and 0 below the top k if k is given."""
     if k is None:
-        last = places.higher + places.tied + 1
-        k = int(last[places.higher < BEYOND].max(initial=0))
-    return _expected(places, 1 / np.arange(1, k + 1))
+        last = ranks.higher + ranks.tied + 1
+        k = int(last[ranks.higher < UNRANKED].max(initial=0))
+    return _expected(ranks, 1 / np.arange(1, k + 1))
 
 
-def precision(places: Places, k: int) -> np.ndarray:
-    """(rows,) float64 in 0..1/k: share of the first k that is the target, of which there is one."""
-    return hit(places, k) / k
+def precision(ranks: Ranks, k: int) -> np.ndarray:
+    """Precision, (rows,) float64 in 0..1/k: share of the top k that is the target."""
+    return hit(ranks, k) / k
 
 
-def weighted(values: np.ndarray, worth: np.ndarray) -> float:
-    """A mean in which a row counts what its target is worth: revenue won, as a share of the revenue there was.
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Mean of a metric, weighted by a value of each target, such as its price: the share of the revenue won.
 
     Args:
         values: (rows,) a metric of each row, usually `hit`.
-        worth: (rows,) price, margin or another worth of each target, at least 0; not a number where it is unknown,
-            which leaves the row out.
+        weights: (rows,) value of each target, at least 0; rows with NaN are left out.
 
     Raises:
-        ValueError: the shapes differ, or no target is worth anything.
+        ValueError: the shapes differ, or no weight is above 0.
     """
-    known = np.isfinite(worth)
-    if values.shape != worth.shape or not worth[known].sum() > 0:
-        raise ValueError("Weights need one worth for each row, at least one of them above 0.")
-    return float(values[known] @ worth[known] / worth[known].sum())
+    known = np.isfinite(weights)
+    if values.shape != weights.shape or not weights[known].sum() > 0:
+        raise ValueError("Each row needs a weight, and at least one weight must be above 0.")
+    return float(values[known] @ weights[known] / weights[known].sum())
 
 
-def _expected(places: Places, worth: np.ndarray) -> np.ndarray:
-    """Mean of `worth` (k,) over the places that the target may stand on; places after the k-th are worth nothing."""
-    total = np.concatenate([[0.0], np.cumsum(worth)])
-    first = np.minimum(places.higher, len(worth))
-    after = np.minimum(places.higher + places.tied + 1, len(worth))
-    return (total[after] - total[first]) / (places.tied + 1)
+def _expected(ranks: Ranks, gains: np.ndarray) -> np.ndarray:
+    """Mean of `gains` (k,) over the possible ranks of the target; ranks below the k-th gain nothing."""
+    total = np.concatenate([[0.0], np.cumsum(gains)])
+    first = np.minimum(ranks.higher, len(gains))
+    after = np.minimum(ranks.higher + ranks.tied + 1, len(gains))
+    return (total[after] - total[first]) / (ranks.tied + 1)
 
 
-# By the name in recipes and metrics.json: `hr@10` is `RANKING["hr"](places, 10)`. A row has one target, so recall is a
-# hit, and average precision the reciprocal place.
-RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
+# By name in recipes and metrics.json: `hr@10` is `RANKING["hr"](ranks, 10)`. Rows have one target, so recall
+# equals the hit rate, and average precision the reciprocal rank.
+RANKING: dict[str, Callable[[Ranks, int], np.ndarray]] = {
     "hr": hit,
     "ndcg": ndcg,
     "mrr": mrr,
@@ -145,11 +143,11 @@ RANKING: dict[str, Callable[[Places, int], np.ndarray]] = {
 
 
 def slices(targets: np.ndarray, histories: Sequences, events_of_item: np.ndarray) -> dict[str, np.ndarray]:
-    """Slice of the cases → (cases,) bool. Head, tail and cold items divide the cases; so do short and long histories.
+    """Slice name → (cases,) bool. Head, tail and cold items partition the cases; so do short and long histories.
 
     Args:
         targets: (cases,) held-out item of each case.
-        histories: what was known before each case.
+        histories: history of each case.
         events_of_item: (n_items,) training events of each item.
     """
     cold = events_of_item[targets] == 0
@@ -165,7 +163,7 @@ def slices(targets: np.ndarray, histories: Sequences, events_of_item: np.ndarray
 
 
 def is_head(events_of_item: np.ndarray) -> np.ndarray:
-    """(n_items,) bool: the fewest most popular items with the share `HEAD` of events; equal counts stay together."""
+    """(n_items,) bool: the smallest set of most popular items with the share `HEAD` of events; ties stay together."""
     ordered = np.sort(events_of_item)[::-1]
     reached = np.searchsorted(np.cumsum(ordered), HEAD * ordered.sum())
     return (events_of_item >= max(ordered[min(reached, len(ordered) - 1)], 1)) if len(ordered) else np.zeros(0, bool)

@@ -1,8 +1,8 @@
-"""Bootstrap intervals of a mean over users, paired differences and a permutation test.
+"""Bootstrap intervals of means over users, paired differences, and a permutation test.
 
-Figures per user take few distinct values (a hit is 0 or 1), and a resampled mean depends only on how often each value
-was drawn. So one draw is one multinomial over the distinct values, not one choice per user: the same distribution,
-far less work, and the answer does not depend on the order of the users.
+Metrics per user have few distinct values (a hit is 0 or 1), and a resampled mean depends only on how often each value
+is drawn. One resample is therefore one multinomial draw over the distinct values instead of one choice per user: the
+same distribution, much faster, and independent of the order of users.
 
 Source: Efron and Tibshirani 1993, chapters 13 (percentile interval) and 15 (permutation test).
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CELLS = 4_000_000  # random counts held at once: 32 MB
-TAIL = (1 - 0.95) / 2  # on either side of an interval
+CELLS = 4_000_000  # random counts in memory: 32 MB
+TAIL = (1 - 0.95) / 2  # probability on each side of an interval
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of `a - b` over users, its interval, and the chance of one as large if a and b were the same."""
+    """Mean of `a - b` over users, its 95 % interval, and its p-value if a and b were equal."""
 
     mean: float
     low: float
@@ -41,9 +41,9 @@ def bootstrap(values: np.ndarray, seed: int, draws: int = 2000) -> Interval:
     """Percentile bootstrap of the mean over users.
 
     Args:
-        values: (users,) one finite figure per user.
+        values: (users,) one finite value per user.
         seed: the same seed and values give the same interval.
-        draws: how often the users are drawn anew.
+        draws: number of resamples.
 
     Raises:
         ValueError: no user, or a value that is not finite.
@@ -57,28 +57,28 @@ def bootstrap(values: np.ndarray, seed: int, draws: int = 2000) -> Interval:
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def bootstrap_of(figure: Callable[[np.ndarray], float], rows: int, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap of a figure that is no mean over rows, such as an AUC.
+def bootstrap_of(statistic: Callable[[np.ndarray], float], rows: int, seed: int, draws: int = 2000) -> Interval:
+    """Percentile bootstrap of a statistic that is not a mean over rows, such as AUC.
 
     Args:
-        figure: (n,) row numbers → the figure of those rows; not a number where they have none, which is left out.
-        rows: how many there are; all of them together have the figure.
+        statistic: (n,) row numbers → its value on these rows; NaN if undefined, which is ignored.
+        rows: number of rows; the statistic must be defined on all of them.
         seed, draws: as in `bootstrap`.
     """
     rng = np.random.default_rng(seed)
-    values = [figure(rng.integers(rows, size=rows)) for _ in range(draws)]
+    values = [statistic(rng.integers(rows, size=rows)) for _ in range(draws)]
     low, high = np.nanquantile(values, [TAIL, 1 - TAIL])
-    return Interval(float(figure(np.arange(rows))), float(low), float(high))
+    return Interval(float(statistic(np.arange(rows))), float(low), float(high))
 
 
 def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000) -> Difference:
     """Compare two systems on the same users: mean of `a - b`, its interval, and a two-sided sign-flip p-value.
 
     Args:
-        a: (users,) figures of one system.
-        b: (users,) figures of the other, the same users in the same order.
-        seed: the same seed and values give the same answer.
-        draws: resamplings, and as many sign flips; p is at least 1 / (draws + 1).
+        a: (users,) values of one system.
+        b: (users,) values of the other, for the same users in the same order.
+        seed: the same seed and values give the same result.
+        draws: number of resamples, and of sign flips; p is at least 1 / (draws + 1).
 
     Raises:
         ValueError: a and b differ in length, there is no user, or a value is not finite.
@@ -91,7 +91,7 @@ def paired(a: np.ndarray, b: np.ndarray, seed: int, draws: int = 2000) -> Differ
 
 
 def _sign_flip(difference: np.ndarray, seed: int, draws: int) -> float:
-    """Two-sided p-value of the mean difference when every user's sign is a fair coin."""
+    """Two-sided p-value of the mean difference under random sign flips per user."""
     sizes, counts = np.unique(np.abs(difference), return_counts=True)
     rng = np.random.default_rng([seed, 1])
     observed = abs(difference.sum())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.checked import read_checked, read_table
-from llmrec.evaluate.files import METRICS, Example, Writing, read_choices, read_metrics
+from llmrec.evaluate.files import METRICS, ExampleUser, GenerationFile, read_choices, read_metrics
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.health import read_health
 from llmrec.run.layout import DATA, RunFolder, recipe_of
@@ -92,9 +92,9 @@ def _evaluation(folder: Path) -> Evaluation:
     recommends = choices is None or (folder / METRICS).exists()
     return Evaluation(
         read_metrics(folder) if recommends else None,
-        read_checked(folder / "examples.json", list[Example]) if recommends else [],
+        read_checked(folder / "examples.json", list[ExampleUser]) if recommends else [],
         _coverage(folder / "recommendations.parquet") if recommends else 0,
-        read_checked(written, Writing) if written.exists() else None,
+        read_checked(written, GenerationFile) if written.exists() else None,
         choices,
     )
 

@@ -1,1 +1,1 @@
-"""Results that are kept: figures and what made them, looks at test parts, and runs that repeat a result."""
+"""Recorded results: the ledger of test evaluations, and runs that reproduce a result."""

@@ -98,10 +98,8 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Re
 
     facts = _ranking(context, settings, description) if tasks.recommending else {}
     folder = next(node["folder"] for node in iter_nodes(description["recommender"]) if node["kind"] == "generative")
-    if tasks.choices:
-        facts |= _choices(context, settings, tasks, context.run.stage(folder))
-    if settings.generation:
-        _writing(context, settings, tasks, context.run.stage(folder))
+    if tasks.choices or settings.generation:
+        facts |= _evaluate_tasks(context, settings, tasks, context.run.stage(folder))
     return facts
 
 
@@ -131,32 +129,24 @@ def _ranking(context: Context, settings: Evaluate, description: RecommenderSpec)
     return {"users": result["protocol"]["users"]}
 
 
-def _choices(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> dict[str, Any]:
-    """How well the model chooses from few possible answers about held-out events."""
+def _evaluate_tasks(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> dict[str, Any]:
+    """Evaluate choices among few possible answers, and generated text, on held-out events."""
     import torch
 
-    from llmrec.evaluate.tasks import evaluate_choices
-    from llmrec.model import folder
-
-    run = context.run
-    dataset, catalogue = Dataset.load(run.data, texts="rating" in tasks.choices), Catalogue.load(run.catalogue)
-    data = (dataset, catalogue, read_texts(run.items, dataset.n_items))
-    model, tokenizer, _ = folder.load(model_folder, torch.float32)
-    judged = evaluate_choices(model, tokenizer, data, tasks, settings, context.seed, context.folder, context.progress)
-    return {"cases": {task: figures["cases"] for task, figures in judged["tasks"].items()}}
-
-
-def _writing(context: Context, settings: Evaluate, tasks: Tasks, model_folder: Path) -> None:
-    """What the model writes about held-out reviews."""
-    import torch
-
-    from llmrec.evaluate.tasks import evaluate_writing
+    from llmrec.evaluate.task_evaluator import TaskEvaluator
     from llmrec.model import folder
     from llmrec.tasks.inputs import TaskInputs
 
-    run, dataset = context.run, Dataset.load(context.run.data)
+    run = context.run
+    dataset = Dataset.load(run.data, texts="rating" in tasks.choices or bool(settings.generation))
     catalogue, texts = Catalogue.load(run.catalogue), read_texts(run.items, dataset.n_items)
-    sources = (TaskInputs.load(dataset, catalogue, texts), TaskInputs.load(dataset, catalogue, texts, settings.split))
     model, tokenizer, _ = folder.load(model_folder, torch.float32)
-    data, progress = str(dataset.facts.get("source")), context.progress
-    evaluate_writing(model, tokenizer, sources, data, tasks, settings, context.seed, context.folder, progress)
+    evaluator = TaskEvaluator(model, tokenizer, tasks, settings, context.seed, context.folder, context.progress)
+    facts = {}
+    if tasks.choices:
+        result = evaluator.choices(dataset, catalogue, texts)
+        facts["cases"] = {task: figures["cases"] for task, figures in result["tasks"].items()}
+    if settings.generation:
+        train, held_out = (TaskInputs.load(dataset, catalogue, texts, split) for split in ("train", settings.split))
+        evaluator.generation(train, held_out, str(dataset.facts.get("source")))
+    return facts

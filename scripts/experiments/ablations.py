@@ -28,11 +28,9 @@ import yaml
 from commands import call_llmrec, finished
 from llmrec import resources
 from llmrec.errors import LlmrecError
-from llmrec.evaluate.files import Judged, read
+from llmrec.evaluate.files import EvaluatedRun, read_run
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load
-from llmrec.report.charts import draw_dots as dots
-from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.stage_record import read_record
 
@@ -120,12 +118,12 @@ def begin(base: Path, run: Path) -> None:
         half.rename(run)
 
 
-def judged(run: Path) -> Judged:
+def judged(run: Path) -> EvaluatedRun:
     """A run's evaluation on the split that its recipe names."""
-    return read(RunFolder(run).evaluation(recipe_of(run).evaluate.split), run.name)
+    return read_run(RunFolder(run).evaluation(recipe_of(run).evaluate.split), run.name)
 
 
-def against(factor: Judged, base: Judged) -> dict[str, Any]:
+def against(factor: EvaluatedRun, base: EvaluatedRun) -> dict[str, Any]:
     """Metric → mean with interval, and the paired difference to the recipe, over the same cases.
 
     Unlike `llmrec compare` this allows another beam width and another rule for seen items: they are factors here.

@@ -19,12 +19,12 @@ from commands import language_model, typed
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative
-from llmrec.evaluate.beyond import top
-from llmrec.metrics.ranking import hit, ndcg, place_in_list
+from llmrec.evaluate.list_quality import top_k
+from llmrec.metrics.ranking import hit, ndcg, rank_in_lists
 from llmrec.recipe_file import fingerprint
-from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.seed import stream
+from scripts.record import write_result
 
 K = 10
 
@@ -68,7 +68,7 @@ def ranked(
         for name, found in lists.items():
             begin = time.perf_counter()
             if name == "exact":
-                found.append(top(recommender.score(batch), None, K))
+                found.append(top_k(recommender.score(batch), None, K))
             else:
                 recommender.beams = int(name)
                 found.append(recommender.rank(batch, K).items)
@@ -80,7 +80,7 @@ def told(lists: dict[str, np.ndarray], targets: np.ndarray, seconds: dict[str, f
     """Way → recall and NDCG at 10, the share of the exact first ten that it gives, seconds."""
     found = {}
     for name, items in lists.items():
-        places = place_in_list(items, targets)
+        places = rank_in_lists(items, targets)
         same = np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(items, lists["exact"], strict=True)])
         found[name] = {
             "hr@10": round(float(hit(places, K).mean()), 5),

@@ -19,8 +19,8 @@ from commands import call_llmrec, typed
 from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.results import ledger
-from llmrec.results.record import collect, tested, write_result
 from llmrec.run.layout import recipe_of
+from scripts.record import collect, tested, write_result
 
 
 def one_run(options: argparse.Namespace, seed: int) -> Path:
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--name", help="of runs and result; the recipe's otherwise")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--ledger", type=Path, default=ledger.BOOK)
+    parser.add_argument("--ledger", type=Path, default=ledger.LEDGER)
     options = parser.parse_args()
     options.name = options.name or resources.recipe_path(options.recipe).stem
     runs = there(options) if options.collect else [one_run(options, seed) for seed in options.seeds]

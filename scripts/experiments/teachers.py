@@ -28,10 +28,10 @@ from llmrec.collaborative import MODELS, fit_one
 from llmrec.contracts import Items
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset, content_hash
-from llmrec.metrics.ranking import Places, hit, ndcg, place
+from llmrec.metrics.ranking import Ranks, hit, ndcg, rank_targets
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
-from llmrec.results.record import write_result
+from scripts.record import write_result
 
 
 def main() -> None:
@@ -92,9 +92,9 @@ def measure(
     for start in range(0, len(cases.users), 512):
         rows = range(start, min(start + 512, len(cases.users)))
         histories = type(cases.histories).of([cases.histories[row] for row in rows])
-        parts.append(place(model.score(histories), cases.targets[start : rows.stop], histories))
+        parts.append(rank_targets(model.score(histories), cases.targets[start : rows.stop], histories))
     seconds = {"fit s": round(fitted - begin, 1), "rank s": round(time.perf_counter() - fitted, 1)}
-    places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
+    places = Ranks(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
     each = {f"{kind}@{k}": metric(places, k) for k in (5, 10, 20) for kind, metric in (("hr", hit), ("ndcg", ndcg))}
     of_cases |= {f"{name} {metric}": values for metric, values in each.items()}
     return seconds | {metric: _interval(values) for metric, values in each.items()}

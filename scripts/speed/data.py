@@ -26,11 +26,11 @@ import typer
 import data_peer
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.metrics import beyond as measures
-from llmrec.metrics.beyond import CORRECTED, Exposure
-from llmrec.metrics.ranking import RANKING, place_in_list
+from llmrec.metrics import beyond_accuracy as measures
+from llmrec.metrics.beyond_accuracy import CORRECTED, Exposure
+from llmrec.metrics.ranking import RANKING, rank_in_lists
 from llmrec.recipe import Data
-from llmrec.results.record import write_result
+from scripts.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 
@@ -188,7 +188,7 @@ def metrics(size: Size) -> dict[str, Any]:
         seconds[name] = round(time.perf_counter() - begin, 3)
         return found
 
-    places = timed("places", lambda: place_in_list(lists, targets))
+    places = timed("places", lambda: rank_in_lists(lists, targets))
     timed("ranking", lambda: [metric(places, k) for metric in RANKING.values() for k in (1, 5, 10, 20, 50)])
     counts = timed("exposure", lambda: measures.exposures(lists, items))
     timed("spread", lambda: [measures.coverage(counts), measures.gini(counts), measures.entropy(counts)])

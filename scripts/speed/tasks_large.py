@@ -23,7 +23,6 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import nano
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Model, Oracle, Tasks
-from llmrec.results.record import write_result
 from llmrec.seed import stream
 from llmrec.tasks.examples import make, shard_paths, stream_batches
 from llmrec.tasks.inputs import TaskInputs

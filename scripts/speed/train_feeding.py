@@ -28,7 +28,7 @@ from llmrec.decode.filters import Filter
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.files import hash_json
-from llmrec.metrics.ranking import RANKING, place_in_list
+from llmrec.metrics.ranking import RANKING, rank_in_lists
 from llmrec.model.prompting import encode
 from llmrec.recipe_file import load
 from llmrec.seed import seed_everything, stream
@@ -220,7 +220,7 @@ class Judge:
             filters = [Filter.of(trie, history) for history in seen]
             prompts = [self.prompts(history) for history in seen]
             found.append(beam_search(scorer, trie, self.ready.tokens, prompts, 10, beams, filters).items)
-        return float(RANKING["ndcg"](place_in_list(np.concatenate(found), self.targets), 10).mean())
+        return float(RANKING["ndcg"](rank_in_lists(np.concatenate(found), self.targets), 10).mean())
 
 
 def _ways(ready: setting.Setting) -> dict[str, Way]:

@@ -8,7 +8,7 @@ import pytest
 
 from llmrec.collaborative import MODELS, fit
 from llmrec.contracts import Items, Sequences
-from llmrec.metrics.ranking import Places, hit, ndcg, place
+from llmrec.metrics.ranking import Ranks, hit, ndcg, rank_targets
 
 # shared/data/README.md: R@5, N@5, R@10, N@10, R@20, N@20. Its row for popularity, alone, gives the target the best of
 # its tied places, against what the README says of ties; in expectation popularity is the second row here.
@@ -42,7 +42,7 @@ def full_histories(file: Path) -> tuple[Sequences, int]:
     return Sequences(offsets, items[order].astype(np.int32)), int(items.max()) + 1
 
 
-def figures(places: Places) -> list[float]:
+def figures(places: Ranks) -> list[float]:
     """Recall and NDCG at 5, 10 and 20, in the order of the table."""
     return [float(metric(places, k).mean()) for k in (5, 10, 20) for metric in (hit, ndcg)]
 
@@ -66,9 +66,9 @@ def test_the_baselines_meet_the_published_table_of_beauty(names):
         parts = []
         for start in range(0, len(full), 512):
             histories = Sequences.of(seen[start : start + 512])
-            parts.append(place(model.score(histories), targets[start : start + 512], histories))
-        places = Places(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
+            parts.append(rank_targets(model.score(histories), targets[start : start + 512], histories))
+        places = Ranks(np.concatenate([p.higher for p in parts]), np.concatenate([p.tied for p in parts]))
         np.testing.assert_allclose(figures(places), TABLE[name], atol=0.0005, err_msg=name)
         if name == "popularity":
-            best = Places(places.higher, np.zeros_like(places.tied))
+            best = Ranks(places.higher, np.zeros_like(places.tied))
             np.testing.assert_allclose(figures(best), BEST_OF_TIES, atol=0.0001)

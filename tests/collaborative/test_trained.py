@@ -10,7 +10,7 @@ from llmrec.collaborative.factors import triple_batches
 from llmrec.collaborative.sasrec import IGNORED
 from llmrec.contracts import Items, Sequences
 from llmrec.data.synthetic import GroundTruth, events
-from llmrec.metrics.ranking import hit, place
+from llmrec.metrics.ranking import hit, rank_targets
 from llmrec.recipe import SyntheticConfig
 from llmrec.seed import stream
 
@@ -120,7 +120,7 @@ def test_what_is_planted_is_found(model, world, share):
     train = Sequences.of(row[:-1] for row in known)
     best = truth.best(known, ["hr@5"])["hr@5"]
     found, floor = (
-        hit(place(one.fit(train, Items.numbered(60)).score(known), targets, known), 5).mean()
+        hit(rank_targets(one.fit(train, Items.numbered(60)).score(known), targets, known), 5).mean()
         for one in (model, Popularity())
     )
     assert floor + share * (best - floor) < found

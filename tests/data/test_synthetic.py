@@ -13,7 +13,7 @@ from llmrec.contracts import Items, Sequences
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
 from llmrec.data.synthetic import GroundTruth, events, read_synthetic, vocabularies
-from llmrec.metrics.ranking import hit, ndcg, place
+from llmrec.metrics.ranking import hit, ndcg, rank_targets
 from llmrec.recipe import Data, SyntheticConfig
 
 SMALL = SyntheticConfig(users=30, items=12, groups=3, events=5, order=0.4, taste=0.4, seed=1)
@@ -77,13 +77,13 @@ def test_the_truth_scores_what_is_called_best_and_no_model_exceeds_it_but_by_luc
     targets = np.array([row[-1] for row in happened])
     best = truth.best(known, ["hr@5", "ndcg@5"])
     luck = 4 * np.sqrt(best["hr@5"] * (1 - best["hr@5"]) / len(targets))
-    places = place(truth.probabilities(list(known)), targets, known)
+    places = rank_targets(truth.probabilities(list(known)), targets, known)
     assert hit(places, 5).mean() == pytest.approx(best["hr@5"], abs=luck)
     assert ndcg(places, 5).mean() == pytest.approx(best["ndcg@5"], abs=luck)
     train = Sequences.of(row[:-1] for row in known)
     models = {"popularity": Popularity(), "markov": Markov(max_gap=1, fade=0.0), "ease": Ease(l2=10.0)}
     scores = {
-        name: hit(place(model.fit(train, Items.numbered(80)).score(known), targets, known), 5).mean()
+        name: hit(rank_targets(model.fit(train, Items.numbered(80)).score(known), targets, known), 5).mean()
         for name, model in models.items()
     }
     assert scores["popularity"] + luck < scores["markov"] <= best["hr@5"] + luck

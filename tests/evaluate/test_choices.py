@@ -18,8 +18,8 @@ from llmrec.cli.main import app
 from llmrec.data.dataset import Dataset
 from llmrec.decode.exact import answer_scores
 from llmrec.errors import ModelError, RunError
-from llmrec.evaluate.files import read_choices, read_judged, read_metrics
-from llmrec.evaluate.tasks import HELD_OUT, evaluate_choices, figures
+from llmrec.evaluate.files import read_choices, read_evaluation, read_metrics
+from llmrec.evaluate.task_evaluator import HELD_OUT, TaskEvaluator, choice_metrics
 from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items import read_texts
@@ -152,7 +152,7 @@ def _examples(slot: str, right: list[int], pieces: list[str], labels: list[float
 
 def test_figures_of_candidates_equal_those_by_hand() -> None:
     scores = [np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5]), np.log([0.4, 0.2, 0.4])]
-    found = figures(_examples("letter", [0, 0, 2], ["A", "B", "C"]), scores, np.zeros(0), 0)
+    found = choice_metrics(_examples("letter", [0, 0, 2], ["A", "B", "C"]), scores, np.zeros(0), 0)
     # places 1, 3, and 1 or 2 with equal chance
     half = 1 / math.log2(3)
     assert found["model"]["hr@1"].mean == pytest.approx((1 + 0 + 0.5) / 3)
@@ -166,19 +166,21 @@ def test_figures_of_candidates_equal_those_by_hand() -> None:
 
 def test_figures_of_verdicts_equal_those_by_hand() -> None:
     scores = [np.log([0.1, 0.9]), np.log([0.6, 0.4]), np.log([0.3, 0.7])]  # no, yes
-    found = figures(_examples("verdict", [1, 1, 0], ["no", "yes"]), scores, np.zeros(0), 0)
+    found = choice_metrics(_examples("verdict", [1, 1, 0], ["no", "yes"]), scores, np.zeros(0), 0)
     assert found["model"]["auc"].mean == 0.5  # 0.9 above 0.7, 0.4 below
     assert found["model"]["accuracy"].mean == pytest.approx(1 / 3)
     assert found["model"]["log-loss"].mean == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.3)) / 3)
     chance = {name: value.mean for name, value in found["random choice"].items()}
     assert chance == pytest.approx({"auc": 0.5, "accuracy": 0.5, "log-loss": math.log(2)})
-    assert "auc" not in figures(_examples("verdict", [1, 1, 1], ["no", "yes"]), scores, np.zeros(0), 0)["model"]
+    assert "auc" not in choice_metrics(_examples("verdict", [1, 1, 1], ["no", "yes"]), scores, np.zeros(0), 0)["model"]
 
 
 def test_figures_of_ratings_equal_those_by_hand() -> None:
     scores = [np.log([0.5, 0.25, 0.25]), np.log([0.0625, 0.9, 0.0375]), np.log([0.1, 0.2, 0.7])]
     # ratings 1, 3, and 2.5, which training does not have; expected 1.75, 1.975, 2.6
-    found = figures(_examples("rating", [0, 2, -1], ["1", "2", "3"], [1, 3, 2.5]), scores, np.array([1.0, 2, 3, 2]), 0)
+    found = choice_metrics(
+        _examples("rating", [0, 2, -1], ["1", "2", "3"], [1, 3, 2.5]), scores, np.array([1.0, 2, 3, 2]), 0
+    )
     errors = [0.75, -1.025, 0.1]
     assert found["model"]["rmse"].mean == pytest.approx(math.sqrt(sum(e * e for e in errors) / 3))
     assert found["model"]["mae"].mean == pytest.approx(sum(map(abs, errors)) / 3)
@@ -244,7 +246,7 @@ def test_a_mixture_of_both_has_both_in_separate_files(p5: RunFolder) -> None:
     metrics, judged = read_metrics(folder), read_choices(folder)
     assert judged and set(judged["tasks"]) == {"direct_pick", "direct_yes_no", "rating"}
     assert not set(metrics["systems"]) & {"direct_pick", "rating", "random choice"}
-    assert read_judged(folder) == metrics | {"choices": judged}
+    assert read_evaluation(folder) == metrics | {"choices": judged}
     assert set(judged["tasks"]["rating"]["systems"]) == {"model", HELD_OUT, "mean rating"}
     assert judged["tasks"]["direct_pick"]["candidates"] == "5 items by their codes"
     assert "random choice" in judged["tasks"]["direct_yes_no"]["systems"]
@@ -252,7 +254,8 @@ def test_a_mixture_of_both_has_both_in_separate_files(p5: RunFolder) -> None:
 
 def test_the_same_seed_gives_the_same_files(judge: RunFolder, tmp_path: Path) -> None:
     opened, recipe = _opened(judge), _recipe()
-    evaluate_choices(opened.model, opened.tokenizer, opened.data, recipe.tasks, recipe.evaluate, recipe.seed, tmp_path)
+    evaluator = TaskEvaluator(opened.model, opened.tokenizer, recipe.tasks, recipe.evaluate, recipe.seed, tmp_path)
+    evaluator.choices(*opened.data)
     assert (tmp_path / "choices.json").read_bytes() == (judge.evaluation("test") / "choices.json").read_bytes()
 
 
@@ -312,4 +315,4 @@ def test_a_look_at_the_test_part_of_a_judge_is_written_into_the_ledger(judge: Ru
 def test_damaged_figures_end_in_one_message(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "choices.json").write_bytes(content)
     with pytest.raises(RunError, match=r"choices\.json"):
-        read_judged(tmp_path)
+        read_evaluation(tmp_path)

@@ -18,12 +18,12 @@ from renewed import renew
 
 from llmrec.cli.judge import compare as command
 from llmrec.errors import RunError
-from llmrec.evaluate.files import Judged, compare, read
+from llmrec.evaluate.files import EvaluatedRun, compare, read_run
 from llmrec.metrics.significance import paired
 
 
-def judged(run: Path) -> Judged:
-    return read(run / "evaluate-test", run.name)
+def judged(run: Path) -> EvaluatedRun:
+    return read_run(run / "evaluate-test", run.name)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_runs_that_differ_in_anything_of_their_protocol_are_refused_with_both_va
 
 def test_runs_with_other_held_out_items_are_refused(tiny_run: Path, twin: Callable[..., Path]) -> None:
     other = twin(table=lambda table: table.set_column(1, "target", pa.array(["i0"] * table.num_rows)))
-    with pytest.raises(RunError, match=r"what was held out: 60 and 60 cases, of which \d+ are the same"):
+    with pytest.raises(RunError, match=r"the held-out cases: 60 and 60 cases, of which \d+ are the same"):
         compare(judged(tiny_run), judged(other))
 
 

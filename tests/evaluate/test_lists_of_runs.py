@@ -12,7 +12,7 @@ import pytest
 from llmrec.collaborative import Popularity
 from llmrec.contracts import Items
 from llmrec.data.dataset import Dataset
-from llmrec.evaluate import beyond
+from llmrec.evaluate import list_quality
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,13 @@ def test_the_best_items_are_the_best_and_excluded_ones_never_among_them(tiny_run
     dataset = Dataset.load(tiny_run / "data")
     cases = dataset.cases("test")
     scores = Popularity().fit(dataset.before("valid"), Items(dataset.item_ids)).score(cases.histories)
-    lists = beyond.top(scores, cases.histories, 7)
+    lists = list_quality.top_k(scores, cases.histories, 7)
     for row, history in enumerate(cases.histories):
         left = scores[row].copy()
         left[history] = -np.inf
         assert sorted(left[lists[row]], reverse=True) == sorted(left, reverse=True)[:7]
         assert not set(lists[row].tolist()) & set(history.tolist())
-    assert beyond.top(np.array([[1.0, -np.inf, 2.0]]), None, 5).tolist() == [[2, 0, -1, -1, -1]]
+    assert list_quality.top_k(np.array([[1.0, -np.inf, 2.0]]), None, 5).tolist() == [[2, 0, -1, -1, -1]]
 
 
 @pytest.mark.parametrize("levels", [2, 4, 1000])
@@ -77,6 +77,6 @@ def test_the_best_items_are_those_of_a_whole_stable_sort_in_the_mixed_order(leve
     scores = draw.integers(0, levels, (30, 25)).astype(np.float32)
     scores[draw.random(scores.shape) < 0.3] = -np.inf
     mixed = np.random.default_rng(0).permutation(25)
-    for row, found in zip(scores, beyond.top(scores, None, 9), strict=True):
+    for row, found in zip(scores, list_quality.top_k(scores, None, 9), strict=True):
         sorted_whole = sorted(mixed.tolist(), key=lambda item: -row[item])[:9]  # Python's sort is stable
         assert found.tolist() == [item if row[item] > -np.inf else -1 for item in sorted_whole]

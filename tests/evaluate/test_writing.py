@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmrec.data.dataset import Dataset
-from llmrec.evaluate.tasks import read_number
+from llmrec.evaluate.task_evaluator import read_number
 from llmrec.files import read_json
 from llmrec.recipe import Recipe
 from llmrec.report import write_report

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmrec.contracts import Sequences
-from llmrec.metrics.beyond import (
+from llmrec.metrics.beyond_accuracy import (
     category_diversity,
     coverage,
     diversity,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.metrics.beyond import CORRECTED, Exposure, gini_weighted
+from llmrec.metrics.beyond_accuracy import CORRECTED, Exposure, gini_weighted
 
 SHAPES = [(7, 3, 10), (40, 5, 12), (3, 2, 50), (11, 4, 44), (10, 3, 10), (1000, 10, 1682)]
 

@@ -18,8 +18,8 @@ from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.recipe_file import dump, fingerprint, load, shipped_name
 from llmrec.results import ledger
-from llmrec.results.record import collect
 from llmrec.run import execute
+from scripts.record import collect
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 LINE = {"run": "r", "recipe hash": "0", "seed": 1, "data": {}, "metrics": {}, "figures": "f"}
@@ -63,7 +63,7 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     ("broken", "words"),
     [
         ('{"run": "r", "se', "line 2 is not JSON"),
-        ("[1, 2]", "line 2 is no look at a test part: it lacks everything"),
+        ("[1, 2]", "line 2 records no test evaluation: it lacks everything"),
         ('{"run": "r"}', "it lacks date, by, recipe hash"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_run_judged_on_validation_opens_its_test_part_only_into_the_ledger(
     assert len(ledger.read(book)) == 1, "a look that is known is not taken again"
     assert (looked / "made.json").stat().st_mtime_ns == when
     other = tmp_path / "other.jsonl"
-    ledger.look(shut, other, "", lambda *done: None)
+    ledger.evaluate_test(shut, other, "", lambda *done: None)
     assert len(ledger.read(other)) == 1, "a ledger that lacks the look gets it"
 
 
@@ -128,7 +128,7 @@ def test_where_no_ledger_can_be_nothing_is_looked_at(shut: Path, tmp_path: Path)
     (tmp_path / "file").write_text("")
     for book in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
         with pytest.raises(RunError, match="no ledger can be written"):
-            ledger.look(shut, book, "", lambda *done: None)
+            ledger.evaluate_test(shut, book, "", lambda *done: None)
 
 
 def test_without_git_there_is_a_name_and_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_without_git_there_is_a_name_and_no_commit(monkeypatch: pytest.MonkeyPat
 def test_the_test_part_gives_the_figures_of_a_recipe_that_is_judged_on_it(
     shut: Path, world: Path, tmp_path: Path
 ) -> None:
-    ledger.look(shut, tmp_path / "ledger.jsonl", "", lambda *done: None)
+    ledger.evaluate_test(shut, tmp_path / "ledger.jsonl", "", lambda *done: None)
     open_run = execute.run(load(world, SHUT[:-1]), tmp_path / "open", "evaluate")
     mine, theirs = (
         read_json(folder / "metrics.json") for folder in (shut / "evaluate-test", open_run / "evaluate-test")
@@ -168,12 +168,12 @@ def test_a_run_that_holds_stages_of_two_recipes_is_recorded_nowhere(
     """A run that was stopped on its way to another recipe names that one, and was made by the one before."""
     run, book = tmp_path / "run", tmp_path / "ledger.jsonl"
     shutil.copytree(shut, run)
-    ledger.look(run, book, "", lambda *done: None)
+    ledger.evaluate_test(run, book, "", lambda *done: None)
     before = book.read_text()
     (run / "recipe.yaml").write_text(dump(load(run / "recipe.yaml", [change])))
     with pytest.raises(RunError, match="as when a run with changes was stopped"):
         collect([run], (), book)
     if not change.startswith("evaluate"):
         with pytest.raises(RunError, match="as when a run with changes was stopped"):
-            ledger.look(run, book, "", lambda *done: None)
+            ledger.evaluate_test(run, book, "", lambda *done: None)
     assert book.read_text() == before

@@ -19,8 +19,8 @@ from llmrec.errors import RunError
 from llmrec.files import read_json, write_json
 from llmrec.recipe_file import load
 from llmrec.results import ledger
-from llmrec.results.record import collect, write_result
 from llmrec.run import execute
+from scripts.record import collect, write_result
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 Call = Callable[..., tuple[int, str, str]]
@@ -32,7 +32,7 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, found = tmp_path_factory.mktemp("seeds"), []
     for seed in (7, 8):
         run = execute.run(load(world, [*SHUT, f"seed={seed}"]), folder / f"small-seed{seed}", "train")
-        ledger.look(run, folder / "ledger.jsonl", "", lambda *done: None)
+        ledger.evaluate_test(run, folder / "ledger.jsonl", "", lambda *done: None)
         found.append(run)
     return found
 
@@ -121,7 +121,7 @@ def test_runs_of_two_recipes_are_no_result(runs: list[Path], world: Path, tmp_pa
     other = execute.run(load(world, [*SHUT, "train.0.batch=4"]), tmp_path / "other", "train")
     with pytest.raises(RunError, match="has not been judged on its test part"):
         collect([other])
-    ledger.look(other, tmp_path / "ledger.jsonl", "", lambda *done: None)
+    ledger.evaluate_test(other, tmp_path / "ledger.jsonl", "", lambda *done: None)
     with pytest.raises(RunError, match="differ in more than their seed"):
         collect([runs[0], other])
 

@@ -13,8 +13,7 @@ from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe_file import load
-from llmrec.results import record
-from llmrec.results.ledger import look
+from llmrec.results.ledger import evaluate_test
 from llmrec.run import execute
 from llmrec.stage_record import read_record
 
@@ -87,7 +86,7 @@ def test_a_run_between_two_recipes_is_refused_by_all_that_tell_of_it(
     with pytest.raises(RunError, match=words):
         record.tested(run)
     with pytest.raises(RunError, match=words):
-        look(run, tmp_path / "book.jsonl", "", lambda kind, done: None)
+        evaluate_test(run, tmp_path / "book.jsonl", "", lambda kind, done: None)
     assert not (tmp_path / "book.jsonl").exists()
     for verb in ("evaluate", "report"):
         monkeypatch.setattr(sys, "argv", ["llmrec", verb, str(run)])

@@ -96,7 +96,7 @@ def tested(path: Path) -> FinishedRun:
     return FinishedRun(run, recipe, hashes, {name: read_record(run.stage(name)) for name in hashes})
 
 
-def collect(paths: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledger.BOOK) -> dict[str, Any]:
+def collect(paths: Sequence[Path], beside: Sequence[Path] = (), book: Path = ledger.LEDGER) -> dict[str, Any]:
     """The result of finished runs of one recipe: `recipe`, `seeds`, `data`, `looks`, `figures`.
 
     Args:
