@@ -34,11 +34,11 @@ Progress = Callable[[float], None]
 PerCase = dict[str, np.ndarray]  # metric → (cases,) values
 WIDE_METRIC = "hr@50"  # drops when alignment narrows a model, even while its top ranks improve
 ALONE = "the model alone"
-"""What tables call the first member of an ensemble."""
-OTHER_CASES = 1000
-"""Cases, at most, that are ranked again with a prompt that training never saw."""
+"""Name in tables of the first member of an ensemble."""
+HELD_OUT_CASES = 1000
+"""Most cases that are ranked again with the held-out template."""
 BLOCK = 512
-"""Cases that a collaborative model scores at once, each a row over the catalogue."""
+"""Cases per batch of a collaborative model; each is a row over the catalogue."""
 
 
 def evaluate(
