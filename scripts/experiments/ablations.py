@@ -33,6 +33,8 @@ from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.stage_record import read_record
+from scripts.charts import draw_dots as dots
+from scripts.record import write_result
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.

@@ -28,6 +28,7 @@ from llmrec.recipe_file import load
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.stage_record import read_record
+from scripts.record import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
 

@@ -20,6 +20,8 @@ from llmrec.recipe_file import fingerprint
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import UNTIL
 from llmrec.stage_record import read_record
+from scripts.charts import draw_lines as draw
+from scripts.record import write_result
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 

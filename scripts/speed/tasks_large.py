@@ -30,6 +30,7 @@ from llmrec.tasks.llm_annotations import add_annotations
 from llmrec.train.encode import TokenFile, encode
 from llmrec.train.initial_model import vocabulary_texts
 from llmrec.train.packing import Order, PackedRows, collate
+from scripts.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 BATCH, STEPS = 64, 2000  # rows of a step, and steps that are fed: memory is the same in each
