@@ -29,7 +29,7 @@ from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
 from llmrec.chat.visits import CARDS, VISITS, Page
 from llmrec.serve import log_redaction
 from llmrec.serve.access import TrustedHosts, bind, listen
-from llmrec.serve.connections import BoundedServer, room
+from llmrec.serve.connections import BoundedServer, max_connections
 
 CONNECTIONS = 1000  # at a time; a visitor has two, and six while the page loads
 SECONDS = 30.0  # in which a request must have come, or an answer be read
@@ -273,7 +273,7 @@ def server(
         ws="none",
     )
     listen(listening)
-    return BoundedServer(config, room(CONNECTIONS), SECONDS)
+    return BoundedServer(config, max_connections(CONNECTIONS), SECONDS)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import secrets
@@ -16,7 +15,7 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrec.errors import ChatError
-from llmrec.serve.access import is_loopback
+from llmrec.serve.access import is_loopback, read_body, replay_body
 from llmrec.serve.schemas import ApiError
 
 LOGIN = "LLMREC_PAGE_LOGIN"
@@ -141,12 +140,12 @@ class PageGuard:
         method, path = scope["method"], scope["path"]
         query, headers = b"", scope["headers"]
         if method == "POST" and path == JOIN:
-            body = self._call(headers, await _body(receive))
+            body = self._call(headers, await read_body(receive, BODY, PATIENCE) or b"")
             drop = (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
             own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            headers, receive = [*(pair for pair in headers if pair[0] not in drop), *own], _replay(body, receive)
+            headers, receive = [*(pair for pair in headers if pair[0] not in drop), *own], replay_body(body, receive)
         elif method == "POST" and path == "/login" and self.login:
-            receive = _replay(await _body(receive), receive)
+            receive = replay_body(await read_body(receive, BODY, PATIENCE) or b"", receive)
         elif method == "GET" and path == DATA:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
             if not _SESSION.fullmatch(session) or self.unread(session) is None:
@@ -184,35 +183,6 @@ class PageGuard:
 def _plain(value: Any) -> bool:
     """Whether an input is a text of bounded length, or nothing."""
     return value is None or (isinstance(value, str) and len(value) <= TEXT)
-
-
-async def _body(receive: Receive) -> bytes:
-    parts, length = [], 0
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                message = await receive()
-                parts.append(message.get("body", b""))
-                length += len(parts[-1])
-                if length > BODY:
-                    raise ApiError(413, f"the body has more than {BODY} bytes.", Connection="close")
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise ApiError(400, f"the body did not come within {PATIENCE:g} s.", Connection="close") from None
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
 
 
 def _with_headers(send: Send) -> Send:

@@ -130,10 +130,10 @@ def _parallel(tensor: int, pipeline: int, data: int) -> list[str]:
 def _start_vllm(settings: Settings, listening: socket.socket, more: list[str]) -> NoReturn:
     """Replace this process by vLLM's server."""
     from llmrec.serve.access import url
-    from llmrec.serve.settings import command
+    from llmrec.serve.settings import vllm_command
 
     address, (host, port) = url(listening), listening.getsockname()[:2]
     listening.close()  # vLLM takes it itself
-    words, environment = command(settings, host, port, more)
+    words, environment = vllm_command(settings, host, port, more)
     _print(f"starting vLLM on {address}; it is ready when /health answers")
     os.execve(words[0], words, environment)

@@ -58,7 +58,7 @@ def load_by_hash(digest: str) -> tuple[Path, Catalogue]:
     known = scan(roots()).known
     if digest not in known:
         raise RequestError(
-            f"no catalogue {digest[:12]!r}… is known; known are {', '.join(each[:12] for each in known) or 'none'}. "
+            f"no catalogue {digest[:12]!r}… is known; there are {', '.join(each[:12] for each in known) or 'none'}. "
             "Put its folder into the run's catalogues/, or name it at start with --catalogue FOLDER."
         )
     try:

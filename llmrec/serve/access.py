@@ -1,7 +1,8 @@
-"""Access to a server: the address that it listens on, keys, and protection from web pages of other sites."""
+"""Access to a server: its socket, keys, bodies of requests, and protection from web pages of other sites."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -13,7 +14,7 @@ import socket
 import uuid
 from collections.abc import Collection, Iterator
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrec.errors import RunError
 from llmrec.serve.schemas import ApiError
@@ -23,7 +24,7 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:\d*)?")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine alone: `localhost`, 127.0.0.0/8 or ::1, which may be in square brackets."""
+    """Whether a host is this machine only: `localhost`, 127.0.0.0/8 or ::1, also in square brackets."""
     if host.lower() == "localhost":
         return True
     try:
@@ -34,16 +35,16 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything slow is loaded, of a name's addresses an IPv4 one; `listen` lets clients come.
+    """Reserve a port before the model is loaded, with IPv4 if the host has both; `listen` then accepts clients.
 
     Raises:
-        RunError: the port is in use or closed to this user, or the host is none of this machine's.
+        RunError: the port is in use or forbidden for this user, or the host is not an address of this machine.
     """
-    with _explained(host, port):
+    with _explain_error(host, port):
         if not host:
             raise ValueError("an empty host would be every network")
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,60 +56,60 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(bound: socket.socket) -> None:
-    """Let clients come, up to 1,024 waiting; a RunError where another program that bound the port listens already."""
-    with _explained(*bound.getsockname()[:2]):
+    """Accept clients, with a queue of 1,024; a RunError if another program already listens on the port."""
+    with _explain_error(*bound.getsockname()[:2]):
         bound.listen(1024)
 
 
 def url(bound: socket.socket) -> str:
-    """The address of a bound socket for a client."""
+    """The URL of a bound socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextlib.contextmanager
-def _explained(host: str, port: int) -> Iterator[None]:
-    """Say of an error in taking a port what to do about it."""
+def _explain_error(host: str, port: int) -> Iterator[None]:
+    """Turn an error of a socket into a RunError with a remedy."""
     try:
         yield
     except (OSError, UnicodeError, ValueError) as error:
-        what, remedy = str(getattr(error, "strerror", None) or error), "Choose another --host or --port."
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
-            remedy = "Choose another port with --port, or stop what is there."
-        elif number in (errno.EACCES, errno.EPERM):
+        reason, remedy = str(getattr(error, "strerror", None) or error), "Choose another --host or --port."
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            remedy = "Choose another port with --port, or stop the program that uses it."
+        elif code in (errno.EACCES, errno.EPERM):
             remedy = "Ports below 1024 are for the administrator: choose another, such as --port 8000."
-        elif number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror | ValueError):
-            what = "this machine has no such address"
-            remedy = "Say --host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for every network."
+        elif code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror | ValueError):
+            reason = "this machine has no such address"
+            remedy = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for every network."
         shown = host.encode("ascii", "backslashreplace").decode() or "an empty host"
-        raise RunError(f"cannot listen on {shown}:{port}: {what}. {remedy}") from error
+        raise RunError(f"cannot listen on {shown}:{port}: {reason}. {remedy}") from error
 
 
 class Keys:
-    """Keys that clients show as `Authorization: Bearer KEY`; only their digests are kept.
+    """Keys that clients send as `Authorization: Bearer KEY`; only their digests are stored.
 
-    The environment may name several, with commas between, so that they can be exchanged.
+    An environment variable may contain several, separated by commas, so that keys can be rotated.
     """
 
     def __init__(self, api: str | None, admin: str | None) -> None:
-        """Take keys; None or "" where there are none, which no client then has."""
+        """Store the digests of keys; None or "" for none."""
         self.admin = _digests(admin)
         self.api = [*_digests(api), *self.admin]
 
     @classmethod
     def from_environment(cls) -> Keys:
-        """LLMREC_API_KEY and LLMREC_ADMIN_KEY; a RunError that does not repeat the key where no client can send one."""
+        """Read LLMREC_API_KEY and LLMREC_ADMIN_KEY; a RunError, without the key, for a key that no client can send."""
         for name in (API_KEY, ADMIN_KEY):
             _check(name, os.environ.get(name, ""))
         return cls(os.environ.get(API_KEY), os.environ.get(ADMIN_KEY))
 
-    def opens(self, header: str | None, admin: bool = False) -> bool:
-        """Whether an Authorization header shows a key; an admin's opens everything."""
+    def accept(self, header: str | None, admin: bool = False) -> bool:
+        """Whether an Authorization header contains a valid key; admin keys are valid everywhere."""
         scheme, _, key = (header or "").partition(" ")
-        shown = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        known = [hmac.compare_digest(shown, one) for one in (self.admin if admin else self.api)]
-        return scheme.lower() == "bearer" and any(known)
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, each) for each in (self.admin if admin else self.api)]
+        return scheme.lower() == "bearer" and any(matches)
 
 
 def _digests(keys: str | None) -> list[bytes]:
@@ -116,15 +117,15 @@ def _digests(keys: str | None) -> list[bytes]:
 
 
 def _check(name: str, value: str) -> None:
-    """Refuse keys that cannot stand in an HTTP header: they would lock every client out."""
+    """Refuse keys that cannot be sent in an HTTP header: no client could use the server."""
     keys = [key.strip() for key in value.split(",")] if value else []
     for number, key in enumerate(keys, 1):
         if not key:
             fault = "is empty"
         elif not key.isascii():
-            fault = "has letters outside ASCII"
-        elif any(not "!" <= letter <= "~" for letter in key):
-            fault = "has a blank, a line break or another control character inside"
+            fault = "has characters outside ASCII"
+        elif any(not "!" <= character <= "~" for character in key):
+            fault = "contains a blank, a line break or another control character"
         else:
             continue
         raise RunError(
@@ -133,36 +134,71 @@ def _check(name: str, value: str) -> None:
         )
 
 
+async def read_body(receive: Receive, limit: int, seconds: float, remedy: str = "") -> bytes | None:
+    """Read the body of a request; None if the client disconnects first.
+
+    Raises:
+        ApiError: the body has more than `limit` bytes (`remedy` ends the message), or takes longer than `seconds`.
+    """
+    parts: list[bytes] = []
+    length, more = 0, True
+    try:
+        async with asyncio.timeout(seconds):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(message.get("body", b""))
+                length, more = length + len(parts[-1]), message.get("more_body", False)
+                if length > limit:
+                    raise ApiError(413, f"the body has more than {limit} bytes{remedy}.", Connection="close")
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {seconds:g} s: send it again.", Connection="close") from None
+    return b"".join(parts)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that returns a body that was read already, then what `receive` returns."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
 class TrustedHosts:
     """ASGI middleware that answers 421 to a foreign Host header and 403 to a foreign Origin header.
 
-    A web page of another site can make a browser send requests to a server on the person's own machine. Where the
-    page's name was made to point at this machine (DNS rebinding), Host is foreign; in all other cases Origin is.
+    A web page of another site can make a browser send requests to a server on the user's own machine. With DNS
+    rebinding, which points the page's host name at this machine, Host is foreign; in all other cases Origin is.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None = ()) -> None:
-        """Wrap an app that also has the names or addresses `hosts`, such as `films.example`, beside those of loopback.
+        """Wrap an app.
 
-        None allows every Host header, for a server that asks for a key or a login.
+        Args:
+            hosts: allowed names or addresses, such as `films.example`, beside loopback; None allows every Host header,
+                for a server that requires a key or a login.
         """
         self.app, self.hosts = app, None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        refused = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
-        if refused is None:
+        error = self._error(scope) if scope["type"] in ("http", "websocket") else None
+        if error is None:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             request_id = scope.get("state", {}).get("request_id") or uuid.uuid4().hex
-            await refused.response(request_id)(scope, receive, send)
+            await error.response(request_id)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _error(self, scope: Scope) -> ApiError | None:
         hosts = _headers(scope, b"host")
         if not all(self._trusted(host) for host in hosts):
-            return ApiError(421, "this server does not answer under the name in the Host header: use its own address.")
-        # Sec-Fetch-Site is the browser's own judgement: right behind a proxy that rewrites Host, and no page can set it
+            return ApiError(421, "this server has another name than that in the Host header: use its own address.")
+        # set by the browser, never by a page; also correct behind a proxy that rewrites Host
         same = _headers(scope, b"sec-fetch-site") == ["same-origin"]
         if not same and any(_foreign(origin, hosts) for origin in _headers(scope, b"origin")):
             return ApiError(403, "requests from pages of other sites are refused: open the server's own address.")
@@ -177,7 +213,7 @@ class TrustedHosts:
 
 
 def _foreign(origin: str, hosts: list[str]) -> bool:
-    """Whether an Origin is none of the request's hosts; `null`, of a sandboxed frame or a local file, is foreign."""
+    """Whether an Origin is not a host of the request; `null`, of a sandboxed frame or a local file, is foreign."""
     return origin.lower().partition("://")[2] not in {host.lower() for host in hosts}
 
 

@@ -1,4 +1,4 @@
-"""Look-ups that requests need: users' histories, items by their columns, and items page by page."""
+"""Data of requests: histories of users, items by the values of their columns, and items page by page."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import split_values, to_number
 from llmrec.serve.schemas import ApiError, CatalogueItem, ColumnConstraint, ItemsResponse
 
-_USUAL = ("category", "categories", "genre", "genres", "kind", "brand", "type")
-_KEPT = 64  # combinations of constraints
-_COLUMNS = 8  # columns whose values or numbers are kept
+_CATEGORY_COLUMNS = ("category", "categories", "genre", "genres", "kind", "brand", "type")
+_CACHED_SETS = 64  # item sets of constraints
+_CACHED_COLUMNS = 8  # indexes of columns
 
 
 class Users:
-    """Users of the run's data, by id; none in an export."""
+    """Histories of the run's users, by user id; an export has none."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Read the interactions in a run's `data/`; None where there is none."""
+        """Load the interactions in a run's `data/`; None for no users."""
         self._data = Dataset.load(folder, texts=False) if folder else None
-        self._number = {user: at for at, user in enumerate(self._data.user_ids)} if self._data else {}
+        self._number = {user: number for number, user in enumerate(self._data.user_ids)} if self._data else {}
 
     def __len__(self) -> int:
         return len(self._number)
 
     @property
     def ids(self) -> list[str]:
-        """Every user, in the order of the data."""
+        """All users, in the order of the data."""
         return list(self._number)
 
     def history(self, user: str) -> list[str]:
-        """Item ids of a user, oldest first; refused where there is no such user, or no users at all."""
+        """Item ids of a user, oldest first; an ApiError if the user is unknown."""
         if self._data is None:
-            raise ApiError(422, "this model was served without its data, so it knows no users: send `history`.", "user")
+            raise ApiError(
+                422, "the server has the model without its data, so it knows no users: send `history`.", "user"
+            )
         if user not in self._number:
             raise ApiError(422, "the run's data have no user of this id: send `history` instead.", "user")
         return [self._data.item_ids[item] for item in self._data.histories[self._number[user]]]
 
-    def popular(self, catalogue: Catalogue) -> np.ndarray:
-        """(items,) float64 users of each item of a catalogue, by item number; empty where there are no data."""
+    def item_popularity(self, catalogue: Catalogue) -> np.ndarray:
+        """(items,) float64 number of users of each item of a catalogue; empty without data."""
         if self._data is None:
             return np.zeros(0)
         users = users_of_items(self._data.before("valid"), self._data.n_items)
@@ -54,56 +56,56 @@ class Users:
         return np.array([counts.get(item_id, 0) for item_id in catalogue.item_ids], np.float64)
 
 
-class Constraints:
-    """The columns of a catalogue's items. A cell may hold several values: a list, or a text with commas or bars."""
+class ColumnIndex:
+    """Index of the columns of a catalogue. A cell may have several values: a list, or a text with commas or bars."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        """Use the columns of a catalogue."""
+        """Index a catalogue, each column on its first use."""
         self._items = catalogue.items
         self.columns = [name for name in catalogue.items.column_names if name not in ("item_id", "title")]
-        self._kept = lru_cache(maxsize=_KEPT)(self._set)
-        self._values = lru_cache(maxsize=_COLUMNS)(self._index)
-        self._numbers = lru_cache(maxsize=_COLUMNS)(self._parsed)
+        self._item_set = lru_cache(maxsize=_CACHED_SETS)(self._compute_set)
+        self._value_index = lru_cache(maxsize=_CACHED_COLUMNS)(self._compute_value_index)
+        self._numbers = lru_cache(maxsize=_CACHED_COLUMNS)(self._compute_numbers)
 
     def items(self, category: str | dict[str, str] | None, where: dict[str, ColumnConstraint]) -> ItemSet | None:
-        """The items that meet all constraints; None where there are none, refused where a column or value is unknown.
+        """Items that meet all constraints, None without constraints; an ApiError for an unknown column or value.
 
         Args:
-            category: a value of the usual column, or column → value.
+            category: a value of the category column, or column → value.
             where: column → constraint.
         """
         if category == {}:
-            raise ApiError(422, f"name a column and a value of it; there are {self._known()}.", "category")
-        named = {self._usual(): category} if isinstance(category, str) else category or {}
-        wanted = [("category", column, ColumnConstraint(any=[value])) for column, value in named.items()]
-        wanted += [("where", column, constraint) for column, constraint in where.items()]
-        if not wanted:
+            raise ApiError(422, f"name a column and a value of it; the columns are {self._column_list()}.", "category")
+        values = {self._category_column(): category} if isinstance(category, str) else category or {}
+        constraints = [("category", column, ColumnConstraint(any=[value])) for column, value in values.items()]
+        constraints += [("where", column, constraint) for column, constraint in where.items()]
+        if not constraints:
             return None
-        return self._kept(
-            tuple((field, column, _key(constraint)) for field, column, constraint in sorted(wanted, key=str))
+        return self._item_set(
+            tuple((field, column, _key(constraint)) for field, column, constraint in sorted(constraints, key=str))
         )
 
-    def _usual(self) -> str:
-        found = [name for name in _USUAL if name in self.columns]
-        if not found:
-            raise ApiError(422, f"say which column: {self._known()}.", "category")
-        return found[0]
+    def _category_column(self) -> str:
+        columns = [name for name in _CATEGORY_COLUMNS if name in self.columns]
+        if not columns:
+            raise ApiError(422, f"name a column: {self._column_list()}.", "category")
+        return columns[0]
 
-    def _set(self, wanted: tuple[tuple[str, str, Any], ...]) -> ItemSet:
-        return ItemSet(np.logical_and.reduce([self._mask(*one) for one in wanted]))
+    def _compute_set(self, constraints: tuple[tuple[str, str, Any], ...]) -> ItemSet:
+        return ItemSet(np.logical_and.reduce([self._mask(*constraint) for constraint in constraints]))
 
     def _mask(self, field: str, column: str, key: tuple[Any, ...]) -> np.ndarray:
         """(items,) bool, which items meet one constraint."""
         if column not in self.columns:
-            raise ApiError(422, f"items have no such column; there are {self._known()}.", field)
+            raise ApiError(422, f"items have no such column; there are {self._column_list()}.", field)
         any_of, none_of, low, high = key
         mask = np.ones(self._items.num_rows, bool)
         if any_of:
-            mask &= self._holders(column, any_of)
+            mask &= self._items_with(column, any_of)
             if not mask.any():
                 raise ApiError(422, f"no item has this value in its column '{column}'.", field)
         if none_of:
-            mask &= ~self._holders(column, none_of)
+            mask &= ~self._items_with(column, none_of)
         if low is not None or high is not None:
             numbers = self._numbers(column)
             if np.isnan(numbers).all():
@@ -111,26 +113,26 @@ class Constraints:
             mask &= (numbers >= (-np.inf if low is None else low)) & (numbers <= (np.inf if high is None else high))
         return mask
 
-    def _holders(self, column: str, values: tuple[str, ...]) -> np.ndarray:
+    def _items_with(self, column: str, values: tuple[str, ...]) -> np.ndarray:
         mask = np.zeros(self._items.num_rows, bool)
         for value in values:
-            mask[self._values(column).get(value, [])] = True
+            mask[self._value_index(column).get(value, [])] = True
         return mask
 
-    def _index(self, column: str) -> dict[str, list[int]]:
-        """Value in lower case → item numbers; a whole cell is a value, too."""
-        found: dict[str, list[int]] = {}
+    def _compute_value_index(self, column: str) -> dict[str, list[int]]:
+        """Value in lower case → item numbers; a whole cell is also a value."""
+        index: dict[str, list[int]] = {}
         for number, cell in enumerate(self._items[column].to_pylist()):
             whole = [] if cell is None or isinstance(cell, list) else [str(cell).strip()]
-            for value in {one.lower() for one in [*split_values(cell), *whole] if one}:
-                found.setdefault(value, []).append(number)
-        return found
+            for value in {each.lower() for each in [*split_values(cell), *whole] if each}:
+                index.setdefault(value, []).append(number)
+        return index
 
-    def _parsed(self, column: str) -> np.ndarray:
-        """(items,) float64, NaN where a cell is no number."""
+    def _compute_numbers(self, column: str) -> np.ndarray:
+        """(items,) float64, NaN for a cell that is not a number."""
         return np.array([to_number(cell) for cell in self._items[column].to_pylist()], np.float64)
 
-    def _known(self) -> str:
+    def _column_list(self) -> str:
         return ", ".join(f"'{name}'" for name in self.columns) or "none"
 
 
@@ -139,22 +141,22 @@ def _key(constraint: ColumnConstraint) -> tuple[Any, ...]:
     return (*values, constraint.min, constraint.max)
 
 
-def page(catalogue: Catalogue, start: int, limit: int, words: str = "") -> ItemsResponse:
-    """Some items in the order of the catalogue, of those whose title has all of some words in it, in any case."""
-    wanted = words.lower().split()
+def items_page(catalogue: Catalogue, start: int, limit: int, query: str = "") -> ItemsResponse:
+    """A page of the items whose title contains all words of a query, ignoring case, in the order of the catalogue."""
+    words = query.lower().split()
     numbers: range | list[int] = range(len(catalogue.item_ids))
-    if wanted:
+    if words:
         titles = (title.lower() for title in catalogue.titles)
-        numbers = [at for at, title in enumerate(titles) if all(word in title for word in wanted)]
-    chosen = list(numbers[start : start + limit])
-    rows = catalogue.items.take(pa.array(chosen, pa.int64())).to_pylist()
+        numbers = [number for number, title in enumerate(titles) if all(word in title for word in words)]
+    selected = list(numbers[start : start + limit])
+    rows = catalogue.items.take(pa.array(selected, pa.int64())).to_pylist()
     items = [
         CatalogueItem(
-            item_id=catalogue.item_ids[at],
-            title=catalogue.titles[at],
-            code=catalogue.code_texts[at],
+            item_id=catalogue.item_ids[number],
+            title=catalogue.titles[number],
+            code=catalogue.code_texts[number],
             columns={name: value for name, value in row.items() if name not in ("item_id", "title")},
         )
-        for at, row in zip(chosen, rows, strict=True)
+        for number, row in zip(selected, rows, strict=True)
     ]
     return ItemsResponse(catalogue=catalogue.hash, total=len(numbers), start=start, items=items)

@@ -1,6 +1,6 @@
-"""Our routes on vLLM's own server: an endpoint plugin, which vLLM loads where VLLM_PLUGINS names it.
+"""Endpoint plugin that adds llmrec's routes to vLLM's server; vLLM loads it if VLLM_PLUGINS names it.
 
-`llmrec serve` does so. vLLM's routes stay as they are, behind the same keys.
+`llmrec serve` sets VLLM_PLUGINS. vLLM's own routes are not changed and need the same keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmrec.decode.vllm_engine import AsyncVllmEngine
 from llmrec.serve import log_redaction
 from llmrec.serve.access import Keys
 from llmrec.serve.auth import protect
-from llmrec.serve.connections import ConnectionWatchdog, room
+from llmrec.serve.connections import ConnectionWatchdog, max_connections
 from llmrec.serve.dynamic_batching import DynamicBatching, RankedItems
 from llmrec.serve.routes import Metrics, Routes
 from llmrec.serve.settings import Limits, Settings
@@ -33,46 +33,46 @@ if TYPE_CHECKING:
 
 
 class Plugin:
-    """What vLLM's entry point group `vllm.endpoint_plugins` asks for."""
+    """Plugin of vLLM's entry point group `vllm.endpoint_plugins`."""
 
     name = "llmrec"
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        """Read the environment that `llmrec serve` made; a RunError where it did not."""
+        """Read the environment that `llmrec serve` sets; a RunError without it."""
         log_redaction.redact_errors()
         log_redaction.limit_repeats()
         self.settings, self.keys = Settings.from_environment(), Keys.from_environment()
         self.limiter = ConcurrencyLimiter(self.settings.limits.concurrency)
         self.routes = Routes(Metrics(), self.keys)
-        self._watch: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add our routes, and the gate before all."""
+        """Add the routes, and the middleware in front of all routes."""
         self.routes.attach(app)
         protect(app, self.settings, self.keys, self.limiter, self.routes.metrics)
-        auto.AutoHTTPProtocol = H11Protocol  # uvicorn takes httptools otherwise, which puts no bound on headers
+        auto.AutoHTTPProtocol = H11Protocol  # uvicorn's default, httptools, has no limit on headers
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Open the run on the engine of the server; a ModelError where model and catalogue do not belong together."""
-        opened = await asyncio.to_thread(
-            ServerState, self.settings, VllmServerEngine(), lambda folder: engines(engine_client), self.limiter
+        """Load the run on the engine of the server; a ModelError if the catalogue is of another model."""
+        server = await asyncio.to_thread(
+            ServerState, self.settings, VllmServerEngine(), lambda folder: async_engines(engine_client), self.limiter
         )
-        self.routes.open(opened)
-        _finish_first(engine_client, self.limiter, self.settings)
-        self._watch = asyncio.create_task(_watch_connections(state, self.settings.limits))
+        self.routes.open(server)
+        _drain_before_shutdown(engine_client, self.limiter, self.settings)
+        self._watchdog = asyncio.create_task(_watch_connections(state, self.settings.limits))
 
 
 async def _watch_connections(state: State, limits: Limits) -> None:
-    """Watch the connections of vLLM's server, which is made after this task."""
+    """Limit the connections of vLLM's server, which starts after this task."""
     while getattr(state, "server", None) is None:
         await asyncio.sleep(0.1)
     connections = state.server.server_state.connections
-    await ConnectionWatchdog(connections, room(limits.connections), limits.read_timeout).run()
+    await ConnectionWatchdog(connections, max_connections(limits.connections), limits.read_timeout).run()
 
 
-def _finish_first(llm: Any, limiter: ConcurrencyLimiter, settings: Settings) -> None:
-    """Let requests of ours finish before vLLM stops its engine: one of them is several of vLLM's, one after another."""
+def _drain_before_shutdown(llm: Any, limiter: ConcurrencyLimiter, settings: Settings) -> None:
+    """Finish requests before vLLM stops its engine, since each of them is a sequence of vLLM's requests."""
     stop = llm.shutdown
 
     def shutdown(timeout: float | None = None) -> None:
@@ -88,15 +88,12 @@ def _finish_first(llm: Any, limiter: ConcurrencyLimiter, settings: Settings) -> 
 
 
 class VllmServerEngine(DynamicBatching):
-    """Ranks by language models on the engine of the vLLM server, whose batches hold our rounds and all else.
-
-    Other recommenders run in this process.
-    """
+    """Rank with language models on the engine of the vLLM server; other recommenders run in this process."""
 
     name = "vllm"
 
     async def rank(self, recommender: Recommender, request: Request, k: int) -> RankedItems:
-        """See `DynamicBatching.rank`. vLLM schedules each round by itself, so no time counts as waiting."""
+        """See `DynamicBatching.rank`. vLLM schedules the requests of each step, so no time counts as waiting."""
         engine: Any = recommender.engine if isinstance(recommender, Generative) else None
         if not isinstance(recommender, Generative) or not isinstance(engine, AsyncVllmEngine):
             return await super().rank(recommender, request, k)
@@ -105,6 +102,6 @@ class VllmServerEngine(DynamicBatching):
         return RankedItems(ranked.items[0], ranked.scores[0], 0.0, time.perf_counter() - begin)
 
 
-def engines(llm: AsyncLLM) -> EngineFactory:
-    """Engines on a server's `AsyncLLM`, which has loaded the model already."""
+def async_engines(llm: AsyncLLM) -> EngineFactory:
+    """Engines on the `AsyncLLM` of a server, which has loaded the model."""
     return lambda catalogue, folder, tokens: AsyncVllmEngine(llm, catalogue)  # type: ignore[return-value]  # async

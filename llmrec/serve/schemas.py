@@ -1,4 +1,4 @@
-"""Schemas: the JSON of every route, which OpenAPI documents from here, and refusals."""
+"""Schemas of the JSON of all routes, from which OpenAPI is generated, and errors of requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmrec.errors import LlmrecError
 
 
 class ColumnConstraint(BaseModel):
-    """What the cells of a column must hold; an item must meet all that is said."""
+    """A condition on the cells of a column; an item must meet all given fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     any: list[str] = Field([], description="one of these values", max_length=100)
@@ -20,22 +20,22 @@ class ColumnConstraint(BaseModel):
     max: float | None = Field(None, description="a number of at most this", allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _says_something(self) -> ColumnConstraint:
+    def _not_empty(self) -> ColumnConstraint:
         if not (self.any or self.none) and self.min is None and self.max is None:
             raise ValueError("give `any`, `none`, `min` or `max`")
         return self
 
 
 class RecommendRequest(BaseModel):
-    """Who should be given how many items, and which."""
+    """A request for recommendations: for whom, how many, and among which items."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"history": ["50", "181"]}]})
-    history: list[str] | None = Field(None, description="item ids, oldest first; [] gives popular items. Or `user`.")
+    history: list[str] | None = Field(None, description="item ids, oldest first; [] returns popular items. Or `user`.")
     user: str | None = Field(None, description="a user id of the run's data, instead of `history`")
-    k: int = Field(10, ge=1, description="items wanted")
+    k: int = Field(10, ge=1, description="number of items")
     query: str | None = Field(None, description="free text, for a model that was trained to search by it")
-    allow: list[str] | None = Field(None, description="item ids, the only ones given")
-    deny: list[str] = Field([], description="item ids never given")
+    allow: list[str] | None = Field(None, description="item ids, the only ones returned")
+    deny: list[str] = Field([], description="item ids that are never returned")
     category: str | dict[str, str] | None = Field(
         None, description='a value of one of the items\' columns: "Comedy", or {"genres": "Comedy"}'
     )
@@ -43,12 +43,12 @@ class RecommendRequest(BaseModel):
         {}, description='column → constraint: {"year": {"min": 1990, "max": 1999}, "genres": {"none": ["Horror"]}}'
     )
     exclude_seen: bool | None = Field(
-        None, description="leave out items of the history; as the model was judged otherwise, which is mostly so"
+        None, description="exclude items of the history; by default as in the evaluation of the model, mostly true"
     )
 
 
 class BatchRecommendRequest(BaseModel):
-    """Several at once; if one of them is refused, all are."""
+    """Several requests; if one of them is refused, all are."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     requests: list[RecommendRequest] = Field(min_length=1)
@@ -69,33 +69,33 @@ class RecommendedItem(BaseModel):
     item_id: str
     title: str
     score: float = Field(description="log-probability among the catalogue's items, in nats")
-    share: float = Field(description="its part of the probability of the items listed here; they sum to 1")
+    share: float = Field(description="probability among the items of this list; they sum to 1")
 
 
 class Timing(BaseModel):
-    """Milliseconds."""
+    """Time of a request in milliseconds."""
 
-    prepared: float = Field(description="reading the request and writing the prompt")
-    waited: float = Field(description="for the model to be free")
+    prepared: float = Field(description="reading the request")
+    waited: float = Field(description="for the model")
     ranked: float = Field(description="the model and the search")
     total: float
 
 
 class RecommendResponse(BaseModel):
-    """The items for one request, best first; fewer than k where the filters leave fewer."""
+    """The items for one request, best first; fewer than k if the filters leave fewer."""
 
     request_id: str
     model: str
-    catalogue: str = Field(description="hash of the catalogue that the items are from")
+    catalogue: str = Field(description="hash of the catalogue of the items")
     ranked_by: Literal["model", "popularity"]
     items: list[RecommendedItem]
     unknown: list[str] = Field(description="item ids of the request that the catalogue lacks, 100 at most")
-    notes: list[str] = Field(description="what the request did not get as asked, and why")
+    notes: list[str] = Field(description="what the answer lacks, and why")
     timing_ms: Timing
 
 
 class BatchRecommendResponse(BaseModel):
-    """The answers of several requests, in order."""
+    """Answers of several requests, in order."""
 
     answers: list[RecommendResponse]
 
@@ -111,25 +111,25 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every error, in the form that clients of OpenAI's API know."""
+    """An error, in the form of OpenAI's API."""
 
     error: ErrorDetail
 
 
 class SwitchCatalogueRequest(BaseModel):
-    """The catalogue to give items of from now on."""
+    """The catalogue to switch to."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     hash: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256, as in its catalogue.json")
 
 
 class CataloguesResponse(BaseModel):
-    """Catalogues by hash."""
+    """The active catalogue and all known ones, by hash."""
 
-    catalogue: str = Field(description="the one that items are given of")
+    catalogue: str = Field(description="the active one")
     items: int
-    known: list[str] = Field(description="all that the server may be switched to")
-    skipped: list[str] = Field([], description="folders that are no catalogues, and why; for the admin's key alone")
+    known: list[str] = Field(description="all that the server can switch to")
+    skipped: list[str] = Field([], description="folders that are no catalogues, and why; only with the admin's key")
 
 
 class CatalogueItem(BaseModel):
@@ -137,32 +137,32 @@ class CatalogueItem(BaseModel):
 
     item_id: str
     title: str
-    code: str = Field(description="its code as the model writes it")
-    columns: dict[str, Any] = Field(description="all else that the catalogue says of it")
+    code: str = Field(description="its code, as the model generates it")
+    columns: dict[str, Any] = Field(description="all other columns of the catalogue")
 
 
 class ItemsResponse(BaseModel):
-    """Items in the order of the catalogue."""
+    """A page of items in the order of the catalogue."""
 
-    model_config = ConfigDict(ser_json_bytes="base64")  # a column may hold bytes that are no text
-    catalogue: str = Field(description="hash of the catalogue that the items are from")
-    total: int = Field(description="items in all, of which this is a part")
+    model_config = ConfigDict(ser_json_bytes="base64")  # a column may contain bytes that are no text
+    catalogue: str = Field(description="hash of the catalogue of the items")
+    total: int = Field(description="number of items on all pages")
     start: int
     items: list[CatalogueItem]
 
 
 class VersionResponse(BaseModel):
-    """What is running."""
+    """Versions, engine, model and catalogue of a server."""
 
-    version: str = Field(description="of vLLM where it serves, else of transformers")
+    version: str = Field(description="of vLLM, or of transformers")
     llmrec: str
     engine: str
     model: str
     catalogue: str
-    queries: bool = Field(description="whether the model was trained to take a `query`")
+    queries: bool = Field(description="whether the model was trained with queries")
 
 
-KINDS = {
+ERROR_TYPES = {
     400: "malformed_request",
     401: "wrong_key",
     403: "not_allowed",
@@ -180,15 +180,15 @@ KINDS = {
 
 
 class ApiError(LlmrecError):
-    """A request that is not answered: an HTTP status and a reason, which quotes no more of the client than names."""
+    """A refused request: an HTTP status and a message, which quotes only names and ids of the client."""
 
     def __init__(self, status: int, message: str, param: str | None = None, **headers: str) -> None:
-        """Refuse with a status of `KINDS`, about the field `param`; headers have underscores for hyphens."""
+        """Refuse with a status of `ERROR_TYPES`, because of the field `param`; headers have underscores for hyphens."""
         super().__init__(message)
         self.status, self.param = status, param
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self, request_id: str) -> JSONResponse:
-        """The response to send: a `ErrorResponse`."""
-        fault = {"message": str(self), "type": KINDS[self.status], "param": self.param, "code": self.status}
-        return JSONResponse({"error": {**fault, "request_id": request_id}}, self.status, self.headers)
+        """The HTTP response, an `ErrorResponse`."""
+        detail = {"message": str(self), "type": ERROR_TYPES[self.status], "param": self.param, "code": self.status}
+        return JSONResponse({"error": {**detail, "request_id": request_id}}, self.status, self.headers)

@@ -1,4 +1,4 @@
-"""The recommendation service: answers requests from one catalogue, and checks what comes back."""
+"""Recommendation service: answers requests with items of one catalogue, and checks the recommended items."""
 
 from __future__ import annotations
 
@@ -8,154 +8,155 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmrec.contracts import ItemSet, Request
+from llmrec.decode.filters import item_numbers
 from llmrec.decode.load import LoadedRecommender
 from llmrec.items.text import plain_text
 from llmrec.serve.dynamic_batching import DynamicBatching
-from llmrec.serve.lookup import Constraints, Users
+from llmrec.serve.lookup import ColumnIndex, Users
 from llmrec.serve.schemas import ApiError, RecommendedItem, RecommendRequest, RecommendResponse, Timing
 from llmrec.serve.settings import Limits
 from llmrec.tasks.templates import sanitize
 
-SHOWN = 100  # unknown items listed in an answer
+MAX_UNKNOWN = 100  # unknown items listed in an answer
 
 
 class RecommendationService:
-    """Answers requests from one catalogue of a model."""
+    """Answer requests with items of one catalogue."""
 
     def __init__(
-        self, name: str, opened: LoadedRecommender, engine: DynamicBatching, users: Users, limits: Limits
+        self, name: str, loaded: LoadedRecommender, engine: DynamicBatching, users: Users, limits: Limits
     ) -> None:
-        """Serve a recommender under a name for clients, run by an engine."""
-        self.name, self.opened, self.engine, self.users, self.limits = name, opened, engine, users, limits
-        self.catalogue = opened.catalogue
-        self._constraints = Constraints(self.catalogue)
-        self._popular = users.popular(self.catalogue)
+        """Serve a recommender on an engine; `name` is the model's name for clients."""
+        self.name, self.loaded, self.engine, self.users, self.limits = name, loaded, engine, users, limits
+        self.catalogue = loaded.catalogue
+        self._columns = ColumnIndex(self.catalogue)
+        self._popularity = users.item_popularity(self.catalogue)
         self._invalid = 0
 
-    async def answer(self, ask: RecommendRequest, request_id: str) -> RecommendResponse:
-        """The items for one request; `ApiError` where it cannot be answered as it is."""
+    async def answer(self, body: RecommendRequest, request_id: str) -> RecommendResponse:
+        """Answer one request; an ApiError if it cannot be answered."""
         begin = time.perf_counter()
-        self._check(ask)
-        request, unknown = self._request(ask)
+        self._check(body)
+        request, unknown = self._parse(body)
         by_model = bool(len(request.history) or request.words)
         prepared = time.perf_counter() - begin
         if by_model:
-            found = await self.engine.rank(self.opened.recommender, request, ask.k)
-            items, scores, waited, ranked = found.items, found.scores, found.waited, found.ranked
+            result = await self.engine.rank(self.loaded.recommender, request, body.k)
+            items, scores, waited, ranked = result.items, result.scores, result.waited, result.ranked
         else:
-            items, scores, waited, ranked = *self._by_popularity(request, ask.k), 0.0, 0.0
-        items, scores = self._checked(items, scores, request)
+            items, scores, waited, ranked = *self._rank_by_popularity(request, body.k), 0.0, 0.0
+        items, scores = self._drop_invalid(items, scores, request)
         seconds = (prepared, waited, ranked, time.perf_counter() - begin)
         return RecommendResponse(
             request_id=request_id,
             model=self.name,
             catalogue=self.catalogue.hash,
             ranked_by="model" if by_model else "popularity",
-            items=self._shown(items, scores),
-            unknown=unknown[:SHOWN],
-            notes=self._notes(ask, request, len(unknown), len(items)),
-            timing_ms=Timing(**dict(zip(Timing.model_fields, (round(1e3 * one, 3) for one in seconds), strict=True))),
+            items=self._response_items(items, scores),
+            unknown=unknown[:MAX_UNKNOWN],
+            notes=self._notes(body, request, len(unknown), len(items)),
+            timing_ms=Timing(**dict(zip(Timing.model_fields, (round(1e3 * each, 3) for each in seconds), strict=True))),
         )
 
     @property
     def takes_queries(self) -> bool:
-        """Whether the model reads words."""
-        return "words" in self.opened.recommender.reads
+        """Whether the model was trained with queries."""
+        return "words" in self.loaded.recommender.reads
 
     def take_invalid(self) -> int:
-        """Items that a recommender gave and that were no allowed ones, since this was last called."""
-        fresh, self._invalid = self._invalid, 0
-        return fresh
+        """Number of dropped invalid items since the last call."""
+        count, self._invalid = self._invalid, 0
+        return count
 
-    def _check(self, ask: RecommendRequest) -> None:
-        """Limits, and fields that exclude one another."""
-        limits, items = self.limits, len(self.catalogue.item_ids)
-        if (ask.history is None) == (ask.user is None):
-            raise ApiError(422, "say for whom: either `history` or `user`.", "history")
-        if ask.k > (most := min(limits.k, items)):
-            raise ApiError(422, f"k is {str(ask.k)[:20]}, but at most {most} items are given at a time.", "k")
-        for name, listed, most in (
-            ("history", ask.history, limits.history),
-            ("allow", ask.allow, limits.listed),
-            ("deny", ask.deny, limits.listed),
+    def _check(self, body: RecommendRequest) -> None:
+        """Check limits, and fields that exclude one another."""
+        limits, n_items = self.limits, len(self.catalogue.item_ids)
+        if (body.history is None) == (body.user is None):
+            raise ApiError(422, "send either `history` or `user`.", "history")
+        if body.k > (limit := min(limits.k, n_items)):
+            raise ApiError(422, f"k is {str(body.k)[:20]}, but at most {limit} items are returned at a time.", "k")
+        for field, ids, limit in (
+            ("history", body.history, limits.history),
+            ("allow", body.allow, limits.listed),
+            ("deny", body.deny, limits.listed),
         ):
-            if listed is not None and len(listed) > most:
-                raise ApiError(422, f"`{name}` lists {len(listed)} items, and {most} are the most: send fewer.", name)
-        if ask.query is not None and len(ask.query) > limits.query:
+            if ids is not None and len(ids) > limit:
+                raise ApiError(
+                    422, f"`{field}` lists {len(ids)} items, but at most {limit} are allowed: send fewer.", field
+                )
+        if body.query is not None and len(body.query) > limits.query:
             raise ApiError(422, f"`query` has more than {limits.query} characters: shorten it.", "query")
-        if ask.query is not None and not self.takes_queries:
+        if body.query is not None and not self.takes_queries:
             raise ApiError(
                 422,
-                "this model was not trained with queries, and words that it never saw would only disturb it. Leave "
-                "`query` out and narrow the items down by `category`, `where` or `allow`, or train with the task "
-                "`item_search`.",
+                "this model was not trained with queries, which would only disturb it. Leave `query` out and filter "
+                "items by `category`, `where` or `allow`, or train with the task `item_search`.",
                 "query",
             )
 
-    def _request(self, ask: RecommendRequest) -> tuple[Request, list[str]]:
-        """A request in item numbers, and the item ids that the catalogue lacks."""
-        history = self.users.history(ask.user) if ask.user is not None else ask.history or []
+    def _parse(self, body: RecommendRequest) -> tuple[Request, list[str]]:
+        """A request in item numbers, and the unknown item ids."""
+        history = self.users.history(body.user) if body.user is not None else body.history or []
         seen, unknown = self._numbers(history, "history")
-        denied, more = self._numbers(ask.deny, None)
-        allowed, others = self._numbers(ask.allow, "allow") if ask.allow is not None else (None, [])
-        excluded = self.opened.exclude_seen if ask.exclude_seen is None else ask.exclude_seen
-        hidden = np.unique(np.array([*denied, *(seen if excluded else ())], np.int64))
-        constrained = self._constraints.items(ask.category, ask.where)
-        only: np.ndarray | ItemSet | None = constrained
+        denied, unknown_denied = item_numbers(self.catalogue, body.deny)
+        allowed, unknown_allowed = self._numbers(body.allow, "allow") if body.allow is not None else (None, [])
+        excluded = self.loaded.exclude_seen if body.exclude_seen is None else body.exclude_seen
+        denied_items = np.unique(np.array([*denied, *(seen if excluded else ())], np.int64))
+        constrained = self._columns.items(body.category, body.where)
+        allowed_items: np.ndarray | ItemSet | None = constrained
         if allowed is not None:
             listed = np.unique(np.array(allowed, np.int64))
-            only = listed[constrained.mask[listed]] if constrained else listed
-        words = sanitize(plain_text(ask.query)) if ask.query else ""
-        return Request(seen, words=words, user=ask.user or "", allowed=only, denied=hidden), [*unknown, *more, *others]
+            allowed_items = listed[constrained.mask[listed]] if constrained else listed
+        words = sanitize(plain_text(body.query)) if body.query else ""
+        request = Request(seen, words=words, user=body.user or "", allowed=allowed_items, denied=denied_items)
+        return request, [*unknown, *unknown_denied, *unknown_allowed]
 
-    def _numbers(self, ids: Sequence[str], fatal: str | None) -> tuple[list[int], list[str]]:
-        """Item numbers of known ids, and the unknown ids; where all are unknown and that is fatal, a refusal."""
-        known = self.catalogue.item_number
-        unknown = [one for one in ids if one not in known]
-        if fatal and unknown and len(unknown) == len(ids):
-            shown = ", ".join(f"'{one[:64]}'" for one in unknown[:5]) + ("…" if len(unknown) > 5 else "")
-            raise ApiError(422, f"the catalogue has no item of `{fatal}`: {shown}", fatal)
-        return [known[one] for one in ids if one in known], unknown
+    def _numbers(self, ids: Sequence[str], field: str) -> tuple[list[int], list[str]]:
+        """Item numbers of the known ids, and the unknown ids; an ApiError if all are unknown."""
+        numbers, unknown = item_numbers(self.catalogue, ids)
+        if unknown and not numbers:
+            shown = ", ".join(f"'{each[:64]}'" for each in unknown[:5]) + ("…" if len(unknown) > 5 else "")
+            raise ApiError(422, f"the catalogue has no item of `{field}`: {shown}", field)
+        return numbers, unknown
 
-    def _by_popularity(self, request: Request, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items that most users have, ties in the order of the catalogue; scores are log-shares of all users."""
-        if not len(self._popular):
+    def _rank_by_popularity(self, request: Request, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items by number of users, ties in the order of the catalogue; scores are the log of their fraction."""
+        if not len(self._popularity):
             raise ApiError(
                 422,
-                "the history is empty, and this model was served without data to tell popular items from.",
+                "the history is empty, and the server has no data to find popular items with.",
                 "history",
             )
-        items = np.argsort(-self._popular, kind="stable")
-        items = items[request.permits(items) & (self._popular[items] > 0)][:k]
-        return items, np.log(self._popular[items] / max(1, self._popular.sum()))
+        items = np.argsort(-self._popularity, kind="stable")
+        items = items[request.permits(items) & (self._popularity[items] > 0)][:k]
+        return items, np.log(self._popularity[items] / max(1, self._popularity.sum()))
 
-    def _checked(self, items: np.ndarray, scores: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """What may be given. Recommenders give nothing else; what one gave all the same is counted, never shown."""
-        given = items >= 0
-        items, scores = items[given], scores[given]
+    def _drop_invalid(self, items: np.ndarray, scores: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Drop and count items that are not allowed, or repeated; recommenders should return none."""
+        items, scores = items[items >= 0], scores[items >= 0]
         last = len(self.catalogue.item_ids) - 1
-        fine = (items <= last) & request.permits(np.minimum(items, last))
-        first = np.zeros(len(items), bool)
-        first[np.unique(items, return_index=True)[1]] = True
-        self._invalid += int((~(fine & first)).sum())
-        return items[fine & first], scores[fine & first]
+        valid = np.zeros(len(items), bool)
+        valid[np.unique(items, return_index=True)[1]] = True
+        valid &= (items <= last) & request.permits(np.minimum(items, last))
+        self._invalid += int((~valid).sum())
+        return items[valid], scores[valid]
 
-    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[RecommendedItem]:
+    def _response_items(self, items: np.ndarray, scores: np.ndarray) -> list[RecommendedItem]:
         ids, titles = self.catalogue.item_ids, self.catalogue.titles
         share = np.exp(scores - scores.max(initial=-np.inf)) if len(scores) else scores
         share = share / share.sum() if len(share) else share
         rows = zip(items.tolist(), scores.tolist(), share.tolist(), strict=True)
-        return [RecommendedItem(item_id=ids[at], title=titles[at], score=score, share=part) for at, score, part in rows]
+        return [RecommendedItem(item_id=ids[i], title=titles[i], score=score, share=part) for i, score, part in rows]
 
-    def _notes(self, ask: RecommendRequest, request: Request, unknown: int, given: int) -> list[str]:
-        notes, most = [], self.opened.recommender.reads_items
+    def _notes(self, body: RecommendRequest, request: Request, n_unknown: int, n_items: int) -> list[str]:
+        notes, limit = [], self.loaded.recommender.reads_items
         if not len(request.history) and not request.words:
             notes.append("the history is empty, so these are the items that most users have")
-        elif most is not None and len(request.history) > most:
-            notes.append(f"the model read the newest {most} of {len(request.history)} items of the history")
-        notes += self.opened.recommender.notes(request)
-        if unknown:
-            notes.append(f"{unknown} item(s) of the request are not in the catalogue and were left out")
-        if given < ask.k:
-            notes.append(f"the filters leave {given} of the {ask.k} items wanted")
+        elif limit is not None and len(request.history) > limit:
+            notes.append(f"the model read the newest {limit} of {len(request.history)} items of the history")
+        notes += self.loaded.recommender.notes(request)
+        if n_unknown:
+            notes.append(f"{n_unknown} item(s) of the request are not in the catalogue and were left out")
+        if n_items < body.k:
+            notes.append(f"the filters leave {n_items} of the {body.k} items asked for")
         return notes

@@ -29,17 +29,17 @@ log = logging.getLogger("vllm.llmrec.catalogues")
 
 
 class ConcurrencyLimiter:
-    """Limits the requests in flight, and is closed when the server stops."""
+    """Limits the requests in flight; closed when the server stops."""
 
-    def __init__(self, room: int) -> None:
-        """Open, with room for so many requests."""
-        self.room, self.in_flight, self.closed = room, 0, False
+    def __init__(self, limit: int) -> None:
+        """Allow so many requests in flight."""
+        self.limit, self.in_flight, self.closed = limit, 0, False
 
     @contextlib.contextmanager
     def acquire(self, requests: int) -> Iterator[None]:
-        """Count some requests as in flight while the block lasts; `ApiError` where there is no room for them."""
-        if self.in_flight and self.in_flight + requests > self.room:
-            raise ApiError(429, f"{self.in_flight} requests are being worked on already: ask again.", Retry_After="1")
+        """Count requests as in flight inside a `with` block; an ApiError above the limit."""
+        if self.in_flight and self.in_flight + requests > self.limit:
+            raise ApiError(429, f"{self.in_flight} requests are in flight already: ask again.", Retry_After="1")
         self.in_flight += requests
         try:
             yield
@@ -48,7 +48,7 @@ class ConcurrencyLimiter:
 
 
 class ServerState:
-    """The model, the service for the catalogue in use, and how to switch to another."""
+    """The model, the service of the active catalogue, and how to switch to another."""
 
     def __init__(
         self,
@@ -57,72 +57,75 @@ class ServerState:
         engines: Callable[[Path], EngineFactory] = transformers_engine_factory,
         limiter: ConcurrencyLimiter | None = None,
     ) -> None:
-        """Open a run or an export with the catalogue that its model was trained on.
+        """Load a run or an export with the catalogue that its model was trained on.
 
         Args:
             engine: runs recommenders.
-            engines: what runs the language model of a folder.
+            engines: (model folder) → engines of its language model.
         """
         self.settings, self.engine = settings, engine
         self.limiter = limiter or ConcurrencyLimiter(settings.limits.concurrency)
         options = LoadOptions(engines, settings.limits.beams)
         self._models = RecommenderFolder(settings.run, describe(settings.run), options)
-        self._users, self._moving, self._told = Users(settings.users()), asyncio.Lock(), 0
-        self._skipped: dict[Path, str] = {}  # folders that the log has, with reasons
-        self.service = self._first = self._serve(self._models.for_catalogue())
+        self._users, self._lock, self._state_time = Users(settings.users()), asyncio.Lock(), 0
+        self._skipped: dict[Path, str] = {}  # folders that were logged, with reasons
+        self.service = self._initial = self._service_of(self._models.for_catalogue())
 
-    async def now(self) -> RecommendationService:
-        """The service that answers. `ApiError` where another process changed it and this one cannot follow."""
+    async def current_service(self) -> RecommendationService:
+        """The active service, after a switch by another process too; an ApiError if that switch fails here."""
         state = self.settings.state
-        if state is not None and state.is_file() and state.stat().st_mtime_ns != self._told:
-            async with self._moving:
-                told = state.stat().st_mtime_ns
-                if told != self._told:  # else another request has moved while this one waited
+        if state is not None and state.is_file() and state.stat().st_mtime_ns != self._state_time:
+            async with self._lock:
+                modified = state.stat().st_mtime_ns
+                if modified != self._state_time:  # else another request has switched meanwhile
                     try:
-                        await self._move(state.read_text(encoding="utf-8").strip())
+                        await self._activate(state.read_text(encoding="utf-8").strip())
                     except LlmrecError as error:
-                        log.error("cannot change to the catalogue of the other processes: %s", error)
+                        log.error("cannot switch to the catalogue of the other processes: %s", error)
                         raise ApiError(503, "the catalogue is being changed: ask again.", Retry_After="1") from error
-                    self._told = told
+                    self._state_time = modified
         return self.service
 
-    async def switch(self, wanted: str) -> CataloguesResponse:
-        """Give items of another catalogue; requests in flight finish on theirs.
+    async def switch(self, digest: str) -> CataloguesResponse:
+        """Switch to another catalogue; requests in flight finish with the old one.
 
         Raises:
-            Refused: it is not known, not intact, or not one of this model; or other processes cannot be told.
+            ApiError: it is unknown, damaged or of another model, or the state file cannot be written.
         """
-        async with self._moving:
-            before = self.service
-            await self._move(wanted)
+        async with self._lock:
+            previous = self.service
+            await self._activate(digest)
             if self.settings.state is not None:
                 try:
-                    write_text(self.settings.state, wanted)
-                    self._told = self.settings.state.stat().st_mtime_ns
+                    write_text(self.settings.state, digest)
+                    self._state_time = self.settings.state.stat().st_mtime_ns
                 except (LlmrecError, OSError) as error:
-                    self.service = before
-                    log.error("the catalogue stays as it was: %s", error)
-                    reason = "the server cannot write down which catalogue it uses, so nothing was changed"
+                    self.service = previous
+                    log.error("the catalogue was not changed: %s", error)
+                    reason = "the server cannot write its state file, so the catalogue was not changed"
                     raise ApiError(500, f"{reason}: its log has more.") from error
         return await self.catalogues(admin=True)
 
     async def catalogues(self, admin: bool) -> CataloguesResponse:
-        """The catalogue in use and those that are known; for an admin, also the folders that were skipped."""
-        service = await self.now()
-        found = await asyncio.to_thread(catalogue_registry.scan, catalogue_registry.roots())
-        if found.skipped and found.skipped != self._skipped:
-            log.warning("skipped catalogue folders: " + "; ".join(f"{at}: {why}" for at, why in found.skipped.items()))
-        self._skipped = found.skipped
+        """The active catalogue and all known ones; for an admin, also the skipped folders."""
+        service = await self.current_service()
+        registry = await asyncio.to_thread(catalogue_registry.scan, catalogue_registry.roots())
+        if registry.skipped and registry.skipped != self._skipped:
+            log.warning(
+                "skipped catalogue folders: "
+                + "; ".join(f"{folder}: {reason}" for folder, reason in registry.skipped.items())
+            )
+        self._skipped = registry.skipped
         return CataloguesResponse(
             catalogue=service.catalogue.hash,
             items=len(service.catalogue.item_ids),
-            known=list(found.known),
-            skipped=[f"{folder.name}: {reason}" for folder, reason in found.skipped.items()] if admin else [],
+            known=list(registry.known),
+            skipped=[f"{folder.name}: {reason}" for folder, reason in registry.skipped.items()] if admin else [],
         )
 
     async def version(self) -> VersionResponse:
-        """What is running."""
-        service, engine = await self.now(), self.engine.name
+        """Versions, engine, model and catalogue."""
+        service, engine = await self.current_service(), self.engine.name
         return VersionResponse(
             version=_version(engine),
             llmrec=__version__,
@@ -132,47 +135,48 @@ class ServerState:
             queries=service.takes_queries,
         )
 
-    async def _move(self, wanted: str) -> None:
-        if wanted == self.service.catalogue.hash:
+    async def _activate(self, digest: str) -> None:
+        if digest == self.service.catalogue.hash:
             return
         try:
-            service = await asyncio.to_thread(self._other, wanted)
-            # every process has it loaded before a client waits for it
-            await self.engine.rank(service.opened.recommender, Request(), 1)
+            service = await asyncio.to_thread(self._load, digest)
+            # a first request now, so that no client waits for loading
+            await self.engine.rank(service.loaded.recommender, Request(), 1)
         except ApiError:
             raise
         except LlmrecError as error:
             raise ApiError(422, str(error), "hash") from error
         self.service = service
 
-    def _other(self, wanted: str) -> RecommendationService:
-        """The service for another catalogue that the server knows."""
-        if wanted == self._first.catalogue.hash:
-            return self._first
-        (folder, catalogue), trained = catalogue_registry.load_by_hash(wanted), self._first.catalogue
+    def _load(self, digest: str) -> RecommendationService:
+        """The service of a known catalogue."""
+        if digest == self._initial.catalogue.hash:
+            return self._initial
+        (folder, catalogue), trained = catalogue_registry.load_by_hash(digest), self._initial.catalogue
         check_codes(catalogue, trained)
-        if trained.hash not in catalogue.lineage:  # made in another way than by adding items, with the same codes
+        if trained.hash not in catalogue.lineage:  # not made by adding items, but with the same codes
             catalogue = replace(catalogue, extends=trained.lineage)
-        return self._serve(self._models.for_catalogue(folder, catalogue))
+        return self._service_of(self._models.for_catalogue(folder, catalogue))
 
-    def _serve(self, opened: LoadedRecommender) -> RecommendationService:
-        return RecommendationService(self.settings.name, opened, self.engine, self._users, self.settings.limits)
+    def _service_of(self, loaded: LoadedRecommender) -> RecommendationService:
+        return RecommendationService(self.settings.name, loaded, self.engine, self._users, self.settings.limits)
 
 
 def check_codes(catalogue: Catalogue, trained: Catalogue) -> None:
-    """Refuse a catalogue whose codes would mean nothing to the model, though its tokens are the same.
+    """Refuse a catalogue with the model's tokens but other codes.
 
     Raises:
-        ModelError: it shares no item with the one that the model was trained on, or gives one another code.
+        ModelError: it shares no item with the catalogue of training, or an item has another code.
     """
     codes = dict(zip(trained.item_ids, trained.code_texts, strict=True))
-    shared = [(one, code) for one, code in zip(catalogue.item_ids, catalogue.code_texts, strict=True) if one in codes]
-    moved = [one for one, code in shared if codes[one] != code]
-    if moved or not shared:
-        what = f"gives {len(moved)} of them other codes, such as '{moved[0]}'" if moved else "shares none of them"
+    new = dict(zip(catalogue.item_ids, catalogue.code_texts, strict=True))
+    shared = [item for item in new if item in codes]
+    changed = [item for item in shared if codes[item] != new[item]]
+    if changed or not shared:
+        problem = f"gives {len(changed)} of them other codes, such as '{changed[0]}'" if changed else "has none of them"
         raise ModelError(
-            f"the catalogue {catalogue.hash[:12]}… is not of this model: the model was trained on "
-            f"{len(codes)} items, and it {what}. Make one that keeps the old codes (`model.init_from` in a recipe)."
+            f"the catalogue {catalogue.hash[:12]}… is not of this model: the model was trained on {len(codes)} items, "
+            f"and it {problem}. Make one that keeps the old codes (`model.init_from` in a recipe)."
         )
 
 

@@ -65,7 +65,7 @@ def test_a_category_is_the_items_that_have_it(client, recommender):
     for category in ("western", "Western ", {"kind": "western"}):
         answer = ask(client, history=["i1"], k=20, category=category)
         assert_same(pairs(answer), truth)
-        assert answer["notes"] == [f"the filters leave {len(westerns)} of the 20 items wanted"]
+        assert answer["notes"] == [f"the filters leave {len(westerns)} of the 20 items asked for"]
     both = ask(client, history=["i1"], category="western", allow=[*westerns[:2], "i1"])
     assert {item["item_id"] for item in both["items"]} == set(westerns[:2])
 
@@ -99,7 +99,7 @@ def test_unknown_items_are_listed_and_left_out(client, recommender):
 
 def test_filters_that_leave_nothing_give_nothing_and_say_so(client):
     answer = ask(client, history=["i1"], allow=["i1"])
-    assert answer["items"] == [] and answer["notes"] == ["the filters leave 0 of the 10 items wanted"]
+    assert answer["items"] == [] and answer["notes"] == ["the filters leave 0 of the 10 items asked for"]
 
 
 def test_many_at_once_get_what_each_gets_alone(address, client):
@@ -152,7 +152,7 @@ def test_the_openai_package_is_a_client_and_raises_its_own_errors(address, recom
     with pytest.raises(openai.UnprocessableEntityError, match="k is 99") as refused:
         client.post("/recommendations", body={"history": ["i1"], "k": 99}, cast_to=dict)
     assert refused.value.param == "k" and refused.value.type == "bad_request"
-    with pytest.raises(openai.AuthenticationError, match="show the server's key"):
+    with pytest.raises(openai.AuthenticationError, match="send the server's key"):
         openai.OpenAI(base_url=f"{address}/v1", api_key="wrong").post("/recommendations", body={}, cast_to=dict)
     with pytest.raises(openai.NotFoundError, match="--engine vllm"):
         client.completions.create(model="films", prompt="x")
@@ -165,7 +165,7 @@ def test_openapi_documents_every_route_and_field(client):
     assert {"200", "400", "401", "413", "422", "429", "503"} <= set(route["responses"])
     scheme = spec["components"]["securitySchemes"][next(iter(route["security"][0]))]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
-    fields = spec["components"]["schemas"]["Ask"]["properties"]
+    fields = spec["components"]["schemas"]["RecommendRequest"]["properties"]
     assert set(fields) == {"history", "user", "k", "query", "allow", "deny", "category", "exclude_seen", "where"}
     for example in route["requestBody"]["content"]["application/json"]["examples"].values():
         sent = client.post("/v1/recommendations", json=example["value"])

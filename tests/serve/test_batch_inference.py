@@ -40,7 +40,9 @@ def test_everybody_gets_what_each_would_be_given(served, whole):
 
 def test_killed_work_goes_on_and_two_processes_write_the_same_file(served, whole, tmp_path):
     out = tmp_path / "recs.parquet"
-    script = "from llmrec.serve.batch_inference import *; recommend_all(Job(Path({!r}), Path({!r}), k=5, shard=16))"
+    script = (
+        "from llmrec.serve.batch_inference import *; recommend_all(BatchJob(Path({!r}), Path({!r}), k=5, shard=16))"
+    )
     command = [sys.executable, "-c", script.format(str(served.run), str(out))]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     parts = out.with_name("recs.parquet.parts")
@@ -65,9 +67,9 @@ def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
     out = tmp_path / "recs.parquet"
     parts = out.with_name("recs.parquet.parts")
     with pytest.raises(KeyboardInterrupt):
-        recommend_all(BatchJob(served.run, out, k=3, shard=16), tell=_stop)
+        recommend_all(BatchJob(served.run, out, k=3, shard=16), progress=_stop)
     assert len(list(parts.glob("0*.parquet"))) == 1
-    with pytest.raises(RunError, match=r"holds half of another job .* --force"):
+    with pytest.raises(RunError, match=r"holds shards of another job .* --force"):
         recommend_all(BatchJob(served.run, out, k=4, shard=16))
     assert recommend_all(BatchJob(served.run, out, k=4, shard=16, force=True)) == 60
     assert pq.read_table(out)["rank"].to_pylist() == [1, 2, 3, 4] * 60
@@ -77,7 +79,7 @@ def test_half_of_another_job_is_not_mixed_in(served, tmp_path):
 def test_a_file_that_is_there_is_not_written_over_unasked(served, whole, tmp_path):
     out = tmp_path / "recs.parquet"
     out.write_text("mine")
-    with pytest.raises(RunError, match=r"recs\.parquet is there already\. .*--force"):
+    with pytest.raises(RunError, match=r"recs\.parquet exists already\. .*--force"):
         recommend_all(BatchJob(served.run, out, k=5, shard=16))
     assert out.read_text() == "mine" and list(tmp_path.iterdir()) == [out]
     recommend_all(BatchJob(served.run, out, k=5, shard=16, force=True))
@@ -91,7 +93,7 @@ def test_a_folder_of_other_files_is_not_taken_for_shards(served, tmp_path, held,
     parts.mkdir()
     for name, content in held.items():
         (parts / name).write_text(content)
-    with pytest.raises(RunError, match="holds other files"):
+    with pytest.raises(RunError, match="contains other files"):
         recommend_all(BatchJob(served.run, tmp_path / "recs.parquet", k=5, force=force))
     assert {path.name: path.read_text() for path in parts.iterdir()} == held
 
@@ -102,7 +104,7 @@ def test_what_is_put_beside_shards_outlives_them(served, tmp_path):
     def put(done):
         (tmp_path / "recs.parquet.parts" / "mine.txt").write_text("kept")
 
-    recommend_all(BatchJob(served.run, out, k=3, shard=16), tell=put)
+    recommend_all(BatchJob(served.run, out, k=3, shard=16), progress=put)
     assert [path.name for path in (tmp_path / "recs.parquet.parts").iterdir()] == ["mine.txt"]
 
 
@@ -121,9 +123,9 @@ def test_half_of_a_job_with_other_lists_is_not_mixed_in(served, tmp_path):
     run, out = tmp_path / "run", tmp_path / "recs.parquet"
     shutil.copytree(served.run, run)
     with pytest.raises(KeyboardInterrupt):
-        recommend_all(BatchJob(run, out, k=3, shard=16), tell=_stop)
+        recommend_all(BatchJob(run, out, k=3, shard=16), progress=_stop)
     (run / "recipe.yaml").write_text(dump(recipe_of(run, ["evaluate.beams=49"])))
-    with pytest.raises(RunError, match="holds half of another job"):
+    with pytest.raises(RunError, match="holds shards of another job"):
         recommend_all(BatchJob(run, out, k=3, shard=16))
 
 
@@ -134,5 +136,5 @@ def _stop(done):
 def test_what_cannot_be_done_is_refused(served, tmp_path):
     with pytest.raises(RequestError, match="k must be between 1 and the catalogue's 40 items"):
         recommend_all(BatchJob(served.run, tmp_path / "a.parquet", k=41))
-    with pytest.raises(RequestError, match="holds no users"):
+    with pytest.raises(RequestError, match="has no users"):
         recommend_all(BatchJob(export(served.run, tmp_path / "export"), tmp_path / "b.parquet"))

@@ -99,11 +99,11 @@ def test_a_hostile_title_is_data(address, served):
 
 def test_a_request_finishes_on_the_catalogue_that_it_came_in_on(state, served):
     async def scene():
-        service = await state.now()
+        service = await state.current_service()
         slow = asyncio.create_task(service.answer(RecommendRequest(history=["i7"], k=40), "slow"))
         await asyncio.sleep(0)
         await state.switch(served.second)
-        fresh = await (await state.now()).answer(RecommendRequest(history=["i7"], k=10), "fresh")
+        fresh = await (await state.current_service()).answer(RecommendRequest(history=["i7"], k=10), "fresh")
         return await slow, fresh
 
     slow, fresh = asyncio.run(scene())
@@ -115,7 +115,7 @@ def test_a_catalogue_of_another_model_is_refused_though_its_tokens_are_the_same(
     async def scene():
         with pytest.raises(Exception, match="gives 40 of them other codes, such as 'i0'"):
             await state.switch(served.foreign)
-        return (await state.now()).catalogue.hash
+        return (await state.current_service()).catalogue.hash
 
     assert asyncio.run(scene()) == served.first
 
@@ -125,9 +125,9 @@ def test_a_switch_that_cannot_be_written_down_changes_nothing(served, tmp_path):
     state = opened(served.run, state=tmp_path / "file" / "catalogue")
 
     async def scene():
-        with pytest.raises(ApiError, match="nothing was changed") as refused:
+        with pytest.raises(ApiError, match="was not changed") as refused:
             await state.switch(served.second)
-        return refused.value, (await state.now()).catalogue.hash
+        return refused.value, (await state.current_service()).catalogue.hash
 
     refused, now = asyncio.run(scene())
     assert now == served.first and refused.status == 500 and str(tmp_path) not in str(refused)
@@ -139,9 +139,9 @@ def test_several_processes_of_a_server_change_together(served, state, tmp_path):
 
     async def scene():
         await one.switch(served.second)
-        first = (await other.now()).catalogue.hash
+        first = (await other.current_service()).catalogue.hash
         await other.switch(served.first)
-        return first, (await one.now()).catalogue.hash
+        return first, (await one.current_service()).catalogue.hash
 
     assert asyncio.run(scene()) == (served.second, served.first)
 
@@ -150,7 +150,7 @@ def test_a_process_that_cannot_follow_says_come_again_and_no_path(served, tmp_pa
     state = opened(served.run, state=tmp_path / "catalogue")
     (tmp_path / "catalogue").write_text("f" * 64)
     with pytest.raises(ApiError) as refused:
-        asyncio.run(state.now())
+        asyncio.run(state.current_service())
     assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "1"}
     assert str(served.run) not in str(refused.value)
 
@@ -158,7 +158,7 @@ def test_a_process_that_cannot_follow_says_come_again_and_no_path(served, tmp_pa
 def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_is_tried_again(served, tmp_path):
     state, tries = opened(served.run, state=tmp_path / "catalogue"), []
     (tmp_path / "catalogue").write_text(served.second)
-    follow = state._move
+    follow = state._activate
 
     async def failing(wanted):
         tries.append(wanted)
@@ -166,12 +166,12 @@ def test_who_asks_while_a_process_follows_gets_the_new_catalogue_and_a_failure_i
             raise ApiError(422, "the disk hung", "hash")
         await follow(wanted)
 
-    state._move = failing
+    state._activate = failing
 
     async def scene():
         with pytest.raises(ApiError):
-            await state.now()
-        services = await asyncio.gather(state.now(), state.now(), state.now())
+            await state.current_service()
+        services = await asyncio.gather(state.current_service(), state.current_service(), state.current_service())
         return {service.catalogue.hash for service in services}
 
     assert asyncio.run(scene()) == {served.second}

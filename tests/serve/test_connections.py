@@ -72,7 +72,7 @@ def test_a_kind_of_line_is_logged_once_a_minute_with_the_number_of_those_that_we
     assert logged("another") == "another"
     time.sleep(0.06)
     assert logged("out of files") == "out of files (and 5 times more since the last such line)"
-    assert all(logged(f"kind {number}") for number in range(300)) and len(limit._seen) <= 100
+    assert all(logged(f"kind {number}") for number in range(300)) and len(limit._last) <= 100
 
 
 def test_requests_that_a_stop_cuts_off_are_no_traceback_in_the_log():

@@ -13,7 +13,7 @@ from serving import ADMIN, CLIENT, KEY
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.access import Keys
 from llmrec.serve.app import build
-from llmrec.serve.lookup import page
+from llmrec.serve.lookup import items_page
 from llmrec.serve.settings import Settings
 
 
@@ -65,5 +65,5 @@ def test_columns_of_any_type_can_be_shown(served):
     count, values = catalogue.items.num_rows, [b"\xff\xfe", float("nan"), [{"a": b"\x80"}], datetime(2020, 1, 2), 2**60]
     for number, value in enumerate(values):
         items = catalogue.items.append_column(f"x{number}", pa.array([value] * count))
-        shown = page(replace(catalogue, items=items), 0, 1).model_dump_json()
+        shown = items_page(replace(catalogue, items=items), 0, 1).model_dump_json()
         assert f"x{number}" in json.loads(shown)["items"][0]["columns"]

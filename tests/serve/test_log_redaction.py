@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from llmrec.serve.log_redaction import ErrorRedactor, place
+from llmrec.serve.log_redaction import ErrorRedactor, error_location
 
 SECRET = "my-diary-says"
 
@@ -27,11 +27,11 @@ def test_an_error_of_a_request_is_logged_by_kind_and_place(said):
     except KeyError as error:
         found, where = (
             said("uvicorn.error", "Exception in ASGI application", error=(KeyError, error, None)),
-            place(error),
+            error_location(error),
         )
         mine = said("vllm.entrypoints.openai.chat", f"no {SECRET}", error=(KeyError, error, error.__traceback__))
-    assert where.startswith(__file__) and found == mine == f"KeyError at {where}, said at {__file__}:7"
-    assert said("vllm.entrypoints.openai.chat", "Error with model %s", SECRET) == f"an error, said at {__file__}:7"
+    assert where.startswith(__file__) and found == mine == f"KeyError at {where}, logged at {__file__}:7"
+    assert said("vllm.entrypoints.openai.chat", "Error with model %s", SECRET) == f"an error, logged at {__file__}:7"
 
 
 def test_the_address_of_a_websocket_is_not_logged():

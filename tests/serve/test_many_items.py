@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from serving import CLIENT, KEY
 
 import llmrec
-from llmrec.decode import description, opened
+from llmrec.decode import load, recommender_spec
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.serve.access import Keys
 from llmrec.serve.app import build
@@ -52,15 +52,15 @@ def folder(rows, tmp_path_factory):
     np.save(root / "vectors" / "vectors.npy", np.random.default_rng(1).normal(size=(COUNT, 8)))
     about = {"format": 1, "name": "films", "exclude_seen": True, "catalogue": "catalogue"}
     node = {"kind": "dot-product", "folder": "vectors"}
-    description.write_spec(root, about | {"recommender": node})
+    recommender_spec.write_spec(root, about | {"recommender": node})
     return root
 
 
 @pytest.fixture(scope="module")
 def client(folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(opened.KINDS, "dot-product", dot_product)
-        patch.setitem(description.NODES, "dot-product", dict[str, str])
+        patch.setitem(load.KINDS, "dot-product", dot_product)
+        patch.setitem(recommender_spec.NODES, "dot-product", dict[str, str])
         client = TestClient(build(Settings(run=folder), Keys(KEY, None)), headers=CLIENT)
         client.recommender = llmrec.load(folder)
     with client:

@@ -26,7 +26,7 @@ from llmrec.export import export
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.vocabulary import MENTION
 from llmrec.serve.settings import Settings
-from llmrec.serve.settings import command as start_command
+from llmrec.serve.settings import vllm_command as start_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:the filters leave:UserWarning")
 SECRET = "my-diary-says"

@@ -41,21 +41,21 @@ def answered(service, **body):
 
 
 def prompt(service, history, words):
-    return service.opened.recommender.prompt(Request(history, words=words))
+    return service.loaded.recommender.prompt(Request(history, words=words))
 
 
 def test_prompts_with_a_query_are_wordings_that_the_model_was_trained_on(service):
     codes, words = service.catalogue.code_texts, "I would like western this time."
     assert prompt(service, [], words) == encode(
-        service.opened.recommender.tokenizer, f"A visitor types: {words} Show the item that answers it. "
+        service.loaded.recommender.tokenizer, f"A visitor types: {words} Show the item that answers it. "
     )
     both = f"The customer, who has {codes[3]}{codes[4]} already, now says: {words} Recommend one thing. "
-    assert prompt(service, [3, 4], words) == encode(service.opened.recommender.tokenizer, both)
+    assert prompt(service, [3, 4], words) == encode(service.loaded.recommender.tokenizer, both)
 
 
 @pytest.mark.parametrize("query", HOSTILE)
 def test_a_hostile_query_adds_no_item_turn_or_control_token(service, query):
-    tokenizer, catalogue = service.opened.recommender.tokenizer, service.catalogue
+    tokenizer, catalogue = service.loaded.recommender.tokenizer, service.catalogue
     special = {*catalogue.tokens, "<|item|>", *tokenizer.all_special_tokens}
     plain, mine = [tokenizer.convert_ids_to_tokens(prompt_of(service, text)) for text in ("a film", query)]
     assert [token for token in mine if token in special] == [token for token in plain if token in special]
@@ -64,8 +64,8 @@ def test_a_hostile_query_adds_no_item_turn_or_control_token(service, query):
 
 def prompt_of(service, query):
     """The prompt that a request's query is put into."""
-    request, _ = service._request(RecommendRequest(history=["i3", "i4"], query=query))
-    return service.opened.recommender.prompt(request)
+    request, _ = service._parse(RecommendRequest(history=["i3", "i4"], query=query))
+    return service.loaded.recommender.prompt(request)
 
 
 def test_a_query_alone_is_enough_and_blanks_are_none(service):

@@ -66,7 +66,7 @@ def test_keys_that_no_client_can_send_are_refused_without_naming_them(refusal, n
 def test_blanks_around_a_key_are_no_part_of_it(monkeypatch):
     monkeypatch.setenv(API_KEY, " one , two\n")
     keys = Keys.from_environment()
-    assert keys.opens("Bearer one") and keys.opens("Bearer two") and not keys.opens("Bearer ")
+    assert keys.accept("Bearer one") and keys.accept("Bearer two") and not keys.accept("Bearer ")
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "", "a" * 70, "a..b", "x\0y", "2001:db8::1", "\udcff"])
@@ -85,7 +85,7 @@ def _bound(host):
     ("number", "says"), [(errno.EACCES, "below 1024"), (errno.EADDRINUSE, "another port"), (errno.EMFILE, "Too many")]
 )
 def test_each_reason_why_a_port_cannot_be_had_has_its_remedy(number, says):
-    with pytest.raises(RunError, match=says), access._explained("127.0.0.1", 80):
+    with pytest.raises(RunError, match=says), access._explain_error("127.0.0.1", 80):
         raise OSError(number, os.strerror(number))
 
 

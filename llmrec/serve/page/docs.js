@@ -63,7 +63,7 @@ function show(document_) {
   for (const [path, methods] of Object.entries(document_.paths)) {
     for (const method of METHODS) if (methods[method]) showRoute(routes, path, method, methods[method]);
   }
-  add(routes, "h2", "Shapes");
+  add(routes, "h2", "Schemas");
   for (const [name, schema] of Object.entries((document_.components || {}).schemas || {})) {
     const box = add(routes, "details");
     add(box, "summary", name);
