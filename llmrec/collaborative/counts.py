@@ -109,7 +109,7 @@ class MarkovEase(ArrayModel):
     """The sum of Markov's and `EaseRecent`'s scores, each divided by the row's maximum: 0 to 2. Ours.
 
     Markov models what follows an item, EASE what occurs with it; on Amazon Beauty the sum is better than both by a
-    fifth, so it is the default teacher and a baseline. Scores below 0 count as 0.
+    fifth, so it is the default teacher of SFT, and a baseline. Scores below 0 count as 0.
     """
 
     Spec = MarkovEaseSpec

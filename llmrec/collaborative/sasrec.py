@@ -113,11 +113,11 @@ class SasRec(ArrayModel):
 
         Rows are padded on the right; of a long one the last `window` + 1 items are kept.
         """
-        kept = [row[-self.spec.window - 1 :] for row in rows]
-        longest = max(map(len, kept))
-        inputs, targets = np.zeros((len(kept), longest), np.int64), np.full((len(kept), longest), IGNORED)
+        clipped = [row[-self.spec.window - 1 :] for row in rows]
+        longest = max(map(len, clipped))
+        inputs, targets = np.zeros((len(clipped), longest), np.int64), np.full((len(clipped), longest), IGNORED)
         inputs[:, 0] = self.network.n_items
-        for number, row in enumerate(kept):
+        for number, row in enumerate(clipped):
             inputs[number, 1 : len(row)] = row[:-1]
             targets[number, : len(row)] = row
         device = self.network.bias.device

@@ -60,8 +60,8 @@ def plain_text(value: object) -> str:
     if isinstance(value, list):
         value = ", ".join(str(part) for part in value)
     text = unicodedata.normalize("NFC", str(value)[: 4 * _MAX_CHARACTERS])
-    kept = "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)
-    return re.sub(r"\s+", " ", kept).strip()[:_MAX_CHARACTERS]
+    printable = "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)
+    return re.sub(r"\s+", " ", printable).strip()[:_MAX_CHARACTERS]
 
 
 def split_values(cell: Any) -> list[str]:

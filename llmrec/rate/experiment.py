@@ -147,22 +147,14 @@ class Experiment:
         """Compare all systems; the table is also written to `figures.json`."""
         systems, liked_from, events = self.systems(), self.ratings.scale.liked_from, self.cases.events
         predictions = {name: np.array(system["predicted"]) for name, system in systems.items()}
-        table = RatingEvaluator(self.truth, self.ratings.users[events], liked_from, self.seed).compare(
-            predictions, COMPARED_WITH
-        )
-        slices = slices_by_activity(self.cases.known.lengths)
+        evaluator = RatingEvaluator(self.truth, self.ratings.users[events], liked_from, self.seed)
+        table, slices = evaluator.compare(predictions, COMPARED_WITH), slices_by_activity(self.cases.known.lengths)
         for name, predicted in predictions.items():
-            table[name]["slices"] = {
-                slice_: {
-                    "cases": int(mask.sum()),
-                    **{
-                        metric: _rounded(value)
-                        for metric, value in rating_metrics(predicted[mask], self.truth[mask], liked_from).items()
-                    },
-                }
-                for slice_, mask in slices.items()
-                if mask.any()
-            }
+            of_slices = table[name]["slices"] = {}
+            for label, mask in slices.items():
+                if mask.any():
+                    metrics = rating_metrics(predicted[mask], self.truth[mask], liked_from)
+                    of_slices[label] = {"cases": int(mask.sum())} | {key: _rounded(metrics[key]) for key in METRICS}
             table[name]["facts"] = systems[name]["facts"]
         figures = {"protocol": self.protocol, "systems": table}
         write_json(self.out / "figures.json", figures)
@@ -173,7 +165,7 @@ class Experiment:
 
 
 def _refuse_other_files(out: Path) -> None:
-    """Refuse a folder that holds files and is no experiment: some of them may have the names of ours."""
+    """Refuse a folder that holds files and is no experiment: they could have the names of its files."""
     with explain_disk(out):
         if os.path.lexists(out) and not out.is_dir():
             raise RunError(f"{out} is no folder. Name another with --out DIR.")

@@ -82,8 +82,8 @@ class ModelSpec(Part):
     def _as_entry(self, handler: SerializerFunctionWrapHandler) -> Any:
         """Write the shorter form of the entry, without parameters that are the defaults."""
         fields = type(self).model_fields
-        given = {key: value for key, value in handler(self).items() if getattr(self, key) != fields[key].default}
-        return {self.kind: given} if given else self.kind
+        changed = {key: value for key, value in handler(self).items() if getattr(self, key) != fields[key].default}
+        return {self.kind: changed} if changed else self.kind
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
