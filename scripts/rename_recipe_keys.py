@@ -149,10 +149,9 @@ print(json.dumps([of(*asked) for asked in json.load(sys.stdin)]))
 
 def fingerprints(checkout: Path, asked: list[tuple[str, list[str]]]) -> list[str | None]:
     """The fingerprint of (recipe as YAML, overrides) by the code of a checkout; None for a recipe that it refuses."""
+    call = [sys.executable, "-P", "-c", FINGERPRINTS]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(
-        [sys.executable, "-c", FINGERPRINTS], input=json.dumps(asked), env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(call, input=json.dumps(asked), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -201,7 +200,7 @@ def renamed(value: Any, hashes: dict[str, str]) -> Any:
             each = section("indexing", each)
         elif key == "tasks" and isinstance(each, dict):
             each = section("tasks", each)
-        elif key == "protocol":
+        elif key == "protocol" and isinstance(each, dict):
             each = {"template" if name == "wording" else name: text for name, text in each.items()}
         else:
             each = renamed(each, hashes)
@@ -253,7 +252,7 @@ TINY = """
 data: {source: world, world: {users: 60, items: 40, events: 8}, core: 2}
 items: {encoder: hashing}
 indexing: {levels: 2, width: 8, vectors: weighted, teacher: ppmi, weight: 0.4, spares: 3, separate: last-level}
-tasks: {windows: 2, wordings: 3, supervise: history, caps: {item_to_text: 20}, letters: 5, rerank: 0.2, history: 8}
+tasks: {windows: 2, wordings: 3, supervise: history, caps: {item_to_text: 20}, letters: 5, history: 8}
 model: {width: 64, layers: 2, heads: 2, vocabulary: 400}
 train:
   - {method: sft, epochs: 2, batch: 8, learning_rate: 3.0e-3, accumulate: 2, average: 0.3, row_tokens: 512,
