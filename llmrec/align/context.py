@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
 
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset
@@ -31,7 +32,7 @@ from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.tokens import SegmentTokenizer
 from llmrec.train.job import TrainJob, shorten
 from llmrec.train.loop import Objective
-from llmrec.train.packing import Rows
+from llmrec.train.packing import IGNORE, Rows
 
 BLOCK = 1024  # prompts that are tokenized together
 
@@ -234,6 +235,29 @@ class StageBundle:
     objective: Objective
     facts: dict[str, Any]
     save: Callable[[Path], None]
+
+
+def build_objective(
+    losses: Callable[[Any, dict[str, Tensor], Tensor], Tensor],
+    collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]],
+    pop_means: Callable[[], dict[str, float]],
+    prepare: Callable[[Any, dict[str, Tensor], int, int], dict[str, Tensor]] | None = None,
+) -> Objective:
+    """Build a training objective from per-position losses.
+
+    Args:
+        losses: (model, batch with `reference`, (rows,) bool of rows that are positions) → (rows,) loss, 0 elsewhere.
+        collate, pop_means, prepare: see `Objective`.
+    """
+
+    def forward(model: Any, *, num_items_in_batch: Tensor | int | None = None, **batch: Tensor) -> CausalLMOutput:
+        if "reference" not in batch:  # validation needs the model's own
+            return type(model).forward(model, **batch)
+        counted = batch["labels"][:, 1] != IGNORE
+        total: Any = losses(model, batch, counted).sum()
+        return CausalLMOutput(loss=total / (counted.sum() if num_items_in_batch is None else num_items_in_batch))
+
+    return Objective(forward, collate, prepare, pop_means, no_dropout=True)
 
 
 class RunningMeans:

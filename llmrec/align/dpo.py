@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers.modeling_outputs import CausalLMOutput
 
 from llmrec.align import pairs as sources
-from llmrec.align.context import AlignmentContext, RunningMeans, StageBundle
-from llmrec.align.pairs import Pairs, build_pairs
+from llmrec.align.context import AlignmentContext, RunningMeans, StageBundle, build_objective
+from llmrec.align.pairs import PreferencePairs, build_pairs
 from llmrec.align.shared_prefix import answer_logprobs, build_shared_prefix_batch
 from llmrec.decode.scorer import Scorer
 from llmrec.files import atomic_file
@@ -172,7 +170,7 @@ def prepare(
     """
     chosen = _once(job.work / "pairs.npz", lambda: _choose(settings, context, model, job))
     dropped = json.loads(str(chosen["dropped"]))
-    pairs = Pairs(context.positions.targets, chosen["negatives"], chosen["kinds"], dropped)
+    pairs = PreferencePairs(context.positions.targets, chosen["negatives"], chosen["kinds"], dropped)
     model = adapted(model)
     items = np.concatenate([pairs.targets[:, None], pairs.negatives], 1)
     rows = PairRows(context.prompts, context.item_tokens, items)
@@ -212,28 +210,15 @@ def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, np.nda
 def objective(settings: Dpo) -> Objective:
     """Build the training objective of a recipe's preference method."""
     means = RunningMeans()
-    return Objective(partial(_forward, settings, means), collate, metrics=means.pop, no_dropout=True)
 
+    def losses(model: Any, batch: dict[str, Tensor], counted: Tensor) -> Tensor:
+        scores = answer_logprobs(model, batch).sum(2)
+        lengths = (batch["answers"] != IGNORE).sum(2).clamp(min=1)
+        values, log_ratio = preference_loss(settings.method, scores, batch["reference"], lengths, settings.beta)
+        if settings.sft:
+            values = values - settings.sft * scores[:, 0] / lengths[:, 0]
+        lead = margin(log_ratio[counted])
+        means.add({"margin": lead, "accuracy": lead > 0, "chosen gain": log_ratio[counted, 0]})
+        return values * counted
 
-def _forward(
-    settings: Dpo,
-    means: RunningMeans,
-    model: Any,
-    *,
-    num_items_in_batch: Tensor | int | None = None,
-    reference: Tensor | None = None,
-    **batch: Tensor,
-) -> CausalLMOutput:
-    """Replaces `model.forward` in training. Without a reference it is the model's own forward, as validation needs."""
-    if reference is None:
-        return type(model).forward(model, **batch)
-    counted = batch.pop("labels")[:, 1] != IGNORE
-    scores = answer_logprobs(model, batch).sum(2)
-    lengths = (batch["answers"] != IGNORE).sum(2).clamp(min=1)
-    losses, log_ratio = preference_loss(settings.method, scores, reference, lengths, settings.beta)
-    if settings.sft:
-        losses = losses - settings.sft * scores[:, 0] / lengths[:, 0]
-    lead = margin(log_ratio[counted])
-    means.add({"margin": lead, "accuracy": lead > 0, "chosen gain": log_ratio[counted, 0]})
-    loss: Any = (losses * counted).sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
-    return CausalLMOutput(loss=loss)
+    return build_objective(losses, collate, means.pop)

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import CausalLMOutput
 
-from llmrec.align.context import AlignmentContext, RunningMeans, StageBundle
+from llmrec.align.context import AlignmentContext, RunningMeans, StageBundle, build_objective
 from llmrec.align.rewards import REWARDS, Reward, RewardInputs, total_reward
-from llmrec.align.rollout import Rollouts, group_advantages, policy_batch, sample_items, shares
+from llmrec.align.rollout import Rollouts, group_advantages, normalize, policy_batch, sample_items
 from llmrec.align.shared_prefix import policy_logprobs
 from llmrec.contracts import CollaborativeModel
 from llmrec.decode.scorer import Scorer
@@ -145,7 +144,7 @@ class RolloutGenerator:
         prompts, filters = [context.prompts[row] for row in rows], context.positions.filters(rows, catalogue.trie)
         batch = policy_batch(catalogue.trie, context.tokens, prompts, items, filters)
         batch["advantages"] = torch.from_numpy(advantages.astype(np.float32))
-        batch["weights"] = torch.from_numpy((shares(rollouts.weights) * real[:, None]).astype(np.float32))
+        batch["weights"] = torch.from_numpy((normalize(rollouts.weights) * real[:, None]).astype(np.float32))
         batch = {name: value.to(device) for name, value in batch.items()} | {"labels": inputs["labels"]}
         with self._reference(model) as frozen, torch.no_grad():
             batch["reference"] = self._scores(frozen, batch)
@@ -163,7 +162,7 @@ class RolloutGenerator:
             return
         self.sampled[rollouts.items[rollouts.valid & real[:, None]]] = True
         values = {
-            "reward": (shares(rollouts.weights) * rollouts.rewards).sum(1)[real],
+            "reward": (normalize(rollouts.weights) * rollouts.rewards).sum(1)[real],
             "spread": np.where(rollouts.valid, rollouts.rewards, np.nan)[real].std(1),
             "flat": constant[real],
             "hits": rollouts.hits[real].any(1),
@@ -191,33 +190,21 @@ class RolloutGenerator:
         tokens = torch.from_numpy(self.context.tokens).to(batch["symbols"].device)
         return policy_logprobs(model, batch, batch["allowed"], tokens, batch["symbols"], self.settings.temperature)
 
-    def forward(
-        self,
-        model: Any,
-        *,
-        num_items_in_batch: Tensor | int | None = None,
-        reference: Tensor | None = None,
-        **batch: Tensor,
-    ) -> CausalLMOutput:
-        """Replaces `model.forward` in training. Without a reference it is the model's own, as validation needs."""
-        if reference is None:
-            return type(model).forward(model, **batch)
+    def losses(self, model: Any, batch: dict[str, Tensor], counted: Tensor) -> Tensor:
+        """(rows,) loss of each position: policy gradient, KL to the reference, SFT of the target; 0 if not counted."""
         scores = self._scores(model, batch)
-        counted = (batch["labels"][:, 1] != IGNORE).float()
         samples, target = scores[:, :-1], scores[:, -1].sum(1)
         ratio = (samples.sum(2) - samples.sum(2).detach()).exp()
-        difference = reference[:, :-1] - samples
+        difference = batch["reference"][:, :-1] - samples
         divergence = (batch["weights"] * (difference.exp() - difference - 1).sum(2)).sum(1)
         lengths = (batch["answers"][:, -1] != IGNORE).sum(1).clamp(min=1)
-        losses = counted * (self.settings.kl * divergence - self.settings.sft * target / lengths)
-        losses = losses - (batch["advantages"] * ratio).sum(1)
-        self.means.add({"kl": divergence[counted > 0], "taken": target[counted > 0]})
-        loss: Any = losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
-        return CausalLMOutput(loss=loss)
+        self.means.add({"kl": divergence[counted], "taken": target[counted]})
+        regularised = self.settings.kl * divergence - self.settings.sft * target / lengths
+        return counted * regularised - (batch["advantages"] * ratio).sum(1)
 
     def objective(self) -> Objective:
         """The training objective on rows of positions."""
-        return Objective(self.forward, collate, self.prepare, self.pop_means, no_dropout=True)
+        return build_objective(self.losses, collate, self.pop_means, self.prepare)
 
 
 def frozen_copy(model: Any) -> Any:

@@ -23,7 +23,7 @@ from llmrec.decode.search import beam_search
 from llmrec.errors import DataError
 from llmrec.files import atomic_file
 
-Source = Callable[[np.ndarray, int], np.ndarray]
+NegativeSource = Callable[[np.ndarray, int], np.ndarray]
 """(rows,) positions and how many candidates each needs → (rows, k) item numbers, best first; -1 where none is left."""
 
 BLOCK = 512
@@ -32,7 +32,7 @@ SEARCH_BATCH = 32  # prompts that are searched together
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PreferencePairs:
     """Target items and their negatives.
 
     Attributes:
@@ -77,7 +77,9 @@ class Pairs:
             pq.write_table(pa.table(table), file)
 
 
-def build_pairs(positions: TrainPositions, counts: Mapping[Any, int], sources: Mapping[str, Source]) -> Pairs:
+def build_pairs(
+    positions: TrainPositions, counts: Mapping[Any, int], sources: Mapping[str, NegativeSource]
+) -> PreferencePairs:
     """Choose negatives at every position. Where a source has too few, the rest comes from `random`.
 
     Args:
@@ -116,7 +118,7 @@ def build_pairs(positions: TrainPositions, counts: Mapping[Any, int], sources: M
                 f"{len(rows)} training histories leave fewer than {first} of the catalogue's {positions.n_items} items "
                 "as negatives. Lower train.N.negatives."
             )
-    return Pairs(positions.targets, negatives, kinds, dict(dropped))
+    return PreferencePairs(positions.targets, negatives, kinds, dict(dropped))
 
 
 def _usable(positions: TrainPositions, rows: np.ndarray, candidates: np.ndarray, dropped: Counter[str]) -> np.ndarray:
@@ -130,12 +132,12 @@ def _usable(positions: TrainPositions, rows: np.ndarray, candidates: np.ndarray,
     return other & ~later & ~before
 
 
-def random_items(positions: TrainPositions, random: np.random.Generator) -> Source:
+def random_items(positions: TrainPositions, random: np.random.Generator) -> NegativeSource:
     """Items drawn uniformly."""
     return lambda rows, count: random.integers(positions.n_items, size=(len(rows), count))
 
 
-def popular_items(positions: TrainPositions, random: np.random.Generator) -> Source:
+def popular_items(positions: TrainPositions, random: np.random.Generator) -> NegativeSource:
     """Items drawn by their count in training histories plus 1."""
     counts = np.bincount(positions.train.items, minlength=positions.n_items) + 1.0
     cumulative = np.cumsum(counts) / counts.sum()
@@ -147,7 +149,7 @@ def popular_items(positions: TrainPositions, random: np.random.Generator) -> Sou
     return candidates
 
 
-def teacher_items(positions: TrainPositions, teacher: CollaborativeModel) -> Source:
+def teacher_items(positions: TrainPositions, teacher: CollaborativeModel) -> NegativeSource:
     """The top items of a collaborative model, fitted on the training part, after each history."""
 
     def candidates(rows: np.ndarray, count: int) -> np.ndarray:
@@ -161,7 +163,7 @@ def teacher_items(positions: TrainPositions, teacher: CollaborativeModel) -> Sou
     return candidates
 
 
-def beam_items(context: AlignmentContext, scorer: Scorer) -> Source:
+def beam_items(context: AlignmentContext, scorer: Scorer) -> NegativeSource:
     """The top items of the language model, found by beam search as in serving, after each prompt."""
     positions, trie = context.positions, context.catalogue.trie
 

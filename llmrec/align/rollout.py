@@ -78,7 +78,7 @@ def sample_items(
     n, request = settings.group_size, (scorer, trie, tokens, prompts)
     if settings.sampling == "beams":
         best = beam_search(*request, min(n, len(trie)), None, filters, "allowed")
-        return best.items, best.scores, shares(best.items >= 0)
+        return best.items, best.scores, normalize(best.items >= 0)
     replacement = settings.sampling == "with-replacement"
     drawn = sample(*request, n, settings.temperature, filters, random, replacement)
     equal = np.full(drawn.items.shape, 1 / n)
@@ -102,19 +102,9 @@ def inclusion_weights(log_probs: np.ndarray, threshold: np.ndarray) -> np.ndarra
     return np.where(valid, np.exp(log_probs) / np.where(valid, inclusion, 1), 0)
 
 
-def shares(weights: np.ndarray) -> np.ndarray:
+def normalize(weights: np.ndarray) -> np.ndarray:
     """(rows, n) weights scaled to sum to 1 in every row, or 0 in a row of zeros."""
     return weights / np.maximum(weights.sum(1, keepdims=True), 1e-30)
-
-
-def constant(rewards: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(rows,) bool, whether all rewards of a group are equal, so that it has no gradient.
-
-    Source: DAPO's dynamic sampling, Yu et al. 2025, arXiv 2503.14476, eq. 11.
-    """
-    high = np.where(valid, rewards, -np.inf).max(1)
-    low = np.where(valid, rewards, np.inf).min(1)
-    return ~(high - low > EQUAL)
 
 
 def advantages(rewards: np.ndarray, weights: np.ndarray, scaled: bool) -> np.ndarray:
@@ -130,9 +120,10 @@ def advantages(rewards: np.ndarray, weights: np.ndarray, scaled: bool) -> np.nda
 
     Source: Shao et al. 2024, arXiv 2402.03300, section 4.1.2; Liu et al. 2025, arXiv 2503.20783, section 3.2.
     """
-    part, valid = shares(weights), weights > 0
+    part, valid = normalize(weights), weights > 0
     centred = np.where(valid, rewards - (part * rewards).sum(1, keepdims=True), 0)
-    centred[constant(rewards, valid)] = 0
+    high, low = np.where(valid, rewards, -np.inf).max(1), np.where(valid, rewards, np.inf).min(1)
+    centred[~(high - low > EQUAL)] = 0
     if not scaled:
         return centred
     deviation = np.sqrt((part * centred**2).sum(1, keepdims=True))
@@ -163,7 +154,7 @@ def pass_bonus(hits: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
             table[c] = (1 - rho - miss) / sigma, (1 - rho) / sigma
     count = (hits & valid).sum(1)
     bonus = np.where(valid, table[count[:, None], hits.astype(int)], 0)
-    return np.where(valid, bonus - (shares(weights) * bonus).sum(1, keepdims=True), 0)
+    return np.where(valid, bonus - (normalize(weights) * bonus).sum(1, keepdims=True), 0)
 
 
 def group_advantages(settings: Grpo, rollouts: Rollouts, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +165,7 @@ def group_advantages(settings: Grpo, rollouts: Rollouts, codes: np.ndarray) -> t
 
     Returns:
         (rows, n) weighted advantages with the pass@k bonus, divided by the code's length (Dr. GRPO: the longest); and
-        (rows,) bool, whether all of a group are 0, so that it has no gradient.
+        (rows,) bool, whether all of a group are 0, so that it has no gradient (DAPO, arXiv 2503.14476, eq. 11).
     """
     scaled, total = settings.advantage == "grpo", np.zeros(rollouts.rewards.shape)
     if settings.advantage != "pass":

@@ -25,13 +25,12 @@ from llmrec.align.rewards import REWARDS, RewardInputs, total_reward
 from llmrec.align.rollout import (
     Rollouts,
     advantages,
-    constant,
     group_advantages,
     inclusion_weights,
+    normalize,
     pass_bonus,
     policy_batch,
     sample_items,
-    shares,
 )
 from llmrec.align.shared_prefix import policy_logprobs
 from llmrec.contracts import Sequences
@@ -44,7 +43,7 @@ from llmrec.train import loop
 def step(generator: RolloutGenerator, model: Any, number: int = 0) -> dict[str, Tensor]:
     """The gradient of one pass over all positions."""
     batch = collate([PositionRows(4)[row] for row in range(4)])
-    output = generator.forward(model, **generator.prepare(model, batch, number, 0))
+    output = generator.objective().forward(model, **generator.prepare(model, batch, number, 0))
     return gradients(model, output.loss)  # type: ignore[arg-type]
 
 
@@ -157,13 +156,13 @@ def test_advantages_are_zero_on_the_mean_of_every_group() -> None:
     rewards[7] = 3.0
     for scaled in (True, False):
         found = advantages(rewards, weights, scaled)
-        np.testing.assert_allclose((shares(weights) * found).sum(1), 0, atol=1e-12)
+        np.testing.assert_allclose((normalize(weights) * found).sum(1), 0, atol=1e-12)
         assert (found[7] == 0).all() and (found[weights == 0] == 0).all()
     equal = np.full((1, 4), 0.25)
     truth = np.array([[1.0, 0, 0, 0]]) - 0.25
     np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, False), truth)
     np.testing.assert_allclose(advantages(np.array([[1.0, 0, 0, 0]]), equal, True), truth / math.sqrt(3 / 16))
-    assert constant(rewards, weights > 0).tolist() == [row == 7 for row in range(50)]
+    assert (advantages(rewards, weights, True) == 0).all(1).tolist() == [row == 7 for row in range(50)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

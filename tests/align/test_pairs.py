@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from llmrec.align.context import TrainPositions
-from llmrec.align.pairs import Pairs, build_pairs, popular_items, random_items, teacher_items
+from llmrec.align.pairs import PreferencePairs, build_pairs, popular_items, random_items, teacher_items
 from llmrec.collaborative import Ease
 from llmrec.contracts import Items, Sequences
 from llmrec.data.dataset import Dataset
@@ -81,7 +81,7 @@ def test_teachers_items_are_its_best_that_may_be_rejected() -> None:
 
 def test_a_pair_that_rejects_what_it_chooses_is_refused() -> None:
     with pytest.raises(DataError, match=r"1 of 2 pairs have their target as a negative.*pair 1, item number 5"):
-        Pairs(np.array([4, 5]), np.array([[1, 2], [3, 5]]), np.array([["random"] * 2] * 2), {})
+        PreferencePairs(np.array([4, 5]), np.array([[1, 2], [3, 5]]), np.array([["random"] * 2] * 2), {})
 
 
 def test_a_catalogue_too_small_for_so_many_is_told() -> None:
