@@ -1,4 +1,4 @@
-"""The few shapes that floors hand to one another. Everything here is plain data or a protocol."""
+"""Data classes and protocols that the rooms of the package share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Sequences:
 
     Attributes:
         offsets: (rows + 1,) int64; row r is items[offsets[r]:offsets[r + 1]].
-        items: (events,) int32, row numbers of the dataset's `items` table.
-        times: (events,) int64 seconds, of each event; None where nothing reads them.
+        items: (events,) int32 item numbers: rows of the dataset's `items` table.
+        times: (events,) int64 seconds of each event; None where they are not needed.
     """
 
     offsets: np.ndarray
@@ -47,24 +47,24 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(rows,) int64, events of each row."""
+        """(rows,) int64 number of events of each row."""
         return np.diff(self.offsets)
 
     @property
     def rows(self) -> np.ndarray:
-        """(events,) int64, the row that each event belongs to."""
+        """(events,) int64 row of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items that a model scores; `ids` are their ids by item number."""
+    """Ids of the items that a model scores, by item number."""
 
     ids: Sequence[str]
 
     @classmethod
     def numbered(cls, count: int) -> Items:
-        """Items whose ids are their numbers, where a data set has no others."""
+        """Items with their numbers as ids."""
         return cls([str(number) for number in range(count)])
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Items:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the ids in their order."""
+        """SHA-256 of the ids, in order."""
         digest = hashlib.sha256()
         for start in range(0, len(self.ids), 65536):
             digest.update(json.dumps(list(self.ids[start : start + 65536])).encode())
@@ -80,7 +80,7 @@ class Items:
 
 
 class Sizes(NamedTuple):
-    """How much data a model is fitted on."""
+    """Size of the data that a model is fitted on."""
 
     users: int
     items: int
@@ -88,22 +88,22 @@ class Sizes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that a model holds at its peak: in `fit`, and while a fitted one scores some histories."""
+    """Peak memory of a model in bytes: in `fit`, and in `score`."""
 
     fit: int
     score: int
 
 
 ScoreKind = Literal["shares", "logits"]
-"""What scores are: shares (below 0 counts as 0), whose powers are probabilities; or logits, for a softmax."""
+"""Kind of scores: shares, which become probabilities by a power (negative ones count as 0), or logits for a softmax."""
 
 
 class CollaborativeModel(Protocol):
-    """Scores items after a history by what users did: a baseline, a teacher, a source of negatives or of vectors.
+    """Scores the next item of a history from interactions alone: a baseline, a teacher, a source of item vectors.
 
     Attributes:
-        score_kind: what its scores are.
-        items: the items that it was fitted on.
+        score_kind: kind of its scores.
+        items: that it was fitted on.
     """
 
     @property
@@ -113,42 +113,37 @@ class CollaborativeModel(Protocol):
     def items(self) -> Items: ...
 
     def fit(self, train: Sequences, items: Items, progress: Callable[[float], None] = lambda share: None) -> Self:
-        """Learn from the training part of every history; the order of users changes nothing.
+        """Fit on the training part of every history. The order of users does not change the result.
 
         Args:
             progress: called with the share done, 0 to 1.
 
         Raises:
-            ModelError: training ended with numbers that are not finite.
+            ModelError: the fitted parameters are not finite.
         """
         ...
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """Score every item as the next one of some histories, of whatever users.
+        """Score every item as the next item of some histories, of known or new users.
 
         Returns:
-            (rows, n_items) float32, finite, larger is better; the caller may write into it. Nothing is excluded;
-            callers exclude items of the history.
+            (rows, n_items) float32, finite, larger is better; the caller may write into it. Items of the history
+            have scores too: callers exclude them.
         """
         ...
 
     def memory(self, sizes: Sizes, rows: int = 1024) -> Memory:
-        """An upper bound of what it needs, known before it is fitted.
-
-        Args:
-            sizes: of the training part.
-            rows: histories that are scored at once.
-        """
+        """Upper bound of its memory, known before `fit`; `rows` histories are scored at once."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write arrays, parameters and a hash of the items into a folder."""
+        """Write arrays, parameters and the hash of the items into a folder."""
         ...
 
 
 @runtime_checkable
 class ItemVectors(Protocol):
-    """A collaborative model that learns a vector of each item, which codes may be made from."""
+    """A collaborative model with a vector of each item, from which codes can be fitted."""
 
     def item_vectors(self) -> np.ndarray:
         """(n_items, width) float32."""
@@ -160,7 +155,7 @@ class ItemSet:
 
     def __init__(self, mask: np.ndarray) -> None:
         self.mask = mask  # (items,) bool by item number
-        self.derived: dict[Any, Any] = {}  # what a recommender made of it, by a key of its own
+        self.derived: dict[Any, Any] = {}  # what recommenders computed from it, each under its own key
 
 
 _NO_ITEMS = np.zeros(0, np.int64)
@@ -168,15 +163,15 @@ _NO_ITEMS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class Request:
-    """What a recommendation is made for. Items are numbers of the catalogue.
+    """Input of a recommendation. Items are item numbers of the catalogue.
 
     Attributes:
         history: item numbers, oldest first; may be empty.
-        times: seconds of each event of the history; None where they are not known.
-        words: what the user wants, in words; "" for nothing.
-        user: id of the user, for models that were trained with ids of users; "" for nobody known.
-        allowed: the only items that may be recommended: item numbers or a set; None for every item.
-        denied: (n,) item numbers that are never recommended, such as those of the history.
+        times: seconds of each event of the history; None if unknown.
+        words: the user's wish in words; "" for none.
+        user: id of the user, for models that were trained with user ids; "" if unknown.
+        allowed: the only items that may be recommended, as item numbers or a set; None for all items.
+        denied: (n,) item numbers that may not be recommended, such as those of the history.
     """
 
     history: Sequence[int] | np.ndarray = ()
@@ -187,7 +182,7 @@ class Request:
     denied: np.ndarray = field(default_factory=lambda: _NO_ITEMS)
 
     def permits(self, items: np.ndarray) -> np.ndarray:
-        """(n,) bool, whether each of some item numbers may be recommended."""
+        """(n,) bool, whether items may be recommended, by item number."""
         fine = ~np.isin(items, self.denied)
         if isinstance(self.allowed, ItemSet):
             return fine & self.allowed.mask[items]
@@ -196,10 +191,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Recommended items of some requests, best first.
+    """Recommended items for some requests, best first.
 
     Attributes:
-        items: (rows, k) int32 item numbers, distinct; -1 after the last, where fewer than k may be recommended.
+        items: (rows, k) int32 item numbers, distinct in a row; -1 at the end where fewer than k may be recommended.
         scores: (rows, k) float32 log-probabilities in nats, falling; -inf where there is no item.
     """
 
@@ -208,26 +203,26 @@ class Ranked:
 
     @classmethod
     def empty(cls, rows: int, k: int) -> Ranked:
-        """Lists without an item yet."""
+        """Lists without items."""
         return cls(np.full((rows, k), -1, np.int32), np.full((rows, k), -np.inf, np.float32))
 
 
 def check_k(k: int, n_items: int) -> None:
-    """Raise RequestError where a list of k items over a catalogue cannot be."""
+    """Raise RequestError if k is not between 1 and the number of items."""
     if not 1 <= k <= n_items:
         raise RequestError(f"k must be between 1 and the catalogue's {n_items} items, not {k}.")
 
 
 class Recommender(Protocol):
-    """Ranks items of one catalogue: everything that is judged, served, exported and chatted with.
+    """Ranks items of one catalogue. Evaluation, server, export and chat all use this protocol.
 
-    A filter takes items out, and leaves the order of the others and the differences of their scores as they are. Only
-    where it denies items of the history may the others be weighed anew: the next item is then one that is new.
+    A filter removes items and does not change the order of the others or the differences of their scores. There is one
+    exception: where it denies items of the history, scores may be conditioned on a new item.
 
     Attributes:
         n_items: items of the catalogue.
-        reads: which of `history`, `times`, `words` and `user` of a request it looks at.
-        reads_items: how many of the newest items of a history it looks at; None for all.
+        reads: the fields of a request that it uses, of `history`, `times`, `words` and `user`.
+        reads_items: how many of the newest items of a history it uses; None for all.
     """
 
     @property
@@ -240,32 +235,32 @@ class Recommender(Protocol):
     def reads_items(self) -> int | None: ...
 
     def check(self, request: Request) -> None:
-        """Raise RequestError for a request that it cannot answer, before it shares a batch with others."""
+        """Raise RequestError for a request that it cannot answer; called before requests are batched."""
         ...
 
     def notes(self, request: Request) -> list[str]:
-        """What of a request it does not look at, in words for the client; [] where it looks at everything."""
+        """Sentences for the client about parts of a request that are not used; [] if all are used."""
         ...
 
     def rank(self, requests: Sequence[Request], k: int) -> Ranked:
-        """The k best items for each request; the others in a batch change nothing.
+        """Rank the k best items for each request, whatever other requests share the batch.
 
         Args:
-            requests: one a row.
-            k: items wanted, 1 to `n_items`.
+            requests: one for each row of the result.
+            k: number of items, 1 to `n_items`.
 
         Raises:
-            RequestError: a request that `check` refuses, or k out of range.
+            RequestError: `check` refuses a request, or k is out of range.
         """
         ...
 
 
-Pairs = TypeVar("Pairs", contravariant=True)
+Cases = TypeVar("Cases", contravariant=True)
 
 
-class Predictor(Protocol[Pairs]):
-    """Predicts a number for pairs of user and item: a rating, a click, an answer to a question with few answers."""
+class Predictor(Protocol[Cases]):
+    """Predicts a number for each case of a user and an item, such as a rating."""
 
-    def predict(self, pairs: Pairs) -> np.ndarray:
-        """(pairs,) float64, finite; reads nothing of what is to be predicted."""
+    def predict(self, cases: Cases) -> np.ndarray:
+        """Return (cases,) float64, finite, without reading the values to be predicted."""
         ...

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llmrec.chat.store import Item, Store
 from llmrec.child_process import ChildProcess
 from llmrec.errors import ChatError
-from llmrec.text.client import HttpClient, NoAnswer
+from llmrec.text.client import HttpClient, ReplyError
 
 KEY = "LLMREC_API_KEY"
 GRACE = 40.0  # seconds that a server may take to finish requests after it was told to stop
@@ -91,7 +91,7 @@ class Client:
     def talk(self, body: dict[str, Any]) -> Iterator[str]:
         """The words of a chat completion, as they come."""
         with self._explained():
-            yield from self._http.words("/v1/chat/completions", body)
+            yield from self._http.stream_text("/v1/chat/completions", body)
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         with self._explained():
@@ -104,7 +104,7 @@ class Client:
         """Around a request: no answer is `ServerDown`, a refusal `Declined` with the server's own words."""
         try:
             yield
-        except NoAnswer as error:
+        except ReplyError as error:
             if error.status in _DOWN:
                 raise ServerDown(f"{self.url} does not answer ({error}). Start it with: llmrec serve RUN") from None
             try:
@@ -167,8 +167,8 @@ class OwnServer:
         for _ in range(PATIENCE * 5):
             if not self.alive:
                 raise ChatError(f"the server of {self.run} did not start:\n{self._last_lines()}")
-            with contextlib.suppress(NoAnswer):
-                HttpClient(self.url, patience=2, tries=1).request("/health", None, bytes)
+            with contextlib.suppress(ReplyError):
+                HttpClient(self.url, timeout=2, tries=1).request("/health", None, bytes)
                 return
             time.sleep(0.2)
         raise ChatError(f"the server of {self.run} did not answer in {PATIENCE} s:\n{self._last_lines()}")

@@ -24,7 +24,7 @@ from llmrec.errors import ModelError, TextError
 from llmrec.indexing.trie import ROOT, Trie
 from llmrec.model.prompting import wrap
 from llmrec.rate.ratings import RatingScale
-from llmrec.text.oracle import Cache
+from llmrec.text.oracle import AnswerCache
 
 MAX_ANSWER_TOKENS = 16
 """Enough for a number and a few words around it."""
@@ -80,7 +80,7 @@ def answer_all(
     Raises:
         TextError: the file is damaged, or an endpoint gives no answer; earlier answers are kept.
     """
-    cache, distinct = Cache(path, engine.name), list(dict.fromkeys(prompts))
+    cache, distinct = AnswerCache(path, engine.name), list(dict.fromkeys(prompts))
     missing = [prompt for prompt in distinct if cache.get(prompt) is None]
     done = len(distinct) - len(missing)
     for number, answer in engine.answer(missing) if missing else ():

@@ -18,7 +18,7 @@ from llmrec.errors import ModelError, TextError
 from llmrec.model.prompting import encode, turns
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, RatingAnswer, RatingTokens
 from llmrec.rate.ratings import RatingScale
-from llmrec.text.client import NoAnswer, OpenAIClient
+from llmrec.text.client import OpenAIClient, ReplyError
 from llmrec.trusted_urls import KEY
 
 BATCH_TOKENS = 8192  # of a batch, without the tokens that all prompts share
@@ -152,7 +152,7 @@ class EndpointRatingEngine:
         body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if with_logprobs else {}
         try:
             (text, top, tokens), tries = self.client.complete(body, _read_completion)
-        except NoAnswer as error:
+        except ReplyError as error:
             if not (with_logprobs and (error.status or 0) // 100 == 4 and b"logprob" in error.reply.lower()):
                 raise TextError(
                     f"{str(error).removesuffix('.')}. Check --url and --model, and {KEY} if it wants a key; "

@@ -19,7 +19,7 @@ from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.inputs import TaskInputs
 from llmrec.tasks.templates import sanitize
-from llmrec.text.oracle import Ask, Replay, Server, TemplateOracle, TextOracle
+from llmrec.text.oracle import ReplayOracle, ServerOracle, TemplateOracle, TextOracle, TextRequest
 
 RECENT = 10  # titles of a history that a preference is written from
 _NAMES = {"item_id", "title", "description"}  # columns that give the item away, or say nothing about an intention
@@ -57,9 +57,9 @@ def oracle_of(oracle: Oracle) -> TextOracle:
         return TemplateOracle()
     cache = Path(oracle.cache or "")
     if oracle.by == "replay":
-        return Replay(cache, oracle.model)
+        return ReplayOracle(cache, oracle.model)
     trusted_urls.require_trusted(oracle.url or "", "tasks.oracle.url")
-    return Server(oracle.url or "", oracle.model or "", cache)
+    return ServerOracle(oracle.url or "", oracle.model or "", cache)
 
 
 def _needs(tasks: Tasks) -> set[str]:
@@ -75,7 +75,7 @@ def _intentions(inputs: TaskInputs, items: pa.Table, oracle: Oracle | None) -> p
         return None
     question, traits = _questions()["intention"], item_traits(items)
     asks = [
-        Ask(question.format(text=text), _FORMS[number % len(_FORMS)].format(" and ".join(of_item[:3]) or text))
+        TextRequest(question.format(text=text), _FORMS[number % len(_FORMS)].format(" and ".join(of_item[:3]) or text))
         for number, (text, of_item) in enumerate(zip(inputs.texts.to_pylist(), traits, strict=True))
     ]
     return _complete(oracle, asks)
@@ -89,11 +89,11 @@ def _preferences(inputs: TaskInputs, items: pa.Table, oracle: Oracle) -> pa.Arra
         counts = Counter(trait for item in history.tolist() for trait in traits[item])
         liked = " and ".join(trait for trait, _ in counts.most_common(3)) or "all kinds of things"
         lately = f"; lately {recent[-1]}" if recent else ""
-        asks.append(Ask(question.format(titles="; ".join(recent)), f"Mostly {liked}{lately}."))
+        asks.append(TextRequest(question.format(titles="; ".join(recent)), f"Mostly {liked}{lately}."))
     return _complete(oracle, asks)
 
 
-def _complete(oracle: Oracle, asks: list[Ask]) -> pa.Array:
+def _complete(oracle: Oracle, asks: list[TextRequest]) -> pa.Array:
     return pa.array([sanitize(plain_text(text)) for text in oracle_of(oracle).complete(asks)], pa.string())
 
 

@@ -1,1 +1,1 @@
-"""The text oracle: words that tasks need and the data lack, from a template, a cache, or a language model's server."""
+"""Text oracles and HTTP clients: texts that tasks need and the data lack, by template, cache or language model."""

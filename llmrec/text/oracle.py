@@ -1,6 +1,6 @@
-"""Texts that tasks need and the data lack: from a template, from a cache of answers, or from a language model's server.
+"""Text oracles: write texts that tasks need and the data lack, by a template, from a cache, or by a language model.
 
-The server is any that speaks OpenAI's chat completions, such as vLLM's or a provider's.
+The language model is on any server with OpenAI's chat completions, such as vLLM's or a provider's.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import IO, Any, Protocol
 from llmrec import trusted_urls
 from llmrec.errors import TextError
 from llmrec.files import explain_disk, hash_json
-from llmrec.text.client import Nothing, OpenAIClient
+from llmrec.text.client import EmptyReply, OpenAIClient
 
-_BEGINNING = b'{"key": "'  # of every line of a cache
+_LINE_START = b'{"key": "'  # of every line of a cache
 _THINKING = re.compile(r"<think>.*?</think>", re.S)
 
 
-class Cache:
-    """A JSONL file of answers: key, model, prompt, text. Lines are only ever added; the last one of a key counts.
+class AnswerCache:
+    """Append-only JSONL cache of answers with key, model, prompt and text; the last line of a key counts.
 
-    A file that holds anything else is refused when it is opened. A line that a killed process has written in part is
-    passed over and stays; the next line begins behind it.
+    A file with other content is refused when it is opened. A line that a killed process wrote in part is skipped and
+    stays in the file; the next line starts after it.
 
     Attributes:
-        path: the file; made when the first answer comes.
-        model: answers of which model are read and written; None reads those of any.
+        path: the file; created with the first answer.
+        model: only answers of this model are read and written; None reads those of any model.
     """
 
     def __init__(self, path: Path, model: str | None) -> None:
         """Read a cache.
 
         Raises:
-            TextError: something else is there; names the first line that is no answer.
+            TextError: the file is not a cache; names the first line that is not an answer.
         """
         self.path, self.model = path, model
         self._lock = threading.Lock()
@@ -50,34 +50,35 @@ class Cache:
                 self._read(line, number)
 
     def get(self, prompt: str) -> str | None:
-        """The answer to a question, or None."""
-        return self._texts.get(key(prompt))
+        """Return the answer to a prompt, or None."""
+        return self._texts.get(prompt_key(prompt))
 
     def add(self, prompt: str, text: str) -> None:
-        """Keep an answer; it is on the disk when this returns. Other processes may add to the file at the same time.
+        """Append an answer; it is on disk when this returns. Several processes may append to the same file.
 
         Raises:
-            RunError: the disk is full or closed.
+            RunError: the disk is full or read-only.
         """
-        entry = {"key": key(prompt), "model": self.model, "prompt": prompt, "text": text}
+        key = prompt_key(prompt)
+        entry = {"key": key, "model": self.model, "prompt": prompt, "text": text}
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         with self._lock, explain_disk(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:
-                # Locked, since whether the last line is whole must not change before ours is written.
+                # Locked, since whether the last line is complete must not change before ours is written.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(line if _ends_with_line(file) else b"\n" + line)
-            self._texts[key(prompt)] = text
+            self._texts[key] = text
 
     def _read(self, line: bytes, number: int) -> None:
         place = f"{self.path}, line {number}:"
         try:
             entry = json.loads(line)
-            found, model, text = str(entry["key"]), entry.get("model"), str(entry["text"])
-            matches = found == key(entry["prompt"])
+            key, model, text = str(entry["key"]), entry.get("model"), str(entry["text"])
+            matches = key == prompt_key(entry["prompt"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if isinstance(error, ValueError) and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
-                return
+            if isinstance(error, ValueError) and line[: len(_LINE_START)] == _LINE_START[: len(line)]:
+                return  # written in part
             raise TextError(
                 f"{place} not an answer with key, model, prompt and text. Delete the line, or name "
                 "another file: tasks.oracle.cache"
@@ -85,11 +86,11 @@ class Cache:
         if not matches:
             raise TextError(f"{place} its key is not that of its prompt; the file was edited. Delete the line.")
         if self.model is None or model == self.model:
-            self._texts[found] = text
+            self._texts[key] = text
 
 
-def key(prompt: str) -> str:
-    """The key of a question: SHA-256 of its words."""
+def prompt_key(prompt: str) -> str:
+    """SHA-256 of a prompt, its key in the cache."""
     return hash_json(prompt)
 
 
@@ -113,8 +114,8 @@ def _ends_with_line(file: IO[bytes]) -> bool:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A text to write: the prompt for a language model, and the draft that a template makes from known fields."""
+class TextRequest:
+    """A text to write: the prompt for a language model, and a draft that a template made of known fields."""
 
     prompt: str
     draft: str
@@ -123,62 +124,62 @@ class Ask:
 class TextOracle(Protocol):
     """Writes texts."""
 
-    def complete(self, asks: Sequence[Ask]) -> list[str]:
-        """One text for each ask, in order, on one line, never empty."""
+    def complete(self, requests: Sequence[TextRequest]) -> list[str]:
+        """Write one text for each request, in order, on one line, never empty."""
         ...
 
 
 class TemplateOracle:
     """Returns the drafts: deterministic, without a model."""
 
-    def complete(self, asks: Sequence[Ask]) -> list[str]:
-        """The drafts."""
-        return [ask.draft for ask in asks]
+    def complete(self, requests: Sequence[TextRequest]) -> list[str]:
+        """Return the drafts."""
+        return [request.draft for request in requests]
 
 
-class Replay:
-    """Returns the answers of a cache, and nothing else: a run that needs no server and can be repeated."""
+class ReplayOracle:
+    """Returns answers from a cache only, so that a run needs no server and can be repeated."""
 
     def __init__(self, path: Path, model: str | None = None) -> None:
-        """Read the cache that `Server` wrote; answers of all models where `model` is None.
+        """Read a cache that `ServerOracle` wrote; answers of all models where `model` is None.
 
         Raises:
-            TextError: no such file, or not such a file.
+            TextError: there is no such file, or it is not a cache.
         """
         if not path.is_file():
             raise TextError(f"there is no cache of answers at {path}. Fill it once with tasks.oracle.by: server.")
-        self.cache = Cache(path, model)
+        self.cache = AnswerCache(path, model)
 
-    def complete(self, asks: Sequence[Ask]) -> list[str]:
-        """The answers of the cache.
+    def complete(self, requests: Sequence[TextRequest]) -> list[str]:
+        """Return the cached answers.
 
         Raises:
-            TextError: the cache lacks some.
+            TextError: some are missing.
         """
-        missing = [ask for ask in asks if self.cache.get(ask.prompt) is None]
+        missing = [request for request in requests if self.cache.get(request.prompt) is None]
         if missing:
             raise TextError(
-                f"{self.cache.path} lacks {len(missing)} of {len(asks)} answers; the first question without one is: "
-                f"'{missing[0].prompt[:200]}'. Fill it with tasks.oracle.by: server, or check tasks.oracle.model."
+                f"{self.cache.path} lacks {len(missing)} of {len(requests)} answers; the first question without one "
+                f"is: '{missing[0].prompt[:200]}'. Fill it with tasks.oracle.by: server, or check tasks.oracle.model."
             )
-        return [self.cache.get(ask.prompt) or "" for ask in asks]
+        return [self.cache.get(request.prompt) or "" for request in requests]
 
 
-class Server:
-    """Sends a server the questions that the cache lacks; answers are kept as they come, so a killed run goes on."""
+class ServerOracle:
+    """Asks a server for answers that the cache lacks. Each is cached when it comes, so a killed run can continue."""
 
     def __init__(self, url: str, model: str, cache: Path, workers: int = 8, **client: Any) -> None:
-        """Name a server; `workers` questions are sent at a time, `client` are further arguments of `OpenAIClient`."""
+        """Set up client and cache; `workers` requests run at a time, `client` has more arguments of `OpenAIClient`."""
         self.client, self.workers = OpenAIClient(url, model, **client), workers
-        self.cache = Cache(cache, model)
+        self.cache = AnswerCache(cache, model)
 
-    def complete(self, asks: Sequence[Ask]) -> list[str]:
-        """An answer to each question, from the cache or the server.
+    def complete(self, requests: Sequence[TextRequest]) -> list[str]:
+        """Return an answer to each request, from the cache or the server.
 
         Raises:
-            TextError: the server refuses, stays silent, or says nothing, after several tries.
+            TextError: the server refuses, or gives no text after several tries.
         """
-        missing = list(dict.fromkeys(ask.prompt for ask in asks if self.cache.get(ask.prompt) is None))
+        missing = list(dict.fromkeys(request.prompt for request in requests if self.cache.get(request.prompt) is None))
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 for _ in pool.map(self._answer, missing):
@@ -186,12 +187,12 @@ class Server:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return [self.cache.get(ask.prompt) or "" for ask in asks]
+        return [self.cache.get(request.prompt) or "" for request in requests]
 
     def _answer(self, prompt: str) -> None:
         body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "seed": 0}
         try:
-            text, _ = self.client.complete(body, _content_of)
+            text, _ = self.client.complete(body, _read_text)
         except TextError as error:
             raise TextError(
                 f"{str(error).removesuffix('.')}. Check tasks.oracle.url and .model. If it wants a key, set "
@@ -201,9 +202,9 @@ class Server:
         self.cache.add(prompt, text)
 
 
-def _content_of(reply: Any) -> str:
+def _read_text(reply: Any) -> str:
     content = reply["choices"][0]["message"]["content"]
     text = " ".join(_THINKING.sub("", str(content or "")).split())
     if not text:
-        raise Nothing("it answered with nothing")
+        raise EmptyReply("it answered with nothing")
     return text

@@ -187,7 +187,7 @@ def rater() -> Iterator[Rater]:
 
 
 def endpoint(rater: Rater, **more: Any) -> EndpointRatingEngine:
-    given = {"rest": 0.01, "patience": 1.0, "tries": 6, **more}
+    given = {"backoff": 0.01, "timeout": 1.0, "tries": 6, **more}
     return EndpointRatingEngine(OpenAIClient(rater.url, "m", **given), STARS, workers=1)
 
 
@@ -254,7 +254,7 @@ def test_an_endpoint_that_stays_silent_is_told_and_the_run_goes_on_later(
     good = [Handler.reply(type("H", (), {"server": rater})(), {}) for _ in range(2)]
     rater.script = good + script
     with pytest.raises(TextError, match=words):
-        systems.run_prompted(experiment, "m", endpoint(rater, tries=2, patience=0.5), 0, 1, 0, lambda name, done: None)
+        systems.run_prompted(experiment, "m", endpoint(rater, tries=2, timeout=0.5), 0, 1, 0, lambda name, done: None)
     before = rater.asked
     rater.script = []
     systems.run_prompted(experiment, "m", endpoint(rater, tries=2), 0, 1, 0, lambda name, done: None)

@@ -12,7 +12,7 @@ import pytest
 
 from llmrec import trusted_urls
 from llmrec.errors import TextError
-from llmrec.text.client import HttpClient, NoAnswer, OpenAIClient
+from llmrec.text.client import HttpClient, OpenAIClient, ReplyError
 
 
 class Talker(ThreadingHTTPServer):
@@ -64,7 +64,7 @@ def event(words: str) -> bytes:
 
 
 def client(talker: Talker, **more: float) -> OpenAIClient:
-    return OpenAIClient(talker.url, "m", tries=2, rest=0.01, **more)  # type: ignore[arg-type]
+    return OpenAIClient(talker.url, "m", tries=2, backoff=0.01, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cut", [1, 7, 1000])
@@ -86,11 +86,11 @@ def test_words_come_before_a_stream_ends_and_one_that_breaks_off_is_an_error(tal
     talker.parts, talker.chunked = [event("one"), event("two")], True
     words = client(talker).stream({})
     assert [next(words), next(words)] == ["one", "two"]
-    with pytest.raises(NoAnswer):
+    with pytest.raises(ReplyError):
         list(words)
     talker.rest = 2.0
-    with pytest.raises(NoAnswer, match="timed out"):
-        list(client(talker, patience=0.3).stream({}))
+    with pytest.raises(ReplyError, match="timed out"):
+        list(client(talker, timeout=0.3).stream({}))
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def test_words_come_before_a_stream_ends_and_one_that_breaks_off_is_an_error(tal
 )
 def test_a_reply_of_any_other_shape_is_one_known_error_after_all_tries(talker: Talker, reply: bytes) -> None:
     talker.parts = [reply]
-    with pytest.raises(NoAnswer, match="gave no answer for the model 'm'") as error:
+    with pytest.raises(ReplyError, match="gave no answer for the model 'm'") as error:
         client(talker).complete({}, lambda read: read["choices"][0].get("message"))
     assert error.value.status is None and len(talker.requests) == 2
 
 
 def test_a_refusal_keeps_its_status_and_its_words_and_is_not_sent_again(talker: Talker) -> None:
     talker.status, talker.parts = 422, [b'{"error": {"message": "too long"}}']
-    with pytest.raises(NoAnswer, match=r"HTTP 422: .*too long") as error:
+    with pytest.raises(ReplyError, match=r"HTTP 422: .*too long") as error:
         client(talker).complete({}, lambda read: read)
     assert (error.value.status, error.value.reply, len(talker.requests)) == (422, talker.parts[0], 1)
-    with pytest.raises(NoAnswer, match="HTTP 422"):
+    with pytest.raises(ReplyError, match="HTTP 422"):
         list(client(talker).stream({}))
 
 
@@ -134,5 +134,5 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str, talke
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://127.0.0.1:x", "http://", "http://a b", "http://[::1"])
 def test_an_address_where_nothing_answers_is_one_known_error(url: str) -> None:
-    with pytest.raises(NoAnswer):
+    with pytest.raises(ReplyError):
         HttpClient(url, tries=1).request("/version", None, bytes)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from llmrec import trusted_urls
 from llmrec.errors import LlmrecError, TextError
-from llmrec.text.oracle import Ask, Cache, Replay, Server, TemplateOracle, key
+from llmrec.text.oracle import AnswerCache, ReplayOracle, ServerOracle, TemplateOracle, TextRequest, prompt_key
 from llmrec.trusted_urls import KEY
 
-ASKS = [Ask(f"question {number}", f"draft {number}") for number in range(20)]
+ASKS = [TextRequest(f"question {number}", f"draft {number}") for number in range(20)]
 
 
 class Talker(ThreadingHTTPServer):
@@ -65,7 +65,7 @@ def talker() -> Iterator[Talker]:
         server.shutdown()
 
 
-def backwards(asks: list[Ask]) -> list[str]:
+def backwards(asks: list[TextRequest]) -> list[str]:
     return [ask.prompt[::-1] for ask in asks]
 
 
@@ -76,21 +76,21 @@ def test_a_template_says_the_drafts() -> None:
 def test_a_server_is_asked_once_and_replay_needs_none(talker: Talker, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv(KEY, "secret")
     monkeypatch.setenv(trusted_urls.BASE, talker.url)
-    oracle = Server(talker.url, "parrot", tmp_path / "cache.jsonl")
+    oracle = ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl")
     assert oracle.complete([*ASKS, *ASKS]) == backwards([*ASKS, *ASKS])
     assert talker.asked == dict.fromkeys((ask.prompt for ask in ASKS), 1)
     first = talker.requests[0]
     assert (first["path"], first["model"], first["temperature"]) == ("/v1/chat/completions", "parrot", 0.0)
     assert talker.headers[0]["Authorization"] == "Bearer secret"
-    assert Server(talker.url, "parrot", tmp_path / "cache.jsonl").complete(ASKS) == backwards(ASKS)
+    assert ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl").complete(ASKS) == backwards(ASKS)
     talker.shutdown()
-    assert Replay(tmp_path / "cache.jsonl").complete(ASKS) == backwards(ASKS)
+    assert ReplayOracle(tmp_path / "cache.jsonl").complete(ASKS) == backwards(ASKS)
     assert sum(talker.asked.values()) == len(ASKS)
 
 
 def test_a_busy_server_is_asked_again(talker: Talker, tmp_path: Path) -> None:
     talker.script = [(503, b"busy"), (200, b"not json"), (200, b'{"choices": []}'), (429, b"slow down")]
-    oracle = Server(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1, rest=0.01)
+    oracle = ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1, backoff=0.01)
     assert oracle.complete(ASKS[:1]) == backwards(ASKS[:1])
     assert talker.asked[ASKS[0].prompt] == 5
 
@@ -109,55 +109,55 @@ def test_a_server_that_does_not_answer_is_told_in_words(
     talker: Talker, tmp_path: Path, script: list, times: int, words: str
 ) -> None:
     talker.script = script
-    oracle = Server(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1, tries=3, rest=0.01)
+    oracle = ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1, tries=3, backoff=0.01)
     with pytest.raises(TextError, match=rf"gave no answer for the model 'parrot' \((it )?{words}.*tasks\.oracle\.url"):
         oracle.complete(ASKS[:1])
     assert talker.asked[ASKS[0].prompt] == times
 
 
 def test_nobody_there_is_told_in_words(tmp_path: Path) -> None:
-    oracle = Server("http://127.0.0.1:9/v1", "parrot", tmp_path / "cache.jsonl", tries=2, rest=0.01)
+    oracle = ServerOracle("http://127.0.0.1:9/v1", "parrot", tmp_path / "cache.jsonl", tries=2, backoff=0.01)
     with pytest.raises(TextError, match=r"URLError.*answers so far are kept"):
         oracle.complete(ASKS)
 
 
 def test_answers_until_a_failure_are_kept(talker: Talker, tmp_path: Path) -> None:
-    good = Server(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1)
+    good = ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1)
     good.complete(ASKS[:5])
     talker.script = [(401, b"quota")]
     with pytest.raises(TextError):
-        Server(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1).complete(ASKS)
-    assert Replay(tmp_path / "cache.jsonl").complete(ASKS[:5]) == backwards(ASKS[:5])
+        ServerOracle(talker.url, "parrot", tmp_path / "cache.jsonl", workers=1).complete(ASKS)
+    assert ReplayOracle(tmp_path / "cache.jsonl").complete(ASKS[:5]) == backwards(ASKS[:5])
 
 
 def test_what_a_kill_tore_off_is_asked_for_again(talker: Talker, tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
-    Server(talker.url, "parrot", path, workers=1).complete(ASKS)
+    ServerOracle(talker.url, "parrot", path, workers=1).complete(ASKS)
     whole = path.read_bytes()
     for cut in (1, 30, 2000):
         path.write_bytes(whole[:-cut])
-        assert Server(talker.url, "parrot", path, workers=1).complete(ASKS) == backwards(ASKS)
+        assert ServerOracle(talker.url, "parrot", path, workers=1).complete(ASKS) == backwards(ASKS)
         lines = [line for line in path.read_bytes().splitlines() if line.endswith(b"}")]
         assert sorted(set(lines)) == sorted(whole.splitlines())
 
 
 def test_replay_tells_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(TextError, match=r"there is no cache of answers at .*oracle\.by: server"):
-        Replay(tmp_path / "cache.jsonl")
-    Cache(tmp_path / "cache.jsonl", "parrot").add("question 0", "answer")
+        ReplayOracle(tmp_path / "cache.jsonl")
+    AnswerCache(tmp_path / "cache.jsonl", "parrot").add("question 0", "answer")
     with pytest.raises(TextError, match="lacks 19 of 20 answers; the first question without one is: 'question 1'"):
-        Replay(tmp_path / "cache.jsonl").complete(ASKS)
+        ReplayOracle(tmp_path / "cache.jsonl").complete(ASKS)
     with pytest.raises(TextError, match="lacks 1 of 1 answers"):
-        Replay(tmp_path / "cache.jsonl", "another model").complete(ASKS[:1])
+        ReplayOracle(tmp_path / "cache.jsonl", "another model").complete(ASKS[:1])
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", "nonsense", '{"key": "x", "text": "y"}'])
 def test_a_file_that_is_no_cache_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
-    Cache(tmp_path / "cache.jsonl", None).add("q", "a")
+    AnswerCache(tmp_path / "cache.jsonl", None).add("q", "a")
     with (tmp_path / "cache.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(TextError, match="line 2: not an answer with key, model, prompt and text"):
-        Replay(tmp_path / "cache.jsonl")
+        ReplayOracle(tmp_path / "cache.jsonl")
 
 
 FOREIGN = {
@@ -179,12 +179,12 @@ FOREIGN = {
 def test_a_file_that_is_no_cache_is_refused_and_left_as_it_is(name: str, after: str, tmp_path: Path) -> None:
     path, content = tmp_path / "mine", FOREIGN[name]
     if after:
-        Cache(path, "m").add("q", "a")
+        AnswerCache(path, "m").add("q", "a")
     with path.open("ab") as file:
         file.write(content.encode() if isinstance(content, str) else content)
     before = path.read_bytes()
     with pytest.raises(TextError, match=r"mine, line \d+: not an answer"):
-        Server("http://127.0.0.1:9/v1", "parrot", path, tries=1, rest=0.01)
+        ServerOracle("http://127.0.0.1:9/v1", "parrot", path, tries=1, backoff=0.01)
     assert path.read_bytes() == before
 
 
@@ -198,19 +198,19 @@ def test_what_can_be_no_cache_is_told(kind: str, tmp_path: Path) -> None:
     elif kind in ("dangling", "round"):
         path.symlink_to(tmp_path / (kind if kind == "round" else "nowhere"))
     with pytest.raises(LlmrecError):
-        Cache(path, "m").add("q", "a")
+        AnswerCache(path, "m").add("q", "a")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_answers_that_another_process_adds_are_never_cut(tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
-    Cache(path, "m").add("q0", "a0")
+    AnswerCache(path, "m").add("q0", "a0")
     path.write_bytes(path.read_bytes() + b'{"key": "12')  # as of a process that was killed
-    one, other = Cache(path, "m"), Cache(path, "m")
+    one, other = AnswerCache(path, "m"), AnswerCache(path, "m")
     for number in range(3):
         one.add(f"one {number}", "a")
         other.add(f"other {number}", "b")
-    again = Cache(path, "m")
+    again = AnswerCache(path, "m")
     asked = ["q0", *(f"{name} {number}" for number in range(3) for name in ("one", "other"))]
     assert [again.get(prompt) for prompt in asked] == ["a0", *["a", "b"] * 3]
     assert path.read_bytes().count(b"\n") == 8 and b'\n{"key": "12\n' in path.read_bytes()
@@ -218,26 +218,26 @@ def test_answers_that_another_process_adds_are_never_cut(tmp_path: Path) -> None
 
 def test_a_last_line_without_its_end_counts_where_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
-    Cache(path, "m").add("q", "a")
+    AnswerCache(path, "m").add("q", "a")
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    cache = Cache(path, "m")
+    cache = AnswerCache(path, "m")
     cache.add("q2", "a2")
-    assert (cache.get("q"), Cache(path, "m").get("q"), Cache(path, "m").get("q2")) == ("a", "a", "a2")
+    assert (cache.get("q"), AnswerCache(path, "m").get("q"), AnswerCache(path, "m").get("q2")) == ("a", "a", "a2")
 
 
 def test_an_edited_question_is_noticed(tmp_path: Path) -> None:
-    entry = {"key": key("one"), "model": None, "prompt": "another", "text": "a"}
+    entry = {"key": prompt_key("one"), "model": None, "prompt": "another", "text": "a"}
     (tmp_path / "cache.jsonl").write_text(json.dumps(entry) + "\n")
     with pytest.raises(TextError, match="line 1: its key is not that of its prompt"):
-        Replay(tmp_path / "cache.jsonl")
+        ReplayOracle(tmp_path / "cache.jsonl")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(said=st.dictionaries(st.text(), st.text(), max_size=6))
 def test_any_text_comes_back_as_it_was(said: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "cache.jsonl").unlink(missing_ok=True)
-    cache = Cache(tmp_path / "cache.jsonl", "m")
+    cache = AnswerCache(tmp_path / "cache.jsonl", "m")
     for prompt, text in said.items():
         cache.add(prompt, text)
-    again = Cache(tmp_path / "cache.jsonl", "m")
+    again = AnswerCache(tmp_path / "cache.jsonl", "m")
     assert {prompt: again.get(prompt) for prompt in said} == said

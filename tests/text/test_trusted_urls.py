@@ -17,7 +17,7 @@ from llmrec.errors import TextError
 from llmrec.recipe import Oracle
 from llmrec.recipe_file import read
 from llmrec.tasks.llm_annotations import oracle_of
-from llmrec.text.client import NoAnswer, OpenAIClient
+from llmrec.text.client import OpenAIClient, ReplyError
 from llmrec.trusted_urls import BASE, KEY
 
 FOREIGN = "http://203.0.113.9:8000/v1"
@@ -106,7 +106,7 @@ def test_a_redirect_does_not_carry_the_key_elsewhere(recorder: Recorder, ask) ->
         threading.Thread(target=other.serve_forever, daemon=True).start()
         trusted_urls.trust(recorder.url)
         recorder.location = other.url
-        with pytest.raises(NoAnswer, match="HTTP 302"):
+        with pytest.raises(ReplyError, match="HTTP 302"):
             ask(recorder.url)
         assert recorder.keys == ["Bearer secret"] and other.keys == []
         other.shutdown()
