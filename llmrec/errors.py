@@ -1,11 +1,11 @@
-"""Errors that a person can act on: each says what is wrong, where, and what to type.
+"""Errors that a user can act on: each message says what is wrong, where, and what to type.
 
-A known error ends the command line with its message and exit code 2; a traceback means a bug of ours.
+The command line prints the message and ends with exit code 2; a traceback means a bug in llmrec.
 """
 
 
 class LlmrecError(Exception):
-    """What every known error of llmrec is."""
+    """Base class of all errors of llmrec."""
 
 
 class RecipeError(LlmrecError):
@@ -33,12 +33,12 @@ class RequestError(LlmrecError):
 
 
 class RunError(LlmrecError):
-    """A run folder that cannot be read, written or gone on with."""
+    """A run folder that cannot be read, written or continued."""
 
 
 class TextError(LlmrecError):
-    """Words that tasks need and nobody could write."""
+    """A text that tasks need and no oracle could write, or a language-model server that gives no answer."""
 
 
 class ChatError(LlmrecError):
-    """A chat that cannot go on: no server, or no answer of one."""
+    """A chat that cannot continue: no server, or no answer from it."""

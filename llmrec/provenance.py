@@ -1,4 +1,4 @@
-"""What made a result: the commit of the code, versions of packages, the machine, and the most memory held."""
+"""Provenance of a result: commit of the code, versions of packages, device and peak memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from llmrec import __version__
 
-COMMIT = "LLMREC_COMMIT"  # environment variable: the commit of code that travelled without its history
+COMMIT = "LLMREC_COMMIT"  # environment variable: the commit of code that was copied without its history
 _PACKAGES = ("torch", "transformers", "numpy", "faiss-cpu", "duckdb", "sentencepiece")
-_PROCESS = Path("/proc/self")  # of Linux; elsewhere memory is not known
+_PROCESS = Path("/proc/self")  # of Linux; on other systems memory is unknown
 
 
 def commit() -> str:
-    """The commit of the code that runs, `-dirty` where it was changed since; "unknown" without a checkout.
+    """The commit of the running code, with `-dirty` if it was changed; "unknown" without a checkout.
 
-    Git is asked once: what a process writes into its own checkout, such as a result, does not change its code.
+    Git runs once: files that a process writes into its own checkout, such as a result, do not change its code.
     """
     return os.environ[COMMIT] if COMMIT in os.environ else _described()
 
@@ -37,7 +37,7 @@ def _described() -> str:
 
 
 def author() -> str:
-    """The name that commits carry here, or the login name."""
+    """The name of git's user, or the login name."""
     return _git("config", "user.name") or getpass.getuser()
 
 
@@ -50,22 +50,22 @@ def _git(*arguments: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that results depend on."""
-    found = {"llmrec": __version__, "python": platform.python_version()}
+    result = {"llmrec": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            result[package] = metadata.version(package)
+    return result
 
 
 def device() -> str:
-    """The accelerator's name, or the number of cores."""
+    """Name of the GPU, or number of CPU cores."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
 
 
 def reset_peak_memory() -> None:
-    """Start measuring `peak_memory` anew."""
+    """Restart the measurement of `peak_memory`."""
     with contextlib.suppress(OSError):
         (_PROCESS / "clear_refs").write_text("5")
     if _on_gpu():
@@ -73,15 +73,15 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most MiB held since the last reset: `memory`, resident; `gpu`, allocated by torch; unknown ones left out."""
-    found = {}
+    """Peak MiB since the last reset: `memory`, resident; `gpu`, allocated by torch; without unknown ones."""
+    peak = {}
     with contextlib.suppress(OSError):
         line = re.search(r"^VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.M)
-        found = {"memory": int(line[1]) // 1024} if line else {}
-    return found | ({"gpu": sys.modules["torch"].cuda.max_memory_allocated() >> 20} if _on_gpu() else {})
+        peak = {"memory": int(line[1]) // 1024} if line else {}
+    return peak | ({"gpu": sys.modules["torch"].cuda.max_memory_allocated() >> 20} if _on_gpu() else {})
 
 
 def _on_gpu() -> bool:
-    """Whether torch uses a GPU already; asking must not import it."""
+    """Whether torch uses a GPU, without importing it."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_initialized()
