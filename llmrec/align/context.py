@@ -22,8 +22,8 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.items import read_texts
 from llmrec.model import folder as model_folder
-from llmrec.model.folder import Note
-from llmrec.model.prompting import wrap
+from llmrec.model.folder import ModelMeta
+from llmrec.model.prompting import format_prompt
 from llmrec.model.vocabulary import code_tokens, token_ids
 from llmrec.recipe import Alignment
 from llmrec.seed import stream
@@ -129,7 +129,7 @@ class AlignmentContext:
     """The model before the stage, the positions to learn from, and their prompts.
 
     Attributes:
-        tokenizer, note: of the model before the stage.
+        tokenizer, meta: of the model before the stage.
         catalogue: of the run.
         tokens: (n_symbols,) the model's token of each symbol.
         positions: of the training histories.
@@ -139,7 +139,7 @@ class AlignmentContext:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    note: Note
+    meta: ModelMeta
     catalogue: Catalogue
     tokens: np.ndarray
     positions: TrainPositions
@@ -158,14 +158,14 @@ class AlignmentContext:
         """
         stage, previous = job.stage, job.previous
         assert isinstance(stage, Alignment) and previous is not None
-        tokenizer, note = model_folder.load_words(previous)
-        if note.catalogue not in catalogue.lineage:
+        tokenizer, meta = model_folder.load_tokenizer(previous)
+        if meta.catalogue not in catalogue.lineage:
             raise ModelError(
                 f"{previous}, the initial and reference model of this stage, was trained on the catalogue "
-                f"{note.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
+                f"{meta.catalogue[:12]}…, not on {catalogue.hash[:12]}…: its vocabulary names other items. Train it on "
                 "the catalogue of this run first, or name its own run in model.init_from."
             )
-        if not note.prompt:
+        if not meta.prompt:
             raise ModelError(
                 f"{previous}, which this stage starts from, was trained to judge candidates, not to recommend. Put a "
                 "stage with method: sft before this one."
@@ -174,8 +174,8 @@ class AlignmentContext:
         train = dataset.before("valid")
         positions = TrainPositions.newest(train, stage.max_positions, not job.exclude_seen, dataset.n_items)
         tokens, texts = token_ids(tokenizer, catalogue.tokens), cache(partial(read_texts, job.items, dataset.n_items))
-        context = cls(tokenizer, note, catalogue, tokens, positions, [], dataset.user_ids, texts)
-        return replace(context, prompts=context._prompts(job, model_folder.window(previous)))
+        context = cls(tokenizer, meta, catalogue, tokens, positions, [], dataset.user_ids, texts)
+        return replace(context, prompts=context._prompts(job, model_folder.context_length(previous)))
 
     def _prompts(self, job: TrainJob, window: int) -> list[np.ndarray]:
         """Token ids of every position's prompt, each from a random template of supervised training.
@@ -189,7 +189,7 @@ class AlignmentContext:
         room = window - self.catalogue.codes.shape[1]
         prompts: list[np.ndarray] = [np.zeros(0, np.int64)] * len(self.positions)
         rows = list(range(len(prompts)))
-        for length in range(self.note.history, 0, -1):
+        for length in range(self.meta.history, 0, -1):
             for start in range(0, len(rows), BLOCK):
                 block = rows[start : start + BLOCK]
                 texts = [self._text(row, usable[choice[row]], length) for row in block]
@@ -204,7 +204,7 @@ class AlignmentContext:
 
     def _text(self, row: int, wording: Any, length: int) -> str:
         history, user = self.positions.history(row)[-length:], self.users[self.positions.users[row]]
-        return wrap(self.tokenizer, next_item_prompt(wording, history, self.catalogue, user)[0])[0]
+        return format_prompt(self.tokenizer, next_item_prompt(wording, history, self.catalogue, user)[0])[0]
 
     @property
     def item_tokens(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmrec.decode.scorer import Attention
-from llmrec.model.logits import OutputHead, plain
+from llmrec.model.logits import OutputHead, unwrap_peft
 from llmrec.train.loss import target_logprobs
 from llmrec.train.packing import IGNORE
 
@@ -111,7 +111,7 @@ def policy_logprobs(
 
 def _states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Last hidden states: (rows, width) at the end of each prompt; (rows, answers, longest - 1, width) in answers."""
-    inner = plain(model)
+    inner = unwrap_peft(model)
     positions = batch["position_ids"]
     mask = Attention(inner).mask(visible(batch["segments"]), positions, positions)
     hidden = inner.get_decoder()(

@@ -15,7 +15,7 @@ from llmrec.align.context import AlignmentContext, StageBundle
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt
-from llmrec.model.merge import merged
+from llmrec.model.merge import merge_adapters
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Alignment, Dpo, Grpo
 from llmrec.seed import seed_everything
@@ -61,14 +61,14 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
         context = AlignmentContext.load(job, Catalogue.load(job.catalogue))
         bundle = METHODS[type(stage)](stage, context, initial(), adapted, job)
-    around = loop.TrainContext.of(job, context.tokenizer, context.note, context.describe)
+    around = loop.TrainContext.of(job, context.tokenizer, context.meta, context.describe)
     model = bundle.model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     done = loop.train(model, bundle.rows, stage, bundle.objective, job.seed, job.work, 0.0, progress, around)
     if not distributed.is_main_process():
         return {}
-    plain = merged(model, context.tokenizer, target, initial)
-    model_folder.save(plain, context.tokenizer, context.note, target / "model")
+    plain = merge_adapters(model, context.tokenizer, target, initial)
+    model_folder.save(plain, context.tokenizer, context.meta, target / "model")
     shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
     bundle.save(target)
     return {"trained parameters": trained, "moments": len(context.positions), **bundle.facts, **done.facts}

@@ -57,8 +57,8 @@ def compare(first: Path = RUN, second: Path = typer.Argument(help="another"), as
         screen.print(f"{run}: {' '.join(side['verdict'])}")
 
 
-@app.command()
-def add(
+@app.command("add")
+def add_items(
     run: Path = RUN,
     items: Path = typer.Argument(help="Parquet or CSV: item_id, and the columns of the run's items"),
     catalogue: str = typer.Option(
@@ -67,11 +67,12 @@ def add(
     as_json: bool = AS_JSON,
 ) -> None:
     """Codes for new items, by the frozen quantizer; the run's model recommends them without training."""
-    from llmrec.indexing import add as adding
+    from llmrec.indexing.catalogue import find_catalogue
+    from llmrec.indexing.new_items import add
 
     whole, recipe = current_run(run, "catalogue")
-    old = adding.chosen(whole.catalogue, whole.catalogues, catalogue)
-    folder, facts = adding.add(items, old, recipe.items, recipe.seed, whole.catalogues)
+    old = find_catalogue(whole.catalogue, whole.catalogues, catalogue)
+    folder, facts = add(items, old, recipe.items, recipe.seed, whole.catalogues)
     if as_json:
         say({"folder": str(folder), **facts})
         return
@@ -89,11 +90,11 @@ def add(
 
 def _health(path: Path, beginning: str | None = None) -> dict[str, Any]:
     """Health of the codes of a run, or of the one of its catalogues whose hash begins so."""
-    from llmrec.indexing.add import chosen
+    from llmrec.indexing.catalogue import find_catalogue
     from llmrec.indexing.health import inspect
 
     run, recipe = current_run(path, "catalogue")
-    folder = chosen(run.catalogue, run.catalogues, beginning) if beginning else run.catalogue
+    folder = find_catalogue(run.catalogue, run.catalogues, beginning) if beginning else run.catalogue
     return inspect(folder, run.data, run.items, recipe.indexing, recipe.seed)
 
 
@@ -107,12 +108,12 @@ def _figures(health: dict[str, Any]) -> dict[str, str]:
         "bits": ", ".join(f"{level['entropy_bits']:.2f}" for level in health["levels"]),
         "shared a code before": health["collisions_before"],
         "share one now": health["collisions_after"],
-        "moved to tell twins apart": health["moved"],
+        "moved by collisions": health["moved"],
         "items with another's vector": health["same_vector"],
         "neighbours with its first token": health["neighbours_kept"],
         "tokens of a code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
     }
-    for name, key in (("NMI with categories", "category_nmi"), ("NMI with co-occurrence", "company_nmi")):
+    for name, key in (("NMI with categories", "category_nmi"), ("NMI with co-occurrence", "cooccurrence_nmi")):
         if key in health:
             figures[name] = ", ".join(f"{value:.3f}" for value in health[key])
     if "dominance" in health:

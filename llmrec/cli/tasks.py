@@ -98,10 +98,9 @@ def _near(table: pa.Table, name: str, value: str) -> str:
 
 def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrainedTokenizerBase:
     """The tokenizer that training uses: the trained model's, or the one that it begins with and the item tokens."""
-    from llmrec.model.base import tiny_base
+    from llmrec.model.base import load_base_tokenizer, tiny_base
     from llmrec.model.loading import tokenizer_from
     from llmrec.model.nano import train_tokenizer
-    from llmrec.model.prompting import load_tokenizer
     from llmrec.model.vocabulary import add_tokens
     from llmrec.run.layout import RunFolder, model_of
     from llmrec.train.initial_model import vocabulary_texts
@@ -116,19 +115,19 @@ def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrained
         elif model.tiny:
             tokenizer = tiny_base(model.base, vocabulary_texts(run.tasks), Path(work) / "tokenizer")[1]
         else:
-            tokenizer = load_tokenizer(model.base)
+            tokenizer = load_base_tokenizer(model.base)
     add_tokens(tokenizer, catalogue.tokens)
     return tokenizer
 
 
 def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Each example with the text that the model reads and its tokens, exactly as training encodes them."""
-    from llmrec.model.prompting import wrap
+    from llmrec.model.prompting import format_prompt
     from llmrec.train.encode import encode_examples
 
     explained = []
     for row, encoded in zip(table.to_pylist(), encode_examples(table, tokenizer, 1 << 20), strict=True):
-        text, start = wrap(tokenizer, row["prompt"])
+        text, start = format_prompt(tokenizer, row["prompt"])
         pairs = zip(encoded.tokens.tolist(), encoded.supervised.tolist(), strict=True)
         tokens = [{"id": token, "text": _text(tokenizer, token), "supervised": mark} for token, mark in pairs]
         whole = text + row["answer"] + (tokenizer.eos_token or "")

@@ -19,7 +19,7 @@ from llmrec.decode.scorer import BranchState, Logits, Scorer
 from llmrec.decode.search import NormalizeOver, check_normalize_over, segment_logsumexp
 from llmrec.errors import ModelError
 from llmrec.indexing.trie import ROOT, Trie
-from llmrec.model.prompting import wrap
+from llmrec.model.prompting import format_prompt
 from llmrec.tasks.tokens import ExampleRow, SegmentTokenizer, fit_history
 
 BATCH = 16  # prompts per batch of `answer_scores`
@@ -186,7 +186,7 @@ def _tokens(
     tokenizer: Any = tokenize.tokenizer
 
     def encode(prompt: str) -> list[list[int]]:
-        text, _ = wrap(tokenizer, prompt)
+        text, _ = format_prompt(tokenizer, prompt)
         encoded = tokenize(pa.array([f"{text}{answer}{tokenizer.eos_token or ''}" for answer in answers]))
         return [encoded.text(number)[0].tolist() for number in range(len(answers))]
 

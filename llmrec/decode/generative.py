@@ -25,8 +25,8 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
 from llmrec.items.text import plain_text
 from llmrec.model import folder as model_folder
-from llmrec.model.folder import Note
-from llmrec.model.prompting import encode
+from llmrec.model.folder import ModelMeta
+from llmrec.model.prompting import encode_prompt
 from llmrec.model.vocabulary import token_ids
 from llmrec.tasks.templates import SlotValue, fill, sanitize
 
@@ -113,20 +113,20 @@ class Generative(Recommender):
     """A language model over a catalogue.
 
     Attributes:
-        note: prompts and settings of training.
+        meta: prompts and settings of training.
         beams: of a search; at least k are kept.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        note: Note,
+        meta: ModelMeta,
         catalogue: Catalogue,
         engine: Engine,
         beams: int | None = None,
     ) -> None:
         """Use a loaded model; `GenerativeModel` loads one from a folder. `BEAMS` beams if None."""
-        self.tokenizer, self.note, self.catalogue, self.engine = tokenizer, note, catalogue, engine
+        self.tokenizer, self.meta, self.catalogue, self.engine = tokenizer, meta, catalogue, engine
         self.beams = beams or BEAMS
 
     @property
@@ -135,20 +135,20 @@ class Generative(Recommender):
 
     @property
     def reads(self) -> frozenset[str]:
-        fields = {"history": True, "user": "{user}" in self.note.prompt}
-        fields["words"] = bool(self.note.search or self.note.search_history)
+        fields = {"history": True, "user": "{user}" in self.meta.prompt}
+        fields["words"] = bool(self.meta.search or self.meta.search_history)
         return frozenset(name for name, is_read in fields.items() if is_read)
 
     @property
     def reads_items(self) -> int:
-        return self.note.history
+        return self.meta.history
 
     def check(self, request: Request) -> None:
         self.engine.check(self.prompt(request))
 
     def notes(self, request: Request) -> list[str]:
         notes = []
-        if request.words and len(request.history) and not self.note.search_history:
+        if request.words and len(request.history) and not self.meta.search_history:
             notes.append("the model read the query alone: it was not trained to read one after a history")
         if "user" in self.reads and not request.user:
             notes.append("the model was trained with user ids, and the request has none")
@@ -172,22 +172,22 @@ class Generative(Recommender):
 
     def prompt(self, request: Request) -> list[int]:
         """Prompt tokens of a request: of its history, its words, or both."""
-        codes, ids, note = self.catalogue.code_texts, self.catalogue.item_ids, self.note
-        recent = [int(item) for item in request.history[-note.history :]]
+        codes, ids, meta = self.catalogue.code_texts, self.catalogue.item_ids, self.meta
+        recent = [int(item) for item in request.history[-meta.history :]]
         pieces: dict[str, list[SlotValue]] = {"history": [(codes[item], "history", ids[item]) for item in recent]}
         pieces["user"] = [(sanitize(plain_text(request.user)), "user", "")]
-        prompts = [note.prompt]
+        prompts = [meta.prompt]
         if request.words and "words" in self.reads:
             pieces["intention"] = [(sanitize(request.words), "intention", "")]
-            prompts = [note.search_history, note.search] if recent else [note.search, note.search_history]
-        return encode(self.tokenizer, fill(next(filter(None, prompts)), pieces)[0])
+            prompts = [meta.search_history, meta.search] if recent else [meta.search, meta.search_history]
+        return encode_prompt(self.tokenizer, fill(next(filter(None, prompts)), pieces)[0])
 
     def with_held_out_prompt(self) -> Generative | None:
         """The same model with a prompt template that training never saw; None if its task has none."""
-        if self.note.held_out_prompt == self.note.prompt:
+        if self.meta.held_out_prompt == self.meta.prompt:
             return None
-        note = replace(self.note, prompt=self.note.held_out_prompt)
-        return Generative(self.tokenizer, note, self.catalogue, self.engine, self.beams)
+        meta = replace(self.meta, prompt=self.meta.held_out_prompt)
+        return Generative(self.tokenizer, meta, self.catalogue, self.engine, self.beams)
 
     def filter(self, request: Request) -> Filter | None:
         """Filter of a request for the search; None if every item is allowed."""
@@ -211,8 +211,8 @@ class GenerativeModel:
         Raises:
             ModelError: not a model folder, a damaged one, or a model that was not trained to recommend.
         """
-        self.tokenizer, self.note = model_folder.load_words(folder)
-        if not self.note.prompt:
+        self.tokenizer, self.meta = model_folder.load_tokenizer(folder)
+        if not self.meta.prompt:
             raise ModelError(f"the model in {folder} was trained to judge candidates, not to recommend.")
         self._engines, self._folder, self._beams = engines, folder, beams
 
@@ -222,10 +222,10 @@ class GenerativeModel:
         Raises:
             ModelError: the model was trained on another catalogue, or lacks some of its tokens.
         """
-        if self.note.catalogue not in catalogue.lineage:
+        if self.meta.catalogue not in catalogue.lineage:
             raise ModelError(
-                f"the model in {self._folder} was trained on the catalogue {self.note.catalogue[:12]}…, not on "
+                f"the model in {self._folder} was trained on the catalogue {self.meta.catalogue[:12]}…, not on "
                 f"{catalogue.hash[:12]}…. Use the catalogue folder of its own run."
             )
         engine = self._engines(catalogue, folder, token_ids(self.tokenizer, catalogue.tokens))
-        return Generative(self.tokenizer, self.note, catalogue, engine, self._beams)
+        return Generative(self.tokenizer, self.meta, catalogue, engine, self._beams)

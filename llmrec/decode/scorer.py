@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from llmrec.errors import ModelError, RequestError
-from llmrec.model.logits import OutputHead, plain
+from llmrec.model.logits import OutputHead, unwrap_peft
 
 LAYERS = {"full_attention", "sliding_attention"}
 
@@ -138,7 +138,7 @@ class Scorer:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Use a model, whose weights may change between calls; errors as in `Attention`."""
-        inner: Any = plain(model)
+        inner: Any = unwrap_peft(model)
         config = inner.config.get_text_config()
         self.attention = Attention(inner)
         self.decoder, self.head = inner.get_decoder(), OutputHead(inner)

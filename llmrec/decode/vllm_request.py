@@ -32,7 +32,7 @@ from llmrec.decode.filters import BatchFilters, Filter, item_numbers, list_unkno
 from llmrec.decode.grammar import Mode, OutputGrammar, mask_logits, separator_tokens
 from llmrec.errors import CodeError, LlmrecError, ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.folder import read_note
+from llmrec.model.folder import read_meta
 from llmrec.model.loading import tokenizer_from
 from llmrec.model.vocabulary import MENTION, token_ids
 
@@ -179,7 +179,7 @@ class ProcessorContext:
                 speculative decoding.
         """
         catalogue, folder = default_catalogue(), Path(config.model_config.model)
-        trained_on = read_note(folder).catalogue
+        trained_on = read_meta(folder).catalogue
         if trained_on != catalogue.hash:
             raise ModelError(
                 f"{folder} was trained on the catalogue {trained_on[:12]}…, but {CATALOGUE_VARIABLE} names "

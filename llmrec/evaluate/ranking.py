@@ -25,7 +25,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.text import item_titles
 from llmrec.metrics.ranking import RANKING, Ranks, rank_in_lists, rank_targets, weighted_mean
 from llmrec.metrics.significance import bootstrap, paired
-from llmrec.model.folder import Note
+from llmrec.model.folder import ModelMeta
 from llmrec.model.vocabulary import token_ids
 from llmrec.recipe import Evaluate, Validation
 from llmrec.seed import stream
@@ -242,7 +242,7 @@ def _write(folder: Path, dataset: Dataset, cases: EvalCases, ranked: Ranked, per
 
 def validator(
     settings: Validation, evaluation: Evaluate, dataset: Dataset, catalogue: Catalogue, seed: int, wide: bool = False
-) -> Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]:
+) -> Callable[[Any, PreTrainedTokenizerBase, ModelMeta], dict[str, float]]:
     """Build the function that early stopping calls: ranking metrics of validation items, on a sample of users.
 
     Args:
@@ -252,7 +252,7 @@ def validator(
             the top ten of any list.
 
     Returns:
-        Function (model in evaluation mode, tokenizer, note) → metric → mean; the metric of `settings` comes first.
+        Function (model in evaluation mode, tokenizer, meta) → metric → mean; the metric of `settings` comes first.
 
     Raises:
         DataError: no user has a validation item.
@@ -271,9 +271,9 @@ def validator(
     names = [settings.metric, *([WIDE_METRIC] if wide and settings.metric != WIDE_METRIC else [])]
     k = min(max(int(name.split("@")[1]) for name in names), dataset.n_items)
 
-    def measure(model: Any, tokenizer: PreTrainedTokenizerBase, note: Note) -> dict[str, float]:
+    def measure(model: Any, tokenizer: PreTrainedTokenizerBase, meta: ModelMeta) -> dict[str, float]:
         engine = TransformersEngine(model, catalogue.trie, token_ids(tokenizer, catalogue.tokens))
-        ranker = Generative(tokenizer, note, catalogue, engine, evaluation.beams)
+        ranker = Generative(tokenizer, meta, catalogue, engine, evaluation.beams)
         if evaluation.template == "held-out":
             ranker = ranker.with_held_out_prompt() or ranker
         batches = (requests[start : start + evaluation.batch] for start in range(0, len(requests), evaluation.batch))

@@ -32,7 +32,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.metrics.predictions import auc, bleu, mae, rmse, rouge
 from llmrec.metrics.ranking import Ranks, hit, mrr, ndcg
 from llmrec.metrics.significance import Interval, bootstrap, bootstrap_of
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from llmrec.recipe import Evaluate, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.builder import ExampleBuilder
@@ -164,7 +164,7 @@ class TaskEvaluator:
 
     def _generate(self, prompts: list[str], batch: int = 32) -> list[str]:
         """Greedy continuation of each prompt, up to its end token."""
-        encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
+        encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         eos, device = self.tokenizer.eos_token_id, self.model.device
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else eos
         texts = [""] * len(prompts)

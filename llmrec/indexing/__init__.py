@@ -1,1 +1,1 @@
-"""Item ↔ code: ways to index items, telling twins apart, health of the codes, the catalogue folder."""
+"""Items to codes: indexing methods, quantizers, collisions, health report, new items, the catalogue folder."""

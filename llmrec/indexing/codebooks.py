@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmrec.indexing.codes import Quantizer
-from llmrec.indexing.kmeans import balanced_kmeans, check_count, check_dim, kmeans, nearest, squared
+from llmrec.indexing.kmeans import balanced_kmeans, check_count, check_dim, kmeans, nearest, squared_distances
 
-_ROTATIONS = 20  # of codebooks and rotation, for OPQ
+_ROTATIONS = 20  # alternations of codebooks and rotation, for OPQ
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,8 @@ class Codebooks(Quantizer):
 
     centroids: np.ndarray
 
-    @property
-    def dim(self) -> int:
-        """Numbers of a vector."""
-        return int(self.centroids.shape[2])
-
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest centroid at each level, greedily: (items, levels) int32, and (items, dim) what is left."""
+        """Nearest centroid at each level, greedily: (items, levels) int32, and (items, dim) residuals."""
         check_dim(vectors, self.dim)
         residual = vectors.astype(np.float32).copy()
         codes = np.zeros((len(vectors), len(self.centroids)), np.int32)
@@ -34,34 +29,34 @@ class Codebooks(Quantizer):
             residual -= book[codes[:, level]]
         return codes, residual
 
-    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances of what the levels before leave to every centroid of a level."""
+    def level_distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of the residuals before a level to its centroids."""
         residual = vectors.astype(np.float32).copy()
         for before in range(level):
             residual -= self.centroids[before][codes[:, before]]
-        return squared(residual, self.centroids[level])
+        return squared_distances(residual, self.centroids[level])
 
 
 def residual_kmeans(
     vectors: np.ndarray, levels: int, width: int, seed: int, balanced: bool = False
 ) -> tuple[Codebooks, np.ndarray, np.ndarray]:
-    """Residual k-means: level by level, k-means over what the levels before left unexplained.
+    """Residual k-means: at each level, k-means over the residuals of the levels before.
 
     Args:
         vectors: (items, dim) float32, finite.
         levels: codebooks.
         width: centroids of each.
         seed: of the k-means starts.
-        balanced: no code of a level has more than ceil(items / width) items; `encode` knows no such shares.
+        balanced: limit each code of a level to ceil(items / width) items; `encode` has no such limit.
 
     Returns:
-        The codebooks, (items, levels) int32 codes, and (items, dim) float32, what they leave unexplained.
+        The codebooks, (items, levels) int32 codes, and (items, dim) float32 residuals.
 
     Raises:
         CodeError: fewer items than centroids.
 
     Source: GRID (arXiv 2507.22224) and OpenOneRec use it in place of RQ-VAE; Babenko and Lempitsky 2014 for residual
-    quantizing; balanced as in GREAM.
+    quantization; balanced as in GREAM.
     """
     check_count(len(vectors), width)
     residual = np.ascontiguousarray(vectors, np.float32).copy()
@@ -79,7 +74,7 @@ def residual_kmeans(
 
 @dataclass(frozen=True)
 class ProductQuantizer(Quantizer):
-    """A product quantizer: a vector is rotated and cut into parts, each with a codebook of its own.
+    """A product quantizer: a vector is rotated and split into parts, each with its own codebook.
 
     Attributes:
         rotation: (parts * part, dim) float32, orthonormal columns.
@@ -91,35 +86,35 @@ class ProductQuantizer(Quantizer):
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """See `Quantizer`."""
         return int(self.rotation.shape[1])
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest centroid of every part: (items, parts) int32, and (items, parts * part) what is left."""
+        """Nearest centroid of every part: (items, parts) int32, and (items, parts * part) residuals."""
         check_dim(vectors, self.dim)
-        cut = self._cut(vectors)
-        codes = np.stack([nearest(cut[:, part], book) for part, book in enumerate(self.centroids)], axis=1)
-        residual = cut - self.centroids[np.arange(len(self.centroids)), codes]
+        parts = self._split(vectors)
+        codes = np.stack([nearest(parts[:, n], book) for n, book in enumerate(self.centroids)], axis=1)
+        residual = parts - self.centroids[np.arange(len(self.centroids)), codes]
         return codes, residual.reshape(len(vectors), -1)
 
-    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances of a part to every centroid of it."""
-        return squared(self._cut(vectors)[:, level], self.centroids[level])
+    def level_distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of a part to its centroids."""
+        return squared_distances(self._split(vectors)[:, level], self.centroids[level])
 
-    def _cut(self, vectors: np.ndarray) -> np.ndarray:
+    def _split(self, vectors: np.ndarray) -> np.ndarray:
         parts, _, part = self.centroids.shape
         return np.ascontiguousarray((vectors @ self.rotation.T).reshape(len(vectors), parts, part), np.float32)
 
 
 def product_quantizer(vectors: np.ndarray, levels: int, width: int, seed: int, rotate: bool) -> ProductQuantizer:
-    """Fit a codebook for every part.
+    """Fit a codebook for every part of the vectors.
 
     Args:
         vectors: (items, dim) float32.
-        levels: parts; a dimension that they do not divide is padded by zeros.
-        width: centroids of each.
+        levels: parts; a dimension that is no multiple of it is padded with zeros.
+        width: centroids of each part.
         seed: of the k-means starts.
-        rotate: learn a rotation by which parts lose less (OPQ).
+        rotate: learn a rotation that lowers the quantization error (OPQ).
 
     Raises:
         CodeError: fewer items than centroids.
@@ -132,13 +127,13 @@ def product_quantizer(vectors: np.ndarray, levels: int, width: int, seed: int, r
     vectors = np.ascontiguousarray(vectors, np.float32)
     if rotate:
         rotation = _fit_rotation(np.ascontiguousarray(vectors @ rotation.T), levels, width, seed) @ rotation
-    cut = (vectors @ rotation.T).reshape(len(vectors), levels, part)
-    books = [kmeans(np.ascontiguousarray(cut[:, n]), width, seed % 2**31 + n) for n in range(levels)]
+    parts = (vectors @ rotation.T).reshape(len(vectors), levels, part)
+    books = [kmeans(np.ascontiguousarray(parts[:, n]), width, seed % 2**31 + n) for n in range(levels)]
     return ProductQuantizer(rotation, np.stack(books))
 
 
 def _fit_rotation(vectors: np.ndarray, levels: int, width: int, seed: int) -> np.ndarray:
-    """(dim, dim) float32 orthonormal: codebooks for a rotation and the best rotation for the codebooks, in turns.
+    """(dim, dim) float32 orthonormal matrix, fitted in alternation with the codebooks.
 
     Source: Ge et al. 2013, algorithm 1 (the rotation is an orthogonal Procrustes problem). faiss 1.15 has it for 256
     codes a part alone: setting its `OPQMatrix.pq` from Python corrupts memory.
@@ -155,25 +150,20 @@ def _fit_rotation(vectors: np.ndarray, levels: int, width: int, seed: int) -> np
 
 @dataclass(frozen=True)
 class Tree(Quantizer):
-    """A tree of clusters; a path is a code.
+    """A tree of clusters; the code of an item is its path.
 
     Attributes:
-        paths: (nodes, levels) int32 the path to each node but the root, padded by -1; shorter paths first.
+        paths: (nodes, levels) int32 path to each node except the root, padded by -1; shorter paths first.
         centroids: (nodes, dim) float32.
-        width: children of a node at most.
+        width: maximum children of a node.
     """
 
     paths: np.ndarray
     centroids: np.ndarray
     width: int
 
-    @property
-    def dim(self) -> int:
-        """Numbers of a vector."""
-        return int(self.centroids.shape[1])
-
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """From the root down, to the nearest child: (items, levels) int32, and (items, dim) from the last node."""
+        """Descend to the nearest child at each level: (items, levels) int32, and (items, dim) residuals."""
         check_dim(vectors, self.dim)
         codes = np.full((len(vectors), self.paths.shape[1]), -1, np.int32)
         node = np.zeros(len(vectors), np.int64)
@@ -183,32 +173,38 @@ class Tree(Quantizer):
                 codes[rows, level] = self.paths[node[rows], level]
         return codes, vectors - self.centroids[node]
 
-    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances to the children of each item's node; those it lacks are farthest."""
+    def level_distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances to the children of each item's node; missing ones are farthest."""
         table = np.full((len(vectors), self.width), -1, np.float32)
         for rows, children in self._families(codes, level):
-            table[np.ix_(rows, self.paths[children, level])] = squared(vectors[rows], self.centroids[children])
+            distances = squared_distances(vectors[rows], self.centroids[children])
+            table[np.ix_(rows, self.paths[children, level])] = distances
         return np.where(table < 0, 1 + 2 * table.max(axis=1, keepdims=True, initial=0), table)
 
     def _families(self, codes: np.ndarray, level: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each node of a level that items are at: the items' rows, and the node's children."""
+        """For each node of a level with items: the rows of the items, and the node's children."""
         nodes = np.flatnonzero((self.paths >= 0).sum(axis=1) == level + 1)
-        for parent in np.unique(codes[:, :level], axis=0):
-            rows = np.flatnonzero((codes[:, :level] == parent).all(axis=1))
+        for parent, rows in _by_parent(codes, level):
             yield rows, nodes[(self.paths[nodes, :level] == parent).all(axis=1)]
 
 
+def _by_parent(codes: np.ndarray, level: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each distinct prefix of `level` codes, and the rows that have it."""
+    for parent in np.unique(codes[:, :level], axis=0):
+        yield parent, np.flatnonzero((codes[:, :level] == parent).all(axis=1))
+
+
 def kmeans_tree(vectors: np.ndarray, levels: int, width: int, seed: int) -> tuple[Tree, np.ndarray, np.ndarray]:
-    """Split `levels` times into `width` equal shares by balanced k-means; a node of fewer items gives each a child.
+    """Split the items `levels` times into `width` equal clusters by balanced k-means; small nodes get a child per item.
 
     Returns:
-        The tree, (items, levels) int32 codes, and (items, dim) float32, each item less the centroid of its last node.
+        The tree, (items, levels) int32 codes, and (items, dim) float32 residuals from the centroid of the last node.
 
     Raises:
         CodeError: fewer items than children of the root.
 
-    Source: ColaRec (Wang et al. 2024), constrained k-means over a teacher's vectors. The last token of a code, which
-    there comes from one more split into single items, is our separating level.
+    Source: ColaRec (Wang et al. 2024), constrained k-means over item vectors of a collaborative model. There the last
+    token comes from one more split into single items; here it is the deduplication level.
     """
     check_count(len(vectors), width)
     vectors = np.ascontiguousarray(vectors, np.float32)
@@ -216,8 +212,7 @@ def kmeans_tree(vectors: np.ndarray, levels: int, width: int, seed: int) -> tupl
     paths, centroids = [], []
     residual = vectors.copy()
     for level in range(levels):
-        for number, parent in enumerate(np.unique(codes[:, :level], axis=0)):
-            rows = np.flatnonzero((codes[:, :level] == parent).all(axis=1))
+        for number, (parent, rows) in enumerate(_by_parent(codes, level)):
             if len(rows) <= width:
                 means, codes[rows, level] = vectors[rows], np.arange(len(rows))
             else:

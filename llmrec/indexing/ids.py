@@ -1,7 +1,7 @@
-"""Item number by item id, for millions of ids: 12 bytes an item, and no Python object of any item.
+"""Item number by item id, for millions of ids: 12 bytes an item, and no Python object for any item.
 
-Ids are hashed to 64 bits, block after block, and the hashes are sorted. A look-up is a binary search in them and a
-comparison of the ids that have the hash, so ids whose hashes collide are still told apart.
+Ids are hashed to 64 bits, and the hashes are sorted. A look-up is a binary search in the hashes and a comparison of the
+ids with that hash, so ids whose hashes collide are still found correctly.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _BLOCK = 1 << 16  # ids that are hashed at once
-_FACTOR = 0x9E3779B97F4A7C15  # odd; bytes of an id are the digits of a number to this base, modulo 2**64
+_FACTOR = 0x9E3779B97F4A7C15  # odd; the bytes of an id are the digits of a number to this base, modulo 2**64
 _MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class IdIndex:
-    """Finds numbers of ids.
+    """Item numbers by id.
 
     Attributes:
         ids: (items,) large_binary, UTF-8, without nulls; item numbers are positions.
@@ -44,21 +44,21 @@ class IdIndex:
         return cls(ids, hashes[order], order)
 
     @property
-    def repeats(self) -> bool:
-        """Whether an id stands twice."""
+    def has_duplicates(self) -> bool:
+        """Whether an id occurs twice."""
         same = np.append(self.hashes[1:] == self.hashes[:-1], False)
         suspects = self.order[same | np.roll(same, 1)]
         return len(suspects) > 0 and pc.count_distinct(self.ids.take(pa.array(suspects))).as_py() < len(suspects)
 
     def numbers(self, ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """(n,) int64 item number of each of n ids; -1 where no item has the id."""
+        """(n,) int64 item number of each of n ids; -1 for an unknown id."""
         if isinstance(ids, (pa.Array, pa.ChunkedArray)):
             ids = flat(ids).cast(pa.large_binary())
         else:
             ids = pa.array(map(_utf8, ids), pa.large_binary())
         hashes, result = _hashes(ids), np.full(len(ids), -1, np.int64)
         position, rows = np.searchsorted(self.hashes, hashes), np.arange(len(ids))
-        while len(rows):  # once, but for ids whose hash another id has
+        while len(rows):  # one round, except for ids whose hash another id has
             rows = rows[position[rows] < len(self.hashes)]
             rows = rows[self.hashes[position[rows]] == hashes[rows]]
             number = self.order[position[rows]]
@@ -69,21 +69,21 @@ class IdIndex:
         return result
 
     def number(self, item_id: str) -> int:
-        """The item number of one id, in a few microseconds; -1 where no item has it."""
-        text, wanted = _utf8(item_id), 0
+        """The item number of one id, in a few microseconds; -1 for an unknown id."""
+        text, key = _utf8(item_id), 0
         for byte in reversed(text):
-            wanted = (wanted * _FACTOR + byte + 1) & _MASK
-        place = bisect_left(self._sorted, wanted)
-        while place < len(self._sorted) and self._sorted[place] == wanted:
-            number = int(self.order[place])
+            key = (key * _FACTOR + byte + 1) & _MASK
+        position = bisect_left(self._sorted, key)
+        while position < len(self._sorted) and self._sorted[position] == key:
+            number = int(self.order[position])
             if self.ids[number].as_py() == text:
                 return number
-            place += 1
+            position += 1
         return -1
 
     @cached_property
     def _sorted(self) -> memoryview:
-        """The hashes as Python integers, each made when it is read."""
+        """The hashes as a sequence of Python integers, without copying."""
         return self.hashes.data
 
 
@@ -102,7 +102,7 @@ def hash_ids(ids: pa.Array) -> str:
 
 
 def _utf8(item_id: str) -> bytes:
-    """The bytes of an id; half a surrogate pair, which no id of a catalogue has, is one that is not found."""
+    """The bytes of an id; a lone surrogate, which no catalogue id has, is encoded and not found."""
     return item_id.encode(errors="surrogatepass")
 
 
@@ -127,7 +127,7 @@ def _hashes(ids: pa.Array) -> np.ndarray:
         powers[0] = 1
         np.cumprod(powers, out=powers)
         digits *= powers[np.arange(len(digits)) - np.repeat(starts, lengths)]
-        some = lengths > 0  # reduceat would give an empty id the first byte of the next
-        if some.any():
-            hashes[first : first + _BLOCK][some] = np.add.reduceat(digits, starts[some])
+        nonempty = lengths > 0  # reduceat would give an empty id the first byte of the next
+        if nonempty.any():
+            hashes[first : first + _BLOCK][nonempty] = np.add.reduceat(digits, starts[nonempty])
     return hashes

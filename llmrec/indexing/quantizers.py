@@ -1,4 +1,4 @@
-"""Quantizers by name: fitted, written beside the codes, read again when new items come."""
+"""Fit, save and load the quantizer of `indexing.method`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from llmrec.recipe import Indexing
 VECTOR_METHODS = ("rq-kmeans", "balanced-rq-kmeans", "rq-vae", "kmeans-tree", "pq", "opq")
 BOOKS, ARRAYS = "codebooks.npy", "quantizer.npz"
 _REMEDY = "Without it new items get no codes. Copy the folder again, or run the recipe again."
+# axes of the arrays in quantizer.npz; methods that are not listed have codebooks
 _AXES = {
     "kmeans-tree": {"paths": 2, "centroids": 2, "width": 0},
     "pq": {"rotation": 2, "centroids": 3},
     "opq": {"rotation": 2, "centroids": 3},
-}  # of the arrays that each reads; the others read codebooks
+}
 
 
 def fit(method: str, settings: Indexing, vectors: np.ndarray, seed: int) -> RawCodes:
-    """Fit a quantizer to (items, dim) float32 finite vectors, and code the items.
+    """Fit a quantizer to (items, dim) float32 finite vectors, and encode the items.
 
     Raises:
         CodeError: fewer items than codes of a level.
@@ -45,11 +46,11 @@ def fit(method: str, settings: Indexing, vectors: np.ndarray, seed: int) -> RawC
     else:
         quantizer, codes, residual = residual_kmeans(vectors, levels, width, seed, method == "balanced-rq-kmeans")
     priority = np.linalg.norm(residual, axis=1)
-    return RawCodes.levels(codes, [width] * codes.shape[1], priority, quantizer=quantizer, facts=facts)
+    return RawCodes.per_level(codes, [width] * codes.shape[1], priority, quantizer=quantizer, facts=facts)
 
 
 def save(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
-    """Write a quantizer; residual k-means over vectors of items is `codebooks.npy`, (levels, width, dim)."""
+    """Write a quantizer; residual k-means without BPE is `codebooks.npy`, (levels, width, dim)."""
     if isinstance(quantizer, Codebooks) and settings.bpe_vocab is None:
         np.save(folder / BOOKS, quantizer.centroids)
     else:
@@ -57,10 +58,10 @@ def save(quantizer: Quantizer, settings: Indexing, folder: Path) -> None:
 
 
 def load(settings: Indexing, folder: Path) -> Quantizer | None:
-    """The quantizer of a catalogue folder; None where its method has none.
+    """Load the quantizer of a catalogue folder; None if its method has none.
 
     Raises:
-        CodeError: the folder lacks it, or it is damaged or of other settings.
+        CodeError: the file is missing, damaged or of other settings.
     """
     method = settings.method
     if method not in VECTOR_METHODS:
@@ -84,19 +85,19 @@ def load(settings: Indexing, folder: Path) -> Quantizer | None:
 
 def _from_arrays(method: str, arrays: dict[str, np.ndarray]) -> Quantizer:
     if method == "rq-vae":
-        from llmrec.indexing.rq_vae import Encoder
+        from llmrec.indexing.rq_vae import RqVae
 
-        return Encoder.of(arrays)
+        return RqVae.from_arrays(arrays)
     if method == "kmeans-tree":
         return Tree(arrays["paths"], arrays["centroids"], int(arrays["width"]))
     return ProductQuantizer(**arrays) if method in ("pq", "opq") else Codebooks(arrays["centroids"])
 
 
 def _fits(quantizer: Quantizer, settings: Indexing) -> bool:
-    """Whether a quantizer codes a vector by the levels and the width of its settings."""
+    """Whether a quantizer has the levels and the width of its settings."""
     try:
         codes = quantizer.encode(np.zeros((1, quantizer.dim), np.float32))[0]
-        books = quantizer.arrays()["centroids"]  # (levels, width, dim), but of a tree (nodes, dim)
+        books = quantizer.arrays()["centroids"]  # (levels, width, dim), except for a tree: (nodes, dim)
         fits = codes.shape == (1, settings.levels) and codes.max() < settings.width
         return bool(fits and (books.ndim != 3 or books.shape[:2] == (settings.levels, settings.width)))
     except (ValueError, IndexError, TypeError, RuntimeError):

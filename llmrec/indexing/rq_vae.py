@@ -1,9 +1,9 @@
-"""RQ-VAE: an auto-encoder whose middle is quantized level by level, trained as a whole.
+"""RQ-VAE: an auto-encoder with a residual quantizer in the middle, trained as a whole.
 
 Source: LC-Rec (Zheng et al. 2024, arXiv 2311.09049, eqs. 1 to 5) and its code; van den Oord et al. 2017 for the
 straight-through gradient; Lee et al. 2022 for residual levels. Codebooks start from k-means of the untrained encoder's
-output; on the last level items are spread evenly by Sinkhorn while training; a code that nobody used for an epoch is
-moved to a vector that its level explains badly.
+output; in training, Sinkhorn spreads the items evenly over the last level; a code that was unused for an epoch moves to
+a residual of a random item.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch.nn import functional
 
 from llmrec.indexing.codebooks import Codebooks
 from llmrec.indexing.codes import Quantizer
+from llmrec.indexing.collisions import transport_plan
 from llmrec.indexing.kmeans import check_count, check_dim, kmeans
-from llmrec.indexing.separate import plan
 from llmrec.seed import stream
 
 HIDDEN, LATENT = (512, 256, 128, 64), 32  # LC-Rec begins at 2048, for vectors of 4096 numbers
 COMMIT, BATCH, RATE = 0.25, 1024, 1e-3
-STILL, PATIENCE = 0.001, 50  # converged: the validation error fell by less than this share in so many epochs
+TOLERANCE, PATIENCE = 0.001, 50  # converged: the validation error fell by less than this share in so many epochs
 
 
 @dataclass(frozen=True)
-class Encoder(Quantizer):
-    """A fitted RQ-VAE, of which coding needs the encoder and the codebooks.
+class RqVae(Quantizer):
+    """A fitted RQ-VAE: the encoder and the codebooks.
 
     Attributes:
         weights: per layer (out, in) float32.
@@ -44,23 +44,23 @@ class Encoder(Quantizer):
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """See `Quantizer`."""
         return int(self.weights[0].shape[1])
 
     def latent(self, vectors: np.ndarray) -> np.ndarray:
-        """(items, LATENT) float32 what the encoder makes of (items, dim) vectors."""
+        """(items, LATENT) float32 output of the encoder for (items, dim) vectors."""
         check_dim(vectors, self.dim)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             vectors = (vectors if number == 0 else np.maximum(vectors, 0)) @ weight.T + bias
         return np.ascontiguousarray(vectors, np.float32)
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(items, levels) int32 nearest codes, level by level, and (items, LATENT) float32 what they leave."""
+        """(items, levels) int32 nearest codes, level by level, and (items, LATENT) float32 residuals."""
         return self.books.encode(self.latent(vectors))
 
-    def last(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
-        """(items, width) float32 squared distances of what the levels before leave to every code of a level."""
-        return self.books.last(self.latent(vectors), codes, level)
+    def level_distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """(items, width) float32 squared distances of the residuals before a level to its codes."""
+        return self.books.level_distances(self.latent(vectors), codes, level)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Layers and codebooks."""
@@ -69,15 +69,15 @@ class Encoder(Quantizer):
         return layers | self.books.arrays()
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> Encoder:
-        """From what `arrays` gave."""
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> RqVae:
+        """Restore it from `arrays`."""
         depth = sum(name.startswith("weight") for name in arrays)
         weights = [arrays[f"weight{n}"] for n in range(depth)]
         return cls(weights, [arrays[f"bias{n}"] for n in range(depth)], Codebooks(arrays["centroids"]))
 
 
-class Network(nn.Module):
-    """Encoder, codebooks, decoder."""
+class RqVaeModule(nn.Module):
+    """Encoder, codebooks and decoder, for training."""
 
     def __init__(self, dim: int, levels: int, width: int) -> None:
         super().__init__()
@@ -85,18 +85,18 @@ class Network(nn.Module):
         self.encoder, self.decoder = _layers(sizes), _layers(sizes[::-1])
         self.books = nn.Parameter(torch.zeros(levels, width, sizes[-1]))
 
-    def quantize(self, latent: Tensor, even: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes of (batch, LATENT), level by level; `even` spreads the last level by Sinkhorn.
+    def quantize(self, latent: Tensor, balance: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize (batch, LATENT) level by level; `balance` spreads the last level by Sinkhorn.
 
         Returns:
-            (batch, LATENT) the sum of the chosen codes, with the gradient of `latent`; (batch, levels) codes; the loss
-            of codebooks and commitment.
+            (batch, LATENT) sum of the chosen codes, with a straight-through gradient; (batch, levels) codes; the
+            codebook and commitment loss.
         """
         residual, chosen, losses = latent, [], []
         for level, book in enumerate(self.books):
             distances = torch.cdist(residual, book).square().detach()
-            last = even and level == len(self.books) - 1
-            codes = plan(distances).argmax(1) if last else distances.argmin(1)
+            last = balance and level == len(self.books) - 1
+            codes = transport_plan(distances).argmax(1) if last else distances.argmin(1)
             picked = book[codes]
             losses.append(functional.mse_loss(picked, residual.detach()))
             losses[-1] = losses[-1] + COMMIT * functional.mse_loss(residual, picked.detach())
@@ -105,22 +105,22 @@ class Network(nn.Module):
         return latent - residual.detach(), torch.stack(chosen, 1), torch.stack(losses).mean()
 
     def error(self, vectors: Tensor) -> float:
-        """Mean squared error of the decoder's output for (items, dim) vectors, coded as new items are."""
+        """Mean squared reconstruction error of (items, dim) vectors, quantized as at inference."""
         with torch.no_grad():
             return float(functional.mse_loss(self.decoder(self.quantize(self.encoder(vectors), False)[0]), vectors))
 
 
-def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) -> tuple[Encoder, dict[str, Any]]:
-    """Train until the error of held-out items stays as it is, or for so many epochs.
+def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) -> tuple[RqVae, dict[str, Any]]:
+    """Train until the held-out error stops falling, or for the given epochs.
 
     Args:
         vectors: (items, dim) float32.
         levels, width: of the codebooks.
-        seed: of weights, batches and what is held out: a twentieth of the items, where there are two hundred.
-        epochs: at most.
+        seed: of weights, batches and held-out items (a twentieth, if there are at least 200 items).
+        epochs: maximum.
 
     Returns:
-        What codes items, and facts: epochs, whether it converged, errors of held-out items.
+        The quantizer, and facts: epochs, whether it converged, held-out errors.
 
     Raises:
         CodeError: fewer items than codes of a level.
@@ -128,71 +128,72 @@ def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) ->
     check_count(len(vectors), width)
     rng = stream(seed, "rq-vae")
     order = rng.permutation(len(vectors))
-    held = len(vectors) // 20 if len(vectors) >= 200 else 0
+    held_out = len(vectors) // 20 if len(vectors) >= 200 else 0
     whole = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
-    train, valid = whole[order[held:]], whole[order[:held]] if held else whole
+    train, valid = whole[order[held_out:]], whole[order[:held_out]] if held_out else whole
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        network = Network(vectors.shape[1], levels, width)
-        _start(network, train, seed)
-        errors = _train(network, train, valid, epochs, rng)
-        error = network.error(whole)
-    facts = {"epochs": len(errors), "converged": _still(errors), "held-out error": round(errors[-1], 6)}
+        module = RqVaeModule(vectors.shape[1], levels, width)
+        _init_books(module, train, seed)
+        errors = _train(module, train, valid, epochs, rng)
+        error = module.error(whole)
+    facts = {"epochs": len(errors), "converged": _converged(errors), "held-out error": round(errors[-1], 6)}
     facts["error"] = round(error, 6)
-    return _frozen(network), facts | {"variance": round(float(valid.var(0, unbiased=False).mean()), 6)}
+    return _to_quantizer(module), facts | {"variance": round(float(valid.var(0, unbiased=False).mean()), 6)}
 
 
-def _train(network: Network, train: Tensor, valid: Tensor, epochs: int, rng: np.random.Generator) -> list[float]:
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
+def _train(module: RqVaeModule, train: Tensor, valid: Tensor, epochs: int, rng: np.random.Generator) -> list[float]:
+    """Train the module; return the held-out error of each epoch."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     errors: list[float] = []
     for _ in range(epochs):
-        use = torch.zeros(network.books.shape[:2], dtype=torch.long)
+        use = torch.zeros(module.books.shape[:2], dtype=torch.long)
         order = torch.from_numpy(rng.permutation(len(train)))
         for rows in order.split(batch_size(len(train))):
             batch = train[rows]
-            quantized, codes, loss = network.quantize(network.encoder(batch), even=True)
-            loss = functional.mse_loss(network.decoder(quantized), batch) + loss
-            optimiser.zero_grad()
+            quantized, codes, loss = module.quantize(module.encoder(batch), balance=True)
+            loss = functional.mse_loss(module.decoder(quantized), batch) + loss
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             for level, column in enumerate(codes.T):
                 use[level] += torch.bincount(column, minlength=use.shape[1])
-        _revive(network, use, train[order[:BATCH]], rng)
-        errors.append(network.error(valid))
-        if _still(errors):
+        _revive(module, use, train[order[:BATCH]], rng)
+        errors.append(module.error(valid))
+        if _converged(errors):
             break
     return errors
 
 
 def batch_size(items: int) -> int:
-    """Items of a step: few enough that an epoch of a small catalogue has sixteen steps."""
+    """Items of a step: an epoch of a small catalogue has sixteen steps."""
     return max(32, min(BATCH, items // 16))
 
 
-def _still(errors: list[float]) -> bool:
-    """Whether the best error of the last epochs is hardly below the best before them."""
+def _converged(errors: list[float]) -> bool:
+    """Whether the best error of the last PATIENCE epochs is hardly below the best before them."""
     if len(errors) <= PATIENCE:
         return False
-    return min(errors[-PATIENCE:]) > (1 - STILL) * min(errors[:-PATIENCE])
+    return min(errors[-PATIENCE:]) > (1 - TOLERANCE) * min(errors[:-PATIENCE])
 
 
-def _start(network: Network, vectors: Tensor, seed: int) -> None:
-    """k-means of the encoder's output, level by level."""
+def _init_books(module: RqVaeModule, vectors: Tensor, seed: int) -> None:
+    """Initialize the codebooks by residual k-means of the encoder's output."""
     with torch.no_grad():
-        residual = network.encoder(vectors).numpy().copy()
-        for level in range(len(network.books)):
-            book = kmeans(residual, network.books.shape[1], seed % 2**31 + level, plus_plus=True)
-            network.books[level] = torch.from_numpy(book)
+        residual = module.encoder(vectors).numpy().copy()
+        for level in range(len(module.books)):
+            book = kmeans(residual, module.books.shape[1], seed % 2**31 + level, init="k-means++")
+            module.books[level] = torch.from_numpy(book)
             residual -= book[torch.cdist(torch.from_numpy(residual), torch.from_numpy(book)).argmin(1).numpy()]
 
 
-def _revive(network: Network, use: Tensor, batch: Tensor, rng: np.random.Generator) -> None:
-    """Put codes that nobody used where what their level has to explain lies, at random items of a batch."""
+def _revive(module: RqVaeModule, use: Tensor, batch: Tensor, rng: np.random.Generator) -> None:
+    """Move unused codes to residuals of random items of a batch."""
     if (use > 0).all():
         return
     with torch.no_grad():
-        residual = network.encoder(batch)
-        for level, book in enumerate(network.books):
+        residual = module.encoder(batch)
+        for level, book in enumerate(module.books):
             dead = torch.nonzero(use[level] == 0)[:, 0]
             if len(dead):
                 book[dead] = residual[torch.from_numpy(rng.integers(0, len(residual), len(dead)))]
@@ -208,8 +209,8 @@ def _layers(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _frozen(network: Network) -> Encoder:
-    linear = [layer for layer in network.encoder if isinstance(layer, nn.Linear)]
+def _to_quantizer(module: RqVaeModule) -> RqVae:
+    linear = [layer for layer in module.encoder if isinstance(layer, nn.Linear)]
     weights = [layer.weight.detach().numpy().copy() for layer in linear]
     biases = [layer.bias.detach().numpy().copy() for layer in linear]
-    return Encoder(weights, biases, Codebooks(network.books.detach().numpy().copy()))
+    return RqVae(weights, biases, Codebooks(module.books.detach().numpy().copy()))

@@ -1,9 +1,9 @@
 """The item trie: the catalogue sorted by code, so every prefix of a code is a contiguous range of items.
 
-A code is a tuple of symbols 0..n_symbols-1; which token of which model a symbol is, the caller says. Nodes are
-numbered level by level, node 0 is the empty prefix, and the children of a node are neighbours (compressed sparse rows):
-the whole trie is five arrays, stepped for many rows at once and never holding state. What may come next is a function
-of the symbols since the answer began, so beams may be reordered and serving slots recycled.
+A code is a sequence of symbols 0..n_symbols-1; the caller maps symbols to tokens of a model. Nodes are numbered by
+level, node 0 is the empty prefix, and the children of a node are neighbours (compressed sparse rows). The trie is five
+arrays without state: what may come next is a function of the symbols so far, so beams may be reordered and serving
+slots reused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Trie:
         order: (items,) int32, item number at each sorted position.
         start: (nodes,) int32, first sorted position under each node.
         stop: (nodes,) int32, one past the last sorted position under each node; stop - start items begin with it.
-        first_child: (nodes + 1,) int32; the children of node n are nodes first_child[n]..first_child[n + 1] - 1.
+        first_child: (nodes + 1,) int32; the children of node n are first_child[n]..first_child[n + 1] - 1.
         symbol: (nodes,) unsigned, the symbol that leads into each node (0 at the root).
     """
 
@@ -43,11 +43,11 @@ class Trie:
 
     @classmethod
     def build(cls, codes: Sequence[Sequence[int]] | np.ndarray, n_symbols: int) -> Trie:
-        """Sort the catalogue and number its prefixes.
+        """Sort the codes and number their prefixes.
 
         Args:
-            codes: one sequence of symbols an item, or an (items, levels) integer array padded at the end by -1.
-            n_symbols: how many symbols there are.
+            codes: a sequence of symbols for each item, or an (items, levels) integer array padded at the end by -1.
+            n_symbols: number of symbols.
 
         Raises:
             CodeError: no items, an empty code, a symbol out of range, a repeated code, or a code that begins another.
@@ -60,7 +60,7 @@ class Trie:
         return _number(columns, lengths[order], order, n_symbols)
 
     def __len__(self) -> int:
-        """Items in the catalogue."""
+        """Number of items."""
         return len(self.order)
 
     @cached_property
@@ -72,7 +72,7 @@ class Trie:
 
     @cached_property
     def parent(self) -> np.ndarray:
-        """(nodes,) int32, the node that each node is a child of; the root is its own parent."""
+        """(nodes,) int32, the parent of each node; the root is its own parent."""
         return np.concatenate([[0], np.repeat(np.arange(len(self.start)), np.diff(self.first_child))]).astype(np.int32)
 
     @cached_property
@@ -98,9 +98,9 @@ class Trie:
         code = np.full((len(node), self.depth), -1, np.int32)
         depth = self.depth_of(node)
         for level in range(self.depth - 1, -1, -1):
-            here = depth > level
-            code[here, level] = self.symbol[node[here]]
-            node = np.where(here, self.parent[node], node)
+            reached = depth > level
+            code[reached, level] = self.symbol[node[reached]]
+            node = np.where(reached, self.parent[node], node)
         return code
 
     def depth_of(self, nodes: np.ndarray) -> np.ndarray:
@@ -112,17 +112,14 @@ class Trie:
         return self.first_child[nodes] == self.first_child[nodes + 1]
 
     def item_at(self, nodes: np.ndarray) -> np.ndarray:
-        """(n,) int32, the item whose code ends at each node, or -1 where none does."""
+        """(n,) int32, the item whose code ends at each node, or -1."""
         return np.where(self.is_leaf(nodes), self.order[self.start[nodes]], -1)
 
     def children(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Every child of every node, in the order of the nodes and then of sorted position.
-
-        Args:
-            nodes: (n,) node numbers; a node may be named more than once.
+        """All children of (n,) nodes, in the order of the nodes and then of sorted position.
 
         Returns:
-            (edges,) int64 which of the n nodes, (edges,) int64 symbol, (edges,) int64 child node.
+            (edges,) int64 index into the n nodes, (edges,) int64 symbol, (edges,) int64 child node.
         """
         first = self.first_child[nodes].astype(np.int64)
         counts = self.first_child[nodes + 1] - first
@@ -131,9 +128,9 @@ class Trie:
         return source, self.symbol[child].astype(np.int64), child
 
     def child(self, nodes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-        """(n,) int64, the child of each node under one symbol each, or -1 where there is none (or the node is -1)."""
-        at = np.maximum(nodes, 0)
-        low, end = self.first_child[at].astype(np.int64), self.first_child[at + 1].astype(np.int64)
+        """(n,) int64, the child of each node by one symbol each; -1 if there is none or the node is -1."""
+        parent = np.maximum(nodes, 0)
+        low, end = self.first_child[parent].astype(np.int64), self.first_child[parent + 1].astype(np.int64)
         high = end
         while (low < high).any():
             middle = (low + high) // 2
@@ -145,7 +142,7 @@ class Trie:
 
 
 def _table(codes: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
-    """(items, levels) integers padded by -1, whatever shape the codes came in."""
+    """The codes as an (items, levels) integer array padded by -1."""
     if isinstance(codes, np.ndarray) and codes.ndim == 2:
         if not np.issubdtype(codes.dtype, np.integer):
             raise CodeError(f"Codes are {codes.dtype}, but symbols are whole numbers: pass an integer array.")
@@ -161,7 +158,7 @@ def _table(codes: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
 
 
 def _checked_lengths(table: np.ndarray, n_symbols: int) -> np.ndarray:
-    """(items,) symbols in each code, after refusing what cannot be a code."""
+    """(items,) lengths of the codes; raises CodeError for invalid ones."""
     if not table.size:
         raise CodeError("The catalogue has no items (or no levels), so nothing can be recommended: pass a code.")
     lengths: np.ndarray = np.zeros(len(table), np.int32)
@@ -186,12 +183,12 @@ def _checked_lengths(table: np.ndarray, n_symbols: int) -> np.ndarray:
 
 
 def _sort(table: np.ndarray, n_symbols: int) -> np.ndarray:
-    """(items,) item numbers in the order of their codes; an ended code sorts before its continuations."""
+    """(items,) item numbers in the order of their codes; a code sorts before its continuations."""
     base = n_symbols + 1
     words: list[np.ndarray] = []
     room = 0
     for level in range(table.shape[1]):
-        if room < base:  # packed into 63-bit words, since one word sorts ten times faster than its levels
+        if room < base:  # levels are packed into 63-bit words: one word sorts ten times faster than its levels
             words.append(np.zeros(len(table), np.int64))
             room = 2**63 - 1
         words[-1] *= base
@@ -202,14 +199,14 @@ def _sort(table: np.ndarray, n_symbols: int) -> np.ndarray:
 
 
 def _gather(column: np.ndarray, order: np.ndarray, n_symbols: int) -> np.ndarray:
-    """One level of the codes in sorted order, in the smallest type; padding becomes 0 and is never read."""
+    """One level of the sorted codes, in the smallest type; padding becomes 0 and is never read."""
     return np.maximum(column, 0).astype(np.min_scalar_type(n_symbols - 1))[order]
 
 
 def _number(columns: list[np.ndarray], lengths: np.ndarray, order: np.ndarray, n_symbols: int) -> Trie:
     """Number the prefixes of sorted codes level by level."""
     items = len(order)
-    fresh = np.zeros(items, bool)  # whether the item begins another prefix of this level than the item before it
+    fresh = np.zeros(items, bool)  # whether an item begins another prefix of this level than the item before it
     fresh[0] = True
     starts, stops, symbols = [np.zeros(1, np.int32)], [np.array([items], np.int32)], [columns[0][:1] * 0]
     firsts, total = [], 1
@@ -233,17 +230,17 @@ def _number(columns: list[np.ndarray], lengths: np.ndarray, order: np.ndarray, n
 
 
 def _refuse_shared_ends(fresh: np.ndarray, ends: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> None:
-    """A code that ends here must be alone: the next item in order must begin another prefix."""
+    """Raise CodeError if a code is repeated or begins another one."""
     shared = np.flatnonzero(ends[:-1] & ~fresh[1:])
     if not len(shared):
         return
-    one, other = int(order[shared[0]]), int(order[shared[0] + 1])
+    item, other = int(order[shared[0]]), int(order[shared[0] + 1])
     if lengths[shared[0]] == lengths[shared[0] + 1]:
         raise CodeError(
-            f"{len(shared)} of {len(order)} items repeat another item's code (items {one} and {other} are the first), "
+            f"{len(shared)} of {len(order)} items repeat another item's code (items {item} and {other} are the first), "
             "so they could not be distinguished. Add a level for them: set `indexing.collisions: extra-level`."
         )
     raise CodeError(
-        f"{len(shared)} of {len(order)} codes are the beginning of another code (item {one}'s of item {other}'s is the "
-        "first), so it could not be said where they end. End every code with an end symbol, or make all equally long."
+        f"{len(shared)} of {len(order)} codes are the beginning of another code (item {item}'s of item {other}'s is "
+        "the first), so their ends are ambiguous. End every code with an end symbol, or make all equally long."
     )

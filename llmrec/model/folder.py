@@ -1,4 +1,4 @@
-"""The model folder: a plain Hugging Face folder, and beside it a note of the catalogue and prompt it was trained on."""
+"""The model folder: a plain Hugging Face folder, with the catalogue and the prompts of its training in llmrec.json."""
 
 from __future__ import annotations
 
@@ -17,47 +17,44 @@ from llmrec.checked import read_checked
 from llmrec.errors import ModelError
 from llmrec.files import write_json
 from llmrec.model.loading import config_from, model_from, tokenizer_from
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 
-NOTE = "llmrec.json"
+META = "llmrec.json"
 _REMEDY = "Copy the folder again, or make it again with `llmrec run` or `llmrec export`."
-_LONGEST = 100_000  # characters of a prompt
+_MAX_PROMPT = 100_000  # characters of a prompt
 
 
 def _with_slots(*slots: str, further: str = "", optional: bool = False) -> AfterValidator:
-    """A validator of prompts: each of some slots once, in braces, and no other but perhaps one further slot.
-
-    `optional`: or no prompt, "".
-    """
-    words = " and ".join(f"{{{slot}}}" for slot in slots)
+    """A validator of prompts: each slot once, in braces, and at most one `further` slot; `optional` allows ""."""
+    names = " and ".join(f"{{{slot}}}" for slot in slots)
 
     def check(prompt: str) -> str:
         parts = list(string.Formatter().parse(prompt))
         found = sorted(name for _, name, _, _ in parts if name is not None)
         fitting = [sorted(slots), *([sorted([*slots, further])] if further else [])]
         if (prompt or not optional) and (found not in fitting or any(part[2] or part[3] for part in parts)):
-            raise ValueError(f"it must have {words} once, and no other slot")
+            raise ValueError(f"it must have {names} once, and no other slot")
         return prompt
 
     return AfterValidator(check)
 
 
-_Text = Annotated[str, Field(max_length=_LONGEST)]
+_Text = Annotated[str, Field(max_length=_MAX_PROMPT)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _HistoryPrompt = Annotated[_Text, _with_slots("history", further="user", optional=True)]
 
 
 @dataclass(frozen=True)
-class Note:
-    """What a model must be used with.
+class ModelMeta:
+    """What a model was trained with.
 
     Attributes:
-        catalogue: hash of the catalogue it was trained on.
-        history: items of a history that its prompts hold, newest kept.
-        prompt: the first wording that it was trained with of a task that goes from a history to an item; with the slot
-            {history}, and {user} where it was trained with ids of users; "" where no such task was trained.
-        held_out_prompt: a wording it never saw in training, for evaluation.
-        search: the wording of its prompt for a wish in words, with the slot {intention}; "" where it learned none.
+        catalogue: hash of its catalogue.
+        history: maximum items of a history in its prompts; the newest are kept.
+        prompt: the first training template of a task from a history to an item, with the slot {history}, and {user} if
+            it was trained with user ids; "" if no such task was trained.
+        held_out_prompt: a template that was not in training, for evaluation.
+        search: its template for a search text, with the slot {intention}; "" if that was not trained.
         search_history: the same after a history, with both slots.
     """
 
@@ -70,65 +67,65 @@ class Note:
     search_history: Annotated[_Text, _with_slots("history", "intention", optional=True)] = ""
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, note: Note, folder: Path) -> None:
-    """Write weights, tokenizer, a generation config of our own (nothing inherited that drops beams), and the note."""
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, meta: ModelMeta, folder: Path) -> None:
+    """Write weights, tokenizer, a generation config with special tokens only (no inherited sampling), and the meta."""
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / NOTE, {name: value for name, value in asdict(note).items() if value or "prompt" in name})
+    write_json(folder / META, {name: value for name, value in asdict(meta).items() if value or "prompt" in name})
 
 
-def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Note]:
-    """Read a model folder, in evaluation mode, on the GPU where there is one.
+def load(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelMeta]:
+    """Load a model folder, in evaluation mode, on the GPU if there is one.
 
     Raises:
         ModelError: not such a folder.
     """
-    tokenizer, note = load_words(folder)
-    return load_model(folder, dtype), tokenizer, note
+    tokenizer, meta = load_tokenizer(folder)
+    return load_model(folder, dtype), tokenizer, meta
 
 
-def read_note(folder: Path) -> Note:
-    """The note of a model folder.
-
-    Raises:
-        ModelError: not such a folder, or a damaged note.
-    """
-    if not (folder / NOTE).is_file():
-        raise ModelError(f"{folder} is not a model folder of llmrec: it has no {NOTE}. `llmrec run` makes one.")
-    note: Note = read_checked(folder / NOTE, Note, _REMEDY, ModelError)
-    return note
-
-
-def load_words(folder: Path) -> tuple[PreTrainedTokenizerBase, Note]:
-    """The tokenizer and the note of a model folder, without its weights.
+def read_meta(folder: Path) -> ModelMeta:
+    """Read llmrec.json of a model folder.
 
     Raises:
-        ModelError: not such a folder, or a damaged one; among them a tokenizer with tokens that the model lacks.
+        ModelError: not such a folder, or the file is damaged.
     """
-    note = read_note(folder)
+    if not (folder / META).is_file():
+        raise ModelError(f"{folder} is not a model folder of llmrec: it has no {META}. `llmrec run` makes one.")
+    meta: ModelMeta = read_checked(folder / META, ModelMeta, _REMEDY, ModelError)
+    return meta
+
+
+def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, ModelMeta]:
+    """Load the tokenizer and the meta of a model folder, without its weights.
+
+    Raises:
+        ModelError: not such a folder, or a damaged one, such as a tokenizer with tokens that the model lacks.
+    """
+    meta = read_meta(folder)
     with _with_remedy():
         config, tokenizer = config_from(folder), tokenizer_from(folder)
         _check_tokens(folder, tokenizer, config)
-        encode(tokenizer, note.prompt)  # a damaged chat template shows only here
-    return tokenizer, note
+        encode_prompt(tokenizer, meta.prompt)  # a damaged chat template shows only here
+    return tokenizer, meta
 
 
 def load_model(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
-    """The weights of a model folder, in evaluation mode, on the GPU where there is one.
+    """Load the weights of a model folder, in evaluation mode, on the GPU if there is one.
 
     Raises:
         ModelError: they cannot be loaded.
     """
     with _with_remedy():
-        model: Any = model_from(folder, dtype, whole=True)
+        model: Any = model_from(folder, dtype, strict=True)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def window(folder: Path) -> int:
-    """Tokens that the model of a folder can hold.
+def context_length(folder: Path) -> int:
+    """Maximum positions of the model of a folder.
 
     Raises:
         ModelError: its configuration cannot be read.
@@ -141,7 +138,7 @@ def window(folder: Path) -> int:
 
 
 def _check_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    if not (folder / "tokenizer.json").is_file():  # transformers would make a tokenizer without words
+    if not (folder / "tokenizer.json").is_file():  # transformers would make an empty tokenizer
         raise ModelError(f"{folder} cannot be loaded: it has no tokenizer.json.")
     highest, rows = max(tokenizer.get_vocab().values(), default=-1), config.get_text_config().vocab_size
     if highest >= rows:
@@ -152,7 +149,7 @@ def _check_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PreT
 
 @contextlib.contextmanager
 def _with_remedy() -> Iterator[None]:
-    """Say of an error what to do about a folder of llmrec's own."""
+    """Add to an error what to do about a folder of llmrec."""
     try:
         yield
     except ModelError as error:

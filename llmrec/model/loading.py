@@ -1,6 +1,6 @@
-"""Models, configurations and tokenizers of folders and hubs, read by transformers: data alone, never code or pickles.
+"""Load models, configurations and tokenizers by transformers: data only, never code or pickles.
 
-What transformers, tokenizers and safetensors raise about a damaged file is of any kind; here it becomes a `ModelError`.
+Errors of transformers, tokenizers and safetensors about damaged files have many types; here they become `ModelError`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NO_CODE = (
 
 
 def config_from(name: Path | str) -> PreTrainedConfig:
-    """The configuration of a model folder or hub name.
+    """Load the configuration of a model folder or hub name.
 
     Raises:
-        ModelError: it cannot be read, has no layers, or asks for code from elsewhere.
+        ModelError: it cannot be read, has no layers, or needs foreign code.
     """
     _check_files(Path(name))
-    with explained(name):
+    with as_model_error(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
         attention = str(getattr(config, "_attn_implementation", None))
@@ -50,44 +50,35 @@ def config_from(name: Path | str) -> PreTrainedConfig:
 
 
 def tokenizer_from(name: Path | str, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name.
-
-    Args:
-        name: where from.
-        options: of `AutoTokenizer.from_pretrained`.
+    """Load the tokenizer of a model folder or hub name; `options` are of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        ModelError: it cannot be read, or encodes nothing.
+        ModelError: it cannot be read, or cannot encode a text.
     """
     _check_files(Path(name))
-    with explained(name):
+    with as_model_error(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer("a")  # some damage shows only here
     return tokenizer
 
 
-def model_from(name: Path | str, dtype: torch.dtype | str, whole: bool = False) -> PreTrainedModel:
-    """The language model of a folder or hub name, from weights in safetensors.
-
-    Args:
-        name: where from.
-        dtype: of the weights.
-        whole: whether weights that the model has no place for are an error, too.
+def model_from(name: Path | str, dtype: torch.dtype | str, strict: bool = False) -> PreTrainedModel:
+    """Load the language model of a folder or hub name, from safetensors; `strict` refuses unexpected weights, too.
 
     Raises:
-        ModelError: it cannot be loaded, lacks weights, or has some that are not finite.
+        ModelError: it cannot be loaded, lacks weights, or has weights that are not finite.
     """
     _check_folder(Path(name), config_from(name))
-    auto: Any = AutoModelForCausalLM  # transformers types what it returns without the report
-    with explained(name):
+    auto: Any = AutoModelForCausalLM  # its types lack the loading report
+    with as_model_error(name):
         model, report = auto.from_pretrained(
             name, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-    problems = {"lacks": report["missing_keys"], "has no place for": report["unexpected_keys"] if whole else ()}
-    for what, keys in problems.items():
+    problems = {"lacks": report["missing_keys"], "has no place for": report["unexpected_keys"] if strict else ()}
+    for problem, keys in problems.items():
         if keys:
             raise ModelError(
-                f"{name} cannot be loaded: the model of its config.json {what} {len(keys)} weight(s), such as "
+                f"{name} cannot be loaded: the model of its config.json {problem} {len(keys)} weight(s), such as "
                 f"'{min(keys)}', so config.json or weights are damaged or of another model."
             )
     broken = next((key for key, weight in model.named_parameters() if not _is_finite(weight)), None)
@@ -97,18 +88,14 @@ def model_from(name: Path | str, dtype: torch.dtype | str, whole: bool = False) 
 
 
 @contextlib.contextmanager
-def explained(name: Path | str) -> Iterator[None]:
-    """Turn whatever a library raises while it reads a model into a message.
-
-    Raises:
-        ModelError: anything was raised.
-    """
+def as_model_error(name: Path | str) -> Iterator[None]:
+    """Turn any error of a library that loads a model into a `ModelError` with one message."""
     try:
         yield
     except LlmrecError:
         raise
     except BaseException as error:
-        # tokenizers are written in Rust, whose panics are no `Exception`
+        # tokenizers is written in Rust, whose panics are not an `Exception`
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = NO_CODE if "trust_remote_code" in str(error) else _reason(error)
@@ -116,29 +103,21 @@ def explained(name: Path | str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What a library says, on one line; with the kind of the error where that is no sentence for people."""
-    words = " ".join(str(error).split()).rstrip(".")
-    words = words if len(words) <= 300 else f"{words[:300]}…"
-    return f"{words}." if isinstance(error, OSError | ValueError | ImportError) else f"{type(error).__name__}: {words}."
+    """The message of an error on one line; with its type, unless the message is a sentence for users."""
+    text = " ".join(str(error).split()).rstrip(".")
+    text = text if len(text) <= 300 else f"{text[:300]}…"
+    return f"{text}." if isinstance(error, OSError | ValueError | ImportError) else f"{type(error).__name__}: {text}."
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder with a pipe, a device or a link to nothing in it: reading those would wait for ever, or be odd.
-
-    Raises:
-        ModelError: it has such.
-    """
+    """Raise ModelError for a folder with a pipe, a device or a dangling link: reading it could block forever."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if not path.is_file() and not path.is_dir():
             raise ModelError(f"{folder} cannot be loaded: {path.name} in it is not a regular file.")
 
 
 def _check_folder(folder: Path, config: PreTrainedConfig) -> None:
-    """Refuse what would make transformers read elsewhere, or build layers for hours.
-
-    Raises:
-        ModelError: the folder holds adapters of another model, or the configuration has more layers than weights.
-    """
+    """Raise ModelError for a folder of adapters, or with more layers than weights (building them takes hours)."""
     if not folder.is_dir():
         return
     if (folder / "adapter_config.json").is_file():
@@ -147,7 +126,7 @@ def _check_folder(folder: Path, config: PreTrainedConfig) -> None:
             "into their base first, with peft's merge_and_unload."
         )
     tensors, layers = 0, getattr(config.get_text_config(), "num_hidden_layers", 1)
-    with explained(folder):
+    with as_model_error(folder):
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as weights:
                 tensors += len(weights.keys())

@@ -1,4 +1,4 @@
-"""nano: a small Llama from scratch, with its own SentencePiece vocabulary. Loads with nothing of ours installed."""
+"""nano: a small Llama trained from scratch, with its own SentencePiece tokenizer; plain transformers can load it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from llmrec.files import write_json
 from llmrec.model.loading import tokenizer_from
 from llmrec.recipe import Model
 
-_FURTHER = 256 + 3 + 1  # pieces beside a text's characters: bytes, <unk>, <s> and </s>, the blank
+_OTHER_PIECES = 256 + 3 + 1  # besides the characters of the texts: bytes, <unk>, <s> and </s>, the space
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreTrainedTokenizerBase:
-    """Train a SentencePiece BPE with byte fallback and save it so that `AutoTokenizer` loads it.
+    """Train a SentencePiece BPE tokenizer with byte fallback and save it for `AutoTokenizer`.
 
     Args:
         texts: training prompts and titles, without item codes.
-        vocabulary: pieces at most; fewer where the texts are small.
-        folder: receives tokenizer.model and what belongs to it.
+        vocabulary: maximum number of pieces.
+        folder: to write into.
 
     Raises:
-        ModelError: the vocabulary is smaller than the texts need, or the saved tokenizer does not give a text back.
+        ModelError: the vocabulary is smaller than the texts need, or decoding does not restore a text.
     """
     texts = sorted(set(texts))
     characters = len(set().union(*texts) - {" "})
-    if vocabulary < characters + _FURTHER:
+    if vocabulary < characters + _OTHER_PIECES:
         raise ModelError(
             f"a vocabulary of {vocabulary} pieces is too small for texts with {characters} different characters. Raise "
-            f"model.vocabulary to at least {characters + _FURTHER}."
+            f"model.vocabulary to at least {characters + _OTHER_PIECES}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
@@ -56,15 +56,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
         pad_id=-1,
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-    about = {
+    config = {
         "tokenizer_class": "LlamaTokenizer",
         "add_bos_token": True,
         "legacy": False,
         "clean_up_tokenization_spaces": False,
-        **special,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "</s>",
     }
-    write_json(folder / "tokenizer_config.json", about)
+    write_json(folder / "tokenizer_config.json", config)
     tokenizer = tokenizer_from(folder)
     for text in texts[:: max(1, len(texts) // 500)]:
         check_round_trip(tokenizer, text)
@@ -72,25 +74,25 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Assert that a text comes back from its tokens.
+    """Check that decoding the tokens of a text restores it.
 
     Raises:
         ModelError: it does not.
     """
-    back = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
-    if back.strip() != text.strip():
+    decoded = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
+    if decoded.strip() != text.strip():
         raise ModelError(
-            f"the tokenizer does not give a text back: '{text}' became '{back}'. This is a bug; please report it."
+            f"the tokenizer does not give a text back: '{text}' became '{decoded}'. This is a bug; please report it."
         )
 
 
 def build(model: Model, tokenizer: PreTrainedTokenizerBase, window: int, vocabulary: int) -> PreTrainedModel:
-    """A Llama with random weights, shaped by the recipe.
+    """Make a Llama with random weights.
 
     Args:
         model: width, layers, heads.
         tokenizer: for the special tokens.
-        window: positions it must hold.
+        window: maximum positions.
         vocabulary: rows of its embedding, padding included.
     """
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""New item tokens: appended to a tokenizer once, offline, and found again when the model is used."""
+"""Item tokens in a tokenizer: appended once, offline, and looked up when the model is used."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
 
-MENTION = "<|item|>"  # in free words: an item's code follows
-MULTIPLE = 64  # embedding rows are padded to this: odd sizes are slow on every accelerator
+MENTION = "<|item|>"  # in free text: an item's code follows
+MULTIPLE = 64  # embedding rows are padded to a multiple of this: other sizes are slow on every accelerator
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
-    """Append item tokens, and the one that announces an item in free words, to a tokenizer.
+    """Append item tokens and MENTION to a tokenizer.
 
     Returns:
         Embedding rows that the model needs, padding included.
@@ -34,10 +34,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> int:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarray:
-    """Model token of each catalogue token.
-
-    Returns:
-        (tokens,) int64.
+    """(tokens,) int64 token id of each catalogue token.
 
     Raises:
         ModelError: the tokenizer lacks some: it belongs to another catalogue.
@@ -53,18 +50,13 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarr
 
 
 def code_tokens(codes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The model's tokens of codes.
+    """(…, longest) int64 token ids of codes, (…, longest) symbols; both padded at the end by -1.
 
-    Args:
-        codes: (…, longest) symbols of a catalogue, padded at the end by -1.
-        tokens: (n_symbols,) from `token_ids`.
-
-    Returns:
-        (…, longest) int64, padded as the codes are.
+    `tokens` is (n_symbols,), from `token_ids`.
     """
     return np.where(codes >= 0, tokens[codes], -1)
 
 
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> np.ndarray:
-    """(tokens + 1,) int64 model token of all that was appended; without the last in a model of before there was one."""
+    """(tokens + 1,) int64 ids of all appended tokens, MENTION last (older models lack it)."""
     return token_ids(tokenizer, [*tokens, *([MENTION] if MENTION in tokenizer.get_vocab() else [])])

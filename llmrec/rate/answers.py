@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from llmrec.decode.exact import sum_paths
 from llmrec.errors import ModelError, TextError
 from llmrec.indexing.trie import ROOT, Trie
-from llmrec.model.prompting import wrap
+from llmrec.model.prompting import format_prompt
 from llmrec.rate.ratings import RatingScale
 from llmrec.text.oracle import AnswerCache
 
@@ -122,7 +122,7 @@ class RatingTokens:
     @classmethod
     def after(cls, tokenizer: PreTrainedTokenizerBase, prompt: str, scale: RatingScale) -> RatingTokens:
         """The ratings as a tokenizer writes them behind a prompt, which may differ from how it writes them alone."""
-        before, _ = wrap(tokenizer, prompt, LABEL)
+        before, _ = format_prompt(tokenizer, prompt, LABEL)
         base = list(tokenizer(before, add_special_tokens=False)["input_ids"])
         paths = []
         for label in scale.labels:

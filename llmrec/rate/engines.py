@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from llmrec.decode.exact import score_nodes
 from llmrec.decode.scorer import BranchState, Scorer
 from llmrec.errors import ModelError, TextError
-from llmrec.model.prompting import encode, turns
+from llmrec.model.prompting import encode_prompt, turns
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, RatingAnswer, RatingTokens
 from llmrec.rate.ratings import RatingScale
 from llmrec.text.client import OpenAIClient, ReplyError
@@ -56,7 +56,7 @@ class TransformersRatingEngine:
             ModelError: a prompt is longer than the model's window.
         """
         ratings = RatingTokens.after(self.tokenizer, prompts[0], self.scale)
-        rows = [encode(self.tokenizer, prompt, LABEL) for prompt in prompts]
+        rows = [encode_prompt(self.tokenizer, prompt, LABEL) for prompt in prompts]
         longest, window = max(map(len, rows)), self.model.config.get_text_config().max_position_embeddings
         if longest + self.max_tokens > window:
             raise ModelError(

@@ -25,7 +25,7 @@ from llmrec.checked import read_checked
 from llmrec.errors import ModelError
 from llmrec.files import atomic_folder, write_json
 from llmrec.model.base import load_base
-from llmrec.model.loading import explained, model_from
+from llmrec.model.loading import as_model_error, model_from
 from llmrec.rate.rating_model import (
     STARTS,
     FineTunedPredictor,
@@ -128,7 +128,7 @@ def fine_tune(
     if note["head"] != model.kind:
         raise ModelError(f"{result} holds a head for {note['head']}. Choose another --out, or delete it.")
     model.decoder = model_from(result, torch.float32).get_decoder()
-    with explained(result / "head.safetensors"):
+    with as_model_error(result / "head.safetensors"):
         model.head.load_state_dict(load_file(result / "head.safetensors"))
     model.spread = note["spread"]
     return FineTunedPredictor(model.to("cuda" if torch.cuda.is_available() else "cpu"), histories, start), note

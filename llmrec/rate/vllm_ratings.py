@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, RatingAnswer, RatingTokens
 from llmrec.rate.ratings import RatingScale
 
@@ -59,7 +59,7 @@ class VllmRatingEngine:
     def answer(self, prompts: Sequence[str]) -> Iterator[tuple[int, RatingAnswer]]:
         """Yield answers, those of each call together."""
         ratings = RatingTokens.after(self.tokenizer, prompts[0], self.scale)
-        rows = [encode(self.tokenizer, prompt, LABEL) for prompt in prompts]
+        rows = [encode_prompt(self.tokenizer, prompt, LABEL) for prompt in prompts]
         for start in range(0, len(rows), CALL_PROMPTS):
             part = rows[start : start + CALL_PROMPTS]
             begin = time.perf_counter()

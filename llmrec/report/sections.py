@@ -156,7 +156,7 @@ def codes(run: Run) -> str:
     health, levels = run.health, run.health.get("levels", [])
     facts: dict[str, Any] = {k: v for k, v in health.items() if isinstance(v, int | float)}
     facts |= {f"tokens of a code, {k}": v for k, v in health.get("tokens", {}).items()}
-    for name, key in (("categories", "category_nmi"), ("co-occurrence", "company_nmi")):
+    for name, key in (("categories", "category_nmi"), ("co-occurrence", "cooccurrence_nmi")):
         if key in health:
             facts[f"agreement of prefixes with {name} (NMI)"] = ", ".join(f"{value:.3f}" for value in health[key])
     facts |= {

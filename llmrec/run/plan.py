@@ -116,13 +116,13 @@ def _catalogue(settings: Indexing, model: Model) -> StageSpec:
 
     def make(context: Context) -> dict[str, Any]:
         from llmrec.data.dataset import Dataset
-        from llmrec.indexing import build
+        from llmrec.indexing import build, new_items
         from llmrec.items import read_vectors
 
         dataset = Dataset.load(context.run.data, texts=False)
         vectors = read_vectors(context.run.items, dataset.n_items)
         if earlier:
-            return build.extend(earlier, dataset.items, vectors, context.seed, context.folder)
+            return new_items.extend(earlier, dataset.items, vectors, context.seed, context.folder)
         train = dataset.before("valid") if settings.behaves else None
         return build.make(settings, dataset.items, vectors, context.seed, context.folder, train)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmrec.decode.recommender_spec import SPEC_FILE, RecommenderSpec, iter_nodes, read_spec
 from llmrec.errors import RunError
-from llmrec.model.folder import NOTE
+from llmrec.model.folder import META
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import description_of, plan
 from llmrec.run.stage import StageSpec, require_current
@@ -31,7 +31,7 @@ def describe(folder: Path) -> RecommenderSpec:
     if is_export(folder):
         return read_spec(folder)
     run = RunFolder(folder)
-    if (folder / NOTE).is_file() and not run.is_run():
+    if (folder / META).is_file() and not run.is_run():
         raise RunError(
             f"{folder} holds a model but no {SPEC_FILE}, so an older version of llmrec exported it, or it is not "
             "copied whole. Copy it again, or export its run again with: llmrec export RUN DIR"

@@ -18,7 +18,7 @@ from llmrec.decode.vllm_engine import engine_arguments
 from llmrec.decode.vllm_request import CATALOGUE_VARIABLE
 from llmrec.errors import ModelError, RunError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.folder import load_words
+from llmrec.model.folder import load_tokenizer
 from llmrec.run.layout import RunFolder
 from llmrec.run.recommender import describe, is_export, language_model
 
@@ -112,11 +112,11 @@ def vllm_command(settings: Settings, host: str, port: int, more: list[str]) -> t
             "Type: pip install --no-deps -e . (in its checkout), or pip install -U llmrec"
         )
     model, catalogue = language_model(settings.run), settings.catalogue
-    _, note = load_words(model)  # report damage now, not after half a minute of loading
+    _, note = load_tokenizer(model)  # report damage now, not after half a minute of loading
     loaded = Catalogue.load(catalogue)
-    if note.catalogue != loaded.hash:
+    if meta.catalogue != loaded.hash:
         raise ModelError(
-            f"{model} was trained on the catalogue {note.catalogue[:12]}…, but {catalogue} holds "
+            f"{model} was trained on the catalogue {meta.catalogue[:12]}…, but {catalogue} holds "
             f"{loaded.hash[:12]}…. Finish the run, or serve an export of it."
         )
     arguments = engine_arguments(model, catalogue, max_logprobs=len(loaded.tokens))

@@ -233,10 +233,10 @@ class ReservedTokens:
         """Of a catalogue whose tokens are the model's `new`; None where it has no reserved tokens, or share is 0."""
         last = np.arange(catalogue.first_of_last, len(catalogue.tokens))
         free = np.setdiff1d(last, catalogue.prefixes[1])
-        if not len(free) or not share or catalogue.ends not in ("separating", "own"):
+        if not len(free) or not share or catalogue.suffix not in ("dedup", "per-item"):
             return None
         highest: dict[tuple[int, ...], int] = {}
-        for row in catalogue.codes.tolist() if catalogue.ends == "separating" else []:
+        for row in catalogue.codes.tolist() if catalogue.suffix == "dedup" else []:
             *inner, symbol = (symbol for symbol in row if symbol >= 0)
             prefix = tuple(new[inner].tolist())
             highest[prefix] = max(highest.get(prefix, -1), symbol)

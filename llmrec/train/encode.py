@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.errors import ModelError
-from llmrec.model.prompting import wrap_all
+from llmrec.model.prompting import format_prompts
 from llmrec.tasks.builder import SCHEMA
 from llmrec.tasks.tokens import SegmentTokenizer, fit_history
 
@@ -144,7 +144,7 @@ def longest(batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBas
 
 
 def _block(batch: pa.RecordBatch, tokenize: SegmentTokenizer, window: int) -> Block:
-    prompts, shift = wrap_all(tokenize.tokenizer, batch["prompt"])
+    prompts, shift = format_prompts(tokenize.tokenizer, batch["prompt"])
     texts = pc.binary_join_element_wise(prompts, batch["answer"], tokenize.tokenizer.eos_token or "", "")
     result = tokenize(texts)
     lengths = np.diff(result.offsets)

@@ -18,8 +18,8 @@ from llmrec.items import read_texts, read_vectors
 from llmrec.model import folder as model_folder
 from llmrec.model import nano
 from llmrec.model.base import load_base, tiny_base
+from llmrec.model.embeddings import Initializer, ItemInfo, init_rows, initializer, resize
 from llmrec.model.loading import tokenizer_from
-from llmrec.model.rows import Initial, Known, begin, grow, initial
 from llmrec.model.vocabulary import add_tokens, new_token_ids
 from llmrec.recipe import Indexing
 from llmrec.seed import seed_everything
@@ -65,7 +65,7 @@ def _nano(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrai
     model = nano.build(job.model, tokenizer, window, rows)
     if job.model.init_tokens == "vectors":
         new = new_token_ids(tokenizer, catalogue.tokens)
-        begin(model, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
+        init_rows(model, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
     return model, tokenizer
 
 
@@ -76,19 +76,19 @@ def _pretrained(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, P
         model, tokenizer = load_base(job.model.base, torch.float32)
     rows = add_tokens(tokenizer, catalogue.tokens)
     new = new_token_ids(tokenizer, catalogue.tokens)
-    grow(model, rows, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
+    resize(model, rows, new, job.seed, _initial(job, catalogue, len(new), tokenizer))
     return model, tokenizer
 
 
-def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Initial:
+def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Initializer:
     """Where the recipe lets the rows of so many new tokens start."""
 
-    def about() -> Known:
+    def about() -> ItemInfo:
         facts = item_info(job.items, job.catalogue, catalogue, tokens, tokenizer)
         vectors = job.model.init_tokens == "vectors"
         return replace(facts, vectors=quantized_vectors(job.items, job.catalogue)) if vectors else facts
 
-    return initial(job.model.init_tokens, about)
+    return initializer(job.model.init_tokens, about)
 
 
 def quantized_vectors(items: Path, catalogue: Path) -> np.ndarray:
@@ -98,17 +98,17 @@ def quantized_vectors(items: Path, catalogue: Path) -> np.ndarray:
         items: folder of the stage that encoded the items.
         catalogue: folder of the catalogue.
     """
-    from llmrec.indexing.frozen import SETTINGS  # it brings faiss along
+    from llmrec.indexing.new_items import SETTINGS  # it brings faiss along
     from llmrec.indexing.vectors import VectorSource
 
     text = read_vectors(items)
     source = VectorSource.load(read_checked(catalogue / SETTINGS, Indexing).fusion, catalogue)
-    return source.of(text, source.behaviour)
+    return source.combine(text, source.collaborative)
 
 
 def item_info(
     items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase
-) -> Known:
+) -> ItemInfo:
     """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
 
     Args:
@@ -125,12 +125,12 @@ def item_info(
     levels = np.full(tokens, -1)
     levels[: len(catalogue.tokens)] = np.repeat(np.arange(len(widths)), widths)
     if not file.is_file():
-        return Known(catalogue.codes, levels, texts, None)
+        return ItemInfo(catalogue.codes, levels, texts, None)
     books = read_array(file, 3).astype(np.float32)
     centroids = np.full((tokens, books.shape[2]), np.nan, np.float32)
     for start_at, book in zip(np.cumsum([0, *widths]), books, strict=False):  # the separating level has no book
         centroids[start_at : start_at + len(book)] = book
-    return Known(catalogue.codes, levels, texts, centroids)
+    return ItemInfo(catalogue.codes, levels, texts, centroids)
 
 
 def vocabulary_texts(tasks: Path, most: int = WORDS) -> list[str]:

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from llmrec.contracts import CollaborativeModel
 from llmrec.errors import ModelError
 from llmrec.files import write_text
-from llmrec.model.folder import Note
+from llmrec.model.folder import ModelMeta
 from llmrec.recipe import Adapt, Model, Tasks, Training
 
-Validate = Callable[[Any, PreTrainedTokenizerBase, Note], dict[str, float]]
-"""(model, tokenizer, note) → validation metrics of the model as it is, the one that early stopping watches first."""
+Validate = Callable[[Any, PreTrainedTokenizerBase, ModelMeta], dict[str, float]]
+"""(model, tokenizer, meta) → validation metrics of the model as it is, the one that early stopping watches first."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch on a CPU raises a plain RuntimeError
 
 

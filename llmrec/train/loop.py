@@ -16,9 +16,9 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_callback import PrinterCallback
 
 from llmrec.errors import ModelError
-from llmrec.model.folder import Note
-from llmrec.model.held import undecayed
-from llmrec.model.logits import plain
+from llmrec.model.adapt import no_decay_names
+from llmrec.model.folder import ModelMeta
+from llmrec.model.logits import unwrap_peft
 from llmrec.recipe import Training
 from llmrec.train import distributed
 from llmrec.train.callbacks import (
@@ -56,10 +56,10 @@ class TrainContext:
     report_to: Sequence[str] | None = None
 
     @classmethod
-    def of(cls, job: TrainJob, tokenizer: Any, note: Note, described: Described) -> TrainContext:
-        """Of a job, whose model is validated with a tokenizer and a note."""
+    def of(cls, job: TrainJob, tokenizer: Any, meta: ModelMeta, described: Described) -> TrainContext:
+        """Of a job, whose model is validated with a tokenizer and a meta."""
         validate = job.validate
-        measure = (lambda model: validate(model, tokenizer, note)) if validate else None
+        measure = (lambda model: validate(model, tokenizer, meta)) if validate else None
         return cls(job.name, job.adapt, measure, described, job.logs, job.report_to)
 
 
@@ -143,7 +143,7 @@ def train(
         explain_oom(stage, context.name, context.adapt),
         _own_loss(model, objective.forward),
         _dropped(model, dropout),
-        _plain_attention(plain(model)),
+        _plain_attention(unwrap_peft(model)),
         tracked,
     ):
         arguments = _arguments(stage, seed, work, names)
@@ -241,7 +241,7 @@ class _Loop(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Not those of embedding rows that stay, or that only some examples use."""
-        held = undecayed(self.model)
+        held = no_decay_names(self.model)
         return [name for name in super().get_decay_parameter_names(model) if name not in held]
 
     def get_batch_samples(self, *given: Any, **named: Any) -> Any:

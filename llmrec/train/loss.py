@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.logits import OutputHead, plain
+from llmrec.model.logits import OutputHead, unwrap_peft
 from llmrec.train.packing import IGNORE
 from llmrec.train.trie_softmax import TrieSoftmax
 
@@ -130,7 +130,7 @@ def supervised_loss(
     """
     if labels is None:
         return type(model).forward(model, input_ids=input_ids, **inputs)
-    hidden = plain(model).get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+    hidden = unwrap_peft(model).get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
     head = OutputHead(model)
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORE, as_tuple=True)
     states, targets, total = hidden[rows, columns], labels[rows, columns + 1], hidden.new_zeros((), dtype=torch.float32)
@@ -141,7 +141,7 @@ def supervised_loss(
             at = torch.nonzero(depth == level)[:, 0]
             if len(at):
                 weight = head.layer.weight
-                logprobs = trie.logprobs(states[at], targets[at], level, prefix[at], weight, head.scaled, share)
+                logprobs = trie.logprobs(states[at], targets[at], level, prefix[at], weight, head.scale_logits, share)
                 total = total + logprobs.sum()
         states, targets = states[depth < 0], targets[depth < 0]
     total = total + target_logprobs(states, targets, head, smoothing=smoothing).sum()

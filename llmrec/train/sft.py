@@ -17,9 +17,9 @@ from llmrec.errors import ModelError
 from llmrec.files import atomic_folder
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
-from llmrec.model.adapt import adapt, old_rows_trained
-from llmrec.model.merge import cost, is_quantized, merged
-from llmrec.model.moved import Before, moved
+from llmrec.model.adapt import adapt, trains_base_rows
+from llmrec.model.embeddings import Snapshot, check_embeddings
+from llmrec.model.merge import is_quantized, merge_adapters, merge_error
 from llmrec.model.vocabulary import MENTION, code_tokens, new_token_ids
 from llmrec.recipe import Sft, Tasks
 from llmrec.seed import stream
@@ -59,7 +59,7 @@ class _TrainState:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     new: np.ndarray
-    before: Before
+    before: Snapshot
     rows: PackedRows
     trained: int
 
@@ -80,22 +80,22 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         than the main one.
 
     Raises:
-        ModelError: see `build_model`, `encode` and `loop.train`; or no row of a new token moved.
+        ModelError: see `build_model`, `encode` and `loop.train`; or a row of a new token did not move.
     """
     stage = job.stage
     assert isinstance(stage, Sft), f"{job.name} is no supervised fine-tuning"
     if distributed.is_main_process():
         job.reset_workdir()
     catalogue = Catalogue.load(job.catalogue)
-    note = _note(job.tasks, catalogue, job.tasks_folder)
+    meta = _meta(job.tasks, catalogue, job.tasks_folder)
     with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
         state = _prepare(job, stage, catalogue)
-    context = TrainContext.of(job, state.tokenizer, note, partial(_described, state.rows, job.tasks_folder))
+    context = TrainContext.of(job, state.tokenizer, meta, partial(_described, state.rows, job.tasks_folder))
     dropout = job.model.dropout if job.model.base == "nano" else 0.0
     smoothing = LabelSmoothing.of(catalogue, state.new, stage.label_smoothing) if stage.label_smoothing else None
     trie = _trie_softmax(job, catalogue, state) if stage.loss == "trie" else None
     result = train(state.model, state.rows, stage, job.seed, job.work, dropout, progress, context, smoothing, trie)
-    return _finish(job, stage, catalogue, state, result, note, target) if distributed.is_main_process() else {}
+    return _finish(job, stage, catalogue, state, result, meta, target) if distributed.is_main_process() else {}
 
 
 def train(
@@ -119,7 +119,7 @@ def train(
 def _prepare(job: TrainJob, stage: Sft, catalogue: Catalogue) -> _TrainState:
     model, tokenizer = build_model(job, catalogue)
     new = new_token_ids(tokenizer, catalogue.tokens)
-    before = Before.of(model, new)
+    before = Snapshot.of(model, new)
     model = adapt(model, job.model, job.adapt, new)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     window = model.config.get_text_config().max_position_embeddings
@@ -171,7 +171,7 @@ def _finish(
     catalogue: Catalogue,
     state: _TrainState,
     result: Trained,
-    note: model_folder.Note,
+    meta: model_folder.ModelMeta,
     target: Path,
 ) -> dict[str, Any]:
     """Write what was trained, and return facts about it."""
@@ -179,8 +179,8 @@ def _finish(
     if result.weights is not None:  # what a strategy has sharded is put together in a model of this process alone
         model = adapt(build_model(job, catalogue)[0], job.model, job.adapt, state.new)
         model.load_state_dict(result.weights)
-    plain = merged(model, state.tokenizer, target, lambda: build_model(job, catalogue)[0])
-    model_folder.save(plain, state.tokenizer, note, target / "model")
+    plain = merge_adapters(model, state.tokenizer, target, lambda: build_model(job, catalogue)[0])
+    model_folder.save(plain, state.tokenizer, meta, target / "model")
     shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
     facts = {
         "parameters": sum(parameter.numel() for parameter in plain.parameters()),
@@ -194,7 +194,7 @@ def _finish(
     }
     if is_quantized(model):  # what merging an adapter trained over a quantized base costs, on 32 examples from all
         sample = [rows.examples[i] for i in range(0, len(rows.examples), max(1, len(rows.examples) // 32))][:32]
-        facts["merge"] = cost(model, plain, [(example.tokens, example.supervised) for example in sample])
+        facts["merge"] = merge_error(model, plain, [(example.tokens, example.supervised) for example in sample])
     return facts
 
 
@@ -209,7 +209,7 @@ def _moved(
     seen = used((rows.example(number, 0) for row in taken for number in rows.rows[row]), new)
     unused = np.isin(np.arange(len(new)), catalogue.codes, invert=True)
     names = [*catalogue.tokens, MENTION][: len(new)]  # models made before there was MENTION are trained further, too
-    return moved(state.before, plain, new, names, seen, unused, old_rows_trained(job.model, job.adapt))
+    return check_embeddings(state.before, plain, new, names, seen, unused, trains_base_rows(job.model, job.adapt))
 
 
 def _described(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
@@ -219,13 +219,13 @@ def _described(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
     return f"rows {shorten(numbers)}; users {shorten(user for user in users if user)}; tasks {shorten(tasks_of)}"
 
 
-def _note(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.Note:
+def _meta(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.ModelMeta:
     prompt, held_out = "", ""
     if settings.recommending:
         template = templates.load(settings.recommending).select(settings.templates)
         prompt, held_out = template.train[0].prompt, (template.held_out or template.train)[0].prompt
     held = max_history(settings, catalogue.codes.shape[1])
-    return model_folder.Note(catalogue.hash, held, prompt, held_out, *_search_prompts(settings, folder))
+    return model_folder.ModelMeta(catalogue.hash, held, prompt, held_out, *_search_prompts(settings, folder))
 
 
 def _search_prompts(settings: Tasks, folder: Path) -> tuple[str, str]:

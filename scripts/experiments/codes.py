@@ -16,8 +16,9 @@ import numpy as np
 
 from llmrec import resources
 from llmrec.data.dataset import Dataset
-from llmrec.indexing import agreement, vectors
+from llmrec.indexing import vectors
 from llmrec.indexing.codebooks import residual_kmeans
+from llmrec.indexing.health import measure_agreement
 from llmrec.items import read_vectors
 from llmrec.recipe_file import load
 from llmrec.run.execute import run
@@ -63,11 +64,11 @@ def dominance(work: Path) -> dict[str, Any]:
     text, train = read_vectors(made.items), data.before("valid")
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
         settings = recipe.indexing.model_copy(update={"fusion": way, "collaborative_model": "ppmi"})
-        where = vectors.fit_source(settings, text, train, recipe.seed)
-        of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
+        source = vectors.fit_source(settings, text, train, recipe.seed)
+        of = np.ascontiguousarray(source.combine(text, source.collaborative), np.float32)
         codes = residual_kmeans(of, settings.levels, settings.width, recipe.seed)[1]
-        measured = agreement.measure(codes, text, recipe.seed, data.items, train)
-        found[way] = {name: measured[name] for name in ("dominance", "company_nmi", "category_nmi")}
+        measured = measure_agreement(codes, text, recipe.seed, data.items, train)
+        found[way] = {name: measured[name] for name in ("dominance", "cooccurrence_nmi", "category_nmi")}
     return found
 
 

@@ -21,7 +21,7 @@ from llmrec import resources
 from llmrec.contracts import Request
 from llmrec.data.dataset import Dataset
 from llmrec.decode.generative import Generative
-from llmrec.indexing.add import add
+from llmrec.indexing.new_items import add
 from llmrec.items import read_vectors
 from llmrec.recipe_file import load
 from llmrec.run.execute import run

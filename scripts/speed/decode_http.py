@@ -14,7 +14,7 @@ from decode_engines import BATCH, VLLM, open_model
 from decode_peers import dictionary_generate
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from serve_load import Client
 from serve_server import serving
 from shared import ratio, take_turns
@@ -33,7 +33,7 @@ def measure_http(folder: Path, catalogue_folder: Path, dtype: str, beams: int, r
     model, tokens = open_model(folder, catalogue_folder, dtype)
     catalogue = Catalogue.load(catalogue_folder)
     generate = dictionary_generate(model, catalogue, tokens)
-    tokenizer, _ = model_folder.load_words(folder)
+    tokenizer, _ = model_folder.load_tokenizer(folder)
     random = np.random.default_rng(beams)
     users: list[list[int]] = []
 
@@ -43,7 +43,7 @@ def measure_http(folder: Path, catalogue_folder: Path, dtype: str, beams: int, r
 
     def peer() -> None:
         texts = [", ".join(catalogue.code_texts[item] for item in user) for user in users]
-        generate([encode(tokenizer, text) for text in texts], beams)
+        generate([encode_prompt(tokenizer, text) for text in texts], beams)
 
     options = ["--", "--dtype", dtype, "--max-model-len", str(VLLM["max_model_len"]), "--enforce-eager"]
     with serving(folder, folder / "server.log", "vllm", "--beams", str(beams), *options) as server:

@@ -74,8 +74,8 @@ def prepare(folder: Path, catalogue: Catalogue, base: str, dtype: torch.dtype) -
     rows[new] = rows[random.permutation(int(new.min()))[: len(new)]]  # equal rows would make every item a tie
     (folder / "catalogue").mkdir()
     catalogue.save(folder / "catalogue", {})
-    note = model_folder.Note(catalogue.hash, 50, "{history}", "{history}")
-    model_folder.save(model, tokenizer, note, folder / "model")
+    meta = model_folder.ModelMeta(catalogue.hash, 50, "{history}", "{history}")
+    model_folder.save(model, tokenizer, meta, folder / "model")
     return folder / "model", folder / "catalogue"
 
 

@@ -26,11 +26,11 @@ import typer
 from indexing_peer import peer_codes
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
-from llmrec.indexing import build, rq_vae, separate
+from llmrec.indexing import build, collisions, rq_vae
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.codebooks import residual_kmeans
-from llmrec.indexing.codes import groups
-from llmrec.indexing.frozen import Frozen
+from llmrec.indexing.codes import group_equal
+from llmrec.indexing.new_items import FittedIndex
 from llmrec.items import read_vectors
 from llmrec.recipe import Indexing, Recipe
 from llmrec.run.execute import run
@@ -106,11 +106,11 @@ def new(settings: Indexing, table: pa.Table, text: np.ndarray) -> dict[str, Any]
     settings = settings.model_copy(update={"reserved_tokens": len(text)})
     with tempfile.TemporaryDirectory() as folder:
         build.make(settings, table.slice(0, half), text[:half], 0, Path(folder))
-        held, frozen = Catalogue.load(Path(folder)), Frozen.load(Path(folder))
+        held, fitted = Catalogue.load(Path(folder)), FittedIndex.load(Path(folder))
         seconds = []
         for _ in range(3):
             begin = perf_counter()
-            frozen.place(held, table.slice(half), text[half:])
+            fitted.encode_new(held, table.slice(half), text[half:])
             seconds.append(perf_counter() - begin)
     count = len(text) - half
     return {
@@ -126,7 +126,7 @@ def beside(settings: Indexing, text: np.ndarray, peer: Path) -> dict[str, Any]:
     encoder, facts = rq_vae.fit(text, settings.levels, settings.width, 0, settings.epochs)
     codes, left = encoder.encode(text)
     middle = perf_counter()
-    apart = separate.sinkhorn(codes, np.linalg.norm(left, axis=1), text, encoder)
+    apart = collisions.sinkhorn(codes, np.linalg.norm(left, axis=1), text, encoder)
     ours = _like(codes, apart, (middle - begin, perf_counter() - middle))
     theirs = peer_codes(peer, text, settings.levels, settings.width, facts["epochs"])
     return {
@@ -156,7 +156,7 @@ def _like(codes: np.ndarray, apart: np.ndarray, seconds: tuple[float, float]) ->
 
 
 def _sharing(codes: np.ndarray) -> int:
-    group, size = groups(codes)
+    group, size = group_equal(codes)
     return int((size[group] > 1).sum())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmrec.errors import RunError
-from llmrec.indexing.codes import groups
+from llmrec.indexing.codes import group_equal
 from llmrec.indexing.rq_vae import HIDDEN, LATENT, RATE, batch_size
 
 _ROUNDS, _EPSILON = 20, 0.003  # of its telling twins apart
@@ -98,7 +98,7 @@ def _apart(model: Any, data: torch.Tensor, codes: np.ndarray) -> np.ndarray:
     codes = codes.copy()
     model.rq.vq_layers[-1].sk_epsilon = _EPSILON
     for _ in range(_ROUNDS):
-        group, size = groups(codes)
+        group, size = group_equal(codes)
         for twins in np.flatnonzero(size > 1):
             rows = np.flatnonzero(group == twins)
             codes[rows] = model.get_indices(data[torch.from_numpy(rows)], use_sk=True).numpy()

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.model.base import load_base
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from llmrec.rate.answers import LABEL, MAX_ANSWER_TOKENS, parse_rating
 from llmrec.rate.cases import render_prompts, sample_cases
 from llmrec.rate.engines import TransformersRatingEngine
@@ -139,7 +139,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
 
 def _rows(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """Tokens of each prompt as the model reads it, in its chat template where it has one."""
-    return [encode(tokenizer, prompt, LABEL) for prompt in prompts]
+    return [encode_prompt(tokenizer, prompt, LABEL) for prompt in prompts]
 
 
 def _same(first: list[str], second: list[str], scale: Any) -> float:

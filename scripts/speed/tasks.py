@@ -22,7 +22,7 @@ from llmrec.data.dataset import Dataset
 from llmrec.files import hash_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items import read_texts
-from llmrec.model.prompting import load_tokenizer
+from llmrec.model.base import load_base_tokenizer
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Oracle, Recipe, Tasks
 from llmrec.run.execute import run
@@ -54,7 +54,7 @@ def main(
     """Seconds an example, rendered and tokenized: ours and LC-Rec's take turns over the same users and items."""
     made = RunFolder(run(Recipe.model_validate(BEAUTY), work / "beauty", until="catalogue"))
     source, held_out, tasks = _subject(made, users)
-    tokenizer = load_tokenizer(BASE)
+    tokenizer = load_base_tokenizer(BASE)
     tokenizer.chat_template = None  # LC-Rec has a plain frame of its own
     tokenizer.model_max_length = 2048  # its default
     add_tokens(tokenizer, Catalogue.load(made.catalogue).tokens)

@@ -29,7 +29,7 @@ from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.files import hash_json
 from llmrec.metrics.ranking import RANKING, rank_in_lists
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from llmrec.recipe_file import load
 from llmrec.seed import seed_everything, stream
 from llmrec.tasks import templates
@@ -106,7 +106,7 @@ class Prompts:
 
     def __init__(self, ready: setting.Setting) -> None:
         wording = templates.load("next_item").train[0].prompt
-        self.head = encode(ready.tokenizer, wording.replace("{history}", ""))
+        self.head = encode_prompt(ready.tokenizer, wording.replace("{history}", ""))
         self.codes: np.ndarray = ready.tokens[ready.catalogue.codes]  # (items, levels)
         self.history = ready.recipe.tasks.history
 

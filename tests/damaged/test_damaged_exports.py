@@ -128,7 +128,7 @@ REFUSED: dict[str, Damage] = {
     "catalogue with a further key": changed(CATALOGUE, more=1),
     "catalogue of fewer items than it says": changed(CATALOGUE, items=41),
     "catalogue without codes": in_catalogue(uncoded),
-    "catalogue of no kind": changed(CATALOGUE, ends="somehow"),
+    "catalogue of no kind": changed(CATALOGUE, suffix="somehow"),
     "catalogue of another format": changed(CATALOGUE, format="1"),
     "catalogue that extends words": changed(CATALOGUE, extends="0" * 64),
     "tokens of numbers": changed(CATALOGUE, tokens=list(range(22))),

@@ -113,7 +113,7 @@ def test_words_are_left_to_the_members_that_read_them(model: Generative) -> None
 
 
 def test_what_no_beam_reached_comes_in_by_the_teacher_and_filters_keep_it_out(model: Generative) -> None:
-    narrow = Generative(model.tokenizer, model.note, model.catalogue, model.engine, 2)
+    narrow = Generative(model.tokenizer, model.meta, model.catalogue, model.engine, 2)
     alone = narrow.rank([Request([3, 4])], 2)
     missed = next(item for item in range(20, 40) if item not in alone.items[0])
     both = mixed(narrow, Alone(missed), beams=2)

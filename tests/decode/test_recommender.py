@@ -100,7 +100,7 @@ def test_allow_and_deny_are_held_to(recommender: LoadedRecommender) -> None:
 def test_a_longer_history_than_the_window_is_its_newest_part(
     recommender: LoadedRecommender, generative: Generative
 ) -> None:
-    window = generative.note.history
+    window = generative.meta.history
     long = [f"i{number % 40}" for number in range(3 * window)]
     whole, newest = (recommender.recommend(history, 5, exclude_seen=False) for history in (long, long[-window:]))
     assert whole == newest
@@ -147,7 +147,7 @@ def test_the_held_out_prompt_is_another_one_of_which_training_saw_nothing(
 ) -> None:
     other = llmrec.load(tiny_run, held_out_prompt=True).recommender
     assert isinstance(other, Generative)
-    assert other.note.prompt == generative.note.held_out_prompt != generative.note.prompt
+    assert other.meta.prompt == generative.meta.held_out_prompt != generative.meta.prompt
     assert other.prompt(Request([1, 2])) != generative.prompt(Request([1, 2]))
 
 
@@ -157,7 +157,7 @@ def test_a_prompt_at_decoding_is_a_prompt_of_training_to_the_token(tiny_run: Pat
 
     table = examples.load(tiny_run / "tasks")
     rows = table.to_pylist()
-    start = generative.note.prompt.split("{")[0]
+    start = generative.meta.prompt.split("{")[0]
     own = [row for row in rows if row["task"] == "next_item" and row["prompt"].startswith(start)]
     assert own
     encoded = encode_examples(type(table).from_pylist(own, schema=table.schema), generative.tokenizer, 512)

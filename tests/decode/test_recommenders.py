@@ -80,7 +80,7 @@ class TestGenerativeThatReadsWords(TestGenerative):
     @pytest.fixture(scope="class")
     def recommender(self, tiny_run: Path) -> Recommender:
         found = generative(tiny_run)
-        found.note = replace(found.note, search="Item: {intention} Film ")
+        found.meta = replace(found.meta, search="Item: {intention} Film ")
         return found
 
 

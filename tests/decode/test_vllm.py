@@ -100,7 +100,7 @@ def test_prompts_that_do_not_fit_are_refused(engine):
 
 
 def test_a_recommender_on_vllm_recommends_what_one_on_transformers_does(engine, recommender):
-    other = Generative(recommender.tokenizer, recommender.note, recommender.catalogue, engine, recommender.beams)
+    other = Generative(recommender.tokenizer, recommender.meta, recommender.catalogue, engine, recommender.beams)
     on_vllm, here = (LoadedRecommender("tiny", one, one.catalogue, True) for one in (other, recommender))
     for history, options in [(["i1", "i5"], {}), (["i3"], {"deny": ["i7"], "exclude_seen": False}), ([], {"k": 40})]:
         ours, truth = on_vllm.recommend(history, **options), here.recommend(history, **options)

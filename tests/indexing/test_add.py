@@ -16,8 +16,8 @@ import llmrec
 from llmrec.decode.load import LoadedRecommender, RecommenderFolder
 from llmrec.errors import CodeError, DataError, ModelError
 from llmrec.files import hash_folder
-from llmrec.indexing import add as adding
-from llmrec.indexing.catalogue import Catalogue
+from llmrec.indexing import new_items
+from llmrec.indexing.catalogue import Catalogue, find_catalogue
 from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.layout import recipe_of
@@ -32,8 +32,8 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add(run: Path, file: Path, beginning: str | None = None) -> tuple[Path, dict]:
     """New items beside those of a run, as `llmrec index add` adds them."""
-    recipe, old = recipe_of(run), adding.chosen(run / "catalogue", run / "catalogues", beginning)
-    return adding.add(file, old, recipe.items, recipe.seed, run / "catalogues")
+    recipe, old = recipe_of(run), find_catalogue(run / "catalogue", run / "catalogues", beginning)
+    return new_items.add(file, old, recipe.items, recipe.seed, run / "catalogues")
 
 
 def opened(run: Path, catalogue: Path) -> LoadedRecommender:
@@ -78,7 +78,7 @@ def test_a_catalogue_of_another_line_is_refused(run: Path, tmp_path: Path) -> No
         ({"item_id": ["i1"], "title": ["x"]}, CodeError, "has a code already"),
         ({"item_id": ["n", "n"], "title": ["x", "y"]}, DataError, "'n' empty or twice"),
         ({"item_id": ["n"], "title": [""]}, DataError, "have no text in title, kind: n"),
-        ({"item_id": [f"n{i}" for i in range(40)], "title": ["Film"] * 40}, CodeError, "no spare token"),
+        ({"item_id": [f"n{i}" for i in range(40)], "title": ["Film"] * 40}, CodeError, "no reserved token"),
     ],
 )
 def test_what_cannot_be_added_is_said(run: Path, tmp_path: Path, columns: dict, error: type, said: str) -> None:
@@ -116,6 +116,6 @@ def test_the_command_adds_and_shows_what_was_added(run: Path, tmp_path: Path) ->
     assert Path(told["folder"]) == run / "catalogues" / told["hash"][:16] and told["new codes"] == 1
     shown = [*command, "show", run, "--catalogue", told["hash"][:9], "--json"]
     found = json.loads(subprocess.run(shown, capture_output=True, text=True, check=True).stdout)
-    assert found["items"] == told["codes kept"] + 1 and "company_nmi" not in found
+    assert found["items"] == told["codes kept"] + 1 and "cooccurrence_nmi" not in found
     refused = subprocess.run([*command, "show", run, "--catalogue", "nothing"], capture_output=True, text=True)
     assert refused.returncode == 2 and "0 catalogues of" in refused.stderr

@@ -7,9 +7,9 @@ import pytest
 
 from llmrec.contracts import Sequences
 from llmrec.indexing import vectors
-from llmrec.indexing.agreement import nmi
 from llmrec.indexing.codebooks import residual_kmeans
-from llmrec.indexing.vectors import align, aligned
+from llmrec.indexing.health import nmi
+from llmrec.indexing.vectors import aligned, fit_alignment
 from llmrec.recipe import Indexing
 
 GROUPS, ITEMS = 8, 480
@@ -22,14 +22,14 @@ def agreements(request) -> dict[str, tuple[float, float]]:
     """NMI of codes with groups of text and with groups of company, by what was quantized; codes are level one's."""
     draw = np.random.default_rng(0)
     text = draw.standard_normal((GROUPS, 384))[ABOUT] + request.param * draw.standard_normal((ITEMS, 384))
-    text = vectors.unit(text).astype(np.float32)
+    text = vectors.normalize(text).astype(np.float32)
     train = Sequences.of(
         [draw.choice(np.flatnonzero(user % GROUPS == COMPANY), 12, replace=False) for user in range(600)]
     )
     found = {}
     for way in ("text", "ppmi", "concat", "weighted", "aligned"):
-        where = vectors.fit_source(Indexing(fusion=way, collaborative_model="ppmi"), text, train, 0)
-        of = np.ascontiguousarray(where.of(text, where.behaviour), np.float32)
+        source = vectors.fit_source(Indexing(fusion=way, collaborative_model="ppmi"), text, train, 0)
+        of = np.ascontiguousarray(source.combine(text, source.collaborative), np.float32)
         for width in (GROUPS, CROSSED):
             codes = residual_kmeans(of, 1, width, 0)[1][:, 0]
             found[f"{way} {width}"] = nmi(codes, ABOUT), nmi(codes, COMPANY)
@@ -62,8 +62,8 @@ def test_the_two_sides_of_an_item_that_the_maps_never_saw_lie_near_each_other() 
         (shared @ draw.standard_normal((8, dim)) + 0.3 * draw.standard_normal((600, dim))).astype(np.float32)
         for dim in (48, 16)
     )
-    learnt = align(text[:400], behaviour[:400], np.ones(400, bool), seed=1)
+    learnt = fit_alignment(text[:400], behaviour[:400], np.ones(400, bool), seed=1)
     both = aligned(text[400:], behaviour[400:], learnt)
-    one, other = (vectors.unit(side) for side in np.split(both, 2, axis=1))
+    one, other = (vectors.normalize(side) for side in np.split(both, 2, axis=1))
     found = (one @ other.T).argmax(axis=1) == np.arange(200)
     assert found.mean() > 0.5  # by chance, one in two hundred

@@ -85,7 +85,7 @@ def test_another_format_is_refused_by_number_and_left_as_it_is(other: int, folde
     about = json.loads((folder / "catalogue.json").read_text())
     (folder / "catalogue.json").write_text(json.dumps(about | {"format": other, "trie": "of before"}))
     before = hash_folder(folder)
-    with pytest.raises(CodeError, match=f"catalogue format {other}, this llmrec reads 2. Nothing in it was changed"):
+    with pytest.raises(CodeError, match=f"catalogue format {other}, this llmrec reads 3. Nothing in it was changed"):
         Catalogue.load(folder)
     assert hash_folder(folder) == before
 

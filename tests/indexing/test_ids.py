@@ -32,7 +32,7 @@ def test_numbers_are_those_of_a_dictionary(held: list[str], wanted: list[str]) -
 @settings(deadline=None)
 @given(TEXTS)
 def test_a_repeated_id_is_noticed(texts: list[str]) -> None:
-    assert index(texts).repeats == (len(set(texts)) < len(texts))
+    assert index(texts).has_duplicates == (len(set(texts)) < len(texts))
 
 
 @settings(deadline=None)
@@ -43,14 +43,14 @@ def test_ids_whose_hashes_collide_are_told_apart(texts: list[str]) -> None:
         found, known = index(list(dict.fromkeys(texts))), {text: n for n, text in enumerate(dict.fromkeys(texts))}
         assert found.numbers([*texts, "?!"]).tolist() == [known.get(text, -1) for text in [*texts, "?!"]]
         assert [found.number(text) for text in texts] == [known[text] for text in texts]
-        assert index(texts).repeats == (len(set(texts)) < len(texts))
+        assert index(texts).has_duplicates == (len(set(texts)) < len(texts))
 
 
 def test_ids_past_a_block_and_what_is_no_text_of_unicode() -> None:
     draw = np.random.default_rng(0)
     texts = ["", "x" * 10_000, *(f"item {number}" for number in draw.permutation(150_000))]
     found = index(texts)
-    assert (found.numbers(texts) == np.arange(len(texts))).all() and not found.repeats
+    assert (found.numbers(texts) == np.arange(len(texts))).all() and not found.has_duplicates
     assert found.numbers(["item \ud800"]).tolist() == [found.number("item \ud800")] == [-1]
     assert found.numbers([]).tolist() == []
 

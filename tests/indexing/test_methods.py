@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
 from llmrec.files import hash_folder
-from llmrec.indexing import build, methods, pieces
+from llmrec.indexing import bpe, build, methods, new_items
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Indexing
 
@@ -38,14 +38,14 @@ def test_new_items_get_free_codes_and_old_ones_keep_theirs(way: str, tmp_path: P
     old, (data, text) = made(way, tmp_path / "old"), world()
     late = data.items.take(pa.array([3, 50, 3])).set_column(0, "item_id", pa.array(["x", "y", "z"]))
     (tmp_path / "new").mkdir()
-    build.extend(
+    new_items.extend(
         tmp_path / "old", pa.concat_tables([data.items, late]), text[[*range(100), 3, 50, 3]], 1, tmp_path / "new"
     )
     new = Catalogue.load(tmp_path / "new")
     assert new.code_texts[:100] == old.code_texts
     assert len(set(new.code_texts)) == 103
-    assert (new.tokens, new.ends, new.extends) == (old.tokens, old.ends, (old.hash,))
-    if old.ends == "separating" and way != "balanced":  # shares bound old items, not new ones
+    assert (new.tokens, new.suffix, new.extends) == (old.tokens, old.suffix, (old.hash,))
+    if old.suffix == "dedup" and way != "balanced":  # shares bound old items, not new ones
         prefixes = [row[row >= 0][:-1].tolist() for row in new.codes]
         assert prefixes[100] == prefixes[102] == prefixes[3] or settings(way).fusion not in (
             "text",
@@ -53,7 +53,7 @@ def test_new_items_get_free_codes_and_old_ones_keep_theirs(way: str, tmp_path: P
             "weighted",
         )
     (tmp_path / "third").mkdir()
-    build.extend(tmp_path / "new", new.items, text[[*range(100), 3, 50, 3]], 1, tmp_path / "third")
+    new_items.extend(tmp_path / "new", new.items, text[[*range(100), 3, 50, 3]], 1, tmp_path / "third")
     assert Catalogue.load(tmp_path / "third").extends == (old.hash, new.hash)
 
 
@@ -69,7 +69,7 @@ def test_no_code_knows_the_future(way: str, tmp_path: Path) -> None:
 
 def test_sequential_numbers_items_as_they_first_appear_and_strangers_last() -> None:
     train = Sequences.of([[4, 2], [], [2, 0]])
-    digits = methods.sequential(train, 6, width=3, spares=2).codes
+    digits = methods.sequential(train, 6, width=3, reserved=2).codes
     order = sorted(range(6), key=lambda item: digits[item].tolist())
     assert order == [4, 2, 0, 1, 3, 5]
     assert digits.shape[1] == 2  # eight numbers to base three
@@ -111,7 +111,9 @@ def test_a_new_item_of_an_unknown_category_goes_where_the_nearest_item_is(tmp_pa
     late = data.items.slice(7, 1).set_column(0, "item_id", pa.array(["x"]))
     late = late.set_column(late.column_names.index("category"), "category", pa.array(["never seen"]))
     (tmp_path / "new").mkdir()
-    build.extend(tmp_path / "old", pa.concat_tables([data.items, late]), text[[*range(100), 7]], 1, tmp_path / "new")
+    new_items.extend(
+        tmp_path / "old", pa.concat_tables([data.items, late]), text[[*range(100), 7]], 1, tmp_path / "new"
+    )
     codes = Catalogue.load(tmp_path / "new").codes
     assert codes[100, 0] == codes[7, 0]
 
@@ -120,21 +122,21 @@ def spelled(model: bytes, numbers: np.ndarray) -> list[list[int]]:
     """The symbols that rows of piece numbers, padded by -1, stand for."""
     read = sentencepiece.SentencePieceProcessor(model_proto=model)
     whole = ["".join(read.id_to_piece(number + 1) for number in row if number >= 0) for row in numbers.tolist()]
-    return [[ord(char) - pieces._FIRST for char in text] for text in whole]
+    return [[ord(char) - bpe._FIRST for char in text] for text in whole]
 
 
 def test_pieces_put_together_are_the_code_and_popular_codes_are_short() -> None:
     draw = np.random.default_rng(0)
     codes = np.unique(draw.integers(0, 6, (80, 3)), axis=0).astype(np.int32) + np.array([0, 6, 12], np.int32)
     seen = np.where(np.arange(len(codes)) < 5, 500, 0)
-    model = pieces.fit(codes, seen, 18, 60)
-    numbers, count = pieces.cut(model, codes)
+    model = bpe.fit(codes, seen, 18, 60)
+    numbers, count = bpe.encode(model, codes)
     assert spelled(model, numbers) == codes.tolist()
     assert numbers.max() < count <= 60
     lengths = (numbers >= 0).sum(axis=1)
     assert lengths[:5].max() <= 2 and lengths[:5].mean() < lengths[5:].mean()
     every = np.arange(18, dtype=np.int32)[:, None]  # a code that no item has can be spelled, too
-    assert spelled(model, pieces.cut(model, every)[0]) == every.tolist()
+    assert spelled(model, bpe.encode(model, every)[0]) == every.tolist()
 
 
 def merged(lines: list[str], count: int, longest: int) -> list[str]:
@@ -153,25 +155,25 @@ def merged(lines: list[str], count: int, longest: int) -> list[str]:
 
 @pytest.mark.parametrize("block", [7, 1 << 14])
 def test_pieces_are_those_of_a_text_with_a_line_for_every_event(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_BLOCK", block)
+    monkeypatch.setattr(bpe, "_BLOCK", block)
     draw = np.random.default_rng(0)
     codes = np.unique(draw.integers(0, 6, (80, 3)), axis=0).astype(np.int32) + np.array([0, 6, 12], np.int32)
     codes[::4, -1] = -1
     seen = draw.zipf(1.5, len(codes)).clip(max=300) - 1
-    model = pieces.fit(codes, seen, 18, 60)
-    texts = ["".join(chr(pieces._FIRST + symbol) for symbol in row if symbol >= 0) for row in codes.tolist()]
+    model = bpe.fit(codes, seen, 18, 60)
+    texts = ["".join(chr(bpe._FIRST + symbol) for symbol in row if symbol >= 0) for row in codes.tolist()]
     lines = [text for text, times in zip(texts, seen.tolist(), strict=True) for _ in range(1 + times)]
     read = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert [read.id_to_piece(number) for number in range(1, 31)] == merged(lines, 30, 3)
     cut = [[piece - 1 for piece in read.encode(text)] for text in texts]
-    assert [[piece for piece in row if piece >= 0] for row in pieces.cut(model, codes)[0].tolist()] == cut
+    assert [[piece for piece in row if piece >= 0] for row in bpe.encode(model, codes)[0].tolist()] == cut
 
 
 def test_memory_of_pieces_does_not_grow_with_events() -> None:
     codes = np.arange(12, dtype=np.int32).reshape(4, 3)
     tracemalloc.start()
     try:
-        pieces.fit(codes, np.full(4, 250_000), 12, 14)
+        bpe.fit(codes, np.full(4, 250_000), 12, 14)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

@@ -10,12 +10,12 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from llmrec.contracts import Sequences
 from llmrec.errors import CodeError
-from llmrec.indexing import rq_vae, separate
-from llmrec.indexing.agreement import nmi
+from llmrec.indexing import collisions, rq_vae
 from llmrec.indexing.codebooks import kmeans_tree, product_quantizer, residual_kmeans
+from llmrec.indexing.collisions import transport_plan
+from llmrec.indexing.health import nmi
 from llmrec.indexing.kmeans import balanced_kmeans
 from llmrec.indexing.methods import collaborative
-from llmrec.indexing.separate import plan
 from llmrec.items.vectors import ppmi_pairs, ppmi_vectors
 
 DRAW = np.random.default_rng(0)
@@ -69,11 +69,11 @@ def test_a_plan_of_transport_is_that_of_sixty_four_bits() -> None:
     for _ in range(500):  # the same alternation, written with logarithms
         log = log - np.logaddexp.reduce(log, axis=0) + np.log(30 / 12)
         log = log - np.logaddexp.reduce(log, axis=1)[:, None]
-    found = plan(torch.from_numpy(distances).float(), epsilon=0.05, rounds=500)
+    found = transport_plan(torch.from_numpy(distances).float(), epsilon=0.05, rounds=500)
     np.testing.assert_allclose(found.numpy(), np.exp(log), atol=1e-4)
     np.testing.assert_allclose(found.sum(1).numpy(), 1, atol=1e-9)
     np.testing.assert_allclose(found.sum(0).numpy(), 30 / 12, rtol=1e-3)
-    assert torch.isfinite(plan(torch.from_numpy(distances), epsilon=1e-4)).all()
+    assert torch.isfinite(transport_plan(torch.from_numpy(distances), epsilon=1e-4)).all()
 
 
 def test_sinkhorn_and_nearest_free_leave_no_twins_and_move_no_more_than_they_must() -> None:
@@ -81,19 +81,17 @@ def test_sinkhorn_and_nearest_free_leave_no_twins_and_move_no_more_than_they_mus
     books = residual_kmeans(vectors, 2, 16, 0)[0]
     codes, residual = books.encode(vectors)
     rank = np.linalg.norm(residual, axis=1)
-    for way in (separate.sinkhorn, separate.nearest_free):
+    for way in (collisions.sinkhorn, collisions.reassign):
         apart = way(codes, rank, vectors, books)
         assert len(np.unique(apart, axis=0)) == 150
     alone = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     single = alone[2][alone[1].ravel()] == 1
-    kept = (separate.nearest_free(codes, rank, vectors, books) == codes).all(1)
+    kept = (collisions.reassign(codes, rank, vectors, books) == codes).all(1)
     assert kept.sum() == len(alone[2]) and kept[single].all()  # one item of each code stays
     for row in np.flatnonzero(~kept)[:20]:
         assert rank[kept & (codes == codes[row]).all(1)].max() <= rank[row]
     with pytest.raises(CodeError, match="find no free code"):
-        separate.nearest_free(
-            np.zeros((5, 2), np.int32), np.zeros(5), vectors[:5], residual_kmeans(vectors, 2, 2, 0)[0]
-        )
+        collisions.reassign(np.zeros((5, 2), np.int32), np.zeros(5), vectors[:5], residual_kmeans(vectors, 2, 2, 0)[0])
 
 
 def test_residual_k_means_explains_as_much_as_faiss_with_five_beams() -> None:
@@ -125,7 +123,7 @@ def test_a_rotation_learnt_lets_parts_tell_more() -> None:
 def test_rq_vae_learns_and_its_frozen_copy_codes_alike() -> None:
     encoder, facts = rq_vae.fit(PLANTED, 2, 8, 1, epochs=30)
     assert facts["held-out error"] < 0.5 * facts["variance"]
-    again = rq_vae.Encoder.of(encoder.arrays())
+    again = rq_vae.RqVae.from_arrays(encoder.arrays())
     assert np.array_equal(again.encode(PLANTED)[0], encoder.encode(PLANTED)[0])
     assert np.unique(encoder.encode(PLANTED)[0][:, 0]).size == 8  # no dead code
 
@@ -133,9 +131,11 @@ def test_rq_vae_learns_and_its_frozen_copy_codes_alike() -> None:
 def test_converged_means_a_held_out_error_that_fell_by_less_than_a_thousandth_in_fifty_epochs() -> None:
     falls = [1 - 0.0019 * epoch / 50 for epoch in range(101)]  # by .0019 in fifty epochs
     rests = [1 - 0.0009 * epoch / 50 for epoch in range(101)]
-    assert not rq_vae._still(falls) and rq_vae._still(rests)
-    assert not rq_vae._still([1.0] * 50) and rq_vae._still([1.0] * 51)  # fifty epochs, and one to compare them with
-    assert not rq_vae._still([1.0, *[2.0] * 49, 0.5])  # the best counts, not the last
+    assert not rq_vae._converged(falls) and rq_vae._converged(rests)
+    assert not rq_vae._converged([1.0] * 50) and rq_vae._converged(
+        [1.0] * 51
+    )  # fifty epochs, and one to compare them with
+    assert not rq_vae._converged([1.0, *[2.0] * 49, 0.5])  # the best counts, not the last
     alike = np.repeat(PLANTED[:20], 20, axis=0)  # nothing to learn after a while: training must end by itself
     facts = rq_vae.fit(alike, 1, 16, 1, epochs=2000)[1]
     assert facts["converged"] and 50 < facts["epochs"] < 2000
@@ -144,8 +144,8 @@ def test_converged_means_a_held_out_error_that_fell_by_less_than_a_thousandth_in
 
 def test_a_dead_code_comes_to_life_where_its_level_has_something_to_explain() -> None:
     torch.manual_seed(0)
-    network, vectors = rq_vae.Network(16, 2, 8), torch.from_numpy(PLANTED)
-    rq_vae._start(network, vectors, 1)
+    network, vectors = rq_vae.RqVaeModule(16, 2, 8), torch.from_numpy(PLANTED)
+    rq_vae._init_books(network, vectors, 1)
     with torch.no_grad():
         network.books[0, 3], network.books[1, 5] = 1e3, -1e3  # so far away that nothing is ever near them
         before, latent = network.books.clone(), network.encoder(vectors)
@@ -161,13 +161,13 @@ def test_a_dead_code_comes_to_life_where_its_level_has_something_to_explain() ->
 def test_training_spreads_the_last_level_evenly_and_no_other() -> None:
     torch.manual_seed(0)
     crowd = torch.randn(256, 16) * 0.01  # all near one code
-    network = rq_vae.Network(16, 2, 8)
+    network = rq_vae.RqVaeModule(16, 2, 8)
     with torch.no_grad():
         network.books.copy_(torch.randn(2, 8, 16))
         latent = network.encoder(crowd)
         even, greedy = (network.quantize(latent, way)[1] for way in (True, False))
         left = latent - network.books[0][greedy[:, 0]]
-        wanted = plan(torch.cdist(left, network.books[1]).square()).argmax(1)
+        wanted = transport_plan(torch.cdist(left, network.books[1]).square()).argmax(1)
     assert torch.equal(even[:, 0], greedy[:, 0]) and torch.equal(even[:, 1], wanted)
     shares = torch.bincount(even[:, 1], minlength=8)
     assert shares.max() < 2 * 256 / 8 < torch.bincount(greedy[:, 1], minlength=8).max()

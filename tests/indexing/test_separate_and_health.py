@@ -10,16 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.indexing import agreement
-from llmrec.indexing import health as measured
-from llmrec.indexing.codes import symbols
-from llmrec.indexing.health import verdict
-from llmrec.indexing.separate import last_level
+from llmrec.indexing.codes import to_symbols
+from llmrec.indexing.collisions import add_level
+from llmrec.indexing.health import count_duplicates, diagnose, measure_health
 from llmrec.recipe import Indexing
 
 
 def health(codes: np.ndarray, widths: list[int], vectors: np.ndarray, seed: int) -> dict:
-    return measured.health(symbols(codes, range(codes.shape[1]), widths), widths, vectors, seed)
+    return measure_health(to_symbols(codes, range(codes.shape[1]), widths), widths, vectors, seed)
 
 
 CODES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)
@@ -28,7 +26,7 @@ CODES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, ma
 @given(CODES, st.randoms(use_true_random=False))
 def test_twins_are_numbered_in_the_order_of_their_rank_then_of_their_item(codes, random) -> None:
     rank = [random.choice([0.0, 0.5, 1.0]) for _ in codes]
-    separated = last_level(np.array(codes, np.int32), np.array(rank))
+    separated = add_level(np.array(codes, np.int32), np.array(rank))
     groups = defaultdict(list)
     for item, code in enumerate(codes):
         groups[code].append((rank[item], item))
@@ -40,7 +38,7 @@ def test_twins_are_numbered_in_the_order_of_their_rank_then_of_their_item(codes,
 @settings(deadline=None)
 @given(CODES)
 def test_health_counts_what_a_loop_counts(codes) -> None:
-    table = last_level(np.array(codes, np.int32), np.zeros(len(codes)))
+    table = add_level(np.array(codes, np.int32), np.zeros(len(codes)))
     widths = [4, 3, int(table[:, -1].max()) + 2]
     vectors = np.random.default_rng(0).standard_normal((len(codes), 5)).astype(np.float32)
     found = health(table, widths, vectors, seed=0)
@@ -78,8 +76,8 @@ def test_items_alike_are_those_that_a_loop_over_pairs_finds() -> None:
     vectors[5] = vectors[4] + 1e-6
     names = Counter(row.tobytes() for row in vectors)
     expected = sum(times for times in names.values() if times > 1) + 2
-    assert agreement.alike(vectors) == expected
-    assert agreement.alike(vectors[:1]) == 0
+    assert count_duplicates(vectors) == expected
+    assert count_duplicates(vectors[:1]) == 0
 
 
 def verdict_of(codes: list[list[int]], widths: list[int], vectors: np.ndarray) -> str:
@@ -92,7 +90,7 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
     assert "uses 2 of 64 codes: set indexing.width nearer to 2" in verdict_of(
         [[i // 10, i, 0] for i in range(20)], [64, 20, 1], line
     )
-    assert "Level 2 uses 1 of 8 codes, so it tells nothing apart: set indexing.levels lower" in verdict_of(
+    assert "Level 2 uses 1 of 8 codes, so it distinguishes nothing: set indexing.levels lower" in verdict_of(
         [[i, 0, 0] for i in range(20)], [20, 8, 1], line
     )
     assert verdict_of([[i // 10, i % 10, 0] for i in range(20)], [2, 10, 1], line).startswith("Healthy. 20 items")
@@ -101,66 +99,66 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
 def test_figures_and_words_of_codes_that_were_moved_tell_of_the_same_twins() -> None:
     table = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
     before = np.array([[0, 0], [0, 0], [1, 0], [1, 1]], np.int32)
-    args = symbols(table, range(2), [2, 2]), [2, 2], None, 0
-    found = measured.health(*args, before=symbols(before, range(2), [2, 2]), ends="moved")
+    args = to_symbols(table, range(2), [2, 2]), [2, 2], None, 0
+    found = measure_health(*args, before=to_symbols(before, range(2), [2, 2]), suffix="reassigned")
     assert (found["collisions_before"], found["moved"], found["collisions_after"]) == (2, 1, 0)
-    assert "2 shared one before twins were moved, at most 2 together" in found["verdict"][0]
+    assert "2 shared one before collisions were reassigned, at most 2 together" in found["verdict"][0]
 
 
 @pytest.mark.parametrize(
-    ("how", "ends", "changed", "said"),
+    ("how", "suffix", "changed", "said"),
     [
         (
             {},
-            "separating",
+            "dedup",
             {"levels": [10, 64]},
             "Level 1 uses 10 of 64 codes: set indexing.width nearer to 10, or try",
         ),
-        ({"method": "kmeans-tree"}, "separating", {"levels": [10, 64]}, "set indexing.width nearer to 10."),
-        ({}, "separating", {"bits": 2.0}, "Level 1 is uneven, 2.0 of 6.0 bits: 70 items have one of its codes."),
-        ({"method": "category"}, "separating", {"bits": 2.0}, "Healthy."),
-        ({}, "separating", {"same_vector": 6}, "6 items have the vector of another"),
+        ({"method": "kmeans-tree"}, "dedup", {"levels": [10, 64]}, "set indexing.width nearer to 10."),
+        ({}, "dedup", {"bits": 2.0}, "Level 1 is uneven, 2.0 of 6.0 bits: 70 items have one of its codes."),
+        ({"method": "category"}, "dedup", {"bits": 2.0}, "Healthy."),
+        ({}, "dedup", {"same_vector": 6}, "6 items have the vector of another"),
         (
             {"bpe_vocab": 900},
-            "separating",
+            "dedup",
             {"levels": [100]},
             "Codes use 100 of 1000 pieces: set indexing.bpe_vocab lower.",
         ),
         (
             {"method": "category"},
-            "separating",
+            "dedup",
             {"collisions_before": 90},
-            "90% of items shared a code before they were",
+            "90% of items shared a code before collisions",
         ),
         (
             {"method": "category", "append": ["item"]},
-            "own",
+            "per-item",
             {"collisions_before": 90},
             "Healthy. 100 items have unique",
         ),
-        ({"method": "category", "append": ["collaborative"]}, "separating", {"collisions_before": 90}, "a smaller"),
-        ({"method": "item"}, "own", {"collisions_before": 100}, "only rows that start from vectors"),
-        ({"method": "number"}, "numbers", {"levels": [1, 9]}, "nothing else in common: a baseline."),
-        ({"fusion": "ppmi"}, "separating", {"neighbours_kept": 0.01}, "Healthy."),
-        ({}, "separating", {"neighbours_kept": 0.01}, "Only 1% of nearest items share a first token"),
-        ({"fusion": "concat"}, "separating", {"dominance": 0.5}, "fusion=weighted or aligned gives both a say"),
-        ({"fusion": "weighted"}, "separating", {"dominance": -0.5}, "behaviour far more than text (dominance -0.50)"),
-        ({"fusion": "aligned"}, "separating", {"dominance": 0.5}, "widen the first level"),
+        ({"method": "category", "append": ["collaborative"]}, "dedup", {"collisions_before": 90}, "a smaller"),
+        ({"method": "item"}, "per-item", {"collisions_before": 100}, "only rows that start from vectors"),
+        ({"method": "number"}, "none", {"levels": [1, 9]}, "nothing else in common: a baseline."),
+        ({"fusion": "ppmi"}, "dedup", {"neighbours_kept": 0.01}, "Healthy."),
+        ({}, "dedup", {"neighbours_kept": 0.01}, "Only 1% of nearest items share a first token"),
+        ({"fusion": "concat"}, "dedup", {"dominance": 0.5}, "fusion=weighted or aligned gives weight to both"),
+        ({"fusion": "weighted"}, "dedup", {"dominance": -0.5}, "co-occurrence far more than text (dominance -0.50)"),
+        ({"fusion": "aligned"}, "dedup", {"dominance": 0.5}, "widen the first level"),
     ],
 )
-def test_a_verdict_advises_what_its_method_has(how: dict, ends: str, changed: dict, said: str) -> None:
+def test_a_verdict_advises_what_its_method_has(how: dict, suffix: str, changed: dict, said: str) -> None:
     levels = [
         {"level": number, "used": used, "width": 1000 if how.get("bpe_vocab") else 64, "counts": [70, 30]}
         | {"entropy_bits": changed.get("bits", 5.0)}
         for number, used in enumerate([*changed.get("levels", [64]), 3], 1)
     ]
-    found = {"items": 100, "levels": levels, "ends": ends, "unique": True, "largest_group": 2} | {
+    found = {"items": 100, "levels": levels, "suffix": suffix, "unique": True, "largest_group": 2} | {
         "same_vector": changed.get("same_vector", 0),
         "collisions_before": changed.get("collisions_before", 2),
         "neighbours_kept": changed.get("neighbours_kept", 0.5),
         "dominance": changed.get("dominance", 0.0),
     }
-    assert said in " ".join(verdict(found, Indexing.model_validate(how)))
+    assert said in " ".join(diagnose(found, Indexing.model_validate(how)))
 
 
 def test_one_item_alone_is_healthy() -> None:

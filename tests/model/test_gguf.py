@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmrec.model.gguf import NOTE, load, plain_copy
+from llmrec.model.base import COPY_META, load_gguf, plain_copy
 
 WORDS = ["<s>", "</s>", *"abcdefgh", "ab", "cd"]
 WIDTH, HIDDEN = 32, 64
@@ -54,7 +54,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_copy_is_the_model_and_the_words_of_its_file(file, tmp_path, dtype):
-    model, tokenizer = load(file, dtype)
+    model, tokenizer = load_gguf(file, dtype)
     folder = plain_copy(file, tmp_path / "plain")
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     truth, found = model.state_dict(), again.state_dict()
@@ -72,13 +72,13 @@ def test_a_copy_is_made_once_and_again_where_it_or_its_file_is_another(file, tmp
     assert plain_copy(file, folder) == folder and weights.stat().st_mtime_ns == made
     weights.write_bytes(content[:-1] + b"x")
     assert plain_copy(file, folder) == folder and weights.read_bytes() == content
-    note = (folder / NOTE).read_text()
+    note = (folder / COPY_META).read_text()
     for damaged in ("{", "[]", "{}"):
-        (folder / NOTE).write_text(damaged)
-        assert plain_copy(file, folder) == folder and (folder / NOTE).read_text() == note
+        (folder / COPY_META).write_text(damaged)
+        assert plain_copy(file, folder) == folder and (folder / COPY_META).read_text() == note
     file.write_bytes(file.read_bytes() + b"\0")  # GGUF readers look at no byte past the last tensor
     plain_copy(file, folder)
-    assert (folder / NOTE).read_text() != note and sorted(tmp_path.iterdir()) == [file.parent, folder]
+    assert (folder / COPY_META).read_text() != note and sorted(tmp_path.iterdir()) == [file.parent, folder]
 
 
 def test_where_no_copy_can_be_kept_there_is_none(file, tmp_path):

@@ -17,9 +17,8 @@ from transformers import (
     PhiConfig,
 )
 
-from llmrec.model.adapt import lora
-from llmrec.model.held import hold
-from llmrec.model.logits import OutputHead, plain
+from llmrec.model.adapt import freeze_base_rows, lora
+from llmrec.model.logits import OutputHead, unwrap_peft
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -51,7 +50,7 @@ def made(name: str, change: str) -> Any:
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3 if "delta" in key else 0.1)
     if change == "held":
-        hold(model, np.arange(40, 50))
+        freeze_base_rows(model, np.arange(40, 50))
     return model.eval()
 
 
@@ -60,7 +59,7 @@ def made(name: str, change: str) -> Any:
 def test_logits_are_those_of_the_models_own_forward_pass(name: str, change: str) -> None:
     model = made(name, change)
     head, truth = OutputHead(model), model(IDS).logits
-    states = plain(model).get_decoder()(IDS).last_hidden_state
+    states = unwrap_peft(model).get_decoder()(IDS).last_hidden_state
     torch.testing.assert_close(head(states), truth, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(head.of_tokens(states, TOKENS), truth[..., TOKENS], rtol=1e-5, atol=1e-5)
     assert head.vocabulary == truth.shape[-1]
@@ -71,7 +70,7 @@ def test_logits_are_those_of_the_models_own_forward_pass(name: str, change: str)
 @pytest.mark.parametrize("name", ["tied", "untied", "bias"])
 def test_logits_of_some_tokens_give_no_gradient_to_rows_that_are_held(name: str) -> None:
     model = made(name, "held")
-    states = plain(model).get_decoder()(IDS).last_hidden_state.detach()
+    states = unwrap_peft(model).get_decoder()(IDS).last_hidden_state.detach()
     OutputHead(model).of_tokens(states, TOKENS).sum().backward()
     rows = model.get_output_embeddings().weight.grad.abs().sum(1)
     assert (rows[:40] == 0).all() and (rows[[41, 49]] > 0).all()

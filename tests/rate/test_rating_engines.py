@@ -19,7 +19,7 @@ from rate_world import world
 
 from llmrec.errors import ModelError, TextError
 from llmrec.model.base import tiny_base
-from llmrec.model.prompting import wrap
+from llmrec.model.prompting import format_prompt
 from llmrec.rate import systems
 from llmrec.rate.answers import LABEL, RatingAnswer, RatingTokens, answer_all
 from llmrec.rate.cases import render_prompts, sample_cases
@@ -56,7 +56,7 @@ def test_probabilities_and_words_are_those_of_plain_passes(
     found = dict(engine.answer(prompts))
     assert sorted(found) == list(range(len(prompts)))
     for number, prompt in enumerate(prompts):
-        text, _ = wrap(tokenizer, prompt, LABEL)
+        text, _ = format_prompt(tokenizer, prompt, LABEL)
         ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"]
         words = RatingTokens.after(tokenizer, prompt, scale)
         plain = [float(torch.exp(_path(model, ids, path))) for path in words.paths]

@@ -17,7 +17,7 @@ import train_memory
 import train_setting as setting
 import train_speed
 from llmrec.data.dataset import Dataset
-from llmrec.model.prompting import encode
+from llmrec.model.prompting import encode_prompt
 from llmrec.recipe_file import load
 from llmrec.tasks import templates
 from llmrec.tasks.examples import next_item_prompt
@@ -73,7 +73,7 @@ def test_prompts_from_parts_are_the_prompts_of_the_library(ready: setting.Settin
     prompts, wording = train_feeding.Prompts(ready), templates.load("next_item").train[0]
     for history in [histories[0][:1], histories[3], np.arange(30)]:
         text = next_item_prompt(wording, history[-ready.recipe.tasks.history :], ready.catalogue)[0]
-        assert prompts(history.tolist()) == encode(ready.tokenizer, text)
+        assert prompts(history.tolist()) == encode_prompt(ready.tokenizer, text)
 
 
 def test_every_prefix_of_every_history_is_an_example_once_a_pass(

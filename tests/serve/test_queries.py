@@ -10,8 +10,8 @@ from serving import opened
 from llmrec.contracts import Request
 from llmrec.export import export
 from llmrec.files import read_json, write_json
-from llmrec.model.folder import load_words
-from llmrec.model.prompting import encode
+from llmrec.model.folder import load_tokenizer
+from llmrec.model.prompting import encode_prompt
 from llmrec.recipe_file import load
 from llmrec.run.execute import run
 from llmrec.run.recommender import language_model
@@ -46,11 +46,11 @@ def prompt(service, history, words):
 
 def test_prompts_with_a_query_are_wordings_that_the_model_was_trained_on(service):
     codes, words = service.catalogue.code_texts, "I would like western this time."
-    assert prompt(service, [], words) == encode(
+    assert prompt(service, [], words) == encode_prompt(
         service.loaded.recommender.tokenizer, f"A visitor types: {words} Show the item that answers it. "
     )
     both = f"The customer, who has {codes[3]}{codes[4]} already, now says: {words} Recommend one thing. "
-    assert prompt(service, [3, 4], words) == encode(service.loaded.recommender.tokenizer, both)
+    assert prompt(service, [3, 4], words) == encode_prompt(service.loaded.recommender.tokenizer, both)
 
 
 @pytest.mark.parametrize("query", HOSTILE)
@@ -77,8 +77,8 @@ def test_a_query_alone_is_enough_and_blanks_are_none(service):
 
 def test_a_model_that_never_read_both_reads_the_query_and_says_so(trained, tmp_path):
     folder = export(trained, tmp_path / "export")
-    note = language_model(folder) / "llmrec.json"
-    write_json(note, {name: value for name, value in read_json(note).items() if name != "search_history"})
+    meta = language_model(folder) / "llmrec.json"
+    write_json(meta, {name: value for name, value in read_json(meta).items() if name != "search_history"})
     service = opened(folder).service
     answer = answered(service, history=["i3"], query="western")
     assert prompt(service, [3], "western") == prompt(service, [], "western")
@@ -88,8 +88,8 @@ def test_a_model_that_never_read_both_reads_the_query_and_says_so(trained, tmp_p
 
 def test_a_model_that_learned_no_search_has_no_prompt_for_it_and_refuses(served):
     folder = served.run / "train-1-sft" / "model"
-    note = load_words(folder)[1]
-    assert (note.search, note.search_history) == ("", "") and "search" not in read_json(folder / "llmrec.json")
+    meta = load_tokenizer(folder)[1]
+    assert (meta.search, meta.search_history) == ("", "") and "search" not in read_json(folder / "llmrec.json")
     service = opened(served.run).service
     assert not service.takes_queries
     with pytest.raises(ApiError, match="item_search"):

@@ -14,10 +14,9 @@ from transformers import PreTrainedModel
 from llmrec.decode.generative import Generative, TransformersEngine
 from llmrec.decode.load import LoadedRecommender
 from llmrec.model import folder as model_folder
-from llmrec.model.adapt import adapt, old_rows_trained
-from llmrec.model.merge import merged
-from llmrec.model.moved import Before, moved
-from llmrec.model.rows import sides
+from llmrec.model.adapt import adapt, trains_base_rows
+from llmrec.model.embeddings import Snapshot, check_embeddings, embedding_weights
+from llmrec.model.merge import merge_adapters
 from llmrec.model.vocabulary import MENTION, token_ids
 from llmrec.recipe import Adapt, Model
 from llmrec.train.encode import used
@@ -27,18 +26,20 @@ CASES = [(name, tied, "lora") for name in FAMILIES for tied in (True, False)]
 CASES += [
     (name, tied, method) for name, tied in (("qwen3", True), ("phi", False)) for method in METHODS if method != "lora"
 ]
-NOTE = model_folder.Note(catalogue().hash, 6, "What comes next? {history}", "And then? {history}")
+NOTE = model_folder.ModelMeta(catalogue().hash, 6, "What comes next? {history}", "And then? {history}")
 
 
 def settings(method: Adapt, **given: Any) -> Model:
     return Model(base="somebody/base", adapt=method, rank=4, **given)
 
 
-def facts_of(before: Before, plain: PreTrainedModel, new: np.ndarray, tokenizer: Any, chosen: Model) -> dict[str, Any]:
+def facts_of(
+    before: Snapshot, plain: PreTrainedModel, new: np.ndarray, tokenizer: Any, chosen: Model
+) -> dict[str, Any]:
     spare = np.isin(np.arange(len(new)), catalogue().codes, invert=True)
     names = [*catalogue().tokens, MENTION]
-    trained = old_rows_trained(chosen, None)
-    return moved(before, plain, new, names, used(examples(tokenizer), new), spare, trained)
+    trained = trains_base_rows(chosen, None)
+    return check_embeddings(before, plain, new, names, used(examples(tokenizer), new), spare, trained)
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -48,13 +49,13 @@ def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("name", "tied", "method"), CASES)
 def test_add_tokens_train_merge_decode(name: str, tied: bool, method: Adapt, tmp_path: Path) -> None:
     model, tokenizer, new = base(name, tied, tmp_path / "tokenizer")
-    chosen, before, start = settings(method), Before.of(model, new), weights(model)
+    chosen, before, start = settings(method), Snapshot.of(model, new), weights(model)
     assert len(before.new) == 2 - tied
     trained = adapt(model, chosen, None, new)
     assert_only_what_should_train(trained, method)
     train(trained, tokenizer, tmp_path / "work")
     found = recommended(trained.eval(), tokenizer)
-    plain = merged(trained, tokenizer, tmp_path, lambda: base(name, tied, tmp_path / "tokenizer")[0])
+    plain = merge_adapters(trained, tokenizer, tmp_path, lambda: base(name, tied, tmp_path / "tokenizer")[0])
     assert type(plain) is type(base(name, tied, tmp_path / "tokenizer")[0])
     facts = facts_of(before, plain, new, tokenizer, chosen)
     assert list(facts) == list(before.new)
@@ -80,7 +81,10 @@ def assert_only_what_should_train(trained: Any, method: Adapt) -> None:
 
 def assert_old_rows_stayed(plain: PreTrainedModel, start: dict[str, torch.Tensor], new: np.ndarray) -> None:
     head: Any = plain.get_output_embeddings()
-    for key, rows in (("model.embed_tokens.weight", sides(plain)["input"]), ("lm_head.weight", head.weight)):
+    for key, rows in (
+        ("model.embed_tokens.weight", embedding_weights(plain)["input"]),
+        ("lm_head.weight", head.weight),
+    ):
         assert torch.equal(rows[: new.min()], start[key][: new.min()])
     if head.bias is not None:
         assert torch.equal(head.bias[: new.min()], start["lm_head.bias"][: new.min()])

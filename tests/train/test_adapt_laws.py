@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from llmrec.errors import ModelError
 from llmrec.model.adapt import adapt
-from llmrec.model.merge import VOCABULARY, cost, load_adapter, merged, save_adapter
-from llmrec.model.rows import sides
+from llmrec.model.embeddings import embedding_weights
+from llmrec.model.merge import VOCABULARY, load_adapter, merge_adapters, merge_error, save_adapter
 from llmrec.recipe import Adapt, Launch, Model, Recipe, Sft
 from llmrec.train import sft
 from llmrec.train.loss import supervised_loss
@@ -43,8 +43,8 @@ def test_old_rows_train_in_full_where_the_recipe_says_so_and_nowhere_else(tied: 
     for chosen in ("trained", "frozen"):
         model, tokenizer, new, plain = adapted("full", tmp_path, tied=tied, base_embeddings=chosen)
         train(model, tokenizer, tmp_path / chosen, weight_decay=0.5)
-        done = merged(model, tokenizer, tmp_path, plain)
-        for after, before in zip(sides(done).values(), sides(plain()).values(), strict=True):
+        done = merge_adapters(model, tokenizer, tmp_path, plain)
+        for after, before in zip(embedding_weights(done).values(), embedding_weights(plain()).values(), strict=True):
             same = (after[: new.min()] == before[: new.min()]).all(1)
             assert bool(same.all()) == (chosen == "frozen")
             worn = new[np.unique(catalogue().codes)]
@@ -54,9 +54,9 @@ def test_old_rows_train_in_full_where_the_recipe_says_so_and_nowhere_else(tied: 
 
 def test_nano_trains_all_its_rows_whatever_the_recipe_holds_of_old_ones(tmp_path: Path) -> None:
     model, tokenizer, new = base("llama", True, tmp_path / "tokenizer")
-    before = sides(model)["input"].detach().clone()
+    before = embedding_weights(model)["input"].detach().clone()
     train(adapt(model, Model(base="nano"), None, new), tokenizer, tmp_path / "work")
-    assert (sides(model)["input"][: new.min()] != before[: new.min()]).any(1).all()
+    assert (embedding_weights(model)["input"][: new.min()] != before[: new.min()]).any(1).all()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -96,7 +96,7 @@ def test_a_qlora_merge_is_the_plain_base_and_the_adapter_not_the_dequantized_bas
     low, high = (layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach())
     truth = plain().model.layers[1].mlp.up_proj.weight.detach() + layer.scaling["default"] * high @ low
     assert high.abs().max() > 0
-    done = merged(model, tokenizer, tmp_path, plain)
+    done = merge_adapters(model, tokenizer, tmp_path, plain)
     torch.testing.assert_close(done.model.layers[1].mlp.up_proj.weight.detach(), truth, rtol=1e-5, atol=1e-6)
     assert all(value.dtype == torch.float32 for value in done.state_dict().values())
 
@@ -104,14 +104,14 @@ def test_a_qlora_merge_is_the_plain_base_and_the_adapter_not_the_dequantized_bas
 def test_the_cost_of_dequantizing_is_the_difference_of_two_models_on_supervised_tokens(tmp_path: Path) -> None:
     model, tokenizer, _, plain = adapted("qlora", tmp_path)
     train(model, tokenizer, tmp_path / "work")
-    done, parts = merged(model, tokenizer, tmp_path, plain), examples(tokenizer, 5)
-    told = cost(model, done, [(part.tokens, part.supervised) for part in parts])
+    done, parts = merge_adapters(model, tokenizer, tmp_path, plain), examples(tokenizer, 5)
+    told = merge_error(model, done, [(part.tokens, part.supervised) for part in parts])
     for name, one in (("loss as trained", model), ("loss merged", done)):
         rows = PackedRows(parts, 64, np.random.default_rng(0))
         loss = supervised_loss(one.eval(), **collate([rows[row] for row in range(len(rows))])).loss
         assert told[name] == pytest.approx(float(loss.detach()), abs=2e-5)
     assert 0 < told["mean logit difference"] < told["largest logit difference"]
-    same = cost(done, done, [(part.tokens, part.supervised) for part in parts])
+    same = merge_error(done, done, [(part.tokens, part.supervised) for part in parts])
     assert same["largest logit difference"] == 0 and same["loss as trained"] == same["loss merged"]
 
 
@@ -135,7 +135,7 @@ def test_an_adapter_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     model, tokenizer, _, plain = adapted("lora", tmp_path)
     save_adapter(model, tokenizer, tmp_path / "adapter")
     larger = plain()
-    larger.resize_token_embeddings(len(sides(larger)["input"]) + 64, mean_resizing=False)
+    larger.resize_token_embeddings(len(embedding_weights(larger)["input"]) + 64, mean_resizing=False)
     with pytest.raises(ModelError, match=r"was trained with \d+ tokens in \d+ embedding rows.*base of its own run"):
         load_adapter(larger, tokenizer, tmp_path / "adapter")
     tokenizer.add_tokens(["<z_0>"])

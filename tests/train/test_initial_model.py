@@ -9,7 +9,7 @@ import torch
 from jobs import job_of
 
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.rows import principal
+from llmrec.model.embeddings import principal
 from llmrec.model.vocabulary import new_token_ids
 from llmrec.recipe import Recipe
 from llmrec.run.execute import run

@@ -12,7 +12,7 @@ from tiny_bases import WORDS
 
 from llmrec.errors import LlmrecError, ModelError
 from llmrec.model.base import load_base, tiny_base
-from llmrec.model.prompting import encode, wrap
+from llmrec.model.prompting import encode_prompt, format_prompt
 
 
 def saved(folder: Path, family: str = "llama") -> Path:
@@ -31,7 +31,7 @@ def test_a_local_folder_is_a_base(tmp_path: Path) -> None:
         key: value.shape for key, value in model.state_dict().items()
     }
     assert again.chat_template == tokenizer.chat_template
-    assert encode(again, WORDS[0]) == encode(tokenizer, WORDS[0])
+    assert encode_prompt(again, WORDS[0]) == encode_prompt(tokenizer, WORDS[0])
 
 
 def test_a_base_without_chat_template_takes_prompts_as_they_are_and_says_so_once(tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_a_base_without_chat_template_takes_prompts_as_they_are_and_says_so_once
     assert [str(note.message) for note in told if "chat template" in str(note.message)] == [
         f"the base '{folder}' has no chat template: prompts are given to it as they are"
     ]
-    assert wrap(tokenizer, WORDS[0]) == (WORDS[0], 0)
-    assert encode(tokenizer, WORDS[0])[0] == tokenizer.bos_token_id
-    assert WORDS[0] in tokenizer.decode(encode(tokenizer, WORDS[0]))
+    assert format_prompt(tokenizer, WORDS[0]) == (WORDS[0], 0)
+    assert encode_prompt(tokenizer, WORDS[0])[0] == tokenizer.bos_token_id
+    assert WORDS[0] in tokenizer.decode(encode_prompt(tokenizer, WORDS[0]))
 
 
 def test_a_base_whose_tokenizer_ends_no_text_is_refused_with_what_to_write(tmp_path: Path) -> None:
@@ -67,6 +67,6 @@ def test_a_base_that_cannot_be_loaded_says_what_may_be_given(name: str) -> None:
 def test_a_prompt_stands_whole_in_the_chat_template(tmp_path: Path) -> None:
     _, tokenizer = tiny_base("llama", WORDS, tmp_path)
     prompt = "  {{ braces }} and <b>tags</b>  "
-    text, start = wrap(tokenizer, prompt)
+    text, start = format_prompt(tokenizer, prompt)
     assert text[start : start + len(prompt)] == prompt
     assert text == f"user: {prompt}\nassistant: "

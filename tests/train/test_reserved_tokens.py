@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from llmrec.decode.generative import TransformersEngine
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.model.rows import sides
+from llmrec.model.embeddings import embedding_weights
 from llmrec.model.vocabulary import token_ids
 from llmrec.recipe import Sft
 from llmrec.tasks import examples
@@ -100,8 +100,8 @@ def test_prompt_and_answer_wear_the_same_and_masks_stay(tiny_run: Path, tokenize
 
 def test_a_run_s_spares_are_used_and_move(tiny_run: Path, tokenizer) -> None:
     facts = json.loads((tiny_run / "train-1-sft" / "made.json").read_text())["facts"]["new rows"]["input"]
-    assert facts["unmoved"] == 0 and facts["spares"]["tokens"] > 0
-    assert facts["spares"]["unmoved"] == 0 and facts["spares"]["mean distance"] > 0
+    assert facts["unmoved"] == 0 and facts["reserved"]["tokens"] > 0
+    assert facts["reserved"]["unmoved"] == 0 and facts["reserved"]["mean distance"] > 0
 
 
 LEARNABLE = np.array([*([a, b, 0] for a in range(4) for b in range(3)), [3, 2, 1]], np.int32)  # 2 to 4 are spare
@@ -126,11 +126,11 @@ def test_a_new_item_can_win_against_its_twin(tied: bool, number: int, tmp_path: 
     twin, stage = of(np.concatenate([LEARNABLE, [[0, 0, number]]])), Sft(epochs=10, batch=4, learning_rate=1e-2)
     for share in (0.0, 0.2):
         model, words, new = base("llama", tied, tmp_path / "tokenizer")
-        untrained = sides(model)["input"].detach()[new[[9, 10, 11]]].clone()
+        untrained = embedding_weights(model)["input"].detach()[new[[9, 10, 11]]].clone()
         substitute = ReservedTokens.of(of(LEARNABLE), new, share, 0, 1)
         rows = PackedRows([encoded(words, new, substitute, case) for case in range(130)], 64, np.random.default_rng(0))
         sft.train(model, rows, stage, 0, tmp_path / f"{share}", 0.0, lambda done: None)
-        moved = (sides(model)["input"][new[[9, 10, 11]]] - untrained).norm(dim=1)
+        moved = (embedding_weights(model)["input"][new[[9, 10, 11]]] - untrained).norm(dim=1)
         assert share == 0 or moved.min() > 0.01
         engine = TransformersEngine(model.eval(), twin.trie, token_ids(words, catalogue().tokens))
         scores = engine.score([[words.bos_token_id, *new[twin.codes[11]]]])[0]

@@ -12,10 +12,9 @@ from tiny_bases import CODES, FAMILIES, WIDTHS, WORDS, base, catalogue, examples
 
 from llmrec.errors import ModelError
 from llmrec.files import write_json
-from llmrec.model import rows as start
+from llmrec.model import embeddings as start
 from llmrec.model.base import tiny_base
-from llmrec.model.moved import Before, moved
-from llmrec.model.rows import Known, initial, ridge, sides
+from llmrec.model.embeddings import ItemInfo, Snapshot, check_embeddings, embedding_weights, initializer, ridge
 from llmrec.model.vocabulary import MENTION, MULTIPLE
 from llmrec.train.encode import Encoded, used
 from llmrec.train.initial_model import item_info
@@ -24,14 +23,14 @@ TEXTS = [f"film {number} {'drama' if number < 6 else 'western'}" for number in r
 NAMES = ["mean", "text", "centroids", "vectors", "random"]
 
 
-def about(tokens: int = sum(WIDTHS) + 1, dim: int = 6, seed: int = 0) -> Known:
+def about(tokens: int = sum(WIDTHS) + 1, dim: int = 6, seed: int = 0) -> ItemInfo:
     """Texts and centroids of the twelve items; the separating level and the mention have no centroid."""
     draw = np.random.default_rng(seed)
     levels = np.append(np.repeat(np.arange(3), WIDTHS), -1)
     places = np.where((levels >= 0) & (levels < 2), 1.0, np.nan)[:, None] * draw.normal(size=(tokens, dim))
     texts = [draw.integers(3, 90, size=draw.integers(1, 6)).tolist() for _ in CODES]
     vectors = draw.normal(size=(len(CODES), dim)).astype(np.float32)
-    return Known(catalogue().codes, levels, texts, places.astype(np.float32), vectors)
+    return ItemInfo(catalogue().codes, levels, texts, places.astype(np.float32), vectors)
 
 
 def table(rows: int = 100, width: int = 16) -> torch.Tensor:
@@ -42,7 +41,7 @@ def noise(tokens: int = sum(WIDTHS) + 1, width: int = 16) -> torch.Tensor:
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(2))
 
 
-def texts_of(token: int, facts: Known, old: torch.Tensor) -> list[torch.Tensor]:
+def texts_of(token: int, facts: ItemInfo, old: torch.Tensor) -> list[torch.Tensor]:
     """The mean row of the text of every item whose code holds a token."""
     pairs = zip(facts.texts, facts.codes.tolist(), strict=True)
     return [old[torch.tensor(words)].mean(0) for words, code in pairs if token in code]
@@ -56,9 +55,9 @@ def test_growing_leaves_old_rows_bit_for_bit_and_tells_new_ones_apart(
 ) -> None:
     torch.manual_seed(0)
     plain, _ = tiny_base(FAMILIES[name], WORDS, tmp_path, tied)
-    before = {side: weight.detach().clone() for side, weight in sides(plain).items()}
-    model, tokenizer, new = base(name, tied, tmp_path, initial=initial(values, about))
-    after = sides(model)
+    before = {side: weight.detach().clone() for side, weight in embedding_weights(plain).items()}
+    model, tokenizer, new = base(name, tied, tmp_path, initial=initializer(values, about))
+    after = embedding_weights(model)
     assert list(after) == (["input"] if tied else ["input", "output"])
     for side, rows in after.items():
         assert torch.equal(rows[: len(before[side])], before[side])
@@ -75,11 +74,11 @@ def test_growing_leaves_old_rows_bit_for_bit_and_tells_new_ones_apart(
 
 def test_rows_start_near_the_mean_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
     one, _, new = base("llama", True, tmp_path)
-    other, _, _ = base("llama", True, tmp_path, initial=initial("mean", about))
-    assert torch.equal(sides(one)["input"], sides(other)["input"])
-    old = sides(one)["input"][: new.min()]
+    other, _, _ = base("llama", True, tmp_path, initial=initializer("mean", about))
+    assert torch.equal(embedding_weights(one)["input"], embedding_weights(other)["input"])
+    old = embedding_weights(one)["input"][: new.min()]
     draw = torch.randn(len(new), old.shape[1], generator=torch.Generator().manual_seed(3))
-    assert torch.equal(sides(one)["input"][new], old.mean(0) + 0.5 * old.std(0) * draw)
+    assert torch.equal(embedding_weights(one)["input"][new], old.mean(0) + 0.5 * old.std(0) * draw)
 
 
 def test_random_rows_are_as_long_as_the_base_s() -> None:
@@ -136,7 +135,7 @@ def test_rows_from_vectors_add_up_to_the_vectors_where_every_item_has_a_token_of
     draw = np.random.default_rng(3)
     vectors = draw.normal(size=(6, 5)).astype(np.float32)
     codes = np.stack([np.arange(6) % 2, 2 + np.arange(6)], axis=1)
-    facts = Known(codes, np.array([0, 0, *[1] * 6]), [[1]] * 6, None, vectors)
+    facts = ItemInfo(codes, np.array([0, 0, *[1] * 6]), [[1]] * 6, None, vectors)
     rows = start.vectors(torch.zeros(50, 8), torch.zeros(8, 8), facts)
     assert (rows == 0).all(), "about a base without spread there is no way to go"
     base = table(50, 8)
@@ -153,7 +152,7 @@ def test_rows_from_vectors_add_up_to_the_vectors_where_every_item_has_a_token_of
 def test_items_alike_in_text_start_with_rows_alike(tmp_path: Path) -> None:
     """Two kinds of films in two clusters: first tokens of one kind start nearer to each other than to the other's."""
     facts = about()
-    half = Known(facts.codes, facts.levels, [[5, 6] if code[0] < 2 else [7, 8] for code in facts.codes], None)
+    half = ItemInfo(facts.codes, facts.levels, [[5, 6] if code[0] < 2 else [7, 8] for code in facts.codes], None)
     found = start.text(table(), noise(), half)[:4]
     apart = torch.cdist(found, found)
     assert max(apart[0, 1], apart[2, 3]) < min(apart[0, 2], apart[0, 3], apart[1, 2], apart[1, 3])
@@ -177,7 +176,7 @@ def test_what_a_run_knows_of_its_items_is_read_from_its_folder(tmp_path: Path) -
 
 def test_centroids_without_codebooks_are_refused_with_another_choice() -> None:
     with pytest.raises(ModelError, match=r"model\.init_tokens: centroids.*keeps no codebooks.*Set it to text"):
-        initial("centroids", lambda: Known(CODES, np.zeros(3, int), [[1]] * len(CODES), None))
+        initializer("centroids", lambda: ItemInfo(CODES, np.zeros(3, int), [[1]] * len(CODES), None))
 
 
 # --- how far rows moved
@@ -186,9 +185,9 @@ def test_centroids_without_codebooks_are_refused_with_another_choice() -> None:
 def trained_side(distances: dict[str, float], tied: bool, folder: Path) -> tuple:
     """A model whose rows of some tokens were moved by hand."""
     model, _, new = base("llama", tied, folder)
-    before, names = Before.of(model, new), [*catalogue().tokens, MENTION]
+    before, names = Snapshot.of(model, new), [*catalogue().tokens, MENTION]
     with torch.no_grad():
-        for rows in sides(model).values():
+        for rows in embedding_weights(model).values():
             for token, distance in distances.items():
                 rows[new[names.index(token)], 0] += distance
     return before, model, new, names
@@ -204,9 +203,9 @@ def test_the_report_gives_distances_by_side_and_spares_apart(tmp_path: Path) -> 
     before, model, new, names = trained_side(dict.fromkeys(tokens[:-2], 0.5) | {tokens[-1]: 3.0}, False, tmp_path)
     spare = np.isin(np.arange(len(new)), catalogue().codes, invert=True)
     seen = everything(new, (len(new) - 1, len(new) - 3))
-    facts = moved(before, model, new, names, seen, spare, False)
-    spares = {"tokens": 2, "mean distance": 1.5, "unmoved": 1}
-    side = {"tokens": 10, "mean distance": 0.5, "unmoved": 0, "spares": spares}
+    facts = check_embeddings(before, model, new, names, seen, spare, False)
+    reserved = {"tokens": 2, "mean distance": 1.5, "unmoved": 1}
+    side = {"tokens": 10, "mean distance": 0.5, "unmoved": 0, "reserved": reserved}
     assert facts == {"input": side, "output": side}
 
 
@@ -215,20 +214,22 @@ def test_used_rows_that_did_not_move_stop_the_run_and_are_named(tmp_path: Path) 
     before, model, new, names = trained_side(dict.fromkeys(tokens[2:], 0.5), True, tmp_path)
     spare = np.zeros(len(new), bool)
     with pytest.raises(ModelError, match=r"2 of 12 item tokens .* did not move on the input side \(<a_0>, <a_1>\)"):
-        moved(before, model, new, names, everything(new, (12,)), spare, True)
-    assert moved(before, model, new, names, everything(new, (0, 1, 12)), spare, True)["input"]["unmoved"] == 2
+        check_embeddings(before, model, new, names, everything(new, (12,)), spare, True)
+    assert (
+        check_embeddings(before, model, new, names, everything(new, (0, 1, 12)), spare, True)["input"]["unmoved"] == 2
+    )
 
 
 def test_an_old_row_that_moved_stops_the_run_unless_it_may(tmp_path: Path) -> None:
     before, model, new, names = trained_side(dict.fromkeys([*catalogue().tokens, MENTION], 0.5), True, tmp_path)
     with torch.no_grad():
-        sides(model)["input"][5, 5] += 1e-6
+        embedding_weights(model)["input"][5, 5] += 1e-6
     given = (before, model, new, names, everything(new), np.zeros(len(new), bool))
     with pytest.raises(
         ModelError, match=r"the base's own tokens changed on the input side.*model\.base_embeddings: trained"
     ):
-        moved(*given, False)
-    assert moved(*given, True)["input"]["unmoved"] == 0
+        check_embeddings(*given, False)
+    assert check_embeddings(*given, True)["input"]["unmoved"] == 0
 
 
 def test_used_tokens_are_those_that_get_a_gradient(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_used_tokens_are_those_that_get_a_gradient(tmp_path: Path) -> None:
         losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(part.tokens)[1:], reduction="none")
         losses[torch.from_numpy(part.supervised)[1:]].sum().backward()
     found = used(parts, new)
-    touched = sides(model)["input"].grad[new].abs().sum(1) > 0
+    touched = embedding_weights(model)["input"].grad[new].abs().sum(1) > 0
     np.testing.assert_array_equal(found["input"], touched.numpy())
     wanted = {token for part in parts for token in part.tokens[1:][part.supervised[1:]].tolist()}
     np.testing.assert_array_equal(found["output"], [token in wanted for token in new.tolist()])

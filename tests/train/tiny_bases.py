@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.base import tiny_base
-from llmrec.model.prompting import encode
-from llmrec.model.rows import grow
+from llmrec.model.embeddings import resize
+from llmrec.model.prompting import encode_prompt
 from llmrec.model.vocabulary import add_tokens, new_token_ids, token_ids
 from llmrec.recipe import Sft
 from llmrec.train import sft
@@ -50,7 +50,7 @@ def base(
         model.get_output_embeddings().bias.data.normal_()
     rows = add_tokens(tokenizer, catalogue().tokens)
     new = new_token_ids(tokenizer, catalogue().tokens)
-    grow(model, rows, new, seed=3, **given)
+    resize(model, rows, new, seed=3, **given)
     return model, tokenizer, new
 
 
@@ -60,7 +60,7 @@ def examples(tokenizer: PreTrainedTokenizerBase, count: int = 8) -> list[Encoded
     out = []
     for start in range(count):
         history = "".join(np.roll(texts, start)[:6].tolist())
-        ids = np.array([*encode(tokenizer, f"What comes next? {history}"), tokenizer.eos_token_id])
+        ids = np.array([*encode_prompt(tokenizer, f"What comes next? {history}"), tokenizer.eos_token_id])
         out.append(Encoded(ids, np.isin(ids, [*own, tokenizer.eos_token_id])))
     return out
 
