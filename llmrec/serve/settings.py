@@ -112,7 +112,7 @@ def vllm_command(settings: Settings, host: str, port: int, more: list[str]) -> t
             "Type: pip install --no-deps -e . (in its checkout), or pip install -U llmrec"
         )
     model, catalogue = language_model(settings.run), settings.catalogue
-    _, note = load_tokenizer(model)  # report damage now, not after half a minute of loading
+    _, meta = load_tokenizer(model)  # report damage now, not after half a minute of loading
     loaded = Catalogue.load(catalogue)
     if meta.catalogue != loaded.hash:
         raise ModelError(
