@@ -1,7 +1,7 @@
-"""The model card of an export: what it is, how it is used, how it was measured, whose licences bind it.
+"""The model card of an export: description, use, metrics, training and licences.
 
-Every word that comes from somebody's files stands in a code span, where neither Markdown nor HTML is read; the header
-is written by a YAML library.
+All text from a user's files is in code spans, in which neither Markdown nor HTML is interpreted; the header is written
+by a YAML library.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from llmrec.run.stage import StageSpec, resolve
 from llmrec.stage_record import RECORD_FILE, StageRecord
 
 UNKNOWN = "unknown: check before sharing"
-PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # what a hub calls our embedded base
+PUBLIC = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # names on the hub of bundled bases
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says.
+    """Contents of a card.
 
     Attributes:
         name: of the run.
-        source: where the data are from, as the recipe has it.
-        data: facts of the data stage: counts, and the source's name and licence where they are known.
+        source: of the data, as in the recipe.
+        data: facts of the data stage: counts, and name and licence of the source if known.
         model: of the recipe.
-        trained: settings and made.json of every training stage, in order.
-        metrics: metrics.json of just this recommender, or None.
-        members: weight and name of each member of an ensemble; [] where the language model recommends alone.
+        trained: settings and made.json of all training stages, in order.
+        metrics: metrics.json of this recommender, or None.
+        members: weight and name of each member of an ensemble; [] without an ensemble.
         example: item id, title and code of one item.
-        levels: tokens of a code.
+        levels: tokens per code.
         chat: whether the tokenizer has a chat template.
         dtype: of the weights, such as float32.
         rows: of the embedding.
-        adapter: whether adapters are there as trained.
+        adapter: whether the export contains the trained adapters.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Facts:
 
 
 def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dict[str, Any] | None:
-    """Figures of a run's recommender, of the first evaluation that is current; None without one."""
+    """Metrics of the first evaluation that is current; None without one."""
     for spec in evaluations:
         if (run.stage(spec.name) / RECORD_FILE).is_file() and resolve(run, spec, seed).is_made():
             return read_metrics(run.stage(spec.name))
@@ -68,19 +68,19 @@ def measured(run: RunFolder, evaluations: Sequence[StageSpec], seed: int) -> dic
 
 
 def card(facts: Facts) -> str:
-    """The text of README.md, header included."""
-    parts = (_what, _use, _figures, _training, _licences, _limits)
+    """The text of README.md, with its header."""
+    parts = (_what, _use, _metrics, _training, _licences, _limits)
     return f"---\n{_header(facts)}\n---\n\n" + "\n\n".join(part(facts) for part in parts) + "\n"
 
 
 def code(value: Any) -> str:
-    """A value as a Markdown code span on one line, also safe inside a table: nothing in it is read as markup."""
+    """A value as a Markdown code span on one line, safe inside a table: nothing in it is interpreted."""
     text = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", words.number(value)).strip()
     return f"`{text.replace('`', 'ˋ').replace('|', '¦') or '–'}`"
 
 
 def base_name(model: Model) -> str | None:
-    """What a hub calls the base; None for nano, for random weights, and for a folder of somebody's own."""
+    """Name of the base on the hub; None for nano, for random weights, and for a local folder."""
     if model.tiny or model.base == "nano":
         return None
     if model.base in PUBLIC:
@@ -90,7 +90,7 @@ def base_name(model: Model) -> str | None:
 
 
 def base_licence(model: Model) -> str:
-    """The licence of the base, as far as this machine knows it."""
+    """The licence of the base, if it is known on this machine."""
     if model.base == "nano" or model.tiny:
         return "none: trained from random weights"
     if model.base.startswith("embedded:"):
@@ -99,31 +99,31 @@ def base_licence(model: Model) -> str:
 
 
 def _licence_of_folder(folder: Path) -> str | None:
-    """What the card of a local base says of its licence."""
+    """The licence in the model card of a local base."""
     from huggingface_hub import ModelCard
 
     if not (folder / "README.md").is_file():
         return None
     try:
         data = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data
-    except Exception:  # somebody's own file, broken in whatever way: then it says nothing
+    except Exception:  # a damaged card of the user's
         return None
-    said = data.get("license_name") if data.get("license") == "other" else data.get("license")
-    return str(said) if said else None
+    licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    return str(licence) if licence else None
 
 
 def _header(facts: Facts) -> str:
     from huggingface_hub import ModelCardData
 
     known = UNKNOWN not in (base_licence(facts.model), _data_licence(facts))
-    about: dict[str, Any] = {"license": "other" if known else "unknown", "base_model": base_name(facts.model)}
-    about |= {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
-    about |= {"datasets": None if facts.source == "files" else [facts.source]}
+    fields: dict[str, Any] = {"license": "other" if known else "unknown", "base_model": base_name(facts.model)}
+    fields |= {"license_name": "licences-of-base-and-data", "license_link": "README.md"} if known else {}
+    fields |= {"datasets": None if facts.source == "files" else [facts.source]}
     if facts.metrics:
-        about |= {"metrics": list(facts.metrics["systems"][facts.metrics["model"]])}
-        about |= {"model_name": facts.name, "eval_results": _results(facts, facts.metrics)}
+        fields |= {"metrics": list(facts.metrics["systems"][facts.metrics["model"]])}
+        fields |= {"model_name": facts.name, "eval_results": _results(facts, facts.metrics)}
     tags = ["recommendation", "semantic-ids", "llmrec"]
-    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **about)
+    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields)
     return data.to_yaml()
 
 
@@ -153,9 +153,8 @@ def _what(facts: Facts) -> str:
         f"It reads a history of items and answers with the next one. Every item is a code of {facts.levels} tokens: "
         f"{code(text)} is {code(title)} (item {code(item)}). Trained with llmrec on "
         f"{code(facts.data.get('source', 'files'))} ({code(counts)}).",
-        "This folder is a plain Hugging Face folder; `catalogue/` holds the items, their codes and the trie that lets "
-        "only real items out, `llmrec.json` the prompt that the model was trained with, and `recommender.json` how "
-        "lists are made.",
+        "This folder is a plain Hugging Face folder; `catalogue/` has the items and their codes, which "
+        "restrict answers to real items, `llmrec.json` the prompt of training, and `recommender.json` what recommends.",
     ]
     if facts.members:
         mixed = words.listed([f"{code(name)} (weight {code(weight)})" for weight, name in facts.members])
@@ -164,7 +163,7 @@ def _what(facts: Facts) -> str:
             "llmrec mixes them, and transformers alone does not."
         )
     if facts.model.tiny:
-        lines.insert(1, "**Made with `--tiny`: it proves the path. Its recommendations mean nothing.**")
+        lines.insert(1, "**Made with `--tiny`, which tests the pipeline: its recommendations mean nothing.**")
     return "\n\n".join(lines)
 
 
@@ -187,7 +186,7 @@ history = rec.catalogue.item_ids[:3]  # item ids, oldest first
 print(rec.recommend(history, k=5))  # [(item id, log-probability), ...], best first
 ```
 
-With vLLM (`pip install 'llmrec[serve]'`), many at once; in a script, below `if __name__ == "__main__":`
+With vLLM (`pip install 'llmrec[serve]'`), for many requests; in a script, below `if __name__ == "__main__":`
 
 ```python
 import llmrec
@@ -197,7 +196,7 @@ rec = llmrec.load(".", engine="vllm", **options)
 print(rec.recommend(rec.catalogue.item_ids[:3], k=5))
 ```
 
-With transformers alone; then nothing keeps an answer from being no item:
+With transformers alone, without constraints, so an answer may be no item:
 
 ```python
 import json
@@ -219,24 +218,24 @@ print(tokenizer.decode(answer))
 def _adapter(facts: Facts) -> str:
     return f"""
 
-`adapter/` holds the adapters as trained, which the weights above contain already. For the base itself: resize it with
+`adapter/` contains the trained adapters, which are merged into the weights above. To use them on the base, resize it:
 `resize_token_embeddings({facts.rows}, mean_resizing=False)`, then `PeftModel.from_pretrained(base, "adapter")`."""
 
 
-def _figures(facts: Facts) -> str:
+def _metrics(facts: Facts) -> str:
     if facts.metrics is None:
-        return "## Figures\n\nThis model was not evaluated; nothing is claimed for it."
+        return "## Metrics\n\nThis model was not evaluated."
     metrics = facts.metrics
     digits = words.decimals(metrics["protocol"]["users"])
     names = list(metrics["systems"][metrics["model"]])
     rows = ["| | " + " | ".join(words.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system, values in metrics["systems"].items():
         cells = [_interval(values.get(name), digits) for name in names]
-        called = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
-        rows.append(f"| {called} | " + " | ".join(cells) + " |")
+        name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     protocol = "; ".join(f"{words.label(key).lower()} {code(value)}" for key, value in metrics["protocol"].items())
-    verdict = words.headline(metrics | {"model": "the model"})  # whose name comes from somebody's files
-    return "\n\n".join(["## Figures", verdict, "\n".join(rows), f"In brackets, the interval. Protocol: {protocol}."])
+    verdict = words.headline(metrics | {"model": "the model"})  # its name comes from the user's files
+    return "\n\n".join(["## Metrics", verdict, "\n".join(rows), f"Intervals in brackets. Protocol: {protocol}."])
 
 
 def _interval(value: dict[str, float] | None, digits: int) -> str:
@@ -247,15 +246,15 @@ def _training(facts: Facts) -> str:
     rows = []
     for number, (config, made) in enumerate(facts.trained, 1):
         rest = {key: value for key, value in config.items() if key not in ("train", "model")}
-        shown = {**config["train"], **_named(facts.model), **rest, "seed": made["seed"], **made["facts"]}
+        shown = {**config["train"], **_shown_model(facts.model), **rest, "seed": made["seed"], **made["facts"]}
         rows += [f"**Stage {number}**, on {code(made['device'])} in {code(words.duration(made['seconds']))}:"]
         rows += ["\n".join(f"- {key}: {code(value)}" for key, value in shown.items() if value is not None)]
     versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1][1]["versions"].items())
     return "\n\n".join(["## Training", *rows, f"Versions: {code(versions)}."])
 
 
-def _named(model: Model) -> dict[str, Any]:
-    """The recipe's part `model` without the machine's paths: folders keep their last name."""
+def _shown_model(model: Model) -> dict[str, Any]:
+    """The recipe's part `model` without paths of the machine: only the last part of folders."""
     start = {"init_from": Path(model.init_from).name} if model.init_from else {}
     return model.hashed_fields() | {"base": base_name(model) or Path(model.base).name} | start
 
@@ -265,17 +264,17 @@ def _data_licence(facts: Facts) -> str:
 
 
 def _licences(facts: Facts) -> str:
-    base = _named(facts.model)["base"]
+    base = _shown_model(facts.model)["base"]
     return f"""## Licences
 
 - base {code(base)}: {code(base_licence(facts.model))}
 - data {code(facts.data.get("source", "files"))}: {code(_data_licence(facts))}
 
-Both bind who shares this folder: the weights were made from both, and `catalogue/` holds the items' texts."""
+Both apply to this folder: the weights were trained from both, and `catalogue/` contains texts of the items."""
 
 
 def _limits(facts: Facts) -> str:
     return f"""## Limits
 
-It knows the items of its catalogue and no others, and what was popular when its log was written. Figures are of
-held-out events of the same log, not of people who were asked. Exported by llmrec {__version__}."""
+It recommends only items of its catalogue, and reflects what was popular in its log. Metrics are on held-out events
+of the same log, not on feedback of users. Exported by llmrec {__version__}."""

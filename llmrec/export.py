@@ -1,11 +1,11 @@
-"""Export: a run's recommender as one folder to share, which transformers, vLLM and llmrec open with nothing beside it.
+"""Export a run's recommender as one self-contained folder for transformers, vLLM and llmrec.
 
-DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    what Hugging Face's libraries read
+DIR/  config.json  *.safetensors  tokenizer*  generation_config.json    files of Hugging Face's libraries
       llmrec.json  README.md                                            prompts of the model, the model card
       recommender.json                                                  what recommends: the model, or an ensemble
       catalogue/                                                        items, codes
       collaborative/NAME/                                               collaborative models of an ensemble
-      adapter/                                                          as trained, where adapters were
+      adapter/                                                          trained adapters, if any
 """
 
 from __future__ import annotations
@@ -35,29 +35,25 @@ _LEFT_OUT = {RECORD_FILE, "README.md"}  # peft's card names the base by its path
 
 
 def export(run: Path, target: Path) -> Path:
-    """Write all that a run recommends by, and a model card, into a new folder, whole or not at all.
+    """Write a run's recommender and a model card into a new folder, atomically; return the folder.
 
     Args:
-        run: a run folder.
-        target: where to; absent or empty.
-
-    Returns:
-        The folder.
+        target: a missing or empty folder.
 
     Raises:
-        RunError: nothing was trained in the run, it holds stages of two recipes or files that were changed, the target
-            holds something, or the disk takes no more.
-        CodeError: the catalogue is not whole.
+        RunError: nothing was trained in the run, its stages are of two recipes, files were changed, the target is not
+            empty, or the disk is full.
+        CodeError: the catalogue is damaged.
     """
     source = RunFolder(run)
     source.require_run()
-    described, recipe = describe(run), recipe_of(run)
-    stages, catalogue = plan(recipe), source.stage(described["catalogue"])
-    fitted = collaborative_stages(stages, described)
-    target = _free(target, run)
+    spec, recipe = describe(run), recipe_of(run)
+    stages, catalogue = plan(recipe), source.stage(spec["catalogue"])
+    collaborative = collaborative_stages(stages, spec)
+    target = _checked_target(target, run)
     with atomic_folder(target) as folder:
-        exported = _with_models(source, described, folder, recipe.model)
-        for stage in (catalogue, *(source.stage(spec.name) for spec in fitted)):
+        exported = _copy_models(source, spec, folder, recipe.model)
+        for stage in (catalogue, *(source.stage(stage.name) for stage in collaborative)):
             _copy(source, stage, stage, folder / stage.relative_to(run))
         write_spec(folder, exported)
         trained = [(spec.config, read_record(source.stage(spec.name))) for spec in stages if spec.kind == "train"]
@@ -69,79 +65,74 @@ def export(run: Path, target: Path) -> Path:
     return target
 
 
-def _with_models(run: RunFolder, described: RecommenderSpec, folder: Path, model: Model) -> RecommenderSpec:
-    """Copy the language models of a recommender: the first into the folder itself, others below it.
-
-    Returns:
-        The description with the new places of the models.
-    """
-    found = [node["folder"] for node in iter_nodes(described["recommender"]) if node["kind"] == "generative"]
-    places: dict[str, str] = {}
-    for name in found:
-        places.setdefault(name, f"models/{len(places) + 1}" if places else ".")
-    for name, place in places.items():
+def _copy_models(run: RunFolder, spec: RecommenderSpec, folder: Path, model: Model) -> RecommenderSpec:
+    """Copy the language models, the first into the folder, others below it; return the spec with these folders."""
+    names = [node["folder"] for node in iter_nodes(spec["recommender"]) if node["kind"] == "generative"]
+    folders: dict[str, str] = {}
+    for name in names:
+        folders.setdefault(name, f"models/{len(folders) + 1}" if folders else ".")
+    for name, copied in folders.items():
         trained = run.stage(name).parent
-        _copy(run, trained, run.stage(name), folder / place)
-        _use_cache(folder / place)
+        _copy(run, trained, run.stage(name), folder / copied)
+        _use_cache(folder / copied)
         if (trained / ADAPTER).is_dir():
-            _copy(run, trained, trained / ADAPTER, folder / place / ADAPTER)
-            _name_base(folder / place / ADAPTER, model)
-    return described | {"recommender": _moved(described["recommender"], places)}  # type: ignore[return-value]
+            _copy(run, trained, trained / ADAPTER, folder / copied / ADAPTER)
+            _name_base(folder / copied / ADAPTER, model)
+    return spec | {"recommender": _with_folders(spec["recommender"], folders)}  # type: ignore[return-value]
 
 
-def _moved(node: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
-    """A node of a description with other folders of language models."""
-    moved = node | ({"folder": places[node["folder"]]} if node.get("folder") in places else {})
+def _with_folders(node: dict[str, Any], folders: dict[str, str]) -> dict[str, Any]:
+    """A node of a spec with new folders of language models."""
+    result = node | ({"folder": folders[node["folder"]]} if node.get("folder") in folders else {})
     if "members" in node:
-        moved["members"] = [one | {"recommender": _moved(one["recommender"], places)} for one in node["members"]]
-    return moved
+        members = node["members"]
+        result["members"] = [each | {"recommender": _with_folders(each["recommender"], folders)} for each in members]
+    return result
 
 
-def _free(target: Path, run: Path) -> Path:
-    """The target as an absolute path that can be made.
-
-    Raises:
-        RunError: something is there already, or it lies in the run.
-    """
+def _checked_target(target: Path, run: Path) -> Path:
+    """The target as an absolute path; a RunError if it is not empty, or inside the run."""
     with explain_disk(target):
         target = Path(os.path.realpath(target))
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            what = "is a folder with files in it" if target.is_dir() else "is a file"
-            raise RunError(f"{target} {what}, and an export overwrites nothing. Name a folder that is not there yet.")
+            kind = "is a folder with files in it" if target.is_dir() else "is a file"
+            raise RunError(f"{target} {kind}, and an export overwrites nothing. Name a folder that does not exist yet.")
         if is_below(target, run):
-            raise RunError(f"{target} lies in the run, whose parts may be replaced. Name a folder outside of {run}.")
+            raise RunError(f"{target} is inside the run, whose parts may be replaced. Name a folder outside of {run}.")
     if os.path.ismount(target):
         raise RunError(f"{target} is a mount point, which cannot be replaced. Name a folder inside: {target / 'model'}")
     return target
 
 
 def _copy(run: RunFolder, stage: Path, source: Path, target: Path) -> None:
-    """Copy the files that a stage wrote into a folder of it, and name those that it did not write.
+    """Copy the files of a stage, and warn about files that the stage did not write.
 
-    Contents alone: weights are written for their owner's eyes only, and an export is to be shared.
+    Permissions are not copied: weights are readable only by their owner, and an export is shared.
 
     Raises:
-        RunError: a link is among them, which could lead to any file of this machine.
+        RunError: a file is a link, which could lead to any file of this machine.
     """
-    known, strays = read_record(stage)["files"], []
+    written, strays = read_record(stage)["files"], []
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if file.relative_to(stage).as_posix() not in known:
+        if file.relative_to(stage).as_posix() not in written:
             hidden = any(part.startswith(".") for part in inside.parts)
             strays += [inside.as_posix()] if not file.is_dir() and file.name != RECORD_FILE and not hidden else []
         elif Path(os.path.realpath(file)) != Path(os.path.realpath(run.path)) / file.relative_to(run.path):
             raise RunError(
-                f"{file} is a link, or below one. Only a run's own files are shared: put the file itself there."
+                f"{file} is a link, or below one. Only files of the run are exported: replace the link by the file."
             )
         elif inside.as_posix() not in _LEFT_OUT:
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / inside)
     if strays:
-        warnings.warn(f"left out of the export, as no file of a run: {', '.join(strays)} (in {source})", stacklevel=2)
+        warnings.warn(
+            f"left out of the export, since no stage wrote them: {', '.join(strays)} (in {source})", stacklevel=2
+        )
 
 
 def _use_cache(folder: Path) -> None:
-    """Turn the cache on in config.json, which training turned off: `generate` is slow without."""
+    """Enable the cache in config.json, which training disables: `generate` is slow without it."""
     config = read_checked(folder / "config.json", dict[str, Any])
     for part in (config, config.get("text_config")):
         if isinstance(part, dict) and "use_cache" in part:
@@ -156,7 +147,7 @@ def _name_base(adapter: Path, model: Model) -> None:
 
 
 def _facts(exported: RecommenderSpec, catalogue: Catalogue, folder: Path, model: Model) -> dict[str, Any]:
-    """What the card says of the files that are exported."""
+    """Contents of the card that depend on the exported files."""
     tokenizer, config = (
         read_checked(folder / name, dict[str, Any]) for name in ("tokenizer_config.json", "config.json")
     )
@@ -164,7 +155,7 @@ def _facts(exported: RecommenderSpec, catalogue: Catalogue, folder: Path, model:
     return {
         "name": exported["name"],
         "model": model,
-        "members": [(one["weight"], Path(one["recommender"]["folder"]).name or model.name) for one in members],
+        "members": [(each["weight"], Path(each["recommender"]["folder"]).name or model.name) for each in members],
         "example": (catalogue.ids_of([0])[0], catalogue.titles_of([0])[0], catalogue.codes_as_text([0])[0].as_py()),
         "levels": catalogue.codes.shape[1],
         "chat": (folder / "chat_template.jinja").is_file() or bool(tokenizer.get("chat_template")),
