@@ -15,7 +15,7 @@ from typing import Any
 from llmrec import __version__, resources
 from llmrec.evaluate.files import read_metrics
 from llmrec.recipe import Model
-from llmrec.report import words
+from llmrec.report import sentences
 from llmrec.run.layout import RunFolder
 from llmrec.run.stage import StageSpec, resolve
 from llmrec.stage_record import RECORD_FILE, StageRecord
@@ -138,7 +138,7 @@ def _results(facts: Facts, metrics: dict[str, Any]) -> list[Any]:
             dataset_name=str(facts.data.get("source", "files")),
             dataset_split=metrics["protocol"]["target"],
             metric_type=metric,
-            metric_name=words.metric_name(metric),
+            metric_name=sentences.metric_name(metric),
             metric_value=round(value["mean"], 5),
         )
         for metric, value in metrics["systems"][metrics["model"]].items()
@@ -157,7 +157,7 @@ def _what(facts: Facts) -> str:
         "restrict answers to real items, `llmrec.json` the prompt of training, and `recommender.json` what recommends.",
     ]
     if facts.members:
-        mixed = words.listed([f"{code(name)} (weight {code(weight)})" for weight, name in facts.members])
+        mixed = sentences.join_names([f"{code(name)} (weight {code(weight)})" for weight, name in facts.members])
         lines.append(
             f"Lists are a mixture of the probabilities of {mixed}. `collaborative/` holds all but the language model; "
             "llmrec mixes them, and transformers alone does not."
@@ -226,9 +226,9 @@ def _metrics(facts: Facts) -> str:
     if facts.metrics is None:
         return "## Metrics\n\nThis model was not evaluated."
     metrics = facts.metrics
-    digits = words.decimals(metrics["protocol"]["users"])
+    digits = sentences.decimals(metrics["protocol"]["users"])
     names = list(metrics["systems"][metrics["model"]])
-    rows = ["| | " + " | ".join(words.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    rows = ["| | " + " | ".join(sentences.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system, values in metrics["systems"].items():
         cells = [_interval(values.get(name), digits) for name in names]
         name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))

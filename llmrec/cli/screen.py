@@ -99,9 +99,9 @@ def show_figures(result: dict[str, Any]) -> None:
     if "systems" in result:
         screen.print(metrics_table(result))
     if "held_out_template" in result:
-        from llmrec.report import words
+        from llmrec.report import sentences
 
-        screen.print(words.held_out_template(result["held_out_template"]) + "\n")
+        screen.print(sentences.held_out_template(result["held_out_template"]) + "\n")
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(

@@ -1,4 +1,4 @@
-"""One page about one run, to read, to print and to send: `report.html`, made from nothing but the run's files."""
+"""HTML report of a run, `report.html`, written from the run's files alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llmrec.run.layout import RunFolder
 
 
 def write_report(run: RunFolder) -> Path:
-    """Write `report.html` into a run folder, one file that loads nothing; an old one is replaced.
+    """Write `report.html` into a run folder: one self-contained file, replaced if it exists.
 
-    A part that the run does not hold is named as missing. The same files give the same page, byte for byte.
+    Missing parts are named as missing. The same files give exactly the same page.
 
     Raises:
-        RunError: the folder is no run, holds stages of two recipes, or one of its files is damaged; matplotlib is
+        RunError: the folder is not a run, has stages of two recipes, or one of its files is damaged; matplotlib is
             missing, or the disk is full.
     """
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     content = read_run(run)
-    body = "\n\n".join(part(content) for part in sections.PARTS)
+    body = "\n\n".join(part(content) for part in sections.SECTIONS)
     write_text(
         run.report,
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

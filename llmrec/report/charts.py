@@ -1,6 +1,7 @@
-"""Charts as SVG: those of the page take its colours, its type, its light and dark; others are files beside results.
+"""Charts of the report as inline SVG.
 
-matplotlib draws the page's charts with stand-in colours; `_inline` turns them into the page's CSS variables.
+matplotlib draws with placeholder colours, and `_inline` replaces them by the CSS variables of the page, so that charts
+follow its font and its light and dark themes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from html import escape
 from typing import Any
 
 from llmrec.errors import RunError
-from llmrec.report.words import metric_name, system_name, validation_keys
+from llmrec.report.sentences import metric_name, system_name, validation_keys
 
 INK, SOFT, RULE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)", ACCENT: "var(--accent)"}
@@ -43,7 +44,7 @@ _STYLE: Any = {
 
 
 def training_curve(log: list[dict[str, Any]], name: str) -> str:
-    """Loss over steps and, below it, each validation figure. Steps whose loss is not a number are left out."""
+    """Training loss over steps, and each validation metric below; steps without a finite loss are left out."""
     keys = validation_keys(log)
     with new_figure(1 + len(keys), 1, (6.2, 2.4 + 1.5 * len(keys)), _STYLE, sharex=True) as (figure, axes):
         loss = [(line["step"], line["loss"]) for line in log if math.isfinite(line.get("loss", math.nan))]
@@ -59,7 +60,7 @@ def training_curve(log: list[dict[str, Any]], name: str) -> str:
 
 
 def systems(metrics: dict[str, Any], shown: list[str], name: str) -> str:
-    """Every system's mean as a dot on the line of its interval, one panel a metric, the model in colour."""
+    """Mean and interval of each system, one panel per metric, the model in colour."""
     order = list(metrics["systems"])[::-1]
     with new_figure(1, len(shown), (6.2, 0.7 + 0.34 * len(order)), _STYLE, sharey=True) as (figure, axes):
         for axis, metric in zip(axes, shown, strict=True):
@@ -83,7 +84,7 @@ def systems(metrics: dict[str, Any], shown: list[str], name: str) -> str:
 
 
 def code_use(levels: list[dict[str, Any]], name: str) -> str:
-    """How many items share each token, most used first, one panel a level; a flat line would be perfect use."""
+    """Items per token, most used first, one panel per code level; balanced codes give a flat curve."""
     columns = min(len(levels), 4)
     rows = math.ceil(len(levels) / columns)
     with new_figure(rows, columns, (6.2, 1.9 * rows), _STYLE) as (figure, axes):
@@ -105,7 +106,7 @@ def code_use(levels: list[dict[str, Any]], name: str) -> str:
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], style: Any, **share: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """A styled figure of a size in inches, and its axes in one flat list."""
+    """Context of a styled figure, size in inches: the figure and a flat list of its axes."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def new_figure(
 
 
 def _inline(figure: Any, name: str, label: str) -> str:
-    """SVG to put into HTML: no header, no names of outside places, ids of its own, colours of the page."""
+    """SVG to embed in HTML: without header and external references, with unique ids and the page's colours."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     svg = file.getvalue()
@@ -134,17 +135,17 @@ def _inline(figure: Any, name: str, label: str) -> str:
     return svg
 
 
-Group = tuple[str, int, list[str]]  # a token, its items, titles of a few of them
-FIRST, SECOND, TITLES = 20, 3, 6  # boxes, cells of a box, titles of a cell; what is left over is one more each
-ACROSS = 4  # boxes side by side: wide enough for a title
+TokenGroup = tuple[str, int, list[str]]  # a token, its number of items, titles of some of them
+FIRST, SECOND, TITLES = 20, 3, 6  # boxes, cells per box, titles per cell; the rest is one more box or cell
+ACROSS = 4  # boxes per row: wide enough for a title
 WIDTH, HEIGHT, GAP, FRAME = 620, 480, 1, 3
 
 
-def cells(codes: list[tuple[str, ...]], titles: list[str]) -> list[tuple[str, int, list[Group]]]:
-    """Items by first and second token of their codes, the largest groups first.
+def cells(codes: list[tuple[str, ...]], titles: list[str]) -> list[tuple[str, int, list[TokenGroup]]]:
+    """Group items by the first and second token of their codes, largest groups first.
 
     Returns:
-        (first token, items, its groups by second token); groups beyond the largest are put together as `other`.
+        (first token, its items, its groups by second token); smaller groups are merged as `other`.
     """
     under: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for code, title in zip(codes, titles, strict=True):
@@ -158,27 +159,27 @@ def cells(codes: list[tuple[str, ...]], titles: list[str]) -> list[tuple[str, in
 
 
 def tree_map(codes: list[tuple[str, ...]], titles: list[str]) -> str:
-    """A map of the first two tokens of all codes: a box a first token, a cell of it a second, an area its items.
+    """Tree map of the codes: one box per first token, one cell per second token, areas by number of items.
 
-    Pointing at a cell shows its tokens, how many items it has, and a few of their titles.
+    The tooltip of a cell shows its tokens, its number of items and some titles.
     """
-    total, top, drawn, boxes = len(codes), 0.0, [], cells(codes, titles)
-    for row in (boxes[at : at + ACROSS] for at in range(0, len(boxes), ACROSS)):
-        here, left = sum(size for _, size, _ in row), 0.0
-        height = HEIGHT * here / total
+    total, top, elements, boxes = len(codes), 0.0, [], cells(codes, titles)
+    for row in (boxes[start : start + ACROSS] for start in range(0, len(boxes), ACROSS)):
+        in_row, left = sum(size for _, size, _ in row), 0.0
+        height = HEIGHT * in_row / total
         for first, size, groups in row:
-            width, down = WIDTH * size / here, top
+            width, down = WIDTH * size / in_row, top
             for token, count, some in groups:
                 high = max(0.2, height - FRAME) * count / size
-                drawn.append(_tree_cell(left, down, width - FRAME, high, f"{first}{token}: {count} items", some))
+                elements.append(_tree_cell(left, down, width - FRAME, high, f"{first}{token}: {count} items", some))
                 down += high
             left += width
         top += height
     label = "Items by the first two tokens of their codes, each cell as large as the items in it are many"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">\n' + "\n".join(drawn) + "\n</svg>"
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">\n' + "\n".join(elements) + "\n</svg>"
 
 
-def _groups(inner: dict[str, list[str]]) -> list[Group]:
+def _groups(inner: dict[str, list[str]]) -> list[TokenGroup]:
     ordered = sorted(inner.items(), key=lambda pair: -len(pair[1]))
     found = [(token, len(titles), titles[:TITLES]) for token, titles in ordered[:SECOND]]
     rest = [title for _, titles in ordered[SECOND:] for title in titles]

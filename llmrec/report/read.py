@@ -1,4 +1,4 @@
-"""The content of a run folder, read from its files alone. A part may be missing; a damaged one is an error."""
+"""Read the content of a run folder for its report. A part may be missing; a damaged one is an error."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from llmrec.train.log import LOG, read_log
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of the last model: metrics.json, examples.json, writing.json and choices.json, None where there is none.
+    """Files of the evaluation of the last model; None where a file does not exist.
 
-    `coverage` is the number of distinct items among the first ten recommendations of all users.
+    `coverage` is the number of distinct items in the top ten of all users.
     """
 
     metrics: dict[str, Any] | None
     examples: list[dict[str, Any]]
     coverage: int
-    writing: dict[str, Any] | None
+    generation: dict[str, Any] | None
     choices: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory.
+    """Content of a run folder.
 
     Attributes:
-        facts: what the data stage counted, or empty.
+        facts: counts of the data stage, or empty.
         health: catalogue/health.json, or None.
-        alike: groups of (title, code) whose codes start alike, or empty.
-        codes: (title, tokens of the code) of every item, or empty.
-        trainings: name → lines of its log, of every finished training stage, in order.
-        evaluation: on the split that the recipe names, or None.
+        similar: groups of (title, code) with a common code prefix, or empty.
+        codes: (title, tokens of the code) of each item, or empty.
+        trainings: name → lines of the log of each finished training stage, in order.
+        evaluation: on the split of the recipe, or None.
         stages: name → made.json of every finished stage of the recipe, in the order they ran.
         recipe: the text of recipe.yaml.
     """
@@ -49,7 +49,7 @@ class Run:
     name: str
     facts: dict[str, Any]
     health: dict[str, Any] | None
-    alike: list[list[tuple[str, str]]]
+    similar: list[list[tuple[str, str]]]
     codes: list[tuple[str, tuple[str, ...]]]
     trainings: dict[str, list[dict[str, Any]]]
     evaluation: Evaluation | None
@@ -58,10 +58,10 @@ class Run:
 
 
 def read_run(run: RunFolder) -> Run:
-    """Read what a run folder holds of its recipe's stages.
+    """Read the finished stages of a run folder.
 
     Raises:
-        RunError: it is no run folder, holds stages of two recipes, lacks a stage before its last one, or one of its
+        RunError: it is not a run folder, has stages of two recipes, lacks a stage before its last one, or one of its
             files is damaged.
     """
     recipe = recipe_of(run.path)
@@ -78,7 +78,7 @@ def read_run(run: RunFolder) -> Run:
         name=run.path.resolve().name,
         facts=stages[DATA]["facts"] if DATA in stages else {},
         health=dict(read_health(run.catalogue)) if indexed else None,
-        alike=_alike(codes),
+        similar=_similar(codes),
         codes=codes,
         trainings={name: read_log(log) if log.exists() else [] for name, log in logs.items()},
         evaluation=_evaluation(evaluated) if (evaluated / RECORD_FILE).is_file() else None,
@@ -108,13 +108,13 @@ def _coverage(path: Path, k: int = 10) -> int:
 
 
 def _codes(catalogue: Path) -> list[tuple[str, tuple[str, ...]]]:
-    held = Catalogue.load(catalogue)
-    codes = (tuple(held.tokens[symbol] for symbol in code if symbol >= 0) for code in held.codes.tolist())
-    return list(zip(held.titles, codes, strict=True))
+    loaded = Catalogue.load(catalogue)
+    codes = (tuple(loaded.tokens[symbol] for symbol in code if symbol >= 0) for code in loaded.codes.tolist())
+    return list(zip(loaded.titles, codes, strict=True))
 
 
-def _alike(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:
-    """A few items whose codes share all but the last two tokens, from the most crowded beginnings."""
+def _similar(codes: list[tuple[str, tuple[str, ...]]], groups: int = 3, size: int = 5) -> list[list[tuple[str, str]]]:
+    """Example items whose codes differ only in the last two tokens, from the largest groups."""
     shared: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for title, code in codes:
         shared.setdefault(code[: max(1, len(code) - 2)], []).append((title, " ".join(code)))

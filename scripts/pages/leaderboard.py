@@ -16,7 +16,7 @@ import yaml
 from boards import all_parts, digits
 from llmrec.evaluate.ranking import ALONE
 from llmrec.files import read_json, write_text
-from llmrec.report.words import system_name
+from llmrec.report.sentences import system_name
 from scripts.charts import draw_dots as dots
 
 ROOT = Path(__file__).resolve().parents[2]
