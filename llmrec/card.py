@@ -75,7 +75,7 @@ def card(facts: Facts) -> str:
 
 def code(value: Any) -> str:
     """A value as a Markdown code span on one line, safe inside a table: nothing in it is interpreted."""
-    text = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", words.number(value)).strip()
+    text = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", sentences.format_value(value)).strip()
     return f"`{text.replace('`', 'ˋ').replace('|', '¦') or '–'}`"
 
 
@@ -231,10 +231,12 @@ def _metrics(facts: Facts) -> str:
     rows = ["| | " + " | ".join(sentences.metric_name(name) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system, values in metrics["systems"].items():
         cells = [_interval(values.get(name), digits) for name in names]
-        name = f"**{code(system)}**" if system == metrics["model"] else code(words.system_name(system))
+        name = f"**{code(system)}**" if system == metrics["model"] else code(sentences.system_name(system))
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    protocol = "; ".join(f"{words.label(key).lower()} {code(value)}" for key, value in metrics["protocol"].items())
-    verdict = words.headline(metrics | {"model": "the model"})  # its name comes from the user's files
+    protocol = "; ".join(
+        f"{sentences.format_key(key).lower()} {code(value)}" for key, value in metrics["protocol"].items()
+    )
+    verdict = sentences.headline(metrics | {"model": "the model"})  # its name comes from the user's files
     return "\n\n".join(["## Metrics", verdict, "\n".join(rows), f"Intervals in brackets. Protocol: {protocol}."])
 
 
@@ -247,7 +249,9 @@ def _training(facts: Facts) -> str:
     for number, (config, made) in enumerate(facts.trained, 1):
         rest = {key: value for key, value in config.items() if key not in ("train", "model")}
         shown = {**config["train"], **_shown_model(facts.model), **rest, "seed": made["seed"], **made["facts"]}
-        rows += [f"**Stage {number}**, on {code(made['device'])} in {code(words.duration(made['seconds']))}:"]
+        rows += [
+            f"**Stage {number}**, on {code(made['device'])} in {code(sentences.format_duration(made['seconds']))}:"
+        ]
         rows += ["\n".join(f"- {key}: {code(value)}" for key, value in shown.items() if value is not None)]
     versions = ", ".join(f"{name} {version}" for name, version in facts.trained[-1][1]["versions"].items())
     return "\n\n".join(["## Training", *rows, f"Versions: {code(versions)}."])
