@@ -21,7 +21,7 @@ from llmrec.recipe import Alignment, Dpo, Grpo
 from llmrec.seed import seed_everything
 from llmrec.train import distributed, loop
 from llmrec.train.callbacks import Progress
-from llmrec.train.job import TrainJob, explain_oom
+from llmrec.train.job import TrainContext, TrainJob, explain_oom
 
 METHODS: dict[type, Callable[..., StageBundle]] = {Dpo: dpo.prepare, Grpo: grpo.prepare}
 
@@ -61,7 +61,7 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
         context = AlignmentContext.load(job, Catalogue.load(job.catalogue))
         bundle = METHODS[type(stage)](stage, context, initial(), adapted, job)
-    around = loop.TrainContext.of(job, context.tokenizer, context.meta, context.describe)
+    around = TrainContext.of(job, context.tokenizer, context.meta, context.describe)
     model = bundle.model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     done = loop.train(model, bundle.rows, stage, bundle.objective, job.seed, job.work, 0.0, progress, around)

@@ -40,6 +40,7 @@ from llmrec.rate.ratings import Ratings
 from llmrec.recipe import Sft
 from llmrec.seed import seed_everything
 from llmrec.train import loop
+from llmrec.train.job import TrainContext
 from llmrec.train.log import read_log
 from llmrec.train.packing import collate
 
@@ -105,7 +106,7 @@ def fine_tune(
         The predictor, and facts: ratings and tokens trained on, steps, seconds.
 
     Raises:
-        ModelError: the loss is not a number, memory does not suffice, or the base or the result cannot be loaded.
+        ModelError: the loss is not finite, memory does not suffice, or the base or the result cannot be loaded.
     """
     seed_everything(seed)
     language, tokenizer = loaded or load_base(base, torch.float32)
@@ -159,7 +160,10 @@ def _train(
         pack_length=tuning.pack_length,
     )
     objective = loop.Objective(partial(RatingModel.loss, targets=torch.from_numpy(targets).float()), collate)
-    context = loop.TrainContext("--method", described=lambda numbers: f"packed rows {numbers}")
+    context = TrainContext(
+        describe=lambda numbers: f"packed rows {numbers}",
+        advice=f"Lower --learning-rate (now {tuning.learning_rate})",
+    )
     try:
         trained = loop.train(model, packed, stage, objective, seed, work, 0.0, progress, context)  # type: ignore[arg-type]  # it has what the loop asks for
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""Examples to tokens, with the positions that are supervised, in memory or in a file: one block after another."""
+"""Tokenized examples with their supervised positions, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from llmrec.model.prompting import format_prompts
 from llmrec.tasks.builder import SCHEMA
 from llmrec.tasks.tokens import SegmentTokenizer, fit_history
 
-ROWS = 4096  # examples that are encoded at once
+ROWS = 4096  # examples per block
 _TOKENS, _SIZES = "tokens.bin", "sizes.npy"
-_WIDTH = 4  # bytes of a token in a file; a supervised one is stored as its complement, below zero
+_WIDTH = 4  # bytes of a token in a file; a supervised one is stored as its bitwise complement, below zero
 Substitute = Callable[[np.ndarray, int], np.ndarray]
-"""(length,) tokens of an example, and its number → its tokens with some replaced."""
+"""((length,) tokens of an example, its number) → the tokens with some replaced."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example: (length,) token ids, and (length,) bool, the tokens that the model must predict."""
+    """One example: (length,) int64 token ids, and (length,) bool, the tokens to predict."""
 
     tokens: np.ndarray
     supervised: np.ndarray
@@ -36,12 +36,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Block:
-    """Several examples, one after another: example e has the tokens offsets[e] to offsets[e + 1].
+    """Several examples in flat arrays.
 
     Attributes:
         tokens: (tokens,) int64.
-        supervised: (tokens,) bool, the tokens that the model must predict.
-        offsets: (examples + 1,) int64.
+        supervised: (tokens,) bool, the tokens to predict.
+        offsets: (examples + 1,) int64, example e has the tokens offsets[e] to offsets[e + 1].
     """
 
     tokens: np.ndarray
@@ -57,25 +57,25 @@ class Block:
 
     @classmethod
     def of(cls, examples: Sequence[Encoded]) -> Block:
-        """From single examples, at least one."""
+        """Join one or more examples."""
         offsets = np.cumsum([0, *(len(example.tokens) for example in examples)])
         tokens, supervised = zip(*((example.tokens, example.supervised) for example in examples), strict=True)
         return cls(np.concatenate(tokens), np.concatenate(supervised), offsets)
 
     @property
     def predicted(self) -> np.ndarray:
-        """(examples,) number of tokens to predict; the first token of an example follows nothing, so it never is."""
+        """(examples,) number of tokens to predict, never the first one of an example."""
         counted = self.supervised.copy()
         counted[self.offsets[:-1]] = False
         return np.diff(np.concatenate([[0], np.cumsum(counted)])[self.offsets])
 
 
 class TokenFile(Sequence[Encoded]):
-    """Examples in a file, each read when it is used: memory does not grow with their number.
+    """Examples in a file, each read when it is used, so memory does not grow with their number.
 
     Attributes:
         lengths: (examples,) tokens of each.
-        predicted: (examples,) tokens of each that the model must predict.
+        predicted: (examples,) number of tokens of each to predict.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,13 +120,13 @@ def encode(
     """Tokenize prompt and answer together; answers are supervised, and history items where the example says so.
 
     Args:
-        batches: examples as `tasks.examples.stream_batches` gives them.
+        batches: examples, as from `tasks.examples.stream_batches`.
         tokenizer: with the item tokens, and character offsets.
-        window: tokens that the model can hold; a longer example loses the oldest items of its history.
+        window: maximal tokens of an example; a longer one loses the oldest items of its history.
         substitute: replaces tokens of each example.
 
     Raises:
-        ModelError: an example is longer than the window even with one item of its history.
+        ModelError: an example is too long even with one item of its history.
     """
     tokenize, count = SegmentTokenizer(tokenizer, special=not tokenizer.chat_template), 0
     for batch in batches:
@@ -139,7 +139,7 @@ def encode(
 
 
 def longest(batches: Iterable[pa.RecordBatch], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest example, none of it cut off."""
+    """Number of tokens of the longest example."""
     return max(int(np.diff(block.offsets).max()) for block in encode(batches, tokenizer, 1 << 20) if len(block))
 
 
@@ -165,10 +165,9 @@ def _block(batch: pa.RecordBatch, tokenize: SegmentTokenizer, window: int) -> Bl
 
 
 def _in_history(batch: pa.RecordBatch, starts: np.ndarray, characters: int) -> np.ndarray:
-    """(characters,) bool, which characters of all texts belong to supervised history items.
+    """(characters,) bool, the characters of supervised history items in the concatenated texts.
 
     Args:
-        batch: the examples.
         starts: (examples,) the character at which the prompt of each starts.
         characters: of all texts.
     """
@@ -178,12 +177,12 @@ def _in_history(batch: pa.RecordBatch, starts: np.ndarray, characters: int) -> n
     start = np.repeat(starts, counts)[chosen]
     bounds = np.zeros(characters + 1, np.int8)
     for name, step in (("start", 1), ("stop", -1)):
-        bounds[start + pc.struct_field(slots, name).to_numpy()[chosen]] += step  # no two pieces share a bound
+        bounds[start + pc.struct_field(slots, name).to_numpy()[chosen]] += step  # no two slots share a bound
     return np.cumsum(bounds, dtype=np.int8) > 0
 
 
 def _shortened(row: dict[str, Any], tokenize: SegmentTokenizer, window: int) -> Encoded:
-    """An example with as much of its history as fits."""
+    """The example with as many of its history items as fit."""
 
     def encoded(row: dict[str, Any]) -> Encoded:
         return next(iter(_block(pa.RecordBatch.from_pylist([row], schema=SCHEMA), tokenize, 1 << 30)))
@@ -198,18 +197,17 @@ def _shortened(row: dict[str, Any], tokenize: SegmentTokenizer, window: int) -> 
 
 
 def used(examples: Iterable[Encoded], new: np.ndarray) -> dict[str, np.ndarray]:
-    """Which new tokens get a gradient from some examples.
+    """Find which new tokens get a gradient from some examples.
 
     Args:
-        examples: that training saw.
         new: (tokens,) ids of the new tokens.
 
     Returns:
-        `input` → (tokens,) bool, those before a supervised token of their example; `output` → supervised ones.
+        `input` → (tokens,) bool, those before a supervised token; `output` → (tokens,) bool, supervised ones.
     """
     seen = {side: np.zeros(int(new.max()) + 1, bool) for side in ("input", "output")}
     for example in examples:
-        places = np.flatnonzero(example.supervised[1:]) + 1
-        for side, tokens in (("input", example.tokens[: places.max(initial=0)]), ("output", example.tokens[places])):
+        targets = np.flatnonzero(example.supervised[1:]) + 1
+        for side, tokens in (("input", example.tokens[: targets.max(initial=0)]), ("output", example.tokens[targets])):
             seen[side][tokens[tokens < len(seen[side])]] = True
     return {side: mask[new] for side, mask in seen.items()}

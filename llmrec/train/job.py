@@ -1,11 +1,11 @@
-"""A training job: the settings of one training stage, its files, and what to change when memory does not suffice."""
+"""A training job: settings and files of one training stage, and advice if memory does not suffice."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from llmrec.errors import ModelError
 from llmrec.files import write_text
 from llmrec.model.folder import ModelMeta
 from llmrec.recipe import Adapt, Model, Tasks, Training
+from llmrec.train.callbacks import Describe, Measure
 
 Validate = Callable[[Any, PreTrainedTokenizerBase, ModelMeta], dict[str, float]]
 """(model, tokenizer, meta) → validation metrics of the model as it is, the one that early stopping watches first."""
@@ -24,17 +25,17 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch on a CPU ra
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One training stage.
+    """Settings and files of one training stage.
 
     Attributes:
-        number: its place among the training stages, from 1.
-        exclude_seen: whether items of a history may not be recommended.
+        number: of the stage in the recipe, from 1.
+        exclude_seen: whether items of the history are not recommended.
         data, items, catalogue, tasks_folder: folders of the stages that it reads.
-        previous: the model folder that training starts from; None for the recipe's base.
-        key: hash of all that the result depends on; a work folder of another key is thrown away.
-        work: folder of tokens and checkpoints, which survives a kill.
-        teacher: loads the collaborative model that the stage names; None where it needs none.
-        validate: validation metrics, where the stage validates.
+        previous: model folder to start from; None for the recipe's base.
+        key: hash of all that the result depends on.
+        work: folder of tokens and checkpoints, kept when the process is killed.
+        teacher: loads the collaborative model that the stage names; None without one.
+        validate: validation metrics; None without validation.
         logs: folder for trackers; None for no trackers.
         report_to: names of trackers; None for TensorBoard where it is installed.
     """
@@ -59,39 +60,64 @@ class TrainJob:
 
     @property
     def name(self) -> str:
-        """Where the stage stands in the recipe, for messages."""
+        """Key of the stage in the recipe, for messages."""
         return f"train.{self.number - 1}"
 
     @property
     def adapt(self) -> Adapt:
-        """How much of the model is trained."""
+        """The parameters that are trained."""
         return self.stage.adapt or self.model.adapt
 
     def reset_workdir(self) -> None:
-        """Empty the work folder if it holds files of another key: their checkpoints fit nothing here."""
+        """Empty the work folder if its files are of another key."""
         key = self.work / "key"
         if not key.is_file() or key.read_text() != self.key:
             shutil.rmtree(self.work, ignore_errors=True)
             write_text(key, self.key)
 
 
+@dataclass(frozen=True)
+class TrainContext:
+    """Validation, trackers and texts for messages of one training.
+
+    Attributes:
+        name: of the stage in the recipe.
+        adapt: how much of the model is trained.
+        measure: metrics of validation; None for none.
+        describe: numbers of packed rows → what they hold, in words.
+        logs: folder for trackers; None for no trackers.
+        report_to: names of trackers; None for TensorBoard where it is installed.
+        advice: what to change if the loss diverges; None for learning rate and warmup in the recipe.
+    """
+
+    name: str = "train.N"
+    adapt: str = "full"
+    measure: Measure | None = None
+    describe: Describe = field(default=lambda rows: f"rows {', '.join(map(str, rows[:8]))}")
+    logs: Path | None = None
+    report_to: Sequence[str] | None = None
+    advice: str | None = None
+
+    @classmethod
+    def of(cls, job: TrainJob, tokenizer: Any, meta: ModelMeta, describe: Describe) -> TrainContext:
+        """For a job; tokenizer and meta are those of the model that is validated."""
+        validate = job.validate
+        measure = (lambda model: validate(model, tokenizer, meta)) if validate else None
+        return cls(job.name, job.adapt, measure, describe, job.logs, job.report_to)
+
+
 def shorten(names: Iterable[Any]) -> str:
-    """The first eight names, and how many more there are."""
+    """The first eight names, and the number of the others."""
     shown = [str(name) for name in names]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
 @contextlib.contextmanager
 def explain_oom(stage: Training, name: str, adapt: str) -> Iterator[None]:
-    """Turn a failed allocation into what to change in the recipe, cheapest first.
+    """Turn a failed allocation into a `ModelError` that says what to change in the recipe, cheapest first.
 
     Args:
-        stage: its part of the recipe.
-        name: of the part, such as train.0.
-        adapt: how much of the model is trained.
-
-    Raises:
-        ModelError: memory did not suffice.
+        name: of the stage in the recipe, such as train.0.
     """
     import torch
 

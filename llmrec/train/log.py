@@ -1,7 +1,7 @@
-"""The log of a training: log.jsonl, and trackers (TensorBoard, W&B, trackio, MLflow) in a folder of the run.
+"""Training logs: log.jsonl, and trackers (TensorBoard, W&B, trackio, MLflow) that write into a folder of the run.
 
-Nothing leaves the machine unless its owner says so in the tracker's own variable: W&B is offline without WANDB_MODE,
-MLflow writes to a file without MLFLOW_TRACKING_URI, trackio keeps to its folder.
+Nothing is sent over the network unless the tracker's own environment variable says so: W&B is offline without
+WANDB_MODE, MLflow writes to a file without MLFLOW_TRACKING_URI, trackio writes to its folder.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from llmrec.errors import ModelError
 LOG = "log.jsonl"
 
 
-def _with_its_step(line: dict[str, int | float]) -> dict[str, int | float]:
+def _check_step(line: dict[str, int | float]) -> dict[str, int | float]:
     if "step" not in line:
         raise ValueError("a line needs the key 'step'")
     return line
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log.jsonl, each with at least `step`; without a last line that was torn by a kill.
+    """Read a log.jsonl, each line with at least `step`; an incomplete last line is left out.
 
     Raises:
-        RunError: another line is damaged.
+        RunError: another line is invalid.
     """
-    return read_lines(path, Annotated[dict[str, int | float], AfterValidator(_with_its_step)])
+    return read_lines(path, Annotated[dict[str, int | float], AfterValidator(_check_step)])
 
 
 def chosen_trackers(names: Sequence[str] | None) -> list[str]:
-    """The trackers to write to: those named, or TensorBoard where it is installed.
+    """Return the trackers to use: those named, or TensorBoard if it is installed.
 
     Raises:
-        ModelError: one that is named is not installed.
+        ModelError: a named tracker is not installed.
     """
     if names is None:
         return ["tensorboard"] if resources.is_installed("tensorboard") else []
@@ -55,22 +55,22 @@ def chosen_trackers(names: Sequence[str] | None) -> list[str]:
 
 @contextlib.contextmanager
 def trackers_in(folder: Path) -> Iterator[None]:
-    """Point trackers to a folder, unless their own variables point elsewhere already."""
+    """Let trackers write into a folder, unless their environment variables are set already."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = str(folder.resolve())
-    wanted = {
-        "TENSORBOARD_LOGGING_DIR": place,
-        "WANDB_DIR": place,
+    path = str(folder.resolve())
+    defaults = {
+        "TENSORBOARD_LOGGING_DIR": path,
+        "WANDB_DIR": path,
         "WANDB_MODE": "offline",
         "WANDB_PROJECT": "llmrec",
-        "TRACKIO_DIR": f"{place}/trackio",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
+        "TRACKIO_DIR": f"{path}/trackio",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{path}/mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "llmrec",
     }
-    ours = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(ours)
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in ours:
+        for name in added:
             os.environ.pop(name, None)

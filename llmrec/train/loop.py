@@ -1,10 +1,10 @@
-"""The loop of every training stage: transformers' own around a loss of ours, with checkpoints to go on from."""
+"""The training loop of all stages: the Trainer of transformers with our objective, order of rows and checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,64 +17,33 @@ from transformers.trainer_callback import PrinterCallback
 
 from llmrec.errors import ModelError
 from llmrec.model.adapt import no_decay_names
-from llmrec.model.folder import ModelMeta
 from llmrec.model.logits import unwrap_peft
 from llmrec.recipe import Training
 from llmrec.train import distributed
 from llmrec.train.callbacks import (
-    Described,
     EarlyStopping,
     LogCallback,
-    Measure,
     Progress,
     WeightAverage,
     newest_checkpoint,
 )
-from llmrec.train.job import TrainJob, explain_oom
+from llmrec.train.job import TrainContext, explain_oom
 from llmrec.train.log import chosen_trackers, trackers_in
 from llmrec.train.packing import Filled, Order, Rows
 
 
 @dataclass(frozen=True)
-class TrainContext:
-    """What surrounds a training and does not change it, but for an early end.
-
-    Attributes:
-        name: of the stage in the recipe, for messages.
-        adapt: how much of the model is trained, for messages.
-        measure: metrics of validation; needed where the stage validates.
-        described: numbers of packed rows → what they hold, in words.
-        logs: folder for trackers; None for no trackers.
-        report_to: names of trackers; None for TensorBoard where it is installed.
-    """
-
-    name: str = "train.N"
-    adapt: str = "full"
-    measure: Measure | None = None
-    described: Described = field(default=lambda rows: f"rows {', '.join(map(str, rows[:8]))}")
-    logs: Path | None = None
-    report_to: Sequence[str] | None = None
-
-    @classmethod
-    def of(cls, job: TrainJob, tokenizer: Any, meta: ModelMeta, described: Described) -> TrainContext:
-        """Of a job, whose model is validated with a tokenizer and a meta."""
-        validate = job.validate
-        measure = (lambda model: validate(model, tokenizer, meta)) if validate else None
-        return cls(job.name, job.adapt, measure, described, job.logs, job.report_to)
-
-
-@dataclass(frozen=True)
 class Objective:
-    """How rows become a loss.
+    """Training objective: maps a batch to a scalar loss and named metrics.
 
     Attributes:
-        forward: takes the place of the model's forward pass while training; its output's `loss` is what is minimised.
-        collate: rows of a pass → its tensors. Where they hold `labels`, `forward` gets as `num_items_in_batch` how many
-            labels of a whole step (the first of a row apart) are not IGNORE.
-        prepare: the model, the tensors of a pass and the numbers of step and pass → the tensors that `forward` gets.
-        metrics: means since the last call, to log beside the loss.
+        forward: replaces the model's forward pass during training; the `loss` of its output is minimised.
+        collate: rows of a pass → tensors. If these have `labels`, `forward` gets `num_items_in_batch`, the number of
+            labels of the whole step (without the first of each row) that are not IGNORE.
+        prepare: (model, tensors of a pass, number of the step, number of the pass) → the tensors that `forward` gets.
+        metrics: means since the last call, logged besides the loss.
         begin_epoch: called with the number of each epoch, from 0, before its rows are read.
-        no_dropout: none anywhere, adapters' included: a ratio of probabilities would be of two different draws.
+        no_dropout: no dropout, not even in adapters, as for ratios of two models' probabilities.
     """
 
     forward: Callable[..., CausalLMOutput]
@@ -87,12 +56,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended.
+    """Result of a training.
 
     Attributes:
         facts: for made.json: steps taken, the best validation.
-        weights: by parameter name, where the strategy has cut the model up and this is the first process; None where
-            the model itself holds them.
+        weights: by parameter name, in the main process if the strategy has sharded the model; None otherwise.
     """
 
     facts: dict[str, Any]
@@ -110,29 +78,27 @@ def train(
     progress: Progress,
     context: TrainContext | None = None,
 ) -> Trained:
-    """Train a model in place; goes on from the newest whole checkpoint in `work`.
+    """Train a model in place, from the newest complete checkpoint in `work` if there is one.
 
     Under `accelerate launch` every process calls this with the same arguments and takes its share of each step.
 
     Args:
-        model: trained in place; with early stopping it ends with the weights of the best step.
-        rows: what a step takes a batch of.
-        stage: the recipe's part.
-        objective: how rows become a loss.
+        model: with early stopping it ends with the weights of the best step.
+        rows: training data; a step takes `stage.batch` of them.
+        stage: settings.
         seed: of order and dropout.
         work: folder for checkpoints and log.jsonl.
-        dropout: probability of dropping outputs of attention and feed-forward blocks and embeddings.
-        progress: told the share done, 0 to 1.
-        context: validation, trackers and names.
+        dropout: of the outputs of embeddings, attention and feed-forward blocks.
+        progress: called with the share done, 0 to 1.
 
     Raises:
-        ModelError: the loss is not a number, memory does not suffice, a tracker is not installed, or the rows of a step
+        ModelError: the loss is not finite, memory does not suffice, a tracker is not installed, or the rows of a step
             do not divide over the processes.
     """
     context = context or TrainContext()
     work.mkdir(parents=True, exist_ok=True)
     start = newest_checkpoint(work)
-    distributed.barrier()  # half-written checkpoints are gone before any process writes one
+    distributed.barrier()  # incomplete checkpoints are deleted before any process writes one
     early = None
     if stage.validation.every and context.measure:
         early = EarlyStopping(stage.validation, context.measure, work, stage.method != "sft")
@@ -146,10 +112,14 @@ def train(
         _plain_attention(unwrap_peft(model)),
         tracked,
     ):
-        arguments = _arguments(stage, seed, work, names)
+        arguments = _arguments(stage, context.name, seed, work, names)
         parts = distributed.world_size() * arguments.gradient_accumulation_steps
         order = Order(len(rows), parts * arguments.per_device_train_batch_size, arguments.data_seed or 0, parts)
-        log = LogCallback(work, progress, order, context.name, context.described)
+        advice = context.advice or (
+            f"Lower {context.name}.learning_rate (now {stage.learning_rate}) or raise {context.name}.warmup (now "
+            f"{stage.warmup})"
+        )
+        log = LogCallback(work, progress, order, context.describe, advice)
         loop = _Loop(log, objective, model, arguments, Filled(rows), [average, log, early])
         if early:
             early.log = loop.log
@@ -166,20 +136,19 @@ def train(
         average.restore(model)
         facts["steps averaged"] = average.steps
     weights = None
-    if loop.is_fsdp_enabled or loop.is_deepspeed_enabled:  # all processes must ask for the whole weights
+    if loop.is_fsdp_enabled or loop.is_deepspeed_enabled:  # a collective call
         weights = loop.accelerator.get_state_dict(loop.model_wrapped)
     return Trained(facts, weights if distributed.is_main_process() else None)
 
 
-def _arguments(stage: Training, seed: int, work: Path, report_to: Sequence[str]) -> TrainingArguments:
-    """Arguments of transformers' loop, from the recipe's part of a training stage."""
+def _arguments(stage: Training, name: str, seed: int, work: Path, report_to: Sequence[str]) -> TrainingArguments:
     try:
-        share = stage.pass_rows(distributed.world_size())
+        rows = stage.pass_rows(distributed.world_size())
     except ValueError as error:
-        raise ModelError(f"train.N.{error}.") from None
+        raise ModelError(f"{name}.{error}.") from None
     return TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=share,
+        per_device_train_batch_size=rows,
         gradient_accumulation_steps=stage.gradient_accumulation,
         gradient_checkpointing=stage.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
@@ -192,10 +161,10 @@ def _arguments(stage: Training, seed: int, work: Path, report_to: Sequence[str])
         warmup_steps=stage.warmup,
         bf16=stage.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        average_tokens_across_devices=True,  # the loss is the mean over the tokens of a whole step, whoever holds them
+        average_tokens_across_devices=True,  # the loss is a mean over the tokens of a whole step
         ddp_find_unused_parameters=False,
         logging_steps=10,
-        logging_nan_inf_filter=False,  # it would hide the loss that training stops on
+        logging_nan_inf_filter=False,  # it would hide the loss that `LogCallback` checks
         save_steps=stage.save_every,
         save_total_limit=2,
         remove_unused_columns=False,
@@ -210,20 +179,20 @@ def _arguments(stage: Training, seed: int, work: Path, report_to: Sequence[str])
 
 
 class _Loop(Trainer):
-    """The loop of transformers, with our order of rows and an eye on every loss."""
+    """The Trainer of transformers with our objective, order of rows and log."""
 
     def __init__(
         self,
-        watch: LogCallback,
+        log_callback: LogCallback,
         objective: Objective,
         model: Any,
         arguments: TrainingArguments,
         rows: Filled,
         callbacks: Sequence[Any],
     ) -> None:
-        self.watch = watch
+        self.log_callback = log_callback
         self.train_objective = objective
-        self.taken = (-1, 0)
+        self.pass_number = (-1, 0)  # of the step, and of the pass in it
         if objective.no_dropout:
             _disable_dropout(model)
         super().__init__(
@@ -234,43 +203,44 @@ class _Loop(Trainer):
             callbacks=[callback for callback in callbacks if callback],
         )
         self.remove_callback(PrinterCallback)
-        watch.gather, watch.begin_epoch = self.accelerator.gather, objective.begin_epoch
+        log_callback.gather = self.accelerator.gather
+        log_callback.begin_epoch = objective.begin_epoch
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self.watch.order
+        return self.log_callback.order
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Not those of embedding rows that stay, or that only some examples use."""
+        """Leave out embeddings whose rows are frozen or used by some examples only."""
         held = no_decay_names(self.model)
         return [name for name in super().get_decay_parameter_names(model) if name not in held]
 
     def get_batch_samples(self, *given: Any, **named: Any) -> Any:
-        """No batch once the last step is done: gone on with from there, a part of an epoch would get a step more."""
+        """Return no batch after the last step: a resume from there would take one more step of a partial epoch."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return [], None
         return super().get_batch_samples(*given, **named)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
-        """One pass; its loss is looked at later, since looking waits for the device."""
+        """One pass; its loss is checked later, since reading it waits for the device."""
         if self.train_objective.prepare:
             step = self.state.global_step
-            self.taken = (step, self.taken[1] + 1 if self.taken[0] == step else 0)
+            self.pass_number = (step, self.pass_number[1] + 1 if self.pass_number[0] == step else 0)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                inputs = self.train_objective.prepare(self.model, self._prepare_inputs(inputs), *self.taken)
+                inputs = self.train_objective.prepare(self.model, self._prepare_inputs(inputs), *self.pass_number)
         loss = super().training_step(model, inputs, *given, **named)
-        self.watch.losses.append(loss)
+        self.log_callback.losses.append(loss)
         return loss
 
     def log(self, logs: dict[str, float], *given: Any, **named: Any) -> None:
-        """Beside the loss, the metrics of this objective, as means over the processes that have any."""
+        """Add the metrics of the objective, as means over the processes that have any."""
         if self.train_objective.metrics and "loss" in logs:
-            found = self.train_objective.metrics()
-            names = distributed.broadcast(list(found))  # another process may have had no rows since the last line
-            values = torch.tensor([found.get(name, torch.nan) for name in names], device=self.args.device)
+            metrics = self.train_objective.metrics()
+            names = distributed.broadcast(list(metrics))  # another process may have had no rows since the last line
+            values = torch.tensor([metrics.get(name, torch.nan) for name in names], device=self.args.device)
             means = self.accelerator.gather(values).view(-1, len(names)).nanmean(0).tolist() if names else []
             logs |= {name: round(mean, 6) for name, mean in zip(names, means, strict=True)}
-            self.watch.metrics |= set(names)
+            self.log_callback.metrics |= set(names)
         super().log(logs, *given, **named)
 
 
@@ -292,7 +262,7 @@ def _disable_dropout(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
-    """Dropout by hooks, since decoders of today have none of their own: the saved model stays a plain one."""
+    """Add dropout by hooks, since current decoders have none, so the saved model needs no code of ours."""
     if not rate:
         yield
         return
@@ -312,7 +282,7 @@ def _dropped(model: PreTrainedModel, rate: float) -> Iterator[None]:
 
 
 def _drop(values: Tensor, rate: float) -> Tensor:
-    """Dropout; on a CPU from uniform numbers, which torch draws faster than its masks."""
+    """Apply dropout; on a CPU with uniform numbers, which torch draws faster than Bernoulli masks."""
     if values.device.type != "cpu" or rate == 1:
         return nn.functional.dropout(values, rate)
     kept = (torch.rand(values.shape) >= rate).to(values.dtype)
@@ -321,11 +291,10 @@ def _drop(values: Tensor, rate: float) -> Tensor:
 
 @contextlib.contextmanager
 def _plain_attention(model: PreTrainedModel, most: int = 2**20) -> Iterator[None]:
-    """On a CPU, small heads attend by plain products: torch's fused kernel is slower there.
+    """On a CPU, use eager attention for small models: torch's fused kernel is slower there.
 
     Args:
-        model: that trains.
-        most: attention weights of a row of the whole window, over all layers and heads, for which memory is no matter.
+        most: attention weights of one row of the whole window, over all layers and heads, up to which to do so.
     """
     config = model.config.get_text_config()
     weights = config.num_hidden_layers * config.num_attention_heads * config.max_position_embeddings**2

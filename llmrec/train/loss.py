@@ -1,8 +1,7 @@
-"""The loss of all ways to train: hidden states at supervised positions → output head → log-probabilities.
+"""Log-probabilities of supervised tokens, from hidden states through the output head, and the loss of SFT.
 
-Memory is bounded by cutting positions, not the vocabulary: as many positions as make `chunk` logits are computed at a
-time, and again in the backward pass. Cutting the vocabulary would need the rows of every head, which adapted, quantised
-and sharded heads do not give.
+Memory is bounded by chunks of positions whose logits are computed again in the backward pass. Chunks of the vocabulary
+would need the rows of the head, which adapted, quantized and sharded heads do not expose.
 """
 
 from __future__ import annotations
@@ -23,20 +22,18 @@ from llmrec.model.logits import OutputHead, unwrap_peft
 from llmrec.train.packing import IGNORE
 from llmrec.train.trie_softmax import TrieSoftmax
 
-CHUNK = 2**25  # logits computed at a time: 128 MiB in float32. Bounds memory, changes no number
-_CPU_POSITIONS = 1024  # at a time on a CPU: larger tensors go back to the system, and each step faults them in
+CHUNK = 2**25  # logits per chunk: 128 MiB in float32. It does not change results
+_CPU_POSITIONS = 1024  # per chunk on a CPU: larger tensors are freed to the system, and page-faulted in each step
 
 
 @dataclass(frozen=True)
 class LabelSmoothing:
-    """Gives a share of a code token's probability to all tokens of its level.
-
-    Over the whole vocabulary it would teach the model to write words, or tokens of another level, within a code.
+    """Label smoothing over the tokens of the target's level of a code, since no other token can stand there.
 
     Attributes:
         share: of a target's probability, 0 to 1.
-        level: (vocabulary,) int64 level of each token, -1 of those that belong to no code.
-        tokens: level → (n,) int64 the tokens of it that items have.
+        level: (vocabulary,) int64 level of each token, -1 if it is in no code.
+        tokens: level → (n,) int64 its tokens that items have.
     """
 
     share: float
@@ -45,16 +42,16 @@ class LabelSmoothing:
 
     @classmethod
     def of(cls, catalogue: Catalogue, new: np.ndarray, share: float) -> LabelSmoothing:
-        """Of a catalogue whose symbols are the model's tokens `new`; reserved tokens that no item has are left out."""
-        kind = np.repeat(np.arange(len(catalogue.widths)), catalogue.widths)
+        """For a catalogue whose symbols are the model tokens `new`, without reserved tokens that no item has."""
+        level_of = np.repeat(np.arange(len(catalogue.widths)), catalogue.widths)
         used = np.unique(catalogue.codes[catalogue.codes >= 0])
         level = np.full(int(new.max()) + 1, -1)
-        level[new[used]] = kind[used]
-        tokens = (torch.from_numpy(new[used[kind[used] == number]]) for number in range(len(catalogue.widths)))
+        level[new[used]] = level_of[used]
+        tokens = (torch.from_numpy(new[used[level_of[used] == number]]) for number in range(len(catalogue.widths)))
         return cls(share, torch.from_numpy(level), tuple(tokens))
 
     def smoothed(self, logits: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:
-        """The log-probability of each target, mixed with the mean over its level.
+        """Mix the log-probability of each target with the mean over its level.
 
         Args:
             logits: (positions, vocabulary) float32.
@@ -62,11 +59,11 @@ class LabelSmoothing:
             logprobs: (positions,) float32, of the targets, in nats.
 
         Returns:
-            (positions,) float32 in nats; unchanged for targets in no code.
+            (positions,) float32 in nats; unchanged for targets that are in no code.
         """
         known = targets.clamp(max=len(self.level) - 1)
         level = self.level.to(targets.device)[known].where(targets == known, -1)
-        total = logits.gather(1, targets[:, None])[:, 0] - logprobs  # what the logits are normalised by
+        total = logits.gather(1, targets[:, None])[:, 0] - logprobs  # log-sum-exp
         for number, tokens in enumerate(self.tokens):
             rows = torch.nonzero(level == number)[:, 0]
             if len(rows) and len(tokens):
@@ -78,14 +75,14 @@ class LabelSmoothing:
 def target_logprobs(
     states: Tensor, targets: Tensor, head: Any, chunk: int = CHUNK, smoothing: LabelSmoothing | None = None
 ) -> Tensor:
-    """Log-probability of the token that follows each position.
+    """Log-probability of the next token at each position.
 
     Args:
         states: (positions, width) last hidden states.
-        targets: (positions,) int64, the token that follows each.
+        targets: (positions,) int64, the next token at each.
         head: maps (positions, width) to (positions, vocabulary) logits: an `OutputHead`, or a layer of torch.
-        chunk: logits at once; where there are more, they are not kept for the backward pass but computed again.
-        smoothing: makes the result a mean of log-probabilities.
+        chunk: logits at a time; if there are more, they are computed again in the backward pass.
+        smoothing: mixes in the mean over the target's level.
 
     Returns:
         (positions,) float32 log-probabilities in nats.
@@ -113,17 +110,16 @@ def supervised_loss(
     trie: TrieSoftmax | None = None,
     **inputs: Any,
 ) -> CausalLMOutput:
-    """Takes the place of `model.forward` while training: the loss, and no logits at unsupervised positions.
+    """Loss of SFT, as a replacement for `model.forward`: no logits are computed at unsupervised positions.
 
     Args:
-        model: that trains.
         input_ids: (rows, length) int64.
-        labels: (rows, length) int64, IGNORE where nothing is supervised; None, as in validation, for the model's own
-            forward pass.
-        num_items_in_batch: supervised tokens of the whole step, which the loss is divided by; None for those here.
-        smoothing: label smoothing, where there is any.
-        trie: what code tokens compete with; None for all tokens.
-        inputs: others of the decoder.
+        labels: (rows, length) int64, IGNORE at unsupervised positions; None, as in validation, for the forward pass of
+            the model's class.
+        num_items_in_batch: supervised tokens of the whole step, by which the loss is divided; None for those of the
+            batch.
+        trie: softmax of code tokens; None for the softmax over the vocabulary.
+        inputs: other inputs of the decoder.
 
     Returns:
         loss: minus the mean log-probability of supervised tokens, in nats.
@@ -138,10 +134,12 @@ def supervised_loss(
         trie, share = trie.to(states.device), smoothing.share if smoothing else 0.0
         depth, prefix = trie.locate(input_ids, rows, columns + 1)
         for level in range(len(trie.levels)):
-            at = torch.nonzero(depth == level)[:, 0]
-            if len(at):
-                weight = head.layer.weight
-                logprobs = trie.logprobs(states[at], targets[at], level, prefix[at], weight, head.scale_logits, share)
+            index = torch.nonzero(depth == level)[:, 0]
+            if len(index):
+                weight, prefixes = head.layer.weight, prefix[index]
+                logprobs = trie.logprobs(
+                    states[index], targets[index], level, prefixes, weight, head.scale_logits, share
+                )
                 total = total + logprobs.sum()
         states, targets = states[depth < 0], targets[depth < 0]
     total = total + target_logprobs(states, targets, head, smoothing=smoothing).sum()

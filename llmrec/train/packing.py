@@ -1,7 +1,7 @@
-"""Packing: several examples in one row, kept apart by restarting positions; and the order in which rows are taken.
+"""Packing: several examples per row, separated by restarting positions; and the order of rows.
 
-Without flash attention, transformers keeps packed examples from seeing one another only when it is given restarting
-`position_ids`, no `attention_mask`, and `use_cache=False`. A test compares packed with separate rows.
+Without flash attention, transformers separates packed examples only if it gets restarting `position_ids`, no
+`attention_mask` and `use_cache=False`. A test compares packed with separate rows.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from llmrec.contracts import Sequences
 from llmrec.train.encode import Block, Encoded, TokenFile
 
 IGNORE = -100
-_OPEN_ROWS = 64  # that an example may still be put into: time is linear and memory small
-Change = Callable[[Encoded, int, int], Encoded]
-"""An example, its number and the epoch → the example as that epoch has it."""
+_OPEN_ROWS = 64  # rows that an example may still be added to
+Augment = Callable[[Encoded, int, int], Encoded]
+"""(example, its number, epoch) → the example of that epoch."""
 _FILL = {"input_ids": 0, "position_ids": 0, "labels": IGNORE}
 
 
 def pack(lengths: np.ndarray, pack_length: int, order: np.ndarray) -> Sequences:
-    """Put examples into rows, each into the first open row with room.
+    """First-fit packing of examples into rows.
 
     Args:
-        lengths: (examples,) tokens of each; an example longer than a row gets a row of its own.
-        pack_length: tokens a row holds.
-        order: (examples,) the order to place them in.
+        lengths: (examples,) tokens of each; an example longer than a row gets its own row.
+        pack_length: tokens of a row.
+        order: (examples,) order in which they are placed.
 
     Returns:
-        Rows of example numbers, each in the order in which they were placed.
+        The numbers of the examples in each row.
     """
-    room: deque[int] = deque(maxlen=_OPEN_ROWS)  # of the newest rows
+    room: deque[int] = deque(maxlen=_OPEN_ROWS)  # left in the newest rows
     row_of, rows = np.empty(len(order), np.int64), 0
     for number, need in enumerate(lengths[order].tolist()):
         place = next((row for row, left in enumerate(room) if left >= need), len(room))
@@ -55,7 +55,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
     Attributes:
         rows: numbers of the examples in each row.
-        tokens, supervised: how many there are in all rows, and how many of them to predict.
+        tokens, supervised: total number of tokens, and of those to predict.
     """
 
     def __init__(
@@ -63,17 +63,16 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         examples: Sequence[Encoded],
         pack_length: int | None,
         random: np.random.Generator,
-        changes: Sequence[Change] = (),
+        augment: Sequence[Augment] = (),
     ) -> None:
         """Pack examples in random order.
 
         Args:
-            examples: to pack.
             pack_length: tokens of a row; None for those of the longest example.
             random: of the order.
-            changes: applied to each example of an epoch, one after another.
+            augment: applied one after another to each example when it is read.
         """
-        self.examples, self.changes, self.epoch = examples, changes, 0
+        self.examples, self.augment, self.epoch = examples, augment, 0
         if isinstance(examples, TokenFile):
             lengths, predicted = examples.lengths, examples.predicted
         else:
@@ -95,14 +94,14 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(value) for name, value in columns.items()}
 
     def example(self, number: int, epoch: int) -> Encoded:
-        """An example as an epoch has it."""
+        """An example with the augmentations of an epoch."""
         example = self.examples[number]
-        for change in self.changes:
-            example = change(example, number, epoch)
+        for augment in self.augment:
+            example = augment(example, number, epoch)
         return example
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose changes the next rows have."""
+        """Set the epoch of the augmentations."""
         self.epoch = epoch
 
     @property
@@ -112,7 +111,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Pad rows on the right to one length; each token of padding is an unsupervised example of its own."""
+    """Pad rows on the right to one length; each padding token is an unsupervised example of its own."""
     width = max(len(row["input_ids"]) for row in rows)
     pad = torch.nn.functional.pad
     return {
@@ -122,11 +121,11 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Order(Sampler[int]):
-    """Row numbers, shuffled anew in each epoch, the same however many processes share them.
+    """Row numbers, shuffled in each epoch, the same for any number of processes.
 
-    Where a step is cut into parts, the last step of an epoch is filled up with numbers past the last row, which stand
-    for empty rows. accelerate would fill it with rows from the beginning, which would count twice and make two
-    processes another training than one.
+    If a step is cut into parts, the last step of an epoch is filled with numbers past the last row, which stand for
+    empty rows. accelerate would fill it with rows from the beginning; these would count twice, and two processes would
+    train differently from one.
     """
 
     def __init__(self, rows: int, batch: int, seed: int, parts: int = 1) -> None:
@@ -143,20 +142,20 @@ class Order(Sampler[int]):
         yield from range(self.rows, self.length)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of the next iteration."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def at(self, step: int) -> list[int]:
-        """Numbers of the rows that a step took, steps counted from 1."""
-        epoch, place = divmod(step - 1, self.steps)
-        return self._shuffled(epoch)[place * self.batch : (place + 1) * self.batch]
+        """Numbers of the rows of a step, steps counted from 1."""
+        epoch, index = divmod(step - 1, self.steps)
+        return self._shuffled(epoch)[index * self.batch : (index + 1) * self.batch]
 
     def _shuffled(self, epoch: int) -> list[int]:
         return torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
 
 
 class Rows(Protocol):
-    """What a step takes a batch of; `empty` is a row that counts for nothing."""
+    """Training data; `empty` is a row without supervised tokens."""
 
     @property
     def empty(self) -> dict[str, Tensor]: ...
@@ -167,7 +166,7 @@ class Rows(Protocol):
 
 
 class Filled(Dataset[dict[str, Tensor]]):
-    """Rows, and an empty one at every number past the last."""
+    """Rows, and an empty row for every number past the last."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows

@@ -41,7 +41,7 @@ from llmrec.train.initial_model import build_model
 from llmrec.train.job import TrainJob, explain_oom, shorten
 from llmrec.train.loop import TrainContext, Trained
 from llmrec.train.loss import LabelSmoothing, supervised_loss
-from llmrec.train.packing import Change, Order, PackedRows, collate
+from llmrec.train.packing import Augment, Order, PackedRows, collate
 from llmrec.train.trie_softmax import TrieSoftmax
 
 
@@ -90,7 +90,7 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     meta = _meta(job.tasks, catalogue, job.tasks_folder)
     with distributed.main_process_first(), explain_oom(stage, job.name, job.adapt):
         state = _prepare(job, stage, catalogue)
-    context = TrainContext.of(job, state.tokenizer, meta, partial(_described, state.rows, job.tasks_folder))
+    context = TrainContext.of(job, state.tokenizer, meta, partial(_describe, state.rows, job.tasks_folder))
     dropout = job.model.dropout if job.model.base == "nano" else 0.0
     smoothing = LabelSmoothing.of(catalogue, state.new, stage.label_smoothing) if stage.label_smoothing else None
     trie = _trie_softmax(job, catalogue, state) if stage.loss == "trie" else None
@@ -129,8 +129,8 @@ def _prepare(job: TrainJob, stage: Sft, catalogue: Catalogue) -> _TrainState:
         with atomic_folder(kept) as folder:
             TokenFile.write(encode(stream_batches(job.tasks_folder), tokenizer, window, reserved), folder)
     examples = TokenFile(kept)
-    changes = _changes(job, stage, catalogue, examples, new)
-    rows = PackedRows(examples, stage.pack_length, stream(job.seed, "pack", job.number), changes)
+    augmentations = _augmentations(job, stage, catalogue, examples, new)
+    rows = PackedRows(examples, stage.pack_length, stream(job.seed, "pack", job.number), augmentations)
     return _TrainState(model, tokenizer, new, before, rows, trained)
 
 
@@ -145,24 +145,26 @@ def _trie_softmax(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> Tr
     return TrieSoftmax.of(catalogue, state.new, name)
 
 
-def _changes(job: TrainJob, stage: Sft, catalogue: Catalogue, examples: TokenFile, new: np.ndarray) -> list[Change]:
-    """Augmentations that differ between epochs; what the teacher expects is kept in the work folder."""
-    spans, changes = CodeSpans.of(catalogue, new), list[Change]()
+def _augmentations(
+    job: TrainJob, stage: Sft, catalogue: Catalogue, examples: TokenFile, new: np.ndarray
+) -> list[Augment]:
+    """Augmentations that differ between epochs; the teacher's predictions are kept in the work folder."""
+    spans, augmentations = CodeSpans.of(catalogue, new), list[Augment]()
     if stage.teacher_replace_prob:
         codes, kept = code_tokens(catalogue.codes, new), job.work / "candidates"
         if not kept.is_dir():
             assert job.teacher is not None, f"{job.name} has no teacher"
             with atomic_folder(kept) as folder:
-                teacher, again = job.teacher(), not job.exclude_seen
-                find_candidates(examples, spans, codes, teacher, again, f"{job.name}.teacher_replace_prob").write(
+                teacher, repeat = job.teacher(), not job.exclude_seen
+                find_candidates(examples, spans, codes, teacher, repeat, f"{job.name}.teacher_replace_prob").write(
                     folder
                 )
-        changes.append(
+        augmentations.append(
             TeacherReplacement(stage.teacher_replace_prob, Candidates.load(kept), codes, job.seed, job.number)
         )
     if stage.item_dropout:
-        changes.append(HistoryDropout(stage.item_dropout, spans, job.seed, job.number))
-    return changes
+        augmentations.append(HistoryDropout(stage.item_dropout, spans, job.seed, job.number))
+    return augmentations
 
 
 def _finish(
@@ -212,7 +214,7 @@ def _moved(
     return check_embeddings(state.before, plain, new, names, seen, unused, trains_base_rows(job.model, job.adapt))
 
 
-def _described(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
+def _describe(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
     """Packed rows in words: their numbers, users and tasks."""
     held = load(tasks).take([example for number in numbers for example in rows.rows[number]])
     users, tasks_of = (held[name].unique().to_pylist() for name in ("user_id", "task"))

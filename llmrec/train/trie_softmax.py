@@ -1,10 +1,9 @@
-"""A softmax over the catalogue's trie: a code token competes with the tokens that items have in its place alone.
+"""Softmax over the children of a prefix in the catalogue's trie, as in decoding, instead of over the vocabulary.
 
-Decoding shares probability over the trie's children, so what a model learns about all other tokens is never used.
-Codes may then end with a token of each item's own at no cost: of thousands of those, only the few behind the same
-prefix are scored.
+Codes may then end with a token that only one item has, at little cost: of thousands of such tokens, those with the
+same prefix alone are scored.
 
-Source: Morin and Bengio 2005, hierarchical softmax, with the catalogue's trie for the tree.
+Source: Morin and Bengio 2005, hierarchical softmax; the tree is the catalogue's trie.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from torch import Tensor, nn
 from llmrec.errors import ModelError
 from llmrec.indexing.catalogue import Catalogue
 
-DENSE = 1024  # tokens of a level up to which all of them are scored, and those behind other prefixes masked
-GATHERED = 2**24  # numbers of rows that are gathered at a time
+DENSE = 1024  # up to so many tokens of a level all are scored, and those of other prefixes masked
+GATHERED = 2**24  # numbers that are gathered at a time
 
 
 @dataclass(frozen=True)
 class Level:
-    """The tokens of one place in a code, and the prefixes behind which they stand.
+    """One level of the trie.
 
     Attributes:
-        tokens: (width,) int64 the model's, reserved ones left out.
-        pairs: (children,) int64 ascending: prefix · width + number of the token, for every pair that an item has.
+        tokens: (width,) int64 model tokens of the level that items have.
+        pairs: (children,) int64 ascending: prefix · width + number of the token, for each child of each prefix.
         starts: (prefixes + 1,) int64, prefix p has the pairs starts[p] to starts[p + 1].
     """
 
@@ -40,12 +39,11 @@ class Level:
 
 @dataclass(frozen=True)
 class TrieSoftmax:
-    """Where code tokens stand, and what may stand there.
+    """The catalogue's trie, by level.
 
     Attributes:
-        depth: (tokens,) int64 level of each of the model's tokens, -1 of those in no code.
-        number: (tokens,) int64 its number among those of its level.
-        levels: from the first to the last.
+        depth: (tokens,) int64 level of each model token, -1 if it is in no code.
+        number: (tokens,) int64 its number among the tokens of its level.
     """
 
     depth: Tensor
@@ -54,23 +52,23 @@ class TrieSoftmax:
 
     @classmethod
     def of(cls, catalogue: Catalogue, new: np.ndarray, name: str) -> TrieSoftmax:
-        """Of a catalogue whose symbols are the model's tokens `new`; `name` is the setting's in the recipe.
+        """For a catalogue whose symbols are the model tokens `new`; `name` is of the setting in the recipe.
 
         Raises:
-            ModelError: codes share tokens between their places.
+            ModelError: levels share tokens.
         """
         codes = catalogue.codes
         depth, number = (np.full(int(new.max()) + 1, -1) for _ in range(2))
         prefix, levels = np.zeros(len(codes), np.int64), []
-        for place, column in enumerate(codes.T):
+        for level, column in enumerate(codes.T):
             present = column >= 0
             used = np.unique(column[present])
             if (depth[new[used]] >= 0).any():
                 raise ModelError(
-                    f"{name}: trie needs codes whose places have tokens of their own, and this indexing.method "
-                    "shares them. Set it to full, or take a method of levels, such as rq-kmeans."
+                    f"{name}: trie needs codes whose levels have tokens of their own, but this indexing.method "
+                    "shares them. Set it to full, or choose a method of levels, such as rq-kmeans."
                 )
-            depth[new[used]], number[new[used]] = place, np.arange(len(used))
+            depth[new[used]], number[new[used]] = level, np.arange(len(used))
             pair = prefix * len(used) + np.searchsorted(used, column)
             pairs = np.unique(pair[present])
             starts = np.searchsorted(pairs, np.arange(prefix.max() + 2) * len(used))
@@ -79,20 +77,20 @@ class TrieSoftmax:
         return cls(torch.from_numpy(depth), torch.from_numpy(number), tuple(levels))
 
     def to(self, device: torch.device) -> TrieSoftmax:
-        """On a device."""
+        """Copy to a device."""
         levels = (Level(*(part.to(device) for part in vars(level).values())) for level in self.levels)
         return TrieSoftmax(self.depth.to(device), self.number.to(device), tuple(levels))
 
     def locate(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in a code the tokens at some positions stand.
+        """Find level and prefix of the tokens at some positions.
 
         Args:
             tokens: (rows, length) int64.
             rows, columns: (positions,) int64.
 
         Returns:
-            (positions,) int64 the level, -1 for a token in no code, a reserved one, or one that no item has there;
-            (positions,) int64 the prefix it stands behind.
+            (positions,) int64 level, -1 for a token that is in no code of an item;
+            (positions,) int64 number of the prefix before it.
         """
         depth = _lookup(self.depth, tokens[rows, columns])
         prefix = torch.zeros_like(depth)
@@ -116,22 +114,22 @@ class TrieSoftmax:
         scale: Callable[[Tensor], Tensor] = lambda logits: logits,
         smoothing: float = 0.0,
     ) -> Tensor:
-        """Log-probability of tokens among those that may stand in their place.
+        """Log-probability of tokens among the children of their prefixes.
 
         Args:
-            states: (positions, width) hidden states before them.
+            states: (positions, width) hidden states before the tokens.
             targets: (positions,) int64 tokens of one level.
-            place: that level.
-            prefix: (positions,) int64 what they stand behind.
-            rows: (vocabulary, width) of the output layer.
-            scale: what the model makes of the products of states and rows.
-            smoothing: share of the target's probability that goes to all tokens in its place alike.
+            place: number of the level.
+            prefix: (positions,) int64 numbers of the prefixes.
+            rows: (vocabulary, width) weight of the output layer.
+            scale: maps products of states and rows to logits.
+            smoothing: share of the target's probability that is spread over all children.
 
         Returns:
             (positions,) float32 in nats.
         """
         level, own = self.levels[place], self.number[targets]
-        if len(level.tokens) <= DENSE or len(level.starts) == 2:  # behind one prefix stand all of them
+        if len(level.tokens) <= DENSE or len(level.starts) == 2:  # one prefix has all tokens
             logits = scale(nn.functional.linear(states, nn.functional.embedding(level.tokens, rows)).float())
             prefixes, inverse = torch.unique(prefix, return_inverse=True)
             allowed = torch.zeros((len(prefixes), len(level.tokens)), dtype=torch.bool, device=states.device)
@@ -142,7 +140,7 @@ class TrieSoftmax:
             allowed[group, level.pairs[child] - prefixes[group] * len(level.tokens)] = True
             return _among(logits, allowed[inverse], own, smoothing)
         counts = level.starts[prefix + 1] - level.starts[prefix]
-        order = torch.argsort(counts)  # parts of like counts are padded least
+        order = torch.argsort(counts)  # parts of similar counts need the least padding
         size = max(1, GATHERED // (rows.shape[1] * int(counts.max())))
         parts = [
             _among(*self._gathered(states[part], own[part], level, prefix[part], rows, scale), smoothing)
@@ -154,7 +152,7 @@ class TrieSoftmax:
     def _gathered(
         states: Tensor, own: Tensor, level: Level, prefix: Tensor, rows: Tensor, scale: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(positions, most) logits of the children of each prefix, which of them exist, (positions,) its own column."""
+        """(positions, children) logits, a mask of those that exist, and (positions,) the target's column."""
         width, first = len(level.tokens), level.starts[prefix]
         counts = level.starts[prefix + 1] - first
         child = first[:, None] + torch.arange(int(counts.max()), device=states.device)
@@ -166,15 +164,15 @@ class TrieSoftmax:
 
 
 def _lookup(table: Tensor, tokens: Tensor) -> Tensor:
-    """Entries of a table, -1 for tokens past its end."""
+    """Entries of a table; -1 for tokens past its end."""
     return torch.where(tokens < len(table), table[tokens.clamp(max=len(table) - 1)], -1)
 
 
 def _among(logits: Tensor, allowed: Tensor, own: Tensor, smoothing: float) -> Tensor:
-    """(positions,) log-probability of one column of each row among the allowed ones, smoothed."""
+    """(positions,) log-probability of one column of each row among the allowed ones, with label smoothing."""
     logprobs = -nn.functional.cross_entropy(logits.masked_fill(~allowed, -torch.inf), own, reduction="none")
     if not smoothing:
         return logprobs
-    total = logits.gather(1, own[:, None])[:, 0] - logprobs  # what the logits are normalised by
+    total = logits.gather(1, own[:, None])[:, 0] - logprobs  # log-sum-exp
     mean = logits.masked_fill(~allowed, 0).sum(1) / allowed.sum(1) - total
     return (1 - smoothing) * logprobs + smoothing * mean

@@ -146,6 +146,16 @@ def test_a_killed_training_ends_as_an_uninterrupted_one_and_is_read_back(tmp_pat
     np.testing.assert_array_equal(trained("whole", never), whole)
 
 
+def test_a_diverging_training_names_the_option_of_this_command(tmp_path: Path) -> None:
+    log = world(tmp_path / "w")
+    training = replace(TRAINING, learning_rate=1e9)
+    with pytest.raises(
+        ModelError, match=r"not finite.*packed rows.*\. Lower --learning-rate \(now 1000000000\.0\)\. "
+    ) as error:
+        fine_tune("tiny", log, training, 0, tmp_path / "out", lambda d: None, base(tmp_path / "base", log))
+    assert "--method" not in str(error.value) and "warmup" not in str(error.value)
+
+
 def test_memory_that_does_not_suffice_is_told_with_the_options_of_this_command(tmp_path: Path) -> None:
     log = world(tmp_path / "w")
     model, tokenizer = base(tmp_path / "base", log)

@@ -23,6 +23,7 @@ from llmrec.recipe import Recipe, Sft
 from llmrec.train import log, loop, sft
 from llmrec.train.callbacks import Measure, newest_checkpoint
 from llmrec.train.encode import Encoded
+from llmrec.train.job import TrainContext
 from llmrec.train.packing import Filled, Order, PackedRows
 
 RARE = 49  # a token that one example alone holds
@@ -132,10 +133,10 @@ def test_a_loss_that_is_no_number_is_told_with_its_rows_and_leaves_a_good_checkp
         lambda module, given, out: out.masked_fill((given[0] == RARE)[..., None], float("nan"))
     )
     settings = Sft(epochs=1, batch=3, learning_rate=1e-3, save_every=2)
-    context = loop.TrainContext("train.0", described=lambda rows: f"rows {rows}")
+    context = TrainContext("train.0", describe=lambda rows: f"rows {rows}")
     with pytest.raises(ModelError) as told:
         sft.train(llama, rows, settings, 0, tmp_path, 0.0, lambda done: None, context)
-    assert f"the loss is not a number at step {step} of 10 (rows {order.at(step)})" in str(told.value)
+    assert f"the loss is not finite at step {step} of 10 (rows {order.at(step)})" in str(told.value)
     assert "Lower train.0.learning_rate (now 0.001) or raise train.0.warmup (now 0.05)" in str(told.value)
     kept = newest_checkpoint(tmp_path)
     assert kept is not None and kept.name == f"checkpoint-{(step - 1) // 2 * 2}"
@@ -150,7 +151,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
         lambda gradient: calls.append(1) or (gradient * float("nan") if len(calls) == 4 else gradient)
     )
     settings = Sft(epochs=1, batch=3, save_every=2)
-    with pytest.raises(ModelError, match=r"the weights are no longer numbers after step 4 of 10 \(rows "):
+    with pytest.raises(ModelError, match=r"the weights are not finite after step 4 of 10 \(rows "):
         sft.train(llama, packed(), settings, 0, tmp_path, 0.0, lambda done: None)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -162,7 +163,7 @@ def test_rows_are_described_by_their_users_and_tasks(tiny_run: Path) -> None:
     draw = np.random.default_rng(0)
     rows = PackedRows([Encoded(np.arange(3), np.ones(3, bool))] * table.num_rows, 9, draw)
     held = [table.slice(example, 1).to_pylist()[0] for row in (4, 2) for example in rows.rows[row]]
-    said = sft._described(rows, tiny_run / "tasks", [4, 2])
+    said = sft._describe(rows, tiny_run / "tasks", [4, 2])
     assert said.startswith("rows 4, 2; users ")
     assert all(row["task"] in said and (row["user_id"] or "") in said for row in held)
 
@@ -178,7 +179,7 @@ def _no_memory_on_the_gpu(done: float) -> None:
 @pytest.mark.parametrize("progress", [_no_memory_on_the_cpu, _no_memory_on_the_gpu])
 def test_out_of_memory_says_what_to_change_in_the_recipe(progress: Callable[[float], None], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"out of memory in train\.1 \(.*memory.*\)\. In the recipe") as told:
-        sft.train(model(), packed(), Sft(batch=4), 0, tmp_path, 0.0, progress, loop.TrainContext("train.1", "full"))
+        sft.train(model(), packed(), Sft(batch=4), 0, tmp_path, 0.0, progress, TrainContext("train.1", "full"))
     for key in (
         "gradient_accumulation (now 1",
         "gradient_checkpointing: true",
@@ -223,7 +224,7 @@ def run(work: Path, measure: Measure, stop_at: int = 0) -> tuple[loop.Trained, d
         if stop_at and round(done * 30) == stop_at:
             raise KeyboardInterrupt
 
-    context = loop.TrainContext(measure=measure)
+    context = TrainContext(measure=measure)
     done = sft.train(llama, packed(), Sft(**EVERY), 0, work, 0.1, progress, context)
     return done, weights(llama)
 
@@ -278,7 +279,7 @@ def test_a_training_that_had_stopped_takes_no_further_step(twelfth: dict[str, Te
     """Killed between its end and the writing of the model, with a checkpoint of the very last step."""
     llama = model()
     settings = Sft(**EVERY | {"save_every": 20})
-    context = loop.TrainContext(measure=near(twelfth))
+    context = TrainContext(measure=near(twelfth))
     sft.train(llama, packed(), settings, 0, tmp_path, 0.1, lambda done: None, context)
     before, again = logged(tmp_path), model()
     sft.train(again, packed(), settings, 0, tmp_path, 0.1, lambda done: pytest.fail("a step"), context)
@@ -316,7 +317,7 @@ def test_trackers_write_into_their_folder_and_change_nothing(tmp_path: Path) -> 
     found = {}
     for name, names in (("with", None), ("without", [])):
         llama = model()
-        context = loop.TrainContext(logs=tmp_path / "logs" / name, report_to=names)
+        context = TrainContext(logs=tmp_path / "logs" / name, report_to=names)
         sft.train(llama, packed(), Sft(batch=3), 0, tmp_path / name, 0.1, lambda done: None, context)
         llama.save_pretrained(tmp_path / f"model-{name}")
         found[name] = hash_folder(tmp_path / f"model-{name}")

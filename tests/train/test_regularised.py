@@ -164,9 +164,9 @@ def test_a_teacher_helps_in_histories_alone_and_never_with_what_is_in_them() -> 
     spare.tokens[9] = 399  # of the second item
     places = find_candidates([offered, spare], CODED, CODES, After(), False, "train.0.teacher_replace_prob")
     assert places.offsets.tolist() == [0, 0, 2]
-    assert places.items[1, np.diff(places.chances[1], prepend=0).argmax()] == 1  # after item 0 alone
+    assert places.items[1, np.diff(places.probs[1], prepend=0).argmax()] == 1  # after item 0 alone
     again = find_candidates([example(4)], CODED, CODES, After(), True, "train.0.teacher_replace_prob")
-    assert (again.chances[:, -1] == 1).all()
+    assert (again.probs[:, -1] == 1).all()
     longer = np.full((30, 4), -1)
     longer[:, :3] = CODES
     longer[5:, 3] = 350

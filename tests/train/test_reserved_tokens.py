@@ -25,8 +25,8 @@ from llmrec.train.packing import PackedRows
 NEW = np.arange(100, 100 + sum(WIDTHS) + 1)
 
 
-def reserved(share: float = 0.3, seed: int = 1, part: int = 1) -> ReservedTokens:
-    found = ReservedTokens.of(catalogue(), NEW, share, seed, part)
+def reserved(share: float = 0.3, seed: int = 1, stage: int = 1) -> ReservedTokens:
+    found = ReservedTokens.of(catalogue(), NEW, share, seed, stage)
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ def test_who_wears_what_depends_on_seed_stage_and_example_alone() -> None:
 
     assert replaced(4) == replaced(4)
     assert len({tuple(replaced(number)) for number in range(20)}) > 10
-    assert replaced(4) != replaced(4, seed=2) and replaced(4) != replaced(4, part=2)
+    assert replaced(4) != replaced(4, seed=2) and replaced(4) != replaced(4, stage=2)
 
 
 @pytest.fixture(scope="module")

@@ -134,5 +134,5 @@ def test_a_head_that_is_not_the_embedding_is_refused(tied: bool, bias: bool) -> 
 def test_codes_that_share_tokens_between_places_are_refused() -> None:
     items = pa.table({"item_id": ["a", "b"]})
     shared = Catalogue.of_symbols(items, np.array([[0, 1], [1, 0]], np.int32), [2])
-    with pytest.raises(ModelError, match=r"train.0.loss: trie needs codes whose places have tokens of their own"):
+    with pytest.raises(ModelError, match=r"train.0.loss: trie needs codes whose levels have tokens of their own"):
         TrieSoftmax.of(shared, np.array([5, 6]), "train.0.loss")
