@@ -1,24 +1,19 @@
-"""Arguments that several commands take, and the runs and paths that they name."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from llmrec.errors import RunError
 
-if TYPE_CHECKING:
-    from llmrec.recipe import Recipe
-    from llmrec.run.layout import RunFolder
-
 
 def parsed_path(text: str) -> Path:
-    """The path of an option; a home (~) that a shell left as it is, as in --out=~/runs, is put in.
+    """Parse the path of an option and expand ~, which a shell does not expand in --out=~/runs.
 
     Raises:
-        RunError: the text is blank, which pathlib would take for the current folder; or it names no home.
+        RunError: the text is blank, which pathlib would read as the current folder, or the home is unknown.
     """
     if not text.strip():
         raise RunError("a path is blank. Name a folder or a file, such as --out runs/mine")
@@ -30,28 +25,8 @@ def parsed_path(text: str) -> Path:
 
 RUN = typer.Argument(help="a run folder")
 AS_JSON = typer.Option(False, "--json", help="print JSON")
-RECIPE = typer.Argument(help="path of a recipe, or the name of a shipped one such as `quickstart`")
-OVERRIDES = typer.Argument(None, help="changes such as `train.0.epochs=2`", metavar="[KEY=VALUE]...")
-TINY = typer.Option(False, help="the same path at a very small size")
-RUN_OUT = typer.Option(None, parser=parsed_path, metavar="PATH", help="run folder; runs/RECIPE otherwise")
-LEDGER = typer.Option("results/ledger.jsonl", help="the ledger, where a look at a shut test part is written down")
-
-
-def default_run(recipe: Path, tiny: bool) -> Path:
-    """The run folder of a recipe where none is named."""
-    return Path("runs") / (recipe.stem + ("-tiny" if tiny else ""))
-
-
-def current_run(path: Path, until: str) -> tuple[RunFolder, Recipe]:
-    """A run folder and its recipe; all stages up to one of the kind `until` must be those of the recipe.
-
-    Raises:
-        RunError: it is no run folder, a stage is missing, or one was made from another recipe or was changed.
-    """
-    from llmrec.run.layout import RunFolder, recipe_of
-    from llmrec.run.plan import plan, up_to
-    from llmrec.run.stage import require_current
-
-    run, recipe = RunFolder(path), recipe_of(path)
-    require_current(run, up_to(plan(recipe), until), recipe.seed)
-    return run, recipe
+RECIPE = typer.Argument(help="path of a recipe, or the name of a bundled one such as `quickstart`")
+OVERRIDES = typer.Argument(None, help="changes to the recipe, such as `train.0.epochs=2`", metavar="[KEY=VALUE]...")
+TINY = typer.Option(False, help="try all stages with a very small model and at most 200 users")
+RUN_OUT = typer.Option(None, parser=parsed_path, metavar="PATH", help="run folder; default: runs/RECIPE")
+LEDGER = typer.Option("results/ledger.jsonl", help="the ledger that records test evaluations")

@@ -1,4 +1,4 @@
-"""`llmrec data` (data sets that there are, files checked, counts) and `llmrec init` (a recipe for files)."""
+"""`llmrec data` (list, fetch, check and describe data) and `llmrec init` (write a recipe for your files)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from llmrec import resources
-from llmrec.cli.arguments import AS_JSON, current_run, parsed_path
+from llmrec.cli.arguments import AS_JSON, parsed_path
 from llmrec.cli.screen import console, plain, say, screen, stages
 from llmrec.errors import RecipeError
 from llmrec.files import explain_disk, write_text
@@ -25,7 +25,7 @@ _FACTS = ("about", "size", "licence", "page")
 
 @app.command("list")
 def list_sources(as_json: bool = AS_JSON) -> None:
-    """Data sets that `data.source` can name: whether they are here, how large, on what terms, from where."""
+    """List the data sets for `data.source`: on this machine or not, size, licence, origin."""
     from llmrec.data.fetch import REGISTRY
     from llmrec.data.sources import availability
 
@@ -47,11 +47,11 @@ def list_sources(as_json: bool = AS_JSON) -> None:
 
 @app.command("fetch")
 def fetch_set(
-    name: str = typer.Argument(help="a set that `llmrec data list` names"),
-    category: str = typer.Option(None, help="Amazon: a category as its files name it, such as Beauty"),
-    mirror: str = typer.Option(None, help="an address below which the same files lie"),
+    name: str = typer.Argument(help="a data set of `llmrec data list`"),
+    category: str = typer.Option(None, help="Amazon: the category as in the file names, such as Beauty"),
+    mirror: str = typer.Option(None, help="base URL of a mirror with the same files"),
 ) -> None:
-    """Fetch a data set from its makers into the cache; a fetch that was cut goes on where it was."""
+    """Download a data set from its publisher into the cache; an interrupted download is resumed."""
     from llmrec.data.fetch import REGISTRY, fetch
 
     if name in REGISTRY:
@@ -64,10 +64,10 @@ def fetch_set(
 
 @app.command("check")
 def check_files(
-    files: list[Path] = typer.Argument(help="the interactions and the items, or a recipe that names them"),
+    files: list[Path] = typer.Argument(help="the interactions and the items, or a recipe with both"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Look for problems in files, each with file and line. Exit code 1 where there are any."""
+    """Check your files for problems, and print file and line of each. Exit code 1 if there are any."""
     checked = _check(files)
     if as_json:
         say({"problems": [asdict(problem) for problem in checked.problems], "notes": checked.notes})
@@ -87,16 +87,16 @@ def _check(files: list[Path]) -> ValidationReport:
         recipe = load(files[0])
         if recipe.data.source != "files":
             raise RecipeError(
-                f"{files[0].name} reads {recipe.data.source}, not files of yours. See: llmrec data show {files[0]}"
+                f"{files[0].name} uses {recipe.data.source}, not your own files. See: llmrec data show {files[0]}"
             )
         return check(recipe.data, recipe.items.text)
-    found = infer_schema(files)
+    schema = infer_schema(files)
     with tempfile.TemporaryDirectory() as folder:
-        derived = Path(folder) / "items.csv" if found.one_file else None
+        derived = Path(folder) / "items.csv" if schema.one_file else None
         if derived:
-            recipe_generator.derive_items(found, derived)
-        checked = check(recipe_generator.data_config(found, derived), recipe_generator.text_columns(found))
-    checked.notes[:0] = found.why
+            recipe_generator.derive_items(schema, derived)
+        checked = check(recipe_generator.data_config(schema, derived), recipe_generator.text_columns(schema))
+    checked.notes[:0] = schema.why
     return checked
 
 
@@ -118,24 +118,25 @@ def show(
     run: str = typer.Argument(help="a run folder, or a recipe", metavar="RUN_OR_RECIPE"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Counts, density, lengths of histories, time and text of a run's data, or of what a recipe reads."""
+    """Describe the data of a run or recipe: counts, density, history lengths, time span, text."""
     from llmrec.data import validate
     from llmrec.data.dataset import Dataset
     from llmrec.recipe_file import load
     from llmrec.run.layout import RunFolder
+    from llmrec.run.plan import open_run
 
     if RunFolder(Path(run)).is_run():
-        folder, recipe = current_run(Path(run), "data")
+        folder, recipe = open_run(Path(run), "data")
         dataset = Dataset.load(folder.data, texts=False)
         unit = str(dataset.facts.get("timestamp unit", "unknown"))
     else:
         recipe = load(resources.recipe_path(run))
         dataset, unit = validate.load_cleaned(recipe.data, recipe.seed)
-    found, tail = validate.statistics(dataset, recipe.items.text, unit), validate.long_tail(dataset)
+    figures, tail = validate.statistics(dataset, recipe.items.text, unit), validate.long_tail(dataset)
     if as_json:
-        say(found | {"interactions by tenth of the items": tail})
+        say(figures | {"interactions by tenth of the items": tail})
         return
-    for name, value in found.items():
+    for name, value in figures.items():
         typer.echo(f"{name:<26} {plain(value)}")
     typer.echo("\nInteractions by tenth of the items, most popular first:")
     for place, share in enumerate(tail, 1):
@@ -143,62 +144,62 @@ def show(
 
 
 def init(
-    files: list[Path] = typer.Argument(help="the interactions and the items: CSV, TSV, JSONL or Parquet, also .gz"),
-    out: Path = typer.Option("recipe.yaml", parser=parsed_path, metavar="PATH", help="where the recipe goes"),
-    yes: bool = typer.Option(False, "--yes", "-y", help="ask nothing, take the likeliest answer"),
-    force: bool = typer.Option(False, "--force", help="write over a recipe and items that are there"),
-    as_json: bool = typer.Option(False, "--json", help="print what was decided as JSON; asks nothing"),
+    files: list[Path] = typer.Argument(help="interactions and items: CSV, TSV, JSONL or Parquet, also .gz"),
+    out: Path = typer.Option("recipe.yaml", parser=parsed_path, metavar="PATH", help="path of the recipe to write"),
+    yes: bool = typer.Option(False, "--yes", "-y", help="ask no questions, use the defaults"),
+    force: bool = typer.Option(False, "--force", help="overwrite an existing recipe and items file"),
+    as_json: bool = typer.Option(False, "--json", help="print the decisions as JSON; asks no questions"),
 ) -> None:
-    """Look at your files and write a recipe for them, with the reason for every choice."""
+    """Write a recipe for your files, with a comment for every choice."""
     from llmrec.data import recipe_generator
     from llmrec.data.schema_inference import infer_schema
     from llmrec.recipe_file import load
 
     quiet = yes or as_json
     _check_out(out, files, force, quiet)
-    found = infer_schema(files, (lambda question, best, answers: best) if quiet else _ask)
-    derived = out.parent / f"{found.log.path.name.split('.')[0]}-items.csv" if found.one_file else None
+    schema = infer_schema(files, (lambda question, default, choices: default) if quiet else _ask)
+    derived = out.parent / f"{schema.log.path.name.split('.')[0]}-items.csv" if schema.one_file else None
     if derived:
-        recipe_generator.derive_items(found, derived, force)
-        found.why.append(f"items: {derived.name} is written, one row an item ({', '.join(found.text)})")
-    data, text = recipe_generator.data_config(found, derived), recipe_generator.text_columns(found)
+        recipe_generator.derive_items(schema, derived, force)
+        schema.why.append(f"items: written to {derived.name}, one row per item ({', '.join(schema.text)})")
+    data, text = recipe_generator.data_config(schema, derived), recipe_generator.text_columns(schema)
     size = recipe_generator.measure_size(data, text)
     typed = "llmrec init " + " ".join(path.name for path in files)
     write_text(out, recipe_generator.recipe_text(data, text, size, out, typed))
-    load(out)  # what is written must be accepted
+    load(out)  # the written recipe must be valid
     if as_json:
-        say({"recipe": str(out), "why": found.why, "bad_rows": len(size.bad)})
+        say({"recipe": str(out), "why": schema.why, "bad_rows": len(size.bad)})
         return
-    for line in found.why:
+    for line in schema.why:
         typer.echo(f"  {plain(line)}")
     typer.echo(
         f"  {size.users} users, {size.items} items, {size.events} interactions; "
         f"{len(size.bad)} row(s) do not parse, {size.textless} item(s) have no text"
     )
     if size.bad or size.textless:
-        typer.echo(f"  The rows, one by one: llmrec data check {plain(' '.join(map(str, files)))}")
-    typer.echo(f"\nWritten: {plain(out)}. Read it; then:  llmrec run {plain(out)} --tiny")
+        typer.echo(f"  See each of them: llmrec data check {plain(' '.join(map(str, files)))}")
+    typer.echo(f"\nWritten: {plain(out)}. Check it, then type:  llmrec run {plain(out)} --tiny")
 
 
 def _check_out(out: Path, files: list[Path], force: bool, quiet: bool) -> None:
-    """Refuse to write over a recipe without consent, and over the files that it is about in any case."""
+    """Refuse to overwrite a recipe without consent, or to overwrite one of the data files."""
     with explain_disk(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists() and not out.is_file():
-            raise RecipeError(f"{out} is no regular file. Write elsewhere with --out FILE.")
+            raise RecipeError(f"{out} is not a regular file. Choose another path with --out FILE.")
         if not out.exists():
             return
     if any(file.exists() and file.samefile(out) for file in files):
-        raise RecipeError(f"{out} is one of the files that the recipe is about. Write elsewhere with --out FILE.")
-    if not force and (quiet or not typer.confirm(f"{plain(out)} is there already. Write over it?", err=True)):
-        raise RecipeError(f"{out} is there already. Write elsewhere with --out FILE, or over it with --force.")
+        raise RecipeError(f"{out} is one of the data files. Choose another path with --out FILE.")
+    if not force and (quiet or not typer.confirm(f"{plain(out)} exists. Overwrite it?", err=True)):
+        raise RecipeError(f"{out} exists. Choose another path with --out FILE, or overwrite it with --force.")
 
 
-def _ask(question: str, best: str, answers: list[str]) -> str:
+def _ask(question: str, default: str, choices: list[str]) -> str:
     typer.echo(plain(question), err=True)
-    for number, answer in enumerate(answers, 1):
+    for number, answer in enumerate(choices, 1):
         typer.echo(f"  {number}  {plain(answer)}", err=True)
     chosen = 0
-    while not 1 <= chosen <= len(answers):
-        chosen = typer.prompt("Number", default=answers.index(best) + 1, type=int, err=True)
-    return answers[chosen - 1]
+    while not 1 <= chosen <= len(choices):
+        chosen = typer.prompt("Number", default=choices.index(default) + 1, type=int, err=True)
+    return choices[chosen - 1]

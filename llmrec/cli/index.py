@@ -1,4 +1,4 @@
-"""`llmrec index`: health of a run's item codes, two runs side by side, codes for new items."""
+"""`llmrec index`: quality of a run's item codes, comparison of two runs, codes for new items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from llmrec.cli.arguments import AS_JSON, RUN, current_run
+from llmrec.cli.arguments import AS_JSON, RUN
 from llmrec.cli.screen import console, plain, say, screen
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,11 +18,11 @@ app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": [
 
 @app.command()
 def show(
-    run: Path = typer.Argument(help="a run folder, trained or only up to its catalogue"),
-    catalogue: str = typer.Option(None, help="the beginning of the hash of another of its catalogues"),
+    run: Path = typer.Argument(help="a run folder with a catalogue"),
+    catalogue: str = typer.Option(None, help="first digits of the hash of another catalogue of the run"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Health of the codes: a verdict, use and entropy of each level, agreement with categories and behaviour."""
+    """Show the quality of item codes: use and entropy per level, agreement with categories and co-occurrence."""
     health = _health(run, catalogue)
     if as_json:
         say(health)
@@ -42,8 +42,10 @@ def show(
 
 
 @app.command()
-def compare(first: Path = RUN, second: Path = typer.Argument(help="another"), as_json: bool = AS_JSON) -> None:
-    """Health of two runs' codes side by side."""
+def compare(
+    first: Path = RUN, second: Path = typer.Argument(help="another run folder"), as_json: bool = AS_JSON
+) -> None:
+    """Compare the quality of the item codes of two runs."""
     sides = {str(run): _health(run) for run in (first, second)}
     if as_json:
         say(sides)
@@ -60,58 +62,56 @@ def compare(first: Path = RUN, second: Path = typer.Argument(help="another"), as
 @app.command("add")
 def add_items(
     run: Path = RUN,
-    items: Path = typer.Argument(help="Parquet or CSV: item_id, and the columns of the run's items"),
+    items: Path = typer.Argument(help="Parquet or CSV file with item_id and the columns of the run's items"),
     catalogue: str = typer.Option(
-        None, help="the beginning of the hash of the catalogue to add to; the newest if none"
+        None, help="first digits of the hash of the catalogue to extend; default: the newest"
     ),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Codes for new items, by the frozen quantizer; the run's model recommends them without training."""
-    from llmrec.indexing.catalogue import find_catalogue
-    from llmrec.indexing.new_items import add
+    """Assign codes to new items with the fitted quantizer; the model then recommends them without training."""
+    from llmrec.run import plan
 
-    whole, recipe = current_run(run, "catalogue")
-    old = find_catalogue(whole.catalogue, whole.catalogues, catalogue)
-    folder, facts = add(items, old, recipe.items, recipe.seed, whole.catalogues)
+    folder, facts = plan.add_items(run, items, catalogue)
     if as_json:
         say({"folder": str(folder), **facts})
         return
     screen.print(str(folder), soft_wrap=True)
     console.print(
-        f"{facts['new codes']} new items beside {facts['codes kept']} old ones, whose codes are as they were. "
-        "A server of this run takes it up on POST /v1/catalogue."
+        f"{facts['new codes']} items added; the codes of the other {facts['codes kept']} are unchanged. "
+        "A running server of this run switches to it with POST /v1/catalogue."
     )
     if cold := facts["placed by text"]:
         console.print(
-            f"{len(cold)} of them have words or categories that no token stands for, and went where the nearest "
-            f"item by text is: {', '.join(cold[:5])}{'…' if len(cold) > 5 else ''}"
+            f"{len(cold)} of them have words or categories without a token, and took the code prefix of the nearest "
+            f"item by text: {', '.join(cold[:5])}{'…' if len(cold) > 5 else ''}"
         )
 
 
-def _health(path: Path, beginning: str | None = None) -> dict[str, Any]:
-    """Health of the codes of a run, or of the one of its catalogues whose hash begins so."""
+def _health(path: Path, digits: str | None = None) -> dict[str, Any]:
+    """Compute the quality of the codes of a run, or of its catalogue whose hash starts with `digits`."""
     from llmrec.indexing.catalogue import find_catalogue
     from llmrec.indexing.health import inspect
+    from llmrec.run.plan import open_run
 
-    run, recipe = current_run(path, "catalogue")
-    folder = find_catalogue(run.catalogue, run.catalogues, beginning) if beginning else run.catalogue
+    run, recipe = open_run(path, "catalogue")
+    folder = find_catalogue(run.catalogue, run.catalogues, digits) if digits else run.catalogue
     return inspect(folder, run.data, run.items, recipe.indexing, recipe.seed)
 
 
 def _figures(health: dict[str, Any]) -> dict[str, str]:
-    """What is compared, as text."""
+    """Format the figures of a comparison."""
     tokens = health["tokens"]
     figures: dict[str, Any] = {
         "method": health["method"],
         "items": health["items"],
         "levels used": ", ".join(f"{level['used']}/{level['width']}" for level in health["levels"]),
         "bits": ", ".join(f"{level['entropy_bits']:.2f}" for level in health["levels"]),
-        "shared a code before": health["collisions_before"],
-        "share one now": health["collisions_after"],
-        "moved by collisions": health["moved"],
-        "items with another's vector": health["same_vector"],
-        "neighbours with its first token": health["neighbours_kept"],
-        "tokens of a code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
+        "shared codes before resolution": health["collisions_before"],
+        "shared codes now": health["collisions_after"],
+        "items reassigned": health["moved"],
+        "items with identical vectors": health["same_vector"],
+        "neighbours with the same first token": health["neighbours_kept"],
+        "tokens per code": f"{tokens['mean']:g} ({tokens['least']} to {tokens['most']})",
     }
     for name, key in (("NMI with categories", "category_nmi"), ("NMI with co-occurrence", "cooccurrence_nmi")):
         if key in health:

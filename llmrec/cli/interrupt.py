@@ -1,7 +1,7 @@
-"""Signals that end a command (Ctrl-C, SIGTERM, a closed terminal): none gets lost, and all let it clean up first.
+"""Handle the signals that end a command (Ctrl-C, SIGTERM, closed terminal) after a clean-up.
 
-Python drops an exception that is raised inside a finalizer or a callback of a C library, and a run would then go on.
-The handler remembers the signal, so that the next sign of progress raises the exception again.
+Python drops an exception that is raised inside a finalizer or a callback of a C library, and the run would continue.
+The handler stores the signal, and the next progress update raises the exception again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _received = 0  # number of the signal
 
 
 def watch() -> None:
-    """Install the handlers; SIGTERM or SIGHUP that is ignored, as under nohup, stays ignored."""
+    """Install the handlers; an ignored SIGTERM or SIGHUP, as under nohup, stays ignored."""
     signal.signal(signal.SIGINT, _handle)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -24,7 +24,7 @@ def watch() -> None:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt or SystemExit for a signal that came and whose exception was dropped."""
+    """Raise KeyboardInterrupt or SystemExit again if a signal was received."""
     if _received:
         _handle(_received, None)
 
@@ -38,7 +38,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _end_by_signal() -> None:
-    """After a clean-up for SIGTERM or SIGHUP, end by that signal: parents look for it in the status."""
+    """End by SIGTERM or SIGHUP after the clean-up, so that the exit status shows the signal."""
     if _received in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(_received, signal.SIG_DFL)
         os.kill(os.getpid(), _received)

@@ -1,17 +1,16 @@
-"""Commands about figures: `llmrec evaluate`, `llmrec compare`, `llmrec reproduce`, `llmrec report`."""
+"""`llmrec evaluate`, `llmrec compare`, `llmrec reproduce` and `llmrec report`."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 from rich import box
 from rich.table import Table
 
-from llmrec.cli.arguments import AS_JSON, LEDGER, RUN, current_run, parsed_path
+from llmrec.cli.arguments import AS_JSON, LEDGER, RUN, parsed_path
 from llmrec.cli.screen import console, interval, named_run, say, screen, show_figures, stages
 from llmrec.errors import RunError
 
@@ -23,67 +22,44 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Path = RUN,
-    target: str = typer.Option(None, help="test or valid; what the recipe is judged on otherwise"),
-    test: bool = typer.Option(False, "--test", help="judge on test as the recipe says, and write it into the ledger"),
-    ledger: Path = typer.Option("results/ledger.jsonl", help="--test: the ledger of test evaluations"),
-    why: str = typer.Option("", help="--test: reason for this evaluation"),
-    beams: int = typer.Option(None, help="another beam width than the recipe's; shown, not kept"),
-    engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
+    target: str = typer.Option(None, help="test or valid; default: evaluate.split of the recipe"),
+    test: bool = typer.Option(
+        False, "--test", help="evaluate on the test part of a run that is evaluated on validation, and record it"
+    ),
+    ledger: Path = typer.Option("results/ledger.jsonl", help="with --test: the ledger that records it"),
+    why: str = typer.Option("", help="with --test: the reason, for the ledger"),
+    beams: int = typer.Option(None, help="another beam width than the recipe's; results are not stored"),
+    engine: str = typer.Option("transformers", help="transformers or vllm"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Evaluate a run on its held-out items, beside the baselines, and show the table; nothing is trained.
+    """Evaluate a trained run and its baselines on held-out items, and print the table of metrics.
 
-    The figures stay in the run, in a folder for each split; with `--beams` or `--engine vllm` they are shown only.
-    `--test` opens the test part of a run that is judged on validation: a line is added to the ledger
-    (`results/ledger.jsonl`), which belongs in version control.
+    Results are stored in the run, in one folder per split; with `--beams` or `--engine vllm` they are only printed.
+    `--test` is for a run that is evaluated on validation: it adds a line to the ledger (`results/ledger.jsonl`, to be
+    kept under version control) and then evaluates the test part.
     """
     if target not in (None, "test", "valid"):
-        raise RunError(f"--target is test or valid, not '{target}'.")
+        raise RunError(f"--target must be test or valid, not '{target}'.")
     if test and (target == "valid" or beams is not None or engine != "transformers"):
-        raise RunError("--test judges as the recipe says: leave out --target, --beams and --engine.")
-    result = _opened(run, ledger, why) if test else _evaluated(run, cast("Split | None", target), beams, engine)
-    say(result) if as_json else show_figures(result)
-
-
-def _opened(run: Path, ledger: Path, why: str) -> dict[str, Any]:
-    """Evaluate on the test part and record that in the ledger."""
+        raise RunError("--test evaluates with the settings of the recipe: leave out --target, --beams and --engine.")
     from llmrec.evaluate.files import read_evaluation
     from llmrec.results.ledger import evaluate_test
+    from llmrec.run.execute import evaluate_run
 
     with stages() as progress:
-        return read_evaluation(evaluate_test(run, ledger, why, progress))
-
-
-def _evaluated(run: Path, target: Split | None, beams: int | None, engine: str) -> dict[str, Any]:
-    """Figures on the recipe's split or on another one; kept where the recipe's own settings make them."""
-    from llmrec.decode.generative import parse_engine
-    from llmrec.evaluate.files import read_evaluation
-    from llmrec.run import execute
-    from llmrec.run.layout import recipe_of
-    from llmrec.run.plan import plan
-
-    recipe = recipe_of(run)
-    if target == "test" and recipe.evaluate.split == "valid":
-        raise RunError(
-            f"{run} is judged on validation (evaluate.split: valid) and keeps its test part shut. Open it with "
-            f"`llmrec evaluate {run} --test`, which is written into the ledger."
-        )
-    split = target or recipe.evaluate.split
-    if beams is None and parse_engine(engine) == "transformers":
-        with stages() as progress:
-            return read_evaluation(execute.judge(recipe, run, plan(recipe, split)[-1], progress))
-    changed = recipe_of(run, [f"evaluate.split={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
-    with stages() as progress, tempfile.TemporaryDirectory() as folder:
-        execute.judge(changed, run, plan(changed)[-1], progress, (Path(folder), parse_engine(engine)))
-        return read_evaluation(Path(folder))
+        if test:
+            result = read_evaluation(evaluate_test(run, ledger, why, progress))
+        else:
+            result = evaluate_run(run, cast("Split | None", target), beams, engine, progress)
+    say(result) if as_json else show_figures(result)
 
 
 def compare(
     first: Path = RUN,
-    second: Path = typer.Argument(help="another, judged the same way"),
+    second: Path = typer.Argument(help="another run folder with the same evaluation protocol"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Two runs side by side: every metric with its interval, the paired difference and its p-value."""
+    """Compare two runs: every metric with its interval, the paired difference and its p-value."""
     from llmrec.evaluate.files import compare as compare_figures
 
     a, b = _judged(first), _judged(second)
@@ -104,27 +80,28 @@ def compare(
 
 
 def _judged(path: Path) -> EvaluatedRun:
-    """The figures of a run, if all of its stages are those of its recipe."""
+    """Read the figures of a run whose stages are all current."""
     from llmrec.evaluate.files import read_run
+    from llmrec.run.plan import open_run
 
-    run, recipe = current_run(path, "evaluate")
+    run, recipe = open_run(path, "evaluate")
     return read_run(run.evaluation(recipe.evaluate.split), path.resolve().name)
 
 
 def reproduce(
-    result: Path = typer.Argument(help="such as results/beauty-nano.json"),
-    seed: int = typer.Option(None, help="one of the result's seeds; its first otherwise"),
+    result: Path = typer.Argument(help="a JSON file of results, such as results/beauty-nano.json"),
+    seed: int = typer.Option(None, help="one of the result's seeds; default: the first"),
     out: Path = typer.Option(
-        None, parser=parsed_path, metavar="PATH", help="run folder; runs/RESULT-again-SEED otherwise"
+        None, parser=parsed_path, metavar="PATH", help="run folder; default: runs/RESULT-again-SEED"
     ),
     ledger: Path = LEDGER,
-    tiny: bool = typer.Option(False, help="the same path at a very small size, judged on nothing but that it ends"),
-    dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe that would be run, and stop"),
+    tiny: bool = typer.Option(False, help="only try all stages, with a very small model"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe and stop"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Run a result again, and say whether its figures fall inside their intervals (exit code 0) or not (1).
+    """Repeat a recorded result and check that the metrics are inside its intervals (exit code 0, otherwise 1).
 
-    RESULT is a JSON file of scripts/experiments/seeds.py, which pins recipe, data and seed.
+    RESULT is a JSON file of scripts/experiments/seeds.py, which contains recipe, data hash and seed.
     """
     from llmrec.recipe import shrink
     from llmrec.recipe_file import dump
@@ -148,7 +125,7 @@ def reproduce(
         figures = {metric: asdict(figure) | {"holds": figure.holds} for metric, figure in compared.items()}
         say({"run": str(run), **({"tiny": True} if tiny else {"holds": holds, "figures": figures})})
     elif tiny:
-        screen.print("The path works; tiny figures are no figures.")
+        screen.print("All stages work. Metrics of a tiny run mean nothing.")
     else:
         _show_reproduced(known, compared)
     if not holds:
@@ -165,14 +142,14 @@ def _show_reproduced(known: RecordedResult, compared: dict[str, Reproduced]) -> 
         verdict = "the same" if one.now == one.was else "inside" if one.holds else "OUTSIDE"
         table.add_row(metric, f"{one.was:.4f}", interval(asdict(one)), f"{one.now:.4f}", verdict)
     screen.print(table)
-    here = versions()
-    other = [f"{name} {was}, here {here.get(name)}" for name, was in known.versions.items() if here.get(name) != was]
+    now = versions()
+    other = [f"{name} {was}, now {now.get(name)}" for name, was in known.versions.items() if now.get(name) != was]
     if other:
-        screen.print(f"Versions that differ: {'; '.join(other)}")
+        screen.print(f"Different versions: {'; '.join(other)}")
 
 
 def report(run: Path = RUN, as_json: bool = AS_JSON) -> None:
-    """Write a run's report.html again."""
+    """Write the report.html of a run again."""
     from llmrec.report import write_report
     from llmrec.run.layout import RunFolder
 

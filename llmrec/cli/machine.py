@@ -19,16 +19,16 @@ CORE = ["torch", "transformers", "faiss", "duckdb", "sentencepiece", "google.pro
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what, whether it is well, and what to type where it is not."""
+    """One line of the report: subject, whether it is in order, detail, and the command that fixes it."""
 
     what: str
-    well: bool
+    ok: bool
     detail: str
     remedy: str = ""
 
 
 def doctor(as_json: bool = AS_JSON) -> None:
-    """Look at this machine: what is missing for which job, and what to type."""
+    """Check this installation: what is missing for which feature, and the command that installs it."""
     findings = [*_modules(), *_torch()]
     for name, archive in resources.ASSETS.items():
         fetched = resources.is_downloaded(name)
@@ -37,11 +37,11 @@ def doctor(as_json: bool = AS_JSON) -> None:
     if as_json:
         say([asdict(finding) for finding in findings])
     for finding in findings if not as_json else ():
-        mark = Text("ok     ", "green") if finding.well else Text("missing", "yellow")
+        mark = Text("ok     ", "green") if finding.ok else Text("missing", "yellow")
         screen.print(mark, f"{finding.what}: {finding.detail}")
         if finding.remedy:
             screen.print(f"        → {finding.remedy}", style="bold")
-    if any(not finding.well and finding.what.startswith("llmrec needs") for finding in findings):
+    if any(not finding.ok and finding.what.startswith("llmrec needs") for finding in findings):
         raise typer.Exit(1)
 
 
@@ -67,7 +67,7 @@ def _has_gpu() -> bool:
 
 
 def _torch() -> list[Finding]:
-    """torch itself, and companions built for another torch, which break transformers when it is imported."""
+    """Check torch, and companions built for another torch, which break the import of transformers."""
     if not is_installed("torch"):
         return []
     import torch
@@ -84,21 +84,21 @@ def _torch() -> list[Finding]:
 
 
 def setup(
-    names: list[str] = typer.Argument(None, help="which; all by default", metavar="[NAME]..."),
-    as_json: bool = typer.Option(False, "--json", help="print what there is as JSON"),
+    names: list[str] = typer.Argument(None, help="names of what to download; default: all", metavar="[NAME]..."),
+    as_json: bool = typer.Option(False, "--json", help="print the folders as JSON"),
 ) -> None:
-    """Fetch the embedded defaults: a data set, a text encoder, a language model. Checked by hash."""
+    """Download the defaults, checked by hash: MovieLens 100K, a text encoder and a small language model."""
     places = {}
     for name in names or list(resources.ASSETS):
         what = resources.asset(name).what
-        console.print(f"{what}: {'there' if resources.is_downloaded(name) else 'fetching …'}")
+        console.print(f"{what}: {'present' if resources.is_downloaded(name) else 'fetching …'}")
         places[name] = str(resources.download_asset(name))
     if as_json:
         say(places)
 
 
 def recipe_schema() -> None:
-    """Print the JSON schema of recipes, for completion and checks in an editor."""
+    """Print the JSON schema of recipes, for completion and validation in an editor."""
     from llmrec.recipe import Recipe
 
     say(Recipe.model_json_schema())

@@ -1,4 +1,4 @@
-"""`llmrec`: the verbs, and what happens to an error that we know."""
+"""The command line `llmrec`: commands, and how errors end it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from llmrec.cli.serve import serve
 from llmrec.errors import LlmrecError
 from llmrec.files import unusable
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+INTERRUPTED = 130  # exit code of typer after Ctrl-C
 
 app = typer.Typer(
-    help="Fine-tune language models for recommendation: every recommended item is a real one.",
+    help="Fine-tune language models for recommendation; every recommended item is from your catalogue.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
@@ -39,25 +39,25 @@ app = typer.Typer(
 
 def export(
     run: Path = RUN,
-    folder: Path = typer.Argument(parser=parsed_path, metavar="FOLDER", help="where to; absent or empty"),
+    folder: Path = typer.Argument(parser=parsed_path, metavar="FOLDER", help="a new or empty folder"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Write what a run recommends by as one folder to share: Hugging Face files, catalogue, model card."""
+    """Export the recommender of a run as one folder to share: Hugging Face model, catalogue, model card."""
     from llmrec.export import export as write_export
 
     written = write_export(run, folder)
     if as_json:
         say({"export": str(written)})
     else:
-        screen.print(f"{written}\nRead its README.md before you share it: licences are named there.")
+        screen.print(f"{written}\nRead its README.md before you share it: it lists the licences.")
 
 
 JUDGING = (evaluate, compare, reproduce, rate, report)
 for verb in (data.init, run, train, setup, recommend, serve, chat, *JUDGING, export, doctor, recipe_schema):
     app.command()(verb)
-app.add_typer(data.app, name="data", help="Data sets that there are, your own files checked, what a run reads.")
-app.add_typer(index.app, name="index", help="Item codes of a run: how healthy they are, codes for new items.")
-app.add_typer(tasks.app, name="tasks", help="What the model learns from: exact prompts, answers, tokens.")
+app.add_typer(data.app, name="data", help="List and download data sets, check your own files, describe data.")
+app.add_typer(index.app, name="index", help="Inspect the item codes of a run, assign codes to new items.")
+app.add_typer(tasks.app, name="tasks", help="Show training examples: prompts, answers, tokens.")
 
 
 def _version(wanted: bool) -> None:
@@ -70,23 +70,23 @@ def _version(wanted: bool) -> None:
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Options of every verb."""
+    """Options of all commands."""
 
 
 def _end(kind: str, message: str) -> NoReturn:
-    """End with a known error."""
+    """Print a known error and exit with code 2."""
     console.print(Text(f"{kind}:", "bold red"), message)
     sys.exit(2)
 
 
 def main() -> None:
-    """Run a command; a known error ends in its message and exit code 2, Ctrl-C in 130."""
+    """Run a command. A known error prints its message and exits with code 2, Ctrl-C with 130."""
     # Idle OpenMP threads that spin make small models many times slower; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Bars and notes of other packages would tear ours apart; before transformers is imported.
+    # Progress bars and notes of other packages would break ours; set before transformers is imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' Loading weights, Writing model shards
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a kernel for CPUs that nothing of ours uses
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # suggests a CPU kernel that llmrec does not use
     interrupt.watch()
     warnings.showwarning = lambda message, *rest, **more: console.print(Text("note:", "yellow"), str(message))
     try:
@@ -99,7 +99,7 @@ def main() -> None:
         _end("RunError", message)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            console.print("\nStopped. Nothing is lost: the same command goes on where it was.")
+            console.print("\nStopped. Repeat the command to resume.")
         raise
 
 

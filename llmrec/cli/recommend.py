@@ -1,4 +1,4 @@
-"""`llmrec recommend`: items for a user, for a history, or for all users into a file."""
+"""`llmrec recommend`: recommend items for a user or a history, or for all users into a file."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def recommend(
     run: Path = typer.Argument(help="a run folder, or an export of one"),
-    user: str = typer.Option(None, help="a user id of the run's data"),
-    history: str = typer.Option(None, help="item ids, oldest first, with commas between"),
-    all_users: bool = typer.Option(False, "--all-users", help="every user of the run's data, into --out"),
+    user: str = typer.Option(None, help="id of a user of the run's data"),
+    history: str = typer.Option(None, help="item ids, oldest first, separated by commas"),
+    all_users: bool = typer.Option(False, "--all-users", help="all users of the run's data, written to --out"),
     out: Path = typer.Option(
         None,
         parser=parsed_path,
         metavar="PATH",
-        help="with --all-users: a .parquet file; a killed command goes on where it was",
+        help="with --all-users: a .parquet file; an interrupted command is resumed",
     ),
-    force: bool = typer.Option(False, "--force", help="with --all-users: write over a file that is there"),
-    processes: int = typer.Option(1, min=1, help="with --all-users: how many share the work, each with a model"),
-    k: int = typer.Option(10, "-k", help="items wanted"),
+    force: bool = typer.Option(False, "--force", help="with --all-users: overwrite an existing file"),
+    processes: int = typer.Option(
+        1, min=1, help="with --all-users: number of processes, each with its own copy of the model"
+    ),
+    k: int = typer.Option(10, "-k", help="number of items"),
     seen: bool = typer.Option(
-        None, "--seen/--unseen", help="whether items of the history may be recommended again; as judged otherwise"
+        None, "--seen/--unseen", help="whether to recommend items of the history; default: as in the evaluation"
     ),
-    engine: str = typer.Option("transformers", help="what runs the model: transformers or vllm"),
-    dtype: str = typer.Option("auto", help="of vLLM's weights; its auto rounds float32 to bfloat16, float32 does not"),
+    engine: str = typer.Option("transformers", help="transformers or vllm"),
+    dtype: str = typer.Option("auto", help="of the weights in vLLM; its auto rounds float32 to bfloat16"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Recommend items to a user of the run, after a history of item ids, or to every user into a file."""
+    """Recommend items for a user of the run, for a history of item ids, or for all users into a file."""
     import llmrec
     from llmrec.decode.generative import parse_engine
 
     if [user is not None, history is not None, all_users].count(True) != 1:
-        raise RequestError("say for whom: --user ID, --history ID,ID,… or --all-users --out recs.parquet")
+        raise RequestError("give one of --user ID, --history ID,ID,… and --all-users --out recs.parquet")
     if dtype not in DTYPES or (dtype != "auto" and engine != "vllm"):
         raise RequestError(
-            f"--dtype is vLLM's, one of {', '.join(DTYPES)}; transformers takes the weights as they are."
+            f"--dtype is an option of vLLM, one of {', '.join(DTYPES)}; transformers keeps the dtype of the weights."
         )
     name = parse_engine(engine)
     if all_users:
         from llmrec.serve.batch_inference import BatchJob
 
         if out is None:
-            raise RequestError("say where to: --all-users --out recs.parquet")
+            raise RequestError("--all-users needs an output file: --out recs.parquet")
         if out.suffix != ".parquet":
             raise RequestError(f"{out}: recommendations are written as Parquet. Name a file that ends in .parquet")
         _to_all_users(BatchJob(run, out, k, seen, name, dtype=dtype, force=force), processes, as_json)
@@ -88,7 +90,7 @@ def _history_of(run: Path, user: str) -> list[str]:
     from llmrec.run.recommender import is_export
 
     if is_export(run):
-        raise RequestError(f"{run} holds no users, as an export does not: say --history ID,ID,… instead.")
+        raise RequestError(f"{run} is an export, which has no users: use --history ID,ID,… instead.")
     dataset = Dataset.load(RunFolder(run).data, texts=False)
     if user not in dataset.user_ids:
         near = difflib.get_close_matches(user, dataset.user_ids[:100_000], 1)

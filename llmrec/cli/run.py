@@ -1,4 +1,4 @@
-"""`llmrec run` and `llmrec train`: a recipe, stage by stage, in one process or in several."""
+"""`llmrec run` and `llmrec train`: run a recipe, in one process or in several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmrec import resources
-from llmrec.cli.arguments import OVERRIDES, RECIPE, RUN_OUT, TINY, default_run
+from llmrec.cli.arguments import OVERRIDES, RECIPE, RUN_OUT, TINY
 from llmrec.cli.screen import console, named_run, say, screen, show_example, show_figures, stages
 from llmrec.errors import LlmrecError, RecipeError, RunError
 
@@ -28,16 +28,18 @@ def run(
     recipe: str = RECIPE,
     overrides: list[str] = OVERRIDES,
     tiny: bool = TINY,
-    until: str = typer.Option("report", help="last stage: data, items, catalogue, tasks, train, evaluate or report"),
+    until: str = typer.Option(
+        "report", help="last stage to run: data, items, catalogue, tasks, train, evaluate or report"
+    ),
     out: Path = RUN_OUT,
-    dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with its defaults, and stop"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="print the recipe with all defaults and stop"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Run a recipe, stage by stage; a second run skips what is made already."""
+    """Run a recipe: data, codes, training, evaluation, report. Finished stages are skipped when it is run again."""
     from llmrec.recipe_file import dump, load
     from llmrec.report import write_report
     from llmrec.run import execute
-    from llmrec.run.layout import RunFolder
+    from llmrec.run.layout import RunFolder, default_run
     from llmrec.run.plan import UNTIL, plan
 
     path = resources.recipe_path(recipe)
@@ -48,7 +50,7 @@ def run(
         typer.echo(dump(settings), nl=False)
         return
     if settings.launch.node_rank and until in ("evaluate", "report"):
-        until = "train"  # machine 0 does the rest
+        until = "train"  # node 0 does the rest
     if until == "report":
         resources.require_extras("report")
     folder = RunFolder(out or default_run(path, tiny))
@@ -64,17 +66,17 @@ def run(
     if until in ("evaluate", "report"):
         _show(folder, folder.evaluation(settings.evaluate.split), as_json)
         if until == "report" and not as_json:
-            screen.print(f"\nThe whole report: {folder.report}")
+            screen.print(f"\nFull report: {folder.report}")
     elif as_json:
         say({"run": str(folder.path), "until": until})
     else:
-        console.print(f"Done until {until}: {folder.path}")
+        console.print(f"Done up to {until}: {folder.path}")
         if until == "catalogue":
             _show_codes(folder.catalogue)
 
 
 def _warn(specs: list[StageSpec], seed: int, run: RunFolder) -> None:
-    """Warn before training if the trained models in the run folder are of another recipe, and so will be replaced."""
+    """Warn if the run folder has models of another recipe, which training will replace."""
     from llmrec.run.plan import up_to
     from llmrec.run.stage import require_current
 
@@ -83,8 +85,8 @@ def _warn(specs: list[StageSpec], seed: int, run: RunFolder) -> None:
             require_current(run, up_to(specs, "train"), seed)
     except RunError:
         console.print(
-            f"{run.path} holds a model of another recipe, seed or data. It stays until the one that is trained now "
-            "takes its place; to keep it, stop (Ctrl-C) and write elsewhere: --out DIR",
+            f"{run.path} has a model of another recipe, seed or data. The new model will replace it when its training "
+            "is complete. To keep the old one, stop (Ctrl-C) and choose another folder: --out DIR",
             style="yellow",
         )
 
@@ -103,7 +105,7 @@ def _show(run: RunFolder, evaluation: Path, as_json: bool) -> None:
 
 
 def _show_codes(catalogue: Path) -> None:
-    """Print the verdict on the health of the codes."""
+    """Print the summary of the quality of item codes."""
     from llmrec.indexing.health import read_health
 
     for line in read_health(catalogue).get("verdict", []):
@@ -118,13 +120,13 @@ def train(
     as_json: bool = AS_JSON,
     lines: bool = typer.Option(False, "--lines", hidden=True, help="print progress and errors as lines of JSON"),
 ) -> None:
-    """Run the training stages of a recipe alone, and what they need where it is missing.
+    """Run the training stages of a recipe, and the stages before them that are missing.
 
-    Several processes share it under `accelerate launch -m llmrec train RECIPE`.
+    For several processes: `accelerate launch -m llmrec train RECIPE`.
     """
     from llmrec.recipe_file import load
     from llmrec.run import execute
-    from llmrec.run.layout import RunFolder
+    from llmrec.run.layout import RunFolder, default_run
     from llmrec.train import distributed
 
     with _errors_as_lines() if lines else contextlib.nullcontext():
@@ -132,7 +134,7 @@ def train(
         settings = load(path, overrides or [], tiny)
         folder = out or default_run(path, tiny)
         if not distributed.is_main_process():
-            with _patient():
+            with _delayed_errors():
                 execute.train(settings, folder)
         elif lines:
             execute.train(settings, folder, _progress_as_lines)
@@ -152,8 +154,8 @@ def _progress_as_lines(kind: str, done: float) -> None:
 
 
 @contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Wait before an error: the first process prints what all meet, and the launcher ends the others meanwhile."""
+def _delayed_errors() -> Iterator[None]:
+    """Delay an error: the first process prints it for all, and the launcher ends the others meanwhile."""
     try:
         yield
     except LlmrecError:
@@ -163,7 +165,7 @@ def _patient() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors_as_lines() -> Iterator[None]:
-    """Print a known error as a line of JSON, for the process that started this one."""
+    """Print a known error as a line of JSON for the parent process."""
     try:
         yield
     except LlmrecError as error:

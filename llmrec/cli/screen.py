@@ -1,4 +1,4 @@
-"""What commands show: messages and progress on standard error, results on standard output."""
+"""Output of commands: messages and progress on standard error, results on standard output."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 
 def plain(text: object) -> str:
-    """A text on one line, with control and direction characters, and bytes that are not UTF-8, as escapes (\\x1b)."""
+    """Escape control and direction characters, line ends and invalid UTF-8 in a text (as \\x1b)."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 class PlainConsole(Console):
-    """A console that reads neither rich's markup nor codes of emoji, and escapes control characters but line ends."""
+    """A rich console without markup and emoji codes that escapes control characters except line ends."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # the options are passed on
-        """The text as rich prints it."""
+        """Return the text as rich prints it."""
         return super().render_str("\n".join(plain(line) for line in text.split("\n")), **options)
 
 
@@ -43,19 +43,19 @@ screen = PlainConsole()
 
 
 def say(value: Any) -> None:
-    """Print one JSON value on standard output, control characters as JSON's escapes."""
+    """Print one JSON value on standard output, with control characters escaped."""
     text = json.dumps(value, ensure_ascii=False)
     typer.echo(_CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def named_run(name: str, run: Path, more: str = "") -> Text:
-    """The line above a run's progress: what is run, and into which folder."""
+    """Return the line above the progress of a run: name and folder."""
     return Text.assemble((plain(name), "bold"), f"{more} → {plain(run)}")
 
 
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str, float], None]]:
-    """Bars for the stages of a run, with the time left of the one at work; in a file, a line each tenth of a stage."""
+    """Show a progress bar for each stage; without a terminal, print a line for each tenth of a stage."""
     if not console.is_terminal:
         yield _lines()
         return
@@ -80,7 +80,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 
 
 def _lines() -> Callable[[str, float], None]:
-    """Progress for a log: bars there would come at the end alone."""
+    """Return a progress function for log files, where bars would appear only at the end."""
     begun: dict[str, float] = {}
     shown: dict[str, int] = {}  # stage → tenths
 
@@ -95,7 +95,7 @@ def _lines() -> Callable[[str, float], None]:
 
 
 def show_figures(result: dict[str, Any]) -> None:
-    """Print the tables of what a model was judged by, as `evaluate.files.read_evaluation` gives it."""
+    """Print the tables of an evaluation, as read by `evaluate.files.read_evaluation`."""
     if "systems" in result:
         screen.print(metrics_table(result))
     if "held_out_template" in result:
@@ -105,18 +105,18 @@ def show_figures(result: dict[str, Any]) -> None:
     if "choices" in result:
         protocol = result["choices"]["protocol"]
         screen.print(
-            f"Tasks with few possible answers: {protocol['target']}, {protocol['template']} wording, over the "
-            "candidates of each case and not over the whole catalogue; with 95 % intervals over cases"
+            f"Tasks with few possible answers: {protocol['target']} split, {protocol['template']} template, over the "
+            "candidates of each case, not the whole catalogue; 95 % intervals over cases"
         )
         for task, judged in result["choices"]["tasks"].items():
             screen.print(choice_table(task, judged))
 
 
 def choice_table(task: str, judged: dict[str, Any]) -> Table:
-    """The table of a task of choices.json: the model and what reads no prompt, by figures."""
+    """Return the table of a task of choices.json: metrics of the model and of the baselines."""
     systems, wrong = judged.get("systems", {}), judged.get("wrong candidates", "none")
-    drawn = "" if wrong == "none" else f", wrong ones {wrong}"
-    table = Table(title=f"{task}: {judged['cases']} cases, {judged['candidates']}{drawn}", box=box.SIMPLE)
+    negatives = "" if wrong == "none" else f", negatives {wrong}"
+    table = Table(title=f"{task}: {judged['cases']} cases, {judged['candidates']}{negatives}", box=box.SIMPLE)
     metrics = list(systems.get("model", {}))
     for metric in ("", *map(str.upper, metrics)):
         table.add_column(metric, justify="right" if metric else "left")
@@ -127,7 +127,7 @@ def choice_table(task: str, judged: dict[str, Any]) -> Table:
 
 
 def metrics_table(result: dict[str, Any]) -> Table:
-    """The table of metrics.json: systems by metrics, and for one metric its interval and the distance to the model."""
+    """Return the table of metrics.json: metrics by system, with interval and paired difference of one metric."""
     protocol, model = result["protocol"], result["model"]
     metrics = list(result["systems"][model])
     hits = [metric for metric in metrics if metric.startswith("hr@")]
@@ -137,10 +137,10 @@ def metrics_table(result: dict[str, Any]) -> Table:
     table = Table(
         title=f"{of}{users} {protocol['target']} users, {protocol['candidates']} of {protocol['items']} items, "
         f"{'seen items excluded' if protocol['exclude_seen'] else 'seen items allowed'}, beams {protocol['beams']}",
-        caption=f"95 % intervals over {'users' if cases == users else 'cases'}; Δ: {model} minus the baseline, paired",
+        caption=f"95 % intervals over {'users' if cases == users else 'cases'}; Δ: {model} minus baseline, paired",
         box=box.SIMPLE,
     )
-    if screen.width < 100:  # a narrow terminal keeps the names whole; metrics.json and the report have the rest
+    if screen.width < 100:  # narrow terminal: fewer columns, so that names fit
         metrics = [metric for metric in metrics if metric.endswith(main[2:])]
     for title in ("", *map(str.upper, metrics), f"{main.upper()} 95 %", f"Δ {main.upper()} 95 %"):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
@@ -152,7 +152,7 @@ def metrics_table(result: dict[str, Any]) -> Table:
 
 
 def interval(value: dict[str, float] | None, digits: str = ".4f") -> str:
-    """`low to high`, each formatted as `digits` says; nothing where there is no interval."""
+    """Format an interval as `low to high`; "" if there is none."""
     return f"{value['low']:{digits}} to {value['high']:{digits}}" if value else ""
 
 
@@ -166,7 +166,7 @@ def _interval(value: dict[str, float] | None) -> str:
 
 
 def show_example(folder: Path) -> None:
-    """Print one user's history and ten recommendations, as titles."""
+    """Print the history and ten recommendations of one user, as titles."""
     from llmrec.checked import read_checked
     from llmrec.evaluate.files import ExampleUser
 
@@ -174,10 +174,10 @@ def show_example(folder: Path) -> None:
     if not examples:
         return
     chosen = next((e for e in examples if e.get("held_out_rank") in range(1, 11)), examples[0])
-    screen.print(f"\nUser {plain(chosen['user_id'])} last watched or bought (newest last):", style="bold")
+    screen.print(f"\nUser {plain(chosen['user_id'])}, history (newest last):", style="bold")
     for title in chosen["history"]:
         screen.print(f"   {plain(title)}")
-    screen.print("Recommended next:", style="bold")
+    screen.print("Recommended:", style="bold")
     for place, title in enumerate(chosen["recommended"], 1):
-        mark = "  ← what they took next" if place == chosen.get("held_out_rank") else ""
+        mark = "  ← held-out item" if place == chosen.get("held_out_rank") else ""
         screen.print(f"  {place:>2}  {plain(title)}{mark}")

@@ -1,4 +1,4 @@
-"""`llmrec serve`: a trained run behind an HTTP port."""
+"""`llmrec serve`: serve a trained run over HTTP."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from llmrec.serve.settings import Settings
 
 DAY = 86_400  # seconds
-EXTRA = {"vllm": "serve", "transformers": "http"}  # engine → what brings its packages
+EXTRA = {"vllm": "serve", "transformers": "http"}  # engine → extra with its packages
 
 
 def serve(
-    run: Path = typer.Argument(help="a run folder, or an export of one"),
-    more: list[str] = typer.Argument(None, help="after --: further options of vLLM's server"),
-    engine: str = typer.Option("vllm", help="what runs the model: vllm or transformers"),
-    host: str = typer.Option("127.0.0.1", help="0.0.0.0 for every network"),
-    port: int = typer.Option(8000, min=1, max=65535, help="of TCP"),
-    catalogue: list[Path] = typer.Option([], help="a further catalogue folder to switch to; may be given often"),
-    tensor_parallel: int = typer.Option(1, min=1, help="GPUs that share each layer (vLLM)"),
-    pipeline_parallel: int = typer.Option(1, min=1, help="GPUs that share the layers out (vLLM)"),
-    data_parallel: int = typer.Option(1, min=1, help="copies of the model (vLLM)"),
-    max_k: int = typer.Option(100, min=1, help="items that a request may ask for"),
-    beams: int = typer.Option(None, min=1, help="prefixes that a search keeps; as the run was judged otherwise"),
-    max_history: int = typer.Option(10_000, min=1, help="items that a history may have"),
-    max_body: int = typer.Option(2**20, min=1, help="bytes that a request may have"),
-    max_waiting: int = typer.Option(256, min=1, help="requests in the server at a time; beyond it, 429"),
-    max_connections: int = typer.Option(1000, min=1, help="connections open at a time; then idle ones are closed"),
-    read_timeout: float = typer.Option(30.0, help="seconds that headers, a body or the reading of an answer may take"),
-    grace: float = typer.Option(30.0, help="seconds for requests in flight after a stop"),
-    without_key: bool = typer.Option(False, "--without-key", help="ask nobody for a key; only on this machine"),
+    run: Path = typer.Argument(help="a run folder or an export"),
+    more: list[str] = typer.Argument(None, help="after --: more options for vLLM's server"),
+    engine: str = typer.Option("vllm", help="vllm or transformers"),
+    host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: all networks"),
+    port: int = typer.Option(8000, min=1, max=65535, help="port to listen on"),
+    catalogue: list[Path] = typer.Option([], help="another catalogue folder that clients may switch to; repeatable"),
+    tensor_parallel: int = typer.Option(1, min=1, help="vLLM: GPUs per layer"),
+    pipeline_parallel: int = typer.Option(1, min=1, help="vLLM: pipeline stages, one GPU each"),
+    data_parallel: int = typer.Option(1, min=1, help="vLLM: copies of the model"),
+    max_k: int = typer.Option(100, min=1, help="largest number of items per request"),
+    beams: int = typer.Option(None, min=1, help="beam width; default: as in the evaluation"),
+    max_history: int = typer.Option(10_000, min=1, help="longest history"),
+    max_body: int = typer.Option(2**20, min=1, help="largest request, in bytes"),
+    max_waiting: int = typer.Option(256, min=1, help="most requests at a time; others get status 429"),
+    max_connections: int = typer.Option(1000, min=1, help="most open connections; beyond this, idle ones are closed"),
+    read_timeout: float = typer.Option(30.0, help="seconds to receive headers or body, or to send an answer"),
+    grace: float = typer.Option(30.0, help="seconds to finish requests after a stop"),
+    without_key: bool = typer.Option(False, "--without-key", help="require no key; only on this machine"),
 ) -> None:
-    """Put a trained run behind an HTTP port: vLLM's server with `POST /v1/recommendations`, or the same without vLLM.
+    """Serve a trained run over HTTP: vLLM's server with `POST /v1/recommendations` added, or the same without vLLM.
 
-    Clients show the key of LLMREC_API_KEY; where there is none, one is made and printed. Who shows LLMREC_ADMIN_KEY may
-    change the catalogue. All of it is in docs/serving.md, and the server's own OpenAPI at /docs.
+    Clients send the key in LLMREC_API_KEY; if it is not set, a key is generated and printed. With LLMREC_ADMIN_KEY a
+    client may change the catalogue. See docs/serving.md, and /docs on the server for its OpenAPI.
     """
-    seen = sys.stderr is not None  # transformers puts another in its place where it is closed
+    seen = sys.stderr is not None  # transformers replaces a closed one
     _fill_closed_streams()
     parallel = _parallel(tensor_parallel, pipeline_parallel, data_parallel)
     _check(engine, host, without_key, [*parallel, *(more or [])])
@@ -55,7 +55,7 @@ def serve(
     from llmrec.serve.access import API_KEY, Keys, bind, url
     from llmrec.serve.settings import Limits, Settings
 
-    listening = bind(host, port)  # what is wrong here is said at once, not after half a minute of loading
+    listening = bind(host, port)  # fail now, not after half a minute of loading
     keys = Keys.from_environment()
     limits = Limits(
         k=max_k,
@@ -71,7 +71,7 @@ def serve(
         os.environ[API_KEY] = secrets.token_urlsafe(24)
         keys = Keys.from_environment()
         if not (seen and _print(f"{API_KEY}={os.environ[API_KEY]}")):
-            raise RunError(f"a key was made and cannot be printed: set {API_KEY}, or leave standard error open.")
+            raise RunError(f"a key was generated but cannot be printed: set {API_KEY}, or leave standard error open.")
     if engine == "vllm":
         _start_vllm(settings, listening, [*parallel, *(more or [])])
     from llmrec.serve.app import serve as serve_app
@@ -81,31 +81,33 @@ def serve(
 
 
 def _check(engine: str, host: str, without_key: bool, options: list[str]) -> None:
-    """Refuse options that do not fit together, and an engine whose packages are missing."""
+    """Refuse options that contradict one another, and an engine whose packages are missing."""
     if engine not in EXTRA:
-        raise RequestError(f"there is no engine '{engine}': say vllm or transformers.")
+        raise RequestError(f"there is no engine '{engine}': use vllm or transformers.")
     if options and engine == "transformers":
-        raise RequestError(f"'{options[0]}' is an option of vLLM, and --engine transformers has none: leave it out.")
+        raise RequestError(f"'{options[0]}' is an option of vLLM, not of --engine transformers: leave it out.")
     if engine == "vllm" and resources.missing_modules("serve"):
         raise RequestError(
             "vLLM is not installed. Serve without it: --engine transformers. Or type: pip install 'llmrec[serve]' "
-            "(where there is no GPU: 'llmrec[serve-cpu]')"
+            "(without a GPU: 'llmrec[serve-cpu]')"
         )
     resources.require_extras(EXTRA[engine])
     from llmrec.serve.access import is_loopback
 
     if without_key and not is_loopback(host):
-        raise RequestError(f"--without-key would let everybody on the network in at {host}: leave one of the two out.")
+        raise RequestError(
+            f"--without-key would open the server to the whole network at {host}: leave out --without-key or --host."
+        )
 
 
 def _check_seconds(option: str, value: float, least: float) -> None:
-    """Refuse what is no time: also NaN, and times without end, which uvicorn and vLLM cannot count."""
+    """Refuse invalid times, also NaN and infinity, which uvicorn and vLLM cannot handle."""
     if not least <= value <= DAY:
         raise RequestError(f"{option} is {value:g}: give seconds from {least:g} to {DAY}.")
 
 
 def _fill_closed_streams() -> None:
-    """Open /dev/null as each standard stream that is closed: else a socket gets its number, and what is printed."""
+    """Open /dev/null for closed standard streams: otherwise a socket gets the number and receives the output."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -114,7 +116,7 @@ def _fill_closed_streams() -> None:
 
 
 def _print(line: str) -> bool:
-    """Print a line on standard error, and return whether that was possible: a server goes on where it is not."""
+    """Print a line on standard error if possible, and return whether it was; the server runs in any case."""
     try:
         typer.echo(line, err=True)
         return True
@@ -128,12 +130,12 @@ def _parallel(tensor: int, pipeline: int, data: int) -> list[str]:
 
 
 def _start_vllm(settings: Settings, listening: socket.socket, more: list[str]) -> NoReturn:
-    """Replace this process by vLLM's server."""
+    """Replace this process with vLLM's server."""
     from llmrec.serve.access import url
     from llmrec.serve.settings import vllm_command
 
     address, (host, port) = url(listening), listening.getsockname()[:2]
-    listening.close()  # vLLM takes it itself
-    words, environment = vllm_command(settings, host, port, more)
+    listening.close()  # vLLM binds it itself
+    arguments, environment = vllm_command(settings, host, port, more)
     _print(f"starting vLLM on {address}; it is ready when /health answers")
-    os.execve(words[0], words, environment)
+    os.execve(arguments[0], arguments, environment)

@@ -1,4 +1,4 @@
-"""`llmrec tasks show`: exact prompts, answers and tokens of training, and which of them are predicted."""
+"""`llmrec tasks show`: prompts, answers and tokens of training examples, exactly as the model gets them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from llmrec import resources
-from llmrec.cli.arguments import AS_JSON, current_run
+from llmrec.cli.arguments import AS_JSON
 from llmrec.cli.screen import plain, say, screen
 from llmrec.errors import RequestError
 
@@ -32,16 +32,16 @@ _COLOURS = {"history": "cyan", "title": "cyan", "item": "magenta", "candidate": 
 def show(
     run: str = typer.Argument(help="a recipe, or a run folder", metavar="RECIPE_OR_RUN"),
     overrides: list[str] = typer.Argument(
-        None, help="key=value, such as tasks.mixture=lc-rec", metavar="[KEY=VALUE]..."
+        None, help="changes to the recipe, such as `tasks.mixture=lc-rec`", metavar="[KEY=VALUE]..."
     ),
-    task: str = typer.Option(None, help="one task; one example of each otherwise"),
-    user: str = typer.Option(None, help="examples about this user"),
-    item: str = typer.Option(None, help="examples about this item"),
-    count: int = typer.Option(1, min=1, help="examples of a task"),
-    tiny: bool = typer.Option(False, "--tiny", help="at most 200 users, a very small model"),
+    task: str = typer.Option(None, help="only this task; default: all tasks"),
+    user: str = typer.Option(None, help="only examples of this user"),
+    item: str = typer.Option(None, help="only examples of this item"),
+    count: int = typer.Option(1, min=1, help="number of examples per task"),
+    tiny: bool = typer.Option(False, "--tiny", help="at most 200 users and a very small model"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Exact examples. Green is what the model must predict, the history is cyan, and what the base adds is dim."""
+    """Show training examples. Green: tokens to predict; cyan: history; dim: chat template of the base model."""
     from llmrec.indexing.catalogue import Catalogue
     from llmrec.tasks import examples
 
@@ -53,15 +53,16 @@ def show(
 
 
 def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunFolder]:
-    """The recipe and a run folder that holds its examples; a recipe's are made in a folder of their own and kept."""
-    from llmrec.recipe_file import load
+    """Return the recipe and a run folder with its examples; those of a recipe are made below runs/.tasks."""
+        from llmrec.recipe_file import load
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
+    from llmrec.run.plan import open_run
     from llmrec.stage_record import is_stage
 
     run = RunFolder(Path(name))
     if is_stage(run.tasks) and not overrides and not tiny:
-        run, recipe = current_run(run.path, "tasks")
+        run, recipe = open_run(run.path, "tasks")
         return recipe, run
     path = run.recipe if run.is_run() else resources.recipe_path(name)
     recipe = load(path, overrides, tiny)
@@ -69,12 +70,12 @@ def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunF
     return recipe, RunFolder(execute.run(recipe, Path("runs") / ".tasks" / kept, until="tasks"))
 
 
-def _chosen(table: pa.Table, wanted: dict[str, str | None], count: int) -> pa.Table:
-    """The first examples of each task that are about what is wanted; an error where there are none."""
+def _chosen(table: pa.Table, filters: dict[str, str | None], count: int) -> pa.Table:
+    """Select the first examples of each task that match; RequestError if there are none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for name, value in wanted.items():
+    for name, value in filters.items():
         if value is not None:
             matching = table.filter(pc.equal(table[name], value))
             if not matching.num_rows:
@@ -87,17 +88,17 @@ def _chosen(table: pa.Table, wanted: dict[str, str | None], count: int) -> pa.Ta
 def _near(table: pa.Table, name: str, value: str) -> str:
     from llmrec.recipe.tasks import TASKS
 
-    known = [one for one in table[name].unique().to_pylist() if one]
+    known = [value for value in table[name].unique().to_pylist() if value]
     if name == "task":
-        meant = difflib.get_close_matches(value, TASKS, 1, 0.5)
-        others = f"Did you mean '{meant[0]}'? " if meant else ""
-        return f"{others}There are: {', '.join(known)}. Others need a weight, such as tasks.rerank=1"
+        close = difflib.get_close_matches(value, TASKS, 1, 0.5)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        return f"{hint}There are: {', '.join(known)}. Others need a weight, such as tasks.rerank=1"
     near = difflib.get_close_matches(value, known[:100_000], 3, 0.5) or known[:3]
     return f"There are {len(known)} others, such as {', '.join(near)}."
 
 
 def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrainedTokenizerBase:
-    """The tokenizer that training uses: the trained model's, or the one that it begins with and the item tokens."""
+    """Return the tokenizer of training: that of the trained model, or that of the base with the item tokens."""
     from llmrec.model.base import load_base_tokenizer, tiny_base
     from llmrec.model.loading import tokenizer_from
     from llmrec.model.nano import train_tokenizer
@@ -121,7 +122,7 @@ def _tokenizer(model: Model, catalogue: Catalogue, run: RunFolder) -> PreTrained
 
 
 def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Each example with the text that the model reads and its tokens, exactly as training encodes them."""
+    """Add to each example the text that the model reads and its tokens, as training encodes them."""
     from llmrec.model.prompting import format_prompt
     from llmrec.train.encode import encode_examples
 
@@ -136,13 +137,13 @@ def _explained(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """The text of one token; a SentencePiece tokenizer would take away the space that a piece opens with."""
+    """Decode one token; keep the leading space, which a SentencePiece tokenizer would remove."""
     piece = str(tokenizer.convert_ids_to_tokens(token))
     return piece.replace("\u2581", " ") if "\u2581" in piece else str(tokenizer.decode([token]))
 
 
 def _shown(text: str) -> str:
-    """The text with a replacement character for each control character but line ends, so that places stay."""
+    """Replace control characters except line ends, one by one, so that positions stay the same."""
     return "".join(char if char == "\n" or plain(char) == char else "\ufffd" for char in text)
 
 
@@ -163,4 +164,4 @@ def _print(example: dict[str, Any]) -> None:
     predicted = sum(token["supervised"] for token in example["tokens"])
     screen.print(f"{len(example['tokens'])} tokens, {predicted} to predict; weight {example['weight']:g}", style="dim")
     if example["candidates"]:
-        screen.print(f"on offer: {', '.join(example['candidates'])}", style="dim", soft_wrap=True)
+        screen.print(f"candidates: {', '.join(example['candidates'])}", style="dim", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,10 @@ from llmrec.recipe import Data, Evaluate, Launch, Recipe, Tasks, Training
 from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch
-from llmrec.run.layout import RunFolder
+from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.ownership import lock, refuse_below, refuse_foreign
 from llmrec.run.plan import UNTIL, plan, up_to
-from llmrec.run.stage import Context, EngineName, StageSpec, require_current, resolve
+from llmrec.run.stage import Context, EngineName, Split, StageSpec, require_current, resolve
 from llmrec.stage_record import is_stage, read_record
 from llmrec.train import distributed
 from llmrec.train.log import chosen_trackers
@@ -219,6 +220,36 @@ def judge(
     folder, engine = aside
     stage.make(Context(run, folder, folder, "", recipe.seed, partial(progress, stage.kind), engine=engine))
     return folder
+
+
+def evaluate_run(
+    path: Path, split: Split | None, beams: int | None, engine: str, progress: Progress = _silent
+) -> dict[str, Any]:
+    """Return the figures of a run on a split; they are kept in the run unless `beams` or the engine differs.
+
+    Args:
+        split: that of the recipe if None.
+        beams: that of the recipe if None.
+        engine: transformers or vllm.
+
+    Raises:
+        RunError: as `judge`, or the run keeps its test part closed.
+    """
+    from llmrec.decode.generative import parse_engine
+    from llmrec.evaluate.files import read_evaluation
+
+    recipe, name = recipe_of(path), parse_engine(engine)
+    if split == "test" and recipe.evaluate.split == "valid":
+        raise RunError(
+            f"{path} is evaluated on validation (evaluate.split: valid) and keeps its test part closed. Open it with "
+            f"`llmrec evaluate {path} --test`, which is recorded in the ledger."
+        )
+    split = split or recipe.evaluate.split
+    if beams is None and name == "transformers":
+        return read_evaluation(judge(recipe, path, plan(recipe, split)[-1], progress))
+    changed = recipe_of(path, [f"evaluate.split={split}", *([] if beams is None else [f"evaluate.beams={beams}"])])
+    with tempfile.TemporaryDirectory() as folder:
+        return read_evaluation(judge(changed, path, plan(changed)[-1], progress, (Path(folder), name)))
 
 
 def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged: Evaluate) -> None:

@@ -110,6 +110,11 @@ class RunFolder:
             )
 
 
+def default_run(recipe: Path, tiny: bool) -> Path:
+    """Return the default run folder of a recipe file: `runs/NAME`, or `runs/NAME-tiny`."""
+    return Path("runs") / (recipe.stem + ("-tiny" if tiny else ""))
+
+
 def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
     """The recipe of a run folder, with overrides as of `recipe_file.load`.
 

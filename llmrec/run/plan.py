@@ -17,7 +17,7 @@ from llmrec.errors import DataError
 from llmrec.recipe import Alignment, Data, Evaluate, Indexing, ItemText, Model, ModelSpec, Recipe, Tasks, Training
 from llmrec.run import layout
 from llmrec.run.layout import CATALOGUE, DATA, ITEMS, TASKS, RunFolder, collaborative_name
-from llmrec.run.stage import Context, Outside, Split, StageSpec
+from llmrec.run.stage import Context, Kind, Outside, Split, StageSpec, require_current
 
 if TYPE_CHECKING:
     from llmrec.decode.recommender_spec import RecommenderSpec
@@ -26,6 +26,27 @@ UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 ITEM_TABLE = f"{DATA}/items.parquet"
 READ_BY_CHOICES = ("history", "history_tokens", "templates", "candidates", "options", "negatives")
 """Settings of tasks that decide how a model is judged by tasks with few possible answers."""
+
+
+def open_run(path: Path, until: Kind) -> tuple[RunFolder, Recipe]:
+    """Open a run folder and its recipe, and check that all stages up to a kind are current.
+
+    Raises:
+        RunError: not a run folder, or a stage is missing, made from another recipe, or changed.
+    """
+    run, recipe = RunFolder(path), layout.recipe_of(path)
+    require_current(run, up_to(plan(recipe), until), recipe.seed)
+    return run, recipe
+
+
+def add_items(path: Path, items: Path, catalogue: str | None) -> tuple[Path, dict[str, Any]]:
+    """Assign codes to new items of a run, as `indexing.new_items.add`; `catalogue`: first digits of the hash to extend."""
+    from llmrec.indexing.catalogue import find_catalogue
+    from llmrec.indexing.new_items import add
+
+    run, recipe = open_run(path, "catalogue")
+    old = find_catalogue(run.catalogue, run.catalogues, catalogue)
+    return add(items, old, recipe.items, recipe.seed, run.catalogues)
 
 
 def up_to(specs: Sequence[StageSpec], kind: str) -> Sequence[StageSpec]:

@@ -19,5 +19,5 @@ def test_a_torchvision_built_for_another_torch_is_found_with_its_remedy(
     )
     monkeypatch.syspath_prepend(tmp_path)
     found = [finding for finding in doctor._torch() if finding.what.startswith("torchvision")]
-    assert [(f.what, f.well, f.remedy) for f in found] == [("torchvision 9.9", False, "pip uninstall -y torchvision")]
+    assert [(f.what, f.ok, f.remedy) for f in found] == [("torchvision 9.9", False, "pip uninstall -y torchvision")]
     assert "nms does not exist" in found[0].detail

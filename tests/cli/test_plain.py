@@ -90,7 +90,7 @@ def test_a_run_and_a_recipe_of_any_name_are_printed_by_it(
     assert code == 0, err
     assert not steers(out + err)
     assert f"{plain(here.parent.name)} → {plain(here)}" in err
-    assert f"Done until data: {plain(here)}" in err
+    assert f"Done up to data: {plain(here)}" in err
     code, out, err = llmrec("recommend", here / "none", "--history", "i1")
     assert code == 2 and plain(here) in err and not steers(err)
 

@@ -67,13 +67,13 @@ def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
         (["run", "quickstart", "sede=1"], "Did you mean 'seed'?"),
         (["run", "quickstart", "--until", "training"], "--until training is not a stage. Stages: data, items"),
         (["recommend", "{empty}", "--history", "i1"], "is not a run folder"),
-        (["recommend", "{run}"], "say for whom: --user ID, --history ID"),
-        (["recommend", "{run}", "--user", "u1", "--history", "i1"], "say for whom"),
+        (["recommend", "{run}"], "give one of --user ID, --history ID"),
+        (["recommend", "{run}", "--user", "u1", "--history", "i1"], "give one of --user ID"),
         (["recommend", "{run}", "--user", "u999"], "there is no user 'u999' in"),
         (["recommend", "{run}", "--history", "zz"], "no item of the history is in the catalogue: 'zz'"),
         (["recommend", "{run}", "--history", "i1", "-k", "0"], "k must be between 1 and"),
         (["evaluate", "{empty}"], "is not a run folder"),
-        (["evaluate", "{run}", "--target", "train"], "--target is test or valid, not 'train'"),
+        (["evaluate", "{run}", "--target", "train"], "--target must be test or valid, not 'train'"),
         (["evaluate", "{run}", "--beams", "2"], "cannot rank the 5 items"),
         (["report", "{empty}"], "is not a run folder"),
         (["setup", "ml-1m"], "'ml-1m' is not bundled with llmrec"),
@@ -117,7 +117,7 @@ def test_a_run_that_is_made_is_shown_again_in_json(llmrec: Callable[..., Done], 
 
 def test_a_run_ends_with_a_table_and_a_person(llmrec: Callable[..., Done], world: Path, tiny_run: Path) -> None:
     done = llmrec("run", world, "--out", tiny_run)
-    for words in ("popularity", "HR@5", "Recommended next:", "Film number", "report.html"):
+    for words in ("popularity", "HR@5", "Recommended:", "Film number", "report.html"):
         assert words in done.out
 
 
@@ -210,7 +210,7 @@ def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
     recipe["evaluate"]["split"] = "valid"
     (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = llmrec("evaluate", mine, "--target", "test")
-    assert done.code == 2 and "keeps its test part shut" in done.err
+    assert done.code == 2 and "keeps its test part closed" in done.err
     assert json.loads(llmrec("evaluate", mine, "--json").out)["protocol"]["target"] == "valid"
     assert not (mine / "evaluate-test").exists()
     ledger = tmp_path / "ledger.jsonl"
@@ -258,7 +258,7 @@ def test_the_doctor_says_what_to_type(
 ) -> None:
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
     findings = json.loads(llmrec("doctor", "--json").out)
-    missing = {finding["what"]: finding["remedy"] for finding in findings if not finding["well"]}
+    missing = {finding["what"]: finding["remedy"] for finding in findings if not finding["ok"]}
     assert missing[resources.ASSETS["ml-100k"].what] == "llmrec setup"
     assert "→ llmrec setup" in llmrec("doctor").out
 
@@ -291,8 +291,8 @@ def test_a_model_that_another_recipe_replaces_is_told(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    assert "holds a model of another recipe" not in llmrec("run", world, "--out", run).err
-    assert "holds a model of another recipe" in llmrec("run", world, "--out", run, "seed=8", "--until", "data").err
+    assert "has a model of another recipe" not in llmrec("run", world, "--out", run).err
+    assert "has a model of another recipe" in llmrec("run", world, "--out", run, "seed=8", "--until", "data").err
 
 
 @pytest.mark.parametrize(

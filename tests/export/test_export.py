@@ -92,7 +92,7 @@ def test_recommend_answers_from_an_export_as_from_its_run(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["recommend", "{export}", "--user", "u1"], "holds no users, as an export does not: say --history"),
+        (["recommend", "{export}", "--user", "u1"], "is an export, which has no users: use --history"),
         (["evaluate", "{export}"], "is not a run folder"),
         (["export", "{export}", "{new}"], "is not a run folder"),
         (["export", "{run}", "{run}"], "is a folder with files in it, and an export overwrites nothing"),

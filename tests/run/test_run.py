@@ -132,7 +132,7 @@ def test_ctrl_c_ends_in_130_with_one_sentence_and_the_next_run_goes_on(
 ) -> None:
     stopped = stopped_in_training(world, tmp_path / "run", signal.SIGINT)
     assert stopped.returncode == 130, stopped.stdout
-    assert "the same command goes on where it was" in stopped.stdout
+    assert "Repeat the command to resume" in stopped.stdout
     assert "Traceback" not in stopped.stdout
     subprocess.run(command(world, tmp_path / "run"), check=True, capture_output=True)
     one, other = (run / "train-1-sft" / "model" for run in (tiny_run, tmp_path / "run"))

@@ -191,7 +191,7 @@ def test_what_cannot_be_served_is_said_at_start(served, tmp_path):
         ((served.run, "--without-key", "--host", "0.0.0.0"), "let everybody on the network in"),
         ((served.run, "--", "--dtype", "auto"), "is an option of vLLM"),
         ((served.run, "--tensor-parallel", "2"), "'--tensor-parallel-size' is an option of vLLM"),
-        ((served.run, "--engine", "none"), "say vllm or transformers"),
+        ((served.run, "--engine", "none"), "use vllm or transformers"),
     ]:
         options = ("--engine", "transformers", "--port", str(free_port()))
         found = CliRunner().invoke(app, ["serve", *options, *map(str, words)])
