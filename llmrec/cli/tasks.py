@@ -54,7 +54,7 @@ def show(
 
 def _prepared(name: str, overrides: list[str], tiny: bool) -> tuple[Recipe, RunFolder]:
     """Return the recipe and a run folder with its examples; those of a recipe are made below runs/.tasks."""
-        from llmrec.recipe_file import load
+    from llmrec.recipe_file import load
     from llmrec.run import execute
     from llmrec.run.layout import RunFolder
     from llmrec.run.plan import open_run
