@@ -40,7 +40,7 @@ def open_run(path: Path, until: Kind) -> tuple[RunFolder, Recipe]:
 
 
 def add_items(path: Path, items: Path, catalogue: str | None) -> tuple[Path, dict[str, Any]]:
-    """Assign codes to new items of a run, as `indexing.new_items.add`; `catalogue`: first digits of the hash to extend."""
+    """Assign codes to new items of a run; `catalogue`: first digits of the hash of the catalogue to extend."""
     from llmrec.indexing.catalogue import find_catalogue
     from llmrec.indexing.new_items import add
 
