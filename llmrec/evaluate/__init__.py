@@ -1,1 +1,1 @@
-"""Evaluation protocols: whole catalogue, every held-out user, item level, baselines always beside."""
+"""Evaluation: ranking over the whole catalogue with baselines, choice tasks, and generated text."""

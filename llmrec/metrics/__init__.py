@@ -1,1 +1,1 @@
-"""Metrics of recommendations and predictions: figures per user first, then means with intervals, paired differences."""
+"""Metrics of recommendations and predictions, per user; bootstrap intervals and paired tests."""

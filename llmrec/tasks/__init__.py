@@ -1,1 +1,1 @@
-"""Prompts and answers: templates from `prompts/`, task families, and the Arrow data set a model learns from."""
+"""Training tasks: prompt templates, task families, and the Arrow data set of examples."""

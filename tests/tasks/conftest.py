@@ -18,7 +18,7 @@ CONTROL = ["[INST]", "[/INST]", "<start_of_turn>", "<｜User｜>", "<extra_id_0>
 @pytest.fixture(scope="session")
 def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerBase]:
     """SentencePiece without a chat template, byte-level with one. Tests must not change them."""
-    words = [wording.prompt for task in TASKS for wording in templates.load(task).train]
+    words = [template.prompt for task in TASKS for template in templates.load(task).train]
     plain = nano.train_tokenizer(words, 500, tmp_path_factory.mktemp("tokenizer"))
     plain.add_special_tokens({"additional_special_tokens": CONTROL})
     base = asset_path("smollm2-135m-instruct")

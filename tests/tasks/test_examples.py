@@ -62,7 +62,7 @@ def test_every_prompt_shows_the_codes_of_its_history_in_order(tiny_run: Path) ->
         own = [dataset.item_ids[item] for item in train[row["user_id"]]]
         assert any(own[start : start + len(shown)] == shown for start in range(len(own)))
         assert row["answer"] == codes.code_texts[codes.item_number[row["item_id"]]]
-        assert not any(row["prompt"].startswith(wording) for wording in held_out)
+        assert not any(row["prompt"].startswith(template) for template in held_out)
 
 
 def test_alignment_asks_both_ways_about_every_item(tiny_run: Path) -> None:
@@ -78,7 +78,7 @@ def test_alignment_asks_both_ways_about_every_item(tiny_run: Path) -> None:
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in ("preference", "item_search")])
-def test_every_example_fits_a_wording_that_trains_and_says_what_its_columns_say(task: str, tmp_path: Path) -> None:
+def test_every_example_fits_a_template_that_trains_and_says_what_its_columns_say(task: str, tmp_path: Path) -> None:
     one, template = worded(), templates.load(task)
     rows = made(Tasks(mixture="none", positions="all", **{task: 1.0}), one, tmp_path)
     assert rows
@@ -99,13 +99,13 @@ def test_every_example_fits_a_wording_that_trains_and_says_what_its_columns_say(
             assert f"{said['letter']}: {codes[row['item_id']]}" in said["options"]
 
 
-def _pattern(wording: str) -> str:
+def _pattern(template: str) -> str:
     return "".join(
-        re.escape(literal) + (f"(?P<{name}>.*?)" if name else "") for literal, name in templates.parts(wording)
+        re.escape(literal) + (f"(?P<{name}>.*?)" if name else "") for literal, name in templates.parts(template)
     )
 
 
-def test_a_wording_that_needs_a_hint_is_never_used_without_one(tmp_path: Path) -> None:
+def test_a_template_that_needs_a_hint_is_never_used_without_one(tmp_path: Path) -> None:
     one = worded()
     rows = made(Tasks(mixture="none", explanation=20.0), one, tmp_path)
     hints = [slot for row in rows for slot in row["slots"] if slot["kind"] == "hint"]

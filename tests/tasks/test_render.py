@@ -1,4 +1,4 @@
-"""Rendering by columns gives what filling one wording after another by hand gives."""
+"""Rendering by columns gives what filling one template after another by hand gives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TITLES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]
 def test_columns_and_slots_are_those_of_one_at_a_time(titles: list[str], data) -> None:
     items = st.integers(0, len(titles) - 1)
     one = source(data.draw(st.lists(st.lists(items, max_size=6), min_size=1, max_size=4)), titles)
-    wording = "{{ü}} {user}: {history}, {title}; {titles}! 🎬"
+    template = "{{ü}} {user}: {history}, {title}; {titles}! 🎬"
     found = by_window(one, 0, len(one.train), Tasks(positions="all"), 3)
-    text = render(wording, found, one, Tasks())
+    text = render(template, found, one, Tasks())
     codes, names, ids = (column.to_pylist() for column in (one.codes, one.titles, one.item_ids))
     for case in range(len(found)):
         past = one.train.items[found.begins[case] : found.ends[case]].tolist()
@@ -38,7 +38,7 @@ def test_columns_and_slots_are_those_of_one_at_a_time(titles: list[str], data) -
             "title": [(names[found.items[case]], "text", ids[found.items[case]])],
             "titles": listed,
         }
-        whole, slots = fill(wording, pieces)
+        whole, slots = fill(template, pieces)
         assert text.texts[case].as_py() == whole
         expected = [(s.start, s.stop, s.kind, s.item_id) for s in slots if s.kind]
         assert [tuple(slot.values()) for slot in text.slots[case].as_py()] == expected

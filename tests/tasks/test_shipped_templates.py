@@ -1,4 +1,4 @@
-"""The wordings that are shipped: at least as many as the tasks they follow had, each unlike the others."""
+"""The templates that are shipped: at least as many as the tasks they follow had, each unlike the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AT_LEAST = {
 }
 
 
-def wordings(task: str) -> list[Template]:
+def templates_of(task: str) -> list[Template]:
     template = load(task)
     return [*template.train, *template.held_out]
 
@@ -47,7 +47,7 @@ def overlap(one: set[str], other: set[str]) -> float:
 
 
 @pytest.mark.parametrize("tasks", AT_LEAST, ids=lambda tasks: "+".join(tasks))
-def test_there_are_as_many_wordings_to_train_on_as_the_original_has(tasks: tuple[str, ...]) -> None:
+def test_there_are_as_many_templates_to_train_on_as_the_original_has(tasks: tuple[str, ...]) -> None:
     assert sum(len(load(task).train) for task in tasks) >= AT_LEAST[tasks]
 
 
@@ -56,15 +56,15 @@ def test_every_task_of_a_recipe_has_a_template() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_no_two_wordings_of_a_task_are_much_alike(task: str) -> None:
-    found = [(wording.prompt + wording.answer if task == "chat" else wording.prompt) for wording in wordings(task)]
+def test_no_two_templates_of_a_task_are_much_alike(task: str) -> None:
+    found = [(wording.prompt + wording.answer if task == "chat" else wording.prompt) for wording in templates_of(task)]
     for one, other in itertools.combinations(found, 2):
         assert overlap(trigrams(one), trigrams(other)) <= 0.7, (one, other)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_wordings_differ_in_length(task: str) -> None:
-    lengths = [len(wording.prompt) for wording in wordings(task)]
+def test_templates_differ_in_length(task: str) -> None:
+    lengths = [len(wording.prompt) for wording in templates_of(task)]
     assert max(lengths) >= 1.8 * min(lengths)
 
 
@@ -75,11 +75,11 @@ def test_explanations_are_asked_with_and_without_hint_and_stars() -> None:
 
 def test_next_item_prompts_end_with_their_history() -> None:
     """So that every item of it stands where an answer stands: `tasks.loss_on: all-items` relies on it."""
-    for wording in wordings("next_item"):
+    for wording in templates_of("next_item"):
         assert wording.prompt.endswith("{history}") and wording.answer == "{item}"
 
 
 def test_chat_answers_hold_the_code_behind_its_mark_and_words_around_it() -> None:
-    for wording in wordings("chat"):
+    for wording in templates_of("chat"):
         before, after = wording.answer.split("<|item|>{item}")
         assert before.strip() and after.strip()

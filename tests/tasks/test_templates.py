@@ -14,9 +14,9 @@ from llmrec.errors import PromptError
 from llmrec.tasks.templates import fill, load, sanitize
 
 
-def template(folder: Path, wordings: list[object], needs: list[str] | None = None, **more: object) -> Path:
+def template(folder: Path, entries: list[object], needs: list[str] | None = None, **more: object) -> Path:
     (folder / "family").mkdir()
-    content = {"task": "mine", "needs": ["item", "text"] if needs is None else needs, "templates": wordings} | more
+    content = {"task": "mine", "needs": ["item", "text"] if needs is None else needs, "templates": entries} | more
     (folder / "family" / "mine.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -48,14 +48,14 @@ def test_neutral_text_holds_no_brackets_of_control_tokens_and_changes_nothing_el
     assert all(a == b or set(BRACKETS) & set(unicodedata.normalize("NFKC", a)) for a, b in zip(text, free, strict=True))
 
 
-def test_some_wordings_are_chosen_to_train_on(tmp_path: Path) -> None:
+def test_some_templates_are_chosen_to_train_on(tmp_path: Path) -> None:
     prompts = ["Of {item} say now: ", "{item}", "One {item} more"]
     found = load("mine", template(tmp_path, prompts, answer=" {text}"))
     for which, wanted in ((None, prompts), (2, prompts[:2]), ("shortest", [prompts[1]])):
         assert [wording.prompt for wording in found.select(which).train] == wanted
 
 
-def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
+def test_held_out_templates_are_kept_apart(tmp_path: Path) -> None:
     found = load("mine", template(tmp_path, [GOOD, GOOD | {"prompt": "Name {item}.", "held_out": True}]))
     assert [w.prompt for w in found.train] == ["What is {item}?"]
     assert [w.prompt for w in found.held_out] == ["Name {item}."]
@@ -82,12 +82,12 @@ def test_held_out_wordings_are_kept_apart(tmp_path: Path) -> None:
         ({"prompt": "{item}", "answer": "{text}", "heldout": True}, r"heldout"),
     ],
 )
-def test_a_wording_that_could_not_work_is_refused(wording: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_a_template_that_could_not_work_is_refused(wording: dict[str, object], words: str, tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=rf"(?s)mine\.yaml.*{words}"):
         load("mine", template(tmp_path, [GOOD, wording]))
 
 
-def test_a_template_without_a_wording_to_train_on_is_refused(tmp_path: Path) -> None:
+def test_a_template_without_a_template_to_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="every template is held out"):
         load("mine", template(tmp_path, [GOOD | {"held_out": True}]))
 
@@ -97,13 +97,13 @@ def test_an_unknown_need_is_told_the_known_ones(tmp_path: Path) -> None:
         load("mine", template(tmp_path, [GOOD], needs=["itm", "text"]))
 
 
-def test_a_plain_text_is_a_wording_with_the_answer_of_the_file(tmp_path: Path) -> None:
+def test_a_plain_text_is_a_template_with_the_answer_of_the_file(tmp_path: Path) -> None:
     found = load("mine", template(tmp_path, ["What is {item}?", GOOD | {"held_out": True}], answer=" {text}!"))
     assert [(w.prompt, w.answer) for w in found.train] == [("What is {item}?", " {text}!")]
     assert found.held_out[0].answer == " {text}"
 
 
-def test_a_wording_may_need_more_than_the_others(tmp_path: Path) -> None:
+def test_a_template_may_need_more_than_the_others(tmp_path: Path) -> None:
     more = {"prompt": "What is {item}, called {title}?", "answer": "{text}", "needs": ["title"]}
     assert load("mine", template(tmp_path, [GOOD, more])).train[1].needs == ["title"]
 

@@ -22,7 +22,7 @@ from llmrec.tasks.tokens import SegmentTokenizer, drop_oldest, fit_history
 from llmrec.train.encode import encode_examples
 
 CODES = [f"<a_{number}>" for number in range(30)] + ["<b_0>"]
-WORDS = [wording.prompt for task in TASKS for wording in templates.load(task).train]
+WORDS = [template.prompt for task in TASKS for template in templates.load(task).train]
 SEGMENT = (
     st.text(max_size=12)
     | st.sampled_from(WORDS)
