@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from llmrec import resources
 from llmrec.contracts import ItemSet, Ranked, Recommender, Request, check_k
 from llmrec.decode.exact import score_all
 from llmrec.decode.filters import Filter, FilterList, Subset
-from llmrec.decode.scorer import Scorer
+from llmrec.decode.scorer import Scorer, check_length
 from llmrec.decode.search import beam_search
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
@@ -57,11 +57,7 @@ class TransformersEngine(Engine):
         self.scorer, self.trie, self.tokens = Scorer(model), trie, tokens
 
     def check(self, prompt: Sequence[int]) -> None:
-        if len(prompt) + self.trie.depth > self.scorer.max_length:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens and its answer {self.trie.depth}, but the model's window is "
-                f"{self.scorer.max_length}: shorten the query."
-            )
+        check_length(len(prompt), self.trie.depth, self.scorer.max_length)
 
     def rank(
         self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList = None, beams: int | None = None
@@ -103,10 +99,9 @@ def engine_factory(name: EngineName, folder: Path, **options: Any) -> EngineFact
 
 def parse_engine(name: str) -> EngineName:
     """Check an engine's name; a RequestError if there is no such engine."""
-    for engine in get_args(EngineName):
-        if engine == name:
-            return engine
-    raise RequestError(f"there is no engine '{name}': use transformers or vllm.")
+    if name not in get_args(EngineName):
+        raise RequestError(f"there is no engine '{name}': use transformers or vllm.")
+    return cast(EngineName, name)
 
 
 class Generative(Recommender):

@@ -24,6 +24,17 @@ from llmrec.model.logits import OutputHead, unwrap_peft
 LAYERS = {"full_attention", "sliding_attention"}
 
 
+def check_length(tokens: int, answer: int, window: int, name: str = "the prompt") -> None:
+    """Raise a RequestError for a prompt without tokens, or if prompt and answer exceed the model's window."""
+    if not tokens:
+        raise RequestError(f"{name} is without tokens: pass at least one.")
+    if tokens + answer > window:
+        raise RequestError(
+            f"{name} has {tokens} tokens and its answer {answer}, but the model's window is {window}: shorten the "
+            "history or the query."
+        )
+
+
 class Attention:
     """Attention masks in the form that a decoder-only model of transformers takes.
 
@@ -287,13 +298,10 @@ class Scorer:
     def _padded(self, prompts: Sequence[Sequence[int]], depth: int) -> tuple[Tensor, Tensor]:
         """(rows, longest) token ids padded on the right, and (rows, 1) lengths."""
         sizes = np.array([len(prompt) for prompt in prompts], np.int64)
-        if not len(sizes) or sizes.min() == 0:
-            raise RequestError("A prompt without tokens cannot be continued: pass at least one token per prompt.")
-        if sizes.max() + depth > self.max_length:
-            raise RequestError(
-                f"Prompt {int(sizes.argmax())} has {int(sizes.max())} tokens and its answer {depth}, but the model's "
-                f"window is {self.max_length}: shorten the history."
-            )
+        if not len(sizes):
+            raise RequestError("There are no prompts: pass at least one.")
+        for number in (int(sizes.argmin()), int(sizes.argmax())):
+            check_length(int(sizes[number]), depth, self.max_length, f"prompt {number}")
         ids = np.zeros((len(sizes), int(sizes.max())), np.int64)
         filled = np.arange(ids.shape[1]) < sizes[:, None]
         ids[filled] = np.concatenate([np.asarray(prompt, np.int64) for prompt in prompts])

@@ -21,6 +21,7 @@ import numpy as np
 
 from llmrec.contracts import Ranked
 from llmrec.decode.filters import BatchFilters, FilterList
+from llmrec.decode.scorer import check_length
 from llmrec.decode.search import Beams, beam_width, init_beams, merge, split_finished, to_ranked, top_k_per_row
 from llmrec.decode.vllm_request import CATALOGUE_VARIABLE
 from llmrec.errors import ModelError, RequestError
@@ -184,14 +185,7 @@ class _VllmSearch:
 
     def check(self, prompt: Sequence[int]) -> None:
         """See `generative.Engine`."""
-        depth = self.catalogue.trie.depth
-        if not len(prompt):
-            raise RequestError("A prompt without tokens cannot be continued: pass at least one token per prompt.")
-        if len(prompt) + depth > self.window:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens and its answer {depth}, but the model's window is "
-                f"{self.window}: shorten the history."
-            )
+        check_length(len(prompt), self.catalogue.trie.depth, self.window)
 
     def _search_steps(self, prompts: Sequence[Sequence[int]], k: int, filters: FilterList, beams: int | None) -> Search:
         for prompt in prompts:

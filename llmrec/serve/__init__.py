@@ -1,1 +1,1 @@
-"""Serving: a run behind an HTTP port, on vLLM or on transformers; and recommendations for everybody, offline."""
+"""Serving: a run behind an HTTP port, on vLLM or on transformers; and batch inference for all users."""

@@ -45,7 +45,11 @@ def build(settings: Settings, keys: Keys) -> FastAPI:
     app = FastAPI(title="llmrec", version=__version__, lifespan=lifespan)
     routes.attach(app)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["server"])
-    app.add_api_route("/metrics", lambda: _metrics(metrics), methods=["GET"], tags=["server"], response_class=Response)
+
+    def prometheus() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_api_route("/metrics", prometheus, methods=["GET"], tags=["server"], response_class=Response)
     app.add_exception_handler(HTTPException, _not_found)
     protect(app, settings, keys, state.limiter, metrics)
     return app
@@ -73,10 +77,6 @@ def serve(settings: Settings, keys: Keys, bound: socket.socket, ready: Callable[
     listen(bound)
     ready()
     BoundedServer(config, max_connections(limits.connections), limits.read_timeout).run(sockets=[bound])
-
-
-def _metrics(metrics: Metrics) -> Response:
-    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _not_found(request: Request, error: Exception) -> JSONResponse:

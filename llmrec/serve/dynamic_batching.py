@@ -100,7 +100,8 @@ class DynamicBatching:
             batch = self._next_batch()
             begin = time.perf_counter()
             try:
-                ranked = await loop.run_in_executor(self._thread, _rank, batch)
+                requests, k = [queued.request for queued in batch], max(queued.k for queued in batch)
+                ranked = await loop.run_in_executor(self._thread, batch[0].recommender.rank, requests, k)
             except Exception as error:  # raised for the requests; the server continues
                 for queued in batch:
                     if not queued.answer.done():
@@ -131,7 +132,3 @@ class DynamicBatching:
         taken = set(map(id, batch))
         self.queue = deque(queued for queued in self.queue if id(queued) not in taken)
         return batch
-
-
-def _rank(batch: list[_Queued]) -> Ranked:
-    return batch[0].recommender.rank([queued.request for queued in batch], max(queued.k for queued in batch))
