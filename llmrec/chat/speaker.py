@@ -13,7 +13,7 @@ from llmrec.chat.dialogue import Dialogue, Piece, Reply, speak_template, templat
 from llmrec.chat.store import Store
 from llmrec.chat.words import fold
 from llmrec.errors import ChatError, TextError
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.tasks.templates import sanitize
 from llmrec.text.client import OpenAIClient
 

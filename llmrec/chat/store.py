@@ -13,8 +13,8 @@ import numpy as np
 from llmrec.chat.words import Key, key
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items import read_vectors
-from llmrec.items.text import split_values, to_number
-from llmrec.items.vectors import encode
+from llmrec.items.item_text import split_values, to_number
+from llmrec.items.item_vectors import encode
 from llmrec.run.layout import RunFolder, recipe_of
 
 FEW = 200  # a column with at most as many values is a vocabulary, whose words mean the value wherever they are said

@@ -41,7 +41,7 @@ def chat(
     resources.require_extras("chat", *([] if is_url else [EXTRA[engine]]))
     from llmrec.chat.client import KEY, Client, OwnServer
     from llmrec.chat.dialogue import ChatService
-    from llmrec.items.vectors import check_encoder
+    from llmrec.items.item_vectors import check_encoder
 
     if page:
         from llmrec.chat.page_guard import LOGIN, check_host, login_of

@@ -23,7 +23,7 @@ from llmrec.decode.search import beam_search
 from llmrec.errors import ModelError, RequestError
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.indexing.trie import Trie
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.model import folder as model_folder
 from llmrec.model.folder import ModelMeta
 from llmrec.model.prompting import encode_prompt

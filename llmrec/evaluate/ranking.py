@@ -22,7 +22,7 @@ from llmrec.errors import DataError
 from llmrec.evaluate import list_quality
 from llmrec.files import write_json
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import item_titles
+from llmrec.items.item_text import item_titles
 from llmrec.metrics.ranking import RANKING, Ranks, rank_in_lists, rank_targets, weighted_mean
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.model.folder import ModelMeta

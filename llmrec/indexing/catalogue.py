@@ -28,7 +28,7 @@ from llmrec.files import write_json
 from llmrec.indexing.codes import Suffix, to_symbols
 from llmrec.indexing.ids import IdIndex, flat, hash_ids
 from llmrec.indexing.trie import Trie
-from llmrec.items.text import item_titles
+from llmrec.items.item_text import item_titles
 
 FORMAT = 3
 ABOUT, ITEMS, CODES, HEALTH = "catalogue.json", "items.parquet", "codes.npy", "health.json"

@@ -23,7 +23,7 @@ from llmrec.indexing.kmeans import kmeans, nearest
 from llmrec.indexing.methods import category_path
 from llmrec.indexing.quantizers import VECTOR_METHODS
 from llmrec.items import read_vectors
-from llmrec.items.vectors import ppmi_vectors
+from llmrec.items.item_vectors import ppmi_vectors
 from llmrec.recipe import Indexing
 
 DEFAULT = Indexing()

@@ -20,7 +20,7 @@ from llmrec.errors import CodeError
 from llmrec.indexing import quantizers
 from llmrec.indexing.codes import RawCodes
 from llmrec.indexing.kmeans import check_count
-from llmrec.items.text import item_titles, plain_text
+from llmrec.items.item_text import item_titles, plain_text
 from llmrec.recipe import Indexing
 from llmrec.seed import stream
 

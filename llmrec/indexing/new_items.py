@@ -26,8 +26,8 @@ from llmrec.indexing.codes import Quantizer, to_symbols
 from llmrec.indexing.health import measure_health
 from llmrec.indexing.kmeans import check_dim, check_finite
 from llmrec.indexing.vectors import FILE, VectorSource
-from llmrec.items.text import item_texts
-from llmrec.items.vectors import encode
+from llmrec.items.item_text import item_texts
+from llmrec.items.item_vectors import encode
 from llmrec.recipe import Indexing, ItemText
 
 SETTINGS, NEAREST, WORDS = "indexing.json", "near.npz", "words.json"

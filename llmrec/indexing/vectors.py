@@ -17,7 +17,7 @@ from llmrec.checked import read_arrays
 from llmrec.contracts import Items, ItemVectors, Sequences
 from llmrec.errors import CodeError
 from llmrec.indexing.kmeans import kmeans, nearest
-from llmrec.items.vectors import ppmi_vectors
+from llmrec.items.item_vectors import ppmi_vectors
 from llmrec.recipe import Indexing
 from llmrec.recipe.collaborative import SPECS
 from llmrec.seed import stream

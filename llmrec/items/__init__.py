@@ -11,8 +11,8 @@ import pyarrow as pa
 from llmrec.checked import REMEDY, read_array, read_checked
 from llmrec.errors import RunError
 from llmrec.files import write_json
-from llmrec.items.text import item_texts
-from llmrec.items.vectors import Progress, encode
+from llmrec.items.item_text import item_texts
+from llmrec.items.item_vectors import Progress, encode
 from llmrec.recipe import ItemText
 
 _TEXTS, _VECTORS = "texts.json", "vectors.npy"

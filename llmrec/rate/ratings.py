@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from llmrec.data.clean import clean
 from llmrec.data.sources import read
 from llmrec.errors import DataError
-from llmrec.items.text import item_titles, plain_text
+from llmrec.items.item_text import item_titles, plain_text
 from llmrec.recipe import Data
 from llmrec.seed import stream
 from llmrec.tasks.templates import sanitize

@@ -13,7 +13,7 @@ from llmrec.collaborative.counts import users_of_items
 from llmrec.contracts import ItemSet
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import split_values, to_number
+from llmrec.items.item_text import split_values, to_number
 from llmrec.serve.schemas import ApiError, CatalogueItem, ColumnConstraint, ItemsResponse
 
 _CATEGORY_COLUMNS = ("category", "categories", "genre", "genres", "kind", "brand", "type")

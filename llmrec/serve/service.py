@@ -10,7 +10,7 @@ import numpy as np
 from llmrec.contracts import ItemSet, Request
 from llmrec.decode.filters import item_numbers
 from llmrec.decode.load import LoadedRecommender
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.serve.dynamic_batching import DynamicBatching
 from llmrec.serve.lookup import ColumnIndex, Users
 from llmrec.serve.schemas import ApiError, RecommendedItem, RecommendRequest, RecommendResponse, Timing

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from llmrec.checked import REMEDY, check_file
 from llmrec.errors import DataError, RunError
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.recipe import Tasks
 from llmrec.tasks.builder import SCHEMA, ExampleBuilder, Shard
 from llmrec.tasks.inputs import TaskInputs

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from llmrec.contracts import Sequences
 from llmrec.data.dataset import Dataset, Split
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.tasks.templates import sanitize
 
 # Slot → columns of the interactions that can fill it, the first that exists; null where an event has no value. Amazon's

@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from llmrec import resources, trusted_urls
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.recipe import Oracle, Tasks
 from llmrec.tasks import templates
 from llmrec.tasks.inputs import TaskInputs

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.errors import PromptError
-from llmrec.items.text import plain_text
+from llmrec.items.item_text import plain_text
 from llmrec.recipe import Tasks
 from llmrec.tasks.inputs import EVENT_SLOTS, TaskInputs
 from llmrec.tasks.instances import Instances, concat_ranges

@@ -11,7 +11,7 @@ import pytest
 from llmrec import resources
 from llmrec.data import dataset as data
 from llmrec.data.dataset import Dataset
-from llmrec.items.text import item_texts
+from llmrec.items.item_text import item_texts
 from llmrec.recipe import Data
 
 fetched = pytest.mark.skipif(

@@ -13,8 +13,8 @@ from llmrec.data.dataset import Dataset
 from llmrec.data.synthetic import read_synthetic
 from llmrec.indexing import build
 from llmrec.indexing.catalogue import Catalogue
-from llmrec.items.text import item_texts
-from llmrec.items.vectors import encode
+from llmrec.items.item_text import item_texts
+from llmrec.items.item_vectors import encode
 from llmrec.recipe import Data, Indexing, SyntheticConfig, Tasks
 from llmrec.tasks import examples
 from llmrec.tasks.inputs import TaskInputs

@@ -16,7 +16,7 @@ from llmrec.indexing.collisions import transport_plan
 from llmrec.indexing.health import nmi
 from llmrec.indexing.kmeans import balanced_kmeans
 from llmrec.indexing.methods import collaborative
-from llmrec.items.vectors import ppmi_pairs, ppmi_vectors
+from llmrec.items.item_vectors import ppmi_pairs, ppmi_vectors
 
 DRAW = np.random.default_rng(0)
 GROUP = DRAW.permutation(np.repeat(np.arange(8), 50))

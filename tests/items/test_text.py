@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.errors import DataError
-from llmrec.items.text import item_texts, item_titles, plain_text
+from llmrec.items.item_text import item_texts, item_titles, plain_text
 
 ITEMS = pa.table(
     {

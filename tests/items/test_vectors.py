@@ -7,8 +7,8 @@ import pytest
 
 from llmrec import resources
 from llmrec.errors import DataError
-from llmrec.items import vectors as module
-from llmrec.items.vectors import encode
+from llmrec.items import item_vectors as module
+from llmrec.items.item_vectors import encode
 
 TEXTS = ["a western film", "a western movie", "pasta with tomatoes", "!?", "é" * 400, "x"]
 

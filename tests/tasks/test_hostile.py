@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from task_world import source
 from transformers import PreTrainedTokenizerBase
 
-from llmrec.items.text import item_texts
+from llmrec.items.item_text import item_texts
 from llmrec.model.prompting import turns
 from llmrec.recipe import TASKS, Tasks
 from llmrec.tasks.builder import SCHEMA
