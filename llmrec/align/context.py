@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
@@ -32,7 +33,7 @@ from llmrec.tasks.examples import next_item_prompt
 from llmrec.tasks.tokens import SegmentTokenizer
 from llmrec.train.job import TrainJob, shorten
 from llmrec.train.loop import Objective
-from llmrec.train.packing import IGNORE, Rows
+from llmrec.train.packing import IGNORE
 
 BLOCK = 1024  # prompts that are tokenized together
 
@@ -224,31 +225,57 @@ class StageBundle:
 
     Attributes:
         model: with its adapters.
-        rows: one for each position.
-        objective: maps a batch of rows to a loss.
+        objective: maps batches of `PositionRows` to a loss.
         facts: for made.json.
         save: writes what was learnt from into a folder.
     """
 
     model: Any
-    rows: Rows
     objective: Objective
     facts: dict[str, Any]
     save: Callable[[Path], None]
 
 
+class PositionRows:
+    """Training rows: the number of each position, and labels of which the loop counts one."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    @property
+    def empty(self) -> dict[str, Tensor]:
+        """No position, and labels that count nothing."""
+        return {"position": torch.tensor(-1), "labels": torch.full((2,), IGNORE)}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"position": torch.tensor(row), "labels": torch.tensor([IGNORE, 0])}
+
+
+def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack positions and labels of some rows."""
+    return {name: torch.stack([row[name] for row in rows]) for name in ("position", "labels")}
+
+
 def build_objective(
+    prepare: Callable[[Any, np.ndarray, int, int], dict[str, Tensor]],
     losses: Callable[[Any, dict[str, Tensor], Tensor], Tensor],
-    collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]],
     pop_means: Callable[[], dict[str, float]],
-    prepare: Callable[[Any, dict[str, Tensor], int, int], dict[str, Tensor]] | None = None,
 ) -> Objective:
-    """Build a training objective from per-position losses.
+    """Build a training objective on rows of positions.
 
     Args:
-        losses: (model, batch with `reference`, (rows,) bool of rows that are positions) → (rows,) loss, 0 elsewhere.
-        collate, pop_means, prepare: see `Objective`.
+        prepare: (model, (rows,) positions or -1, step, micro-batch) → batch with the scores of the `reference`.
+        losses: (model, batch, (rows,) bool of rows that are positions) → (rows,) loss, 0 for other rows.
+        pop_means: means to log since the last call.
     """
+
+    def prepared(model: Any, inputs: dict[str, Tensor], step: int, micro_batch: int) -> dict[str, Tensor]:
+        labels = inputs["labels"]
+        batch = prepare(model, inputs["position"].cpu().numpy(), step, micro_batch)
+        return {name: value.to(labels.device) for name, value in batch.items()} | {"labels": labels}
 
     def forward(model: Any, *, num_items_in_batch: Tensor | int | None = None, **batch: Tensor) -> CausalLMOutput:
         if "reference" not in batch:  # validation needs the model's own
@@ -257,7 +284,7 @@ def build_objective(
         total: Any = losses(model, batch, counted).sum()
         return CausalLMOutput(loss=total / (counted.sum() if num_items_in_batch is None else num_items_in_batch))
 
-    return Objective(forward, collate, prepare, pop_means, no_dropout=True)
+    return Objective(forward, collate, prepared, pop_means, no_dropout=True)
 
 
 class RunningMeans:

@@ -24,7 +24,6 @@ from llmrec.train.job import TrainJob
 from llmrec.train.loop import Objective
 from llmrec.train.packing import IGNORE
 
-COUNTED = torch.tensor([IGNORE, 0])  # the loop counts the labels after the first: one for a row, none for an empty row
 BATCH = 16  # rows whose reference is computed together
 
 
@@ -97,11 +96,11 @@ def margin(log_ratio: Tensor) -> Tensor:
     return log_ratio[:, 0] - log_ratio[:, 1:].amax(1)
 
 
-class PairRows:
-    """Training rows: for each position its prompt, the codes of target and negatives, and the reference scores."""
+class PairBatches:
+    """Batches of positions: prompts, the codes of targets and negatives, and the reference scores of these answers."""
 
     def __init__(self, prompts: Sequence[np.ndarray], codes: np.ndarray, items: np.ndarray) -> None:
-        """Set up the rows; `reference` is filled in later.
+        """Set up the batches; `reference` is filled in later.
 
         Args:
             prompts: token ids of each position's prompt, each (length,).
@@ -111,46 +110,25 @@ class PairRows:
         self.prompts, self.codes, self.items = prompts, codes, items
         self.reference = np.zeros(items.shape, np.float32)
 
-    @property
-    def empty(self) -> dict[str, Tensor]:
-        """A prompt of one token without answers."""
-        shape = (self.items.shape[1], self.codes.shape[1])
-        return {
-            "prompt": torch.zeros(1, dtype=torch.long),
-            "answers": torch.full(shape, -1),
-            "reference": torch.zeros(shape[0]),
-            "labels": torch.full((2,), IGNORE),
-        }
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {
-            "prompt": torch.from_numpy(self.prompts[row]),
-            "answers": torch.from_numpy(self.codes[self.items[row]]),
-            "reference": torch.from_numpy(self.reference[row]),
-            "labels": COUNTED,
-        }
-
-
-def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Build the shared-prefix batch of some rows, with their reference and labels."""
-    prompts, answers = ([row[name].numpy() for row in rows] for name in ("prompt", "answers"))
-    batch = build_shared_prefix_batch(prompts, answers)
-    return batch | {name: torch.stack([row[name] for row in rows]) for name in ("reference", "labels")}
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Build the shared-prefix batch of positions, with their reference; -1 is a prompt of one token, no answers."""
+        real = rows >= 0
+        prompts = [self.prompts[row] if row >= 0 else np.zeros(1, np.int64) for row in rows]
+        answers = np.where(real[:, None, None], self.codes[self.items[rows]], -1)
+        reference = torch.from_numpy(np.where(real[:, None], self.reference[rows], 0))
+        return build_shared_prefix_batch(prompts, list(answers)) | {"reference": reference}
 
 
 @torch.no_grad()
-def reference_logprobs(model: Any, rows: PairRows) -> np.ndarray:
+def reference_logprobs(model: Any, pairs: PairBatches) -> np.ndarray:
     """(positions, answers) float32 log-probability of every answer under the current model, in nats."""
-    device, scores = next(model.parameters()).device, np.zeros(rows.items.shape, np.float32)
-    order = np.argsort([len(prompt) for prompt in rows.prompts], kind="stable")  # similar lengths share a batch
+    device, scores = next(model.parameters()).device, np.zeros(pairs.items.shape, np.float32)
+    order = np.argsort([len(prompt) for prompt in pairs.prompts], kind="stable")  # similar lengths share a batch
     model.eval()
     for start in range(0, len(order), BATCH):
-        numbers = order[start : start + BATCH]
-        batch = {name: value.to(device) for name, value in collate([rows[int(row)] for row in numbers]).items()}
-        scores[numbers] = answer_logprobs(model, batch).sum(2).cpu().numpy()
+        rows = order[start : start + BATCH]
+        batch = {name: value.to(device) for name, value in pairs.batch(rows).items()}
+        scores[rows] = answer_logprobs(model, batch).sum(2).cpu().numpy()
     return scores
 
 
@@ -173,14 +151,14 @@ def prepare(
     pairs = PreferencePairs(context.positions.targets, chosen["negatives"], chosen["kinds"], dropped)
     model = adapted(model)
     items = np.concatenate([pairs.targets[:, None], pairs.negatives], 1)
-    rows = PairRows(context.prompts, context.item_tokens, items)
-    scores = _once(job.work / "reference.npz", lambda: {"scores": reference_logprobs(model, rows)})
-    rows.reference = scores["scores"]
+    batches = PairBatches(context.prompts, context.item_tokens, items)
+    scores = _once(job.work / "reference.npz", lambda: {"scores": reference_logprobs(model, batches)})
+    batches.reference = scores["scores"]
 
     def save(folder: Path) -> None:
-        pairs.save(context, rows.reference, folder / "pairs.parquet")
+        pairs.save(context, batches.reference, folder / "pairs.parquet")
 
-    return StageBundle(model, rows, objective(settings), {"pairs": pairs.negatives.size, "left out": dropped}, save)
+    return StageBundle(model, objective(settings, batches), {"pairs": pairs.negatives.size, "left out": dropped}, save)
 
 
 def _choose(settings: Dpo, context: AlignmentContext, model: Any, job: TrainJob) -> dict[str, Any]:
@@ -207,7 +185,7 @@ def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, np.nda
         return dict(arrays)
 
 
-def objective(settings: Dpo) -> Objective:
+def objective(settings: Dpo, pairs: PairBatches) -> Objective:
     """Build the training objective of a recipe's preference method."""
     means = RunningMeans()
 
@@ -221,4 +199,4 @@ def objective(settings: Dpo) -> Objective:
         means.add({"margin": lead, "accuracy": lead > 0, "chosen gain": log_ratio[counted, 0]})
         return values * counted
 
-    return build_objective(losses, collate, means.pop)
+    return build_objective(lambda model, rows, step, micro_batch: pairs.batch(rows), losses, means.pop)

@@ -36,29 +36,6 @@ from llmrec.train.packing import IGNORE
 PREFLIGHT = 64  # positions that are sampled before training
 
 
-class PositionRows:
-    """Training rows: the number of each position, and a label that counts it."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    @property
-    def empty(self) -> dict[str, Tensor]:
-        """No position, and labels that count nothing."""
-        return {"position": torch.tensor(-1), "labels": torch.full((2,), IGNORE)}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"position": torch.tensor(row), "labels": torch.tensor([IGNORE, 0])}
-
-
-def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack positions and labels of some rows."""
-    return {name: torch.stack([row[name] for row in rows]) for name in ("position", "labels")}
-
-
 class RolloutGenerator:
     """Samples and scores groups of items for a model in training, and computes its loss on them.
 
@@ -130,22 +107,21 @@ class RolloutGenerator:
         )
         return Rollouts(items, weights, inputs.targets, *total_reward(self.rewards, inputs))
 
-    def prepare(self, model: Any, inputs: dict[str, Tensor], step: int, micro_batch: int) -> dict[str, Tensor]:
-        """Turn positions into the tensors of a forward pass: groups and targets, advantages, reference scores."""
-        numbers, device = inputs["position"].cpu().numpy(), inputs["position"].device
-        real, rows = numbers >= 0, np.maximum(numbers, 0)
+    def prepare(self, model: Any, positions: np.ndarray, step: int, micro_batch: int) -> dict[str, Tensor]:
+        """Sample and score groups at (rows,) positions, and build the batch of groups, targets and advantages."""
+        real, rows = positions >= 0, np.maximum(positions, 0)
         context, catalogue = self.context, self.context.catalogue
         rollouts = self.rollout(model, rows, step, micro_batch, int(os.environ.get("RANK", "0")))
         advantages, constant = group_advantages(self.settings, rollouts, catalogue.codes)
         counted = real & ~(constant & self.settings.skip_constant_groups)
-        advantages *= (counted * self._scale(real, counted, device))[:, None]
+        advantages *= (counted * self._scale(real, counted, model.device))[:, None]
         self._log(rollouts, constant, real)
         items = np.concatenate([rollouts.items, rollouts.targets[:, None]], 1)
         prompts, filters = [context.prompts[row] for row in rows], context.positions.filters(rows, catalogue.trie)
         batch = policy_batch(catalogue.trie, context.tokens, prompts, items, filters)
         batch["advantages"] = torch.from_numpy(advantages.astype(np.float32))
         batch["weights"] = torch.from_numpy((normalize(rollouts.weights) * real[:, None]).astype(np.float32))
-        batch = {name: value.to(device) for name, value in batch.items()} | {"labels": inputs["labels"]}
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         with self._reference(model) as frozen, torch.no_grad():
             batch["reference"] = self._scores(frozen, batch)
         return batch
@@ -204,7 +180,7 @@ class RolloutGenerator:
 
     def objective(self) -> Objective:
         """The training objective on rows of positions."""
-        return build_objective(self.losses, collate, self.pop_means, self.prepare)
+        return build_objective(self.prepare, self.losses, self.pop_means)
 
 
 def frozen_copy(model: Any) -> Any:
@@ -275,10 +251,8 @@ def prepare(
     model = adapted(model)
     generator = RolloutGenerator(settings, context, job.seed, reference, teacher=job.teacher)
     report = preflight(generator, model, job.name)
-    rows = PositionRows(len(context.positions))
     return StageBundle(
         model,
-        rows,
         generator.objective(),
         {"preflight": report},
         lambda folder: write_json(folder / "preflight.json", report),

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from llmrec.align import dpo, grpo
-from llmrec.align.context import AlignmentContext, StageBundle
+from llmrec.align.context import AlignmentContext, PositionRows, StageBundle
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import folder as model_folder
 from llmrec.model.adapt import adapt
@@ -64,11 +64,12 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     around = TrainContext.of(job, context.tokenizer, context.meta, context.describe)
     model = bundle.model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    done = loop.train(model, bundle.rows, stage, bundle.objective, job.seed, job.work, 0.0, progress, around)
+    rows = PositionRows(len(context.positions))
+    done = loop.train(model, rows, stage, bundle.objective, job.seed, job.work, 0.0, progress, around)
     if not distributed.is_main_process():
         return {}
     plain = merge_adapters(model, context.tokenizer, target, initial)
     model_folder.save(plain, context.tokenizer, context.meta, target / "model")
     shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
     bundle.save(target)
-    return {"trained parameters": trained, "moments": len(context.positions), **bundle.facts, **done.facts}
+    return {"trained parameters": trained, "moments": len(rows), **bundle.facts, **done.facts}

@@ -13,21 +13,22 @@ import numpy as np
 import torch
 from aligned_models import VOCABULARY, family
 
-from llmrec.align.dpo import PairRows, objective, reference_logprobs
+from llmrec.align.context import PositionRows
+from llmrec.align.dpo import PairBatches, objective, reference_logprobs
 from llmrec.recipe import Dpo
 from llmrec.train import distributed, loop
 
 STAGE = Dpo(method="s-dpo", epochs=3, batch=4, learning_rate=1e-2, save_every=5, warmup=0.0, sft=0.1)
 
 
-def rows(model: Any) -> PairRows:
+def pair_batches(model: Any) -> PairBatches:
     """14 prompts with four answers each: steps of 4, the last of an epoch of 2 and filled up where it is shared."""
     draw = np.random.default_rng(0)
     prompts = [draw.integers(1, VOCABULARY, length) for length in draw.integers(2, 12, 14)]
     codes = draw.integers(1, VOCABULARY, (20, 4))
     codes[::3, 3] = -1
     items = np.stack([draw.choice(20, 4, replace=False) for _ in prompts])
-    found = PairRows(prompts, codes, items)
+    found = PairBatches(prompts, codes, items)
     found.reference = reference_logprobs(model, found)
     return found
 
@@ -40,7 +41,8 @@ def train(work: Path, stop_at: int = 0, **given: Any) -> dict[str, torch.Tensor]
         if stop_at and round(done * 12) == stop_at:
             raise KeyboardInterrupt
 
-    loop.train(model, rows(model), stage, objective(stage), 0, work, 0.0, progress)
+    pairs = pair_batches(model)
+    loop.train(model, PositionRows(14), stage, objective(stage, pairs), 0, work, 0.0, progress)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from aligned_models import family
 
-from llmrec.align.context import AlignmentContext, TrainPositions
-from llmrec.align.grpo import PositionRows, RolloutGenerator, frozen_copy
+from llmrec.align.context import AlignmentContext, PositionRows, TrainPositions
+from llmrec.align.grpo import RolloutGenerator, frozen_copy
 from llmrec.contracts import Sequences
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe import Grpo

@@ -13,12 +13,12 @@ import pytest
 import torch
 from aligned_models import family, gradients
 from jobs import job_of
-from shared_dpo import STAGE, in_two_processes, main, rows, train
+from shared_dpo import STAGE, in_two_processes, main, pair_batches, train
 from torch import Tensor
 
 from llmrec import resources
-from llmrec.align.context import AlignmentContext
-from llmrec.align.dpo import PairRows, collate, objective, reference_logprobs
+from llmrec.align.context import AlignmentContext, PositionRows
+from llmrec.align.dpo import PairBatches, objective, reference_logprobs
 from llmrec.align.shared_prefix import answer_logprobs
 from llmrec.data.dataset import Dataset
 from llmrec.errors import ModelError
@@ -30,6 +30,7 @@ from llmrec.recipe import Model, Recipe
 from llmrec.recipe_file import load
 from llmrec.run.execute import run
 from llmrec.train import loop
+from llmrec.train.packing import IGNORE
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +64,12 @@ def test_two_processes_take_the_steps_of_one(whole: dict[str, Tensor], tmp_path:
 def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method: str, tmp_path: Path) -> None:
     """At the first step the loss is the logarithm of the number of answers: the reference is the model itself."""
     plain, new = family("llama", hidden_size=64, head_dim=32), np.arange(20, 60)
-    found, settings = rows(plain), Model.model_validate({"base": "x/llama", "rank": 4})
-    found = PairRows(found.prompts[:8], np.where(found.codes >= 0, found.codes % 40 + 20, -1), found.items[:8])
+    found, settings = pair_batches(plain), Model.model_validate({"base": "x/llama", "rank": 4})
+    found = PairBatches(found.prompts[:8], np.where(found.codes >= 0, found.codes % 40 + 20, -1), found.items[:8])
     model = adapt(plain, settings, method, new)  # type: ignore[arg-type]
     found.reference = reference_logprobs(model, found)
     stage = STAGE.model_copy(update={"batch": 8, "epochs": 10, "sft": 0.0, "learning_rate": 2e-2})
-    loop.train(model, found, stage, objective(stage), 0, tmp_path, 0.0, lambda done: None)
+    loop.train(model, PositionRows(8), stage, objective(stage, found), 0, tmp_path, 0.0, lambda done: None)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["accuracy"] > 0.8 and lines[-1]["margin"] > 1
     first = family("llama", hidden_size=64, head_dim=32)
@@ -76,7 +77,8 @@ def test_every_way_to_adapt_begins_at_the_reference_and_learns_to_prefer(method:
     again.train()
     loop._disable_dropout(again)
     with torch.no_grad():
-        output = objective(stage).forward(again, **collate([found[row] for row in range(8)]))
+        batch = found.batch(np.arange(8)) | {"labels": torch.tensor([[IGNORE, 0]] * 8)}
+        output = objective(stage, found).forward(again, **batch)
     assert output.loss is not None and output.loss.item() == pytest.approx(math.log(4), abs=1e-4)
 
 
@@ -94,9 +96,9 @@ def test_a_look_in_evaluation_mode_leaves_the_gradients_of_a_quantized_model_as_
 
 def test_the_reference_of_rows_does_not_depend_on_who_shares_a_batch() -> None:
     model = family("qwen3")
-    found = rows(model)
-    for row in range(0, len(found), 5):
-        alone = answer_logprobs(model, {k: v for k, v in collate([found[row]]).items() if k not in ("labels",)}).sum(2)
+    found = pair_batches(model)
+    for row in range(0, 14, 5):
+        alone = answer_logprobs(model, found.batch(np.array([row]))).sum(2)
         torch.testing.assert_close(torch.from_numpy(found.reference[row : row + 1]), alone, rtol=1e-5, atol=1e-5)
 
 
@@ -148,7 +150,7 @@ def test_the_reference_is_the_model_before_the_stage(aligned: Path) -> None:
         [number[item] for item in (chosen, *rejected)]
         for chosen, rejected in zip(pairs["chosen"].to_pylist(), pairs["rejected"].to_pylist(), strict=True)
     ]
-    again = PairRows(context.prompts, context.item_tokens, np.array(items))
+    again = PairBatches(context.prompts, context.item_tokens, np.array(items))
     values = reference_logprobs(model_folder.load_model(previous), again)
     np.testing.assert_allclose(np.array(pairs["reference"].to_pylist()), values, atol=1e-4)
 

@@ -19,8 +19,8 @@ from shared_grpo import CODES, alignment_context, main, settings, train_on_all
 from torch import Tensor
 
 from llmrec.align import rewards as worth
-from llmrec.align.context import AlignmentContext, TrainPositions
-from llmrec.align.grpo import PositionRows, RolloutGenerator, collate, frozen_copy, preflight
+from llmrec.align.context import AlignmentContext, PositionRows, TrainPositions
+from llmrec.align.grpo import RolloutGenerator, frozen_copy, preflight
 from llmrec.align.rewards import REWARDS, RewardInputs, total_reward
 from llmrec.align.rollout import (
     Rollouts,
@@ -38,12 +38,13 @@ from llmrec.decode.exact import score_all
 from llmrec.decode.scorer import Scorer
 from llmrec.errors import ModelError
 from llmrec.train import loop
+from llmrec.train.packing import IGNORE
 
 
 def step(generator: RolloutGenerator, model: Any, number: int = 0) -> dict[str, Tensor]:
     """The gradient of one pass over all positions."""
-    batch = collate([PositionRows(4)[row] for row in range(4)])
-    output = generator.objective().forward(model, **generator.prepare(model, batch, number, 0))
+    batch = generator.prepare(model, np.arange(4), number, 0) | {"labels": torch.tensor([[IGNORE, 0]] * 4)}
+    output = generator.objective().forward(model, **batch)
     return gradients(model, output.loss)  # type: ignore[arg-type]
 
 
