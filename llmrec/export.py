@@ -25,9 +25,9 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model.loading import config_from
 from llmrec.recipe import Model
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.ownership import is_below
 from llmrec.run.plan import plan
 from llmrec.run.recommender import collaborative_stages, describe
+from llmrec.run.run_lock import is_below
 from llmrec.stage_record import RECORD_FILE, read_record
 
 ADAPTER = "adapter"

@@ -1,4 +1,4 @@
-"""Making a run: the stages of its plan one after another, alone or in several training processes."""
+"""Run recipes: make the stages of a plan in order, in one process or several, and evaluate trained runs."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from llmrec.recipe.tasks import CHOICES, RECOMMENDING
 from llmrec.recipe_file import dump
 from llmrec.run import launch
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.ownership import lock, refuse_below, refuse_foreign
 from llmrec.run.plan import UNTIL, plan, up_to
+from llmrec.run.run_lock import lock, refuse_below, refuse_foreign
 from llmrec.run.stage import Context, EngineName, Split, StageSpec, require_current, resolve
 from llmrec.stage_record import is_stage, read_record
 from llmrec.train import distributed
 from llmrec.train.log import chosen_trackers
 
 Progress = Callable[[str, float], None]
-"""(kind of stage, share done from 0 to 1), called while stages are made."""
+"""Called with (kind of stage, share done from 0 to 1)."""
 
 
 def _silent(kind: str, done: float) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
 class StageMaker:
-    """Makes the stages of a plan that are not made yet, alone or as one of several training processes.
+    """Make the missing stages of a plan, in one process or as one of several training processes.
 
     Attributes:
-        check_sizes: called when the data are made; refuses what they are too large for.
-        elsewhere: makes all training stages in other processes; None where this one does.
+        check_sizes: called after the data stage; refuses models that are too large for the data.
+        train_in_children: runs all training stages in other processes; None to train in this process.
     """
 
     run: RunFolder
@@ -52,10 +52,10 @@ class StageMaker:
     launch: Launch
     progress: Progress
     check_sizes: Callable[[], None] = lambda: None
-    elsewhere: Callable[[Callable[[float], None]], None] | None = None
+    train_in_children: Callable[[Callable[[float], None]], None] | None = None
 
     def make(self, specs: Sequence[StageSpec], until: str) -> None:
-        """Make the stages of a plan, up to the last one of a kind."""
+        """Make the stages of a plan up to the last one of a kind."""
         trains = until in ("train", "evaluate")
         for spec in up_to(specs, until):
             self.make_stage(spec, specs)
@@ -63,22 +63,22 @@ class StageMaker:
                 self.check_sizes()
         if trains and distributed.is_main_process():
             planned = {self.run.stage(spec.name) for spec in specs}
-            for folder in self.run.trained:  # those that the recipe no longer names, now that the others are whole
+            for folder in self.run.trained:  # remove models that the recipe no longer has
                 if folder not in planned and is_stage(folder) and not folder.is_symlink():
                     shutil.rmtree(folder)
 
     def make_stage(self, spec: StageSpec, specs: Sequence[StageSpec]) -> None:
-        """Make one stage of several, if it is not made yet."""
+        """Make one stage if it is missing or outdated."""
         same = [other.name for other in specs if other.kind == spec.kind]
 
-        def progress(done: float, most: float = 0.999) -> None:
-            self.progress(spec.kind, min((same.index(spec.name) + done) / len(same), most))
+        def progress(done: float, limit: float = 0.999) -> None:
+            self.progress(spec.kind, min((same.index(spec.name) + done) / len(same), limit))
 
         progress(0.0)
         if spec.kind == "train":
             self._train(spec, progress)
         else:
-            with distributed.main_process_first():  # the first process makes it, the others find it made
+            with distributed.main_process_first():  # the first process makes it, the others find it
                 stage = resolve(self.run, spec, self.seed)
                 if not stage.is_made():
                     stage.make(partial(self._fill, spec, stage.key, progress))
@@ -86,14 +86,14 @@ class StageMaker:
         progress(1.0, 1.0)
 
     def _train(self, spec: StageSpec, progress: Callable[[float], None]) -> None:
-        """Make a training stage, on which all processes work and which the first one writes."""
+        """Make a training stage: all processes train, the first one writes."""
         stage = resolve(self.run, spec, self.seed)
         made = stage.is_made()
-        distributed.barrier()  # all have looked before one writes
-        if not made and self.elsewhere:
-            self.elsewhere(progress)
+        distributed.barrier()  # all processes have checked before one writes
+        if not made and self.train_in_children:
+            self.train_in_children(progress)
             if not stage.is_made():
-                raise RunError(f"{stage.folder} was not made, though its training ended well. See {self.run.log}.")
+                raise RunError(f"{stage.folder} was not made, but training ended without an error. See {self.run.log}.")
         elif not made and distributed.is_main_process():
             stage.make(partial(self._fill, spec, stage.key, progress))
         elif not made:
@@ -111,51 +111,47 @@ class StageMaker:
 
 
 def run(recipe: Recipe, out: Path, until: str = "evaluate", progress: Progress = _silent) -> Path:
-    """Run a recipe into a folder, going on where an earlier run of it stopped.
+    """Run a recipe into a folder and return the folder; resume an interrupted run.
 
     Args:
         out: the run folder.
-        until: the last kind of stage wanted, one of `UNTIL`.
-
-    Returns:
-        The run folder.
+        until: the last kind of stage, one of `UNTIL`.
 
     Raises:
-        LlmrecError: see the stages.
-        RunError: the folder is in use, cannot be written, or is no run's.
+        LlmrecError: a stage fails.
+        RunError: the folder is in use, cannot be written, or is not a run.
     """
     trains = UNTIL.index(until) >= UNTIL.index("train")
     if trains:
         resources.require_extras("train")
     if distributed.world_size() > 1:
         raise RunError(
-            "several processes run one recipe here. Start them on `llmrec train`, which shares the work between them, "
-            "or start one and say `launch: {processes: N}` in the recipe."
+            "several processes run the same recipe. Start them with `llmrec train`, which distributes the training, "
+            "or start one process and set `launch: {processes: N}` in the recipe."
         )
     if trains:
         _check_training(recipe.train, recipe.tasks, recipe.launch.report_to, recipe.launch.processes)
         launch.check(recipe.launch)
     folder = check_folder(out, recipe.data, recipe.read_paths)
     if recipe.launch.node_rank:
-        launch.train(recipe.launch, folder, lambda done: progress("train", done))  # machine 0 does all the rest
+        launch.train(recipe.launch, folder, lambda done: progress("train", done))  # node 0 does the rest
         return folder.path
     with lock(folder) as held:
         _begin(folder, dump(recipe), plan(recipe))
         check = partial(_check_sizes, folder, recipe.train, recipe.tasks, recipe.evaluate)
-        elsewhere = (
+        train_in_children = (
             None if recipe.launch.single_process else lambda tell: launch.train(recipe.launch, folder, tell, held)
         )
-        StageMaker(folder, recipe.seed, recipe.launch, progress, check, elsewhere).make(plan(recipe), until)
+        StageMaker(folder, recipe.seed, recipe.launch, progress, check, train_in_children).make(plan(recipe), until)
     return folder.path
 
 
 def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
-    """The training stages alone, and what they need where it is missing; as `run`.
+    """Run the training stages of a recipe and the missing stages before them; arguments as `run`.
 
-    Of several processes that `accelerate launch` started each calls this; they share the training, and the first one
-    makes and writes everything else.
+    Each of the processes of `accelerate launch` calls this; the first one makes and writes everything but training.
     """
-    held = os.environ.get(launch.HELD) == os.path.realpath(out)  # by the process that started this one
+    held = os.environ.get(launch.HELD) == os.path.realpath(out)  # the parent process holds the lock
     if distributed.world_size() == 1 and not held:
         return run(recipe, out, "train", progress)
     resources.require_extras("train")
@@ -172,7 +168,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Path:
 
 
 def _begin(folder: RunFolder, recipe: str, specs: Sequence[StageSpec]) -> None:
-    """Write the recipe of a run; what a killed process left of one goes, what it was about to replace is put back."""
+    """Write the recipe of a run and clean up after a killed process: remove partial files, restore old stages."""
     for left in folder.path.glob(f".{folder.recipe.name}.*"):
         left.unlink()
     write_text(folder.recipe, recipe)
@@ -187,22 +183,18 @@ def judge(
     progress: Progress = _silent,
     aside: tuple[Path, EngineName] | None = None,
 ) -> Path:
-    """Judge the trained model of a run by a stage that need not be its recipe's own, such as that of another split.
+    """Evaluate the trained model of a run by an evaluation stage, which may be of another split, and return its folder.
 
-    Nothing is trained; collaborative models that the evaluation reads are fitted where they are missing.
+    Nothing is trained, but missing collaborative models of the evaluation are fitted.
 
     Args:
         out: the run folder.
-        stage: the last one of a plan.
-        aside: an empty folder for the figures, and the engine that runs the language model; the run keeps the figures
-            that it has. None to make the stage in the run.
-
-    Returns:
-        The folder of the evaluation.
+        stage: the evaluation stage of a plan.
+        aside: an empty folder for the figures and an engine; the run is then not changed. None: store in the run.
 
     Raises:
-        LlmrecError: see the stages.
-        RunError: the run is in use, is not trained, or holds stages of two recipes.
+        LlmrecError: a stage fails.
+        RunError: the run is in use, is not trained, or has stages of two recipes.
     """
     run, stages = RunFolder(out.absolute()), plan(recipe)
     maker = StageMaker(run, recipe.seed, recipe.launch, progress)
@@ -253,13 +245,13 @@ def evaluate_run(
 
 
 def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged: Evaluate) -> None:
-    """Refuse collaborative models that would not fit into memory, before anything is trained."""
+    """Refuse collaborative models that do not fit into memory, before anything is trained."""
     facts = read_record(run.data)["facts"]
     sizes = Sizes(facts["users"], facts["items"], facts["interactions"])
     for number, stage in enumerate(train):
         if teacher := stage.needed_teacher:
             refuse_too_large([teacher], sizes, where=f"train.{number}.teacher")
-    if tasks.recommending:  # otherwise no collaborative model is judged beside it
+    if tasks.recommending:  # otherwise there are no baselines
         refuse_too_large(judged.baselines, sizes, where="evaluate.baselines")
         if judged.ensemble:
             refuse_too_large([judged.ensemble.model], sizes, where="evaluate.ensemble.model")
@@ -268,7 +260,7 @@ def _check_sizes(run: RunFolder, train: Sequence[Training], tasks: Tasks, judged
 def _check_training(
     train: Sequence[Training], tasks: Tasks, trackers_named: Sequence[str] | None, processes: int
 ) -> None:
-    """Refuse now what training would refuse after everything before it is made."""
+    """Check the settings of training before the first stage is made."""
     chosen_trackers(trackers_named)
     _check_tasks(train, tasks)
     for number, stage in enumerate(train):
@@ -279,14 +271,14 @@ def _check_training(
 
 
 def _check_tasks(train: Sequence[Training], tasks: Tasks) -> None:
-    """Refuse tasks that nothing could be judged by, and stages that need a task which recommends."""
+    """Refuse tasks that cannot be evaluated, and stages that need a task that recommends."""
     wanted = " or ".join(f"tasks.{task}=1" for task in RECOMMENDING)
     if tasks.recommending:
         return
     if not tasks.choices:
         raise RunError(
-            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) goes from a history to an item, so "
-            "the model would be judged and served with a prompt that it never saw. Give a task that recommends a "
+            f"none of the tasks ({', '.join(tasks.weights) or 'all have weight 0'}) predicts an item, so "
+            "the model would be evaluated and served with a prompt that it never saw. Give a task that recommends a "
             f"weight ({wanted}), or one with few possible answers ({', '.join(CHOICES)})."
         )
     for number, stage in enumerate(train):
@@ -299,18 +291,18 @@ def _check_tasks(train: Sequence[Training], tasks: Tasks) -> None:
 
 
 def check_folder(out: Path, data: Data, named: Mapping[str, str]) -> RunFolder:
-    """The run folder, if a run may be written there and nothing that the recipe reads lies in it.
+    """Return the run folder if a run may be written there and no input of the recipe is inside it.
 
     Args:
-        named: key of the recipe → file or folder that it names (`Recipe.read_paths`).
+        named: recipe key → file or folder (`Recipe.read_paths`).
 
     Raises:
-        RunError: see `ownership`.
+        RunError: as `run_lock.refuse_foreign` and `run_lock.refuse_below`.
     """
-    run = RunFolder(out.absolute())  # DuckDB and Arrow take ~ for a home, and a colon for an address
+    run = RunFolder(out.absolute())  # DuckDB and Arrow interpret ~ and colons
     refuse_foreign(run)
     refuse_below(named.items(), run.path)
-    with contextlib.suppress(DataError):  # what is missing is named by the stage that reads it
-        given = sources.source_files(data)
-        refuse_below(((f"data.source: {data.source}", path) for _, path in given), run.path)
+    with contextlib.suppress(DataError):  # the data stage reports missing files
+        files = sources.source_files(data)
+        refuse_below(((f"data.source: {data.source}", path) for _, path in files), run.path)
     return run

@@ -1,4 +1,4 @@
-"""The layout of a run folder: the only module that spells the paths below a run.
+"""The layout of a run folder; no other module spells paths inside a run.
 
 RUN/
   recipe.yaml                 the recipe, defaults filled in
@@ -9,7 +9,7 @@ RUN/
   evaluate-SPLIT/             figures of the last model on a held-out split
   catalogues/HASH/            catalogues with items added later
   logs/  report.html
-  .lock  .work/               held while a run is made; what survives a kill
+  .lock  .work/               lock of the running process; files for resuming
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _STAGE = re.compile(rf"{DATA}|{ITEMS}|{CATALOGUE}|{TASKS}|{EVALUATE}-(valid|test
 
 
 def training_name(number: int, method: str) -> str:
-    """The name of a training stage; `number` counts from 1."""
+    """Return the name of a training stage; the first number is 1."""
     return f"{TRAIN}-{number}-{method}"
 
 
 def evaluation_name(split: str) -> str:
-    """The name of the stage that judges the last model on a split, valid or test."""
+    """Return the name of the evaluation on a split, valid or test."""
     return f"{EVALUATE}-{split}"
 
 
 def collaborative_name(slug: str) -> str:
-    """The name of the stage that fits a collaborative model."""
+    """Return the name of the stage of a collaborative model."""
     return f"{COLLABORATIVE}/{slug}"
 
 
 def model_of(trained: Path) -> Path:
-    """The model folder of a training stage."""
+    """Return the model folder of a training stage."""
     return trained / "model"
 
 
 class RunFolder:
-    """The paths of one run; nothing needs to exist."""
+    """The paths of a run, which need not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,15 +65,15 @@ class RunFolder:
         self.log = self.logs("launch.log")  # standard error of training processes that this machine started
 
     def stage(self, name: str) -> Path:
-        """The folder of a stage, or a file of one (`data/items.parquet`)."""
+        """Return the folder of a stage, or a file in one (`data/items.parquet`)."""
         return self.path / name
 
     def logs(self, name: str) -> Path:
-        """What trackers write about a stage."""
+        """Return the path of logs of a stage."""
         return self.path / "logs" / name
 
     def evaluation(self, split: str) -> Path:
-        """Figures of the last model on a split, valid or test."""
+        """Return the evaluation folder of a split, valid or test."""
         return self.path / evaluation_name(split)
 
     @property
@@ -85,25 +85,25 @@ class RunFolder:
 
     @property
     def last_trained(self) -> Path:
-        """The folder of the last finished training stage; RunError where nothing is trained."""
+        """Folder of the last finished training stage; RunError if there is none."""
         if not self.trained:
-            raise RunError(f"{self.path} holds no trained model. Make one with: llmrec run RECIPE --out {self.path}")
+            raise RunError(f"{self.path} has no trained model. Make one with: llmrec run RECIPE --out {self.path}")
         return self.trained[-1]
 
     @property
     def stages(self) -> list[Path]:
-        """Folders that have the name of a stage, whoever made them."""
+        """Folders with the name of a stage, also if llmrec did not make them."""
         inside = sorted(self.path.iterdir()) if self.path.is_dir() else []
         fitted = self.path / COLLABORATIVE
         models = sorted(fitted.iterdir()) if fitted.is_dir() and not fitted.is_symlink() else []
         return [path for path in inside if _STAGE.fullmatch(path.name)] + models
 
     def is_run(self) -> bool:
-        """Whether it holds a recipe."""
+        """Whether it has a recipe."""
         return self.recipe.is_file()
 
     def require_run(self) -> None:
-        """Raise RunError where it holds no recipe."""
+        """Raise RunError if it has no recipe."""
         if not self.is_run():
             raise RunError(
                 f"{self.path} is not a run folder: it has no recipe.yaml. Make one with: llmrec run quickstart"
@@ -116,10 +116,10 @@ def default_run(recipe: Path, tiny: bool) -> Path:
 
 
 def recipe_of(run: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """The recipe of a run folder, with overrides as of `recipe_file.load`.
+    """Load the recipe of a run folder, with overrides.
 
     Raises:
-        RunError: it is no run folder.
+        RunError: not a run folder.
         RecipeError: as `recipe_file.load`.
     """
     folder = RunFolder(run)

@@ -1,8 +1,7 @@
-"""The plan of a run: which stages a recipe has, what each depends on, what it reads, and what makes it.
+"""The plan of a run: the stages of a recipe, their settings, inputs and functions.
 
-This is the only place that knows any of this. A stage's `config` holds *what* decides its result, never *how* it is
-made: processes, accumulation, checkpointing, save_every, batches of an evaluation and the spelling of paths are left
-out (`Part.hashed_fields`).
+The `config` of a stage has the settings that change its result, and no others: processes, gradient accumulation,
+checkpointing, save_every, evaluation batches and paths are left out (`Part.hashed_fields`).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 UNTIL = ("data", "items", "catalogue", "tasks", "train", "evaluate")
 ITEM_TABLE = f"{DATA}/items.parquet"
 READ_BY_CHOICES = ("history", "history_tokens", "templates", "candidates", "options", "negatives")
-"""Settings of tasks that decide how a model is judged by tasks with few possible answers."""
+"""Settings of `tasks` that change the evaluation of tasks with few possible answers."""
 
 
 def open_run(path: Path, until: Kind) -> tuple[RunFolder, Recipe]:
@@ -50,17 +49,17 @@ def add_items(path: Path, items: Path, catalogue: str | None) -> tuple[Path, dic
 
 
 def up_to(specs: Sequence[StageSpec], kind: str) -> Sequence[StageSpec]:
-    """The stages of a plan up to the last one of a kind."""
+    """Return the stages of a plan up to the last one of a kind."""
     return specs[: 1 + max(place for place, spec in enumerate(specs) if spec.kind == kind)]
 
 
 def plan(recipe: Recipe, split: Split | None = None) -> list[StageSpec]:
-    """The stages of a recipe, in the order in which they are made; the last one judges its last model.
+    """Return the stages of a recipe in order; the last one is the evaluation of its last model.
 
-    A fitted collaborative model comes right before the first stage that reads it.
+    A collaborative model is fitted right before the first stage that reads it.
 
     Args:
-        split: the held-out split that the model is judged on; that of `evaluate.split` if None.
+        split: the split of the evaluation; `evaluate.split` if None.
     """
     train, tasks = recipe.train, recipe.tasks
     settings = recipe.evaluate.model_copy(update={"split": split or recipe.evaluate.split})
@@ -111,11 +110,11 @@ def _data(settings: Data) -> StageSpec:
         return dataset.make(settings, context.seed, context.folder)
 
     files: dict[str, Outside] = {}
-    with contextlib.suppress(DataError):  # a run is read where its source is not; `make` says what is missing
+    with contextlib.suppress(DataError):  # runs can be read without their source; `make` reports what is missing
         for name, path in sources.source_files(settings):
             if path.is_file():
                 label, same = f"{name} {path.name}", 1
-                while label in files:  # files of one name are told apart by a number
+                while label in files:  # number files with the same name
                     label, same = f"{name} {path.name} {same + 1}", same + 1
                 files[label] = _file(label, path)
     return StageSpec(DATA, "data", 3, settings.hashed_fields(), tuple(files.values()), make)
@@ -179,7 +178,7 @@ def _tasks(settings: Tasks) -> StageSpec:
 def _training(
     number: int, stage: Training, model: Model, tasks: Tasks, evaluate: Evaluate, before: Sequence[Training]
 ) -> StageSpec:
-    """A training stage; `before` holds the one that it starts from, where there is one."""
+    """Return a training stage; `before` has the stage that it starts from, if any."""
     previous = layout.training_name(number - 1, before[0].method) if before else None
     warm = RunFolder(Path(model.init_from)) if model.init_from and not before else None
     aligns = isinstance(stage, Alignment)
@@ -205,7 +204,7 @@ def _training(
         reads.append(_file("model.base", Path(model.base)))
 
     def make(context: Context) -> dict[str, Any]:
-        from llmrec.run.makers import train
+        from llmrec.run.stage_functions import train
 
         start = context.run.stage(previous) if previous else warm.last_trained if warm else None
         return train(context, stage, number, model, tasks, evaluate, start)
@@ -214,7 +213,7 @@ def _training(
 
 
 def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
-    """A stage for each model and for each part of one."""
+    """Return a stage for each model and for each of its parts."""
     found: dict[str, StageSpec] = {}
     for model in models:
         parts = model.parts.values()
@@ -222,7 +221,7 @@ def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
         reads = (DATA, *(collaborative_name(part.slug) for part in parts))
 
         def make(context: Context, model: ModelSpec = model) -> dict[str, Any]:
-            from llmrec.run.makers import fit
+            from llmrec.run.stage_functions import fit
 
             return fit(context, model)
 
@@ -232,13 +231,10 @@ def _collaborative(models: Iterable[ModelSpec]) -> list[StageSpec]:
 
 
 def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, name: str) -> StageSpec:
-    """The stage that judges the last model.
-
-    A model that no task trains to recommend is judged by its tasks alone, without the collaborative models.
-    """
+    """Return the evaluation of the last model; without baselines if no task trains it to recommend."""
 
     def make(context: Context) -> dict[str, Any]:
-        from llmrec.run.makers import evaluate
+        from llmrec.run.stage_functions import evaluate
 
         return evaluate(context, settings, tasks, description_of(settings, train, name))
 
@@ -256,7 +252,7 @@ def _evaluation(settings: Evaluate, train: Sequence[Training], tasks: Tasks, nam
 
 
 def description_of(settings: Evaluate, train: Sequence[Training], name: str) -> RecommenderSpec:
-    """What the recommender of a recipe, called `name`, is made of; folders are below the run's."""
+    """Return the specification of the recommender of a recipe; folders are relative to the run."""
     model = layout.model_of(Path(layout.training_name(len(train), train[-1].method))).as_posix()
     node: dict[str, Any] = {"kind": "generative", "folder": model, "beams": settings.beams}
     if settings.ensemble:

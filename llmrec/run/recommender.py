@@ -1,4 +1,4 @@
-"""What a run recommends by, as a description that `decode/load` opens; the same as an export has in a file."""
+"""The specification of the recommender of a run or an export, which `decode/load` loads."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llmrec.run.stage import StageSpec, require_current
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder is an export, not a run."""
+    """Whether a folder is an export."""
     return (folder / SPEC_FILE).is_file()
 
 
 def describe(folder: Path) -> RecommenderSpec:
-    """What the recommender of a run or of an export is made of.
+    """Return the specification of the recommender of a run or an export.
 
     Raises:
-        RunError: there is no such folder, nothing is trained in the run, no task of it recommends, or it holds stages
-            of two recipes.
-        ModelError: the description of an export is damaged.
+        RunError: there is no such folder, the run is not trained, has no task that recommends, or has stages of two
+            recipes.
+        ModelError: the specification of an export is damaged.
     """
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}. Make a run with: llmrec run quickstart --out {folder}")
@@ -53,16 +53,16 @@ def describe(folder: Path) -> RecommenderSpec:
 
 
 def collaborative_stages(specs: Sequence[StageSpec], description: RecommenderSpec) -> list[StageSpec]:
-    """Stages of a plan with the collaborative models of a recommender, and with the parts of these models."""
+    """Return the stages of the collaborative models of a recommender and of their parts."""
     named = {node["folder"] for node in iter_nodes(description["recommender"]) if "folder" in node}
-    for spec in reversed(specs):  # what a model is composed of comes before it
+    for spec in reversed(specs):  # parts of a model come before it
         if spec.kind == "collaborative" and spec.name in named:
             named.update(read for read in spec.reads if isinstance(read, str))
     return [spec for spec in specs if spec.kind == "collaborative" and spec.name in named]
 
 
 def language_model(folder: Path) -> Path:
-    """The model folder that a run or an export recommends by; RunError where it has none, or as `describe`."""
+    """Return the folder of the language model of a run or export; RunError if it has none, or as `describe`."""
     found = [node["folder"] for node in iter_nodes(describe(folder)["recommender"]) if node["kind"] == "generative"]
     if not found:
         raise RunError(f"{folder} recommends without a language model, so vLLM cannot serve it: --engine transformers.")

@@ -1,4 +1,4 @@
-"""Stages of a run: what one depends on, whether its folder holds just that, and how it is made whole or not at all."""
+"""Stages of a run: their inputs, whether a folder is current, and how it is made atomically."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Split = Literal["valid", "test"]
 EngineName = Literal["transformers", "vllm"]
 Kind = Literal["data", "items", "catalogue", "collaborative", "tasks", "train", "evaluate"]
 _MISSING = object()
-_SMALL = 2**20  # bytes of a file of a base that is read whole; of larger ones the size counts
+_SMALL = 2**20  # bytes; larger files of a base model are compared by size only
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the function that makes a stage is given.
+    """Arguments of the function that makes a stage.
 
     Attributes:
-        run: the run folder; stages that are read are whole.
-        folder: to write into.
-        work: for files that survive a kill.
+        run: the run folder, with all stages that are read.
+        folder: the folder to write to.
+        work: folder for files that survive an interruption.
         key: of the stage.
         progress: called with the share done, 0 to 1.
-        report_to: names of trackers of training; None for TensorBoard where it is installed.
-        engine: what runs a language model that is evaluated.
+        report_to: experiment trackers; None: TensorBoard if it is installed.
+        engine: of the language model in an evaluation.
     """
 
     run: RunFolder
@@ -58,11 +58,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Outside:
-    """A file or folder outside of the run that a stage reads.
+    """An input of a stage outside the run folder.
 
     Attributes:
-        label: what made.json calls it; the same wherever the file lies.
-        find: gives its path; called only when the stage is to be made, so a run is read where it is not.
+        label: its name in made.json, independent of its path.
+        find: returns its path; called only to make the stage, so that a run can be read without it.
     """
 
     label: str
@@ -74,11 +74,11 @@ class StageSpec:
     """One stage of a plan.
 
     Attributes:
-        name: of its folder, below the run.
-        version: of the code that makes it; raise it to make old results anew.
-        config: what decides its result, as JSON; nothing about how it is made.
-        reads: stages, files of stages (`data/items.parquet`), and what lies outside of the run.
-        make: fills a folder; returns facts for people.
+        name: of its folder in the run.
+        version: of the code; increase it to invalidate old results.
+        config: all settings that change the result, as JSON.
+        reads: stages, files of stages (`data/items.parquet`), and inputs outside the run.
+        make: writes the folder and returns facts.
     """
 
     name: str
@@ -91,7 +91,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder, made or not, and all that its content depends on; `inputs` are name → SHA-256 of what it reads."""
+    """A stage folder, which may not exist, and everything its content depends on; `inputs`: name → SHA-256."""
 
     folder: Path
     version: int
@@ -101,14 +101,14 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """SHA-256 of everything that the result depends on."""
+        """SHA-256 of everything the result depends on."""
         return hash_json([self.version, self.config, self.inputs, self.seed])
 
     def is_made(self) -> bool:
-        """Whether the folder holds the result for just this key.
+        """Whether the folder has the result for this key.
 
         Raises:
-            RunError: it does, and a file of it is missing or was changed; or its made.json is damaged.
+            RunError: a file of it is missing or was changed, or its made.json is damaged.
         """
         if not (self.folder / RECORD_FILE).is_file():
             return False
@@ -119,13 +119,13 @@ class Stage:
         return True
 
     def make(self, fill: Callable[[Path], dict[str, Any]]) -> None:
-        """Make the folder; what was there before stays until the new one is whole.
+        """Make the folder atomically: an old one is replaced only when the new one is complete.
 
         Args:
-            fill: writes files into an empty folder and returns facts for people.
+            fill: writes the files into an empty folder and returns facts.
 
         Raises:
-            RunError: the folder holds something that is no stage, or the disk takes no more.
+            RunError: the folder is not a stage, or the disk is full.
         """
         started = time.monotonic()
         provenance.reset_peak_memory()
@@ -152,10 +152,10 @@ class Stage:
 
 
 def resolve(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
-    """A stage of a run, with hashes of what it reads as that is now.
+    """Return a stage with the current hashes of its inputs.
 
     Raises:
-        RunError: a stage that it reads is not made, or a file is missing.
+        RunError: an input stage is not made, or a file is missing.
     """
     inputs = {
         read.label if isinstance(read, Outside) else read: _outside_hash(read)
@@ -167,7 +167,7 @@ def resolve(run: RunFolder, spec: StageSpec, seed: int) -> Stage:
 
 
 def _inside_hash(run: RunFolder, name: str) -> str:
-    """Hash of a stage of the run, or of a file of one."""
+    """Return the hash of a stage of the run, or of a file of it."""
     path = run.stage(name)
     if (path / RECORD_FILE).is_file():
         return read_record(path)["output"]
@@ -178,7 +178,7 @@ def _inside_hash(run: RunFolder, name: str) -> str:
 
 
 def _outside_hash(read: Outside) -> str:
-    """Hash of a file, of a stage of another run, or of a folder with a model."""
+    """Return the hash of a file, of a stage of another run, or of a model folder."""
     path = read.find()
     if (path / RECORD_FILE).is_file():
         return read_record(path)["output"]
@@ -186,24 +186,24 @@ def _outside_hash(read: Outside) -> str:
         files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
         sizes = {name: file.stat().st_size for name, file in files.items()}
         return hash_json([[name, hash_file(files[name]) if size <= _SMALL else size] for name, size in sizes.items()])
-    check_file(path, f"The recipe names it ({read.label}): put it back, or name another.")
+    check_file(path, f"The recipe has it as {read.label}: restore it, or change the recipe.")
     return hash_file(path)
 
 
 def require_current(run: RunFolder, specs: Sequence[StageSpec], seed: int, all_files: bool = True) -> dict[str, str]:
-    """Check that stages of a run are those of a recipe, made of one another, with their files as they were left.
+    """Check that stages of a run are current: made by this recipe from one another, with unchanged files.
 
-    Files outside of the run count as they were when the stages were made.
+    Inputs outside the run are not checked again.
 
     Args:
-        specs: stages that must be there, in order.
-        all_files: whether every file must be there; False where weights stayed on another machine.
+        specs: the required stages, in order.
+        all_files: whether every file must exist; False if weights are on another machine.
 
     Returns:
         Stage → hash of its files.
 
     Raises:
-        RunError: a stage is missing, was made from another recipe, seed or input, or a file of it was changed.
+        RunError: a stage is missing, was made from another recipe, seed or input, or has a changed file.
     """
     hashes: dict[str, str] = {}
     for spec in specs:
@@ -212,7 +212,7 @@ def require_current(run: RunFolder, specs: Sequence[StageSpec], seed: int, all_f
             raise RunError(f"{folder} is not made. Finish the run with: llmrec run RECIPE --out {run.path}")
         made = read_record(folder)
         inputs = {read: _inside_hash(run, read) for read in spec.reads if isinstance(read, str)}
-        # Files of a user's own data may be gone, so of `data` what it did read counts.
+        # The user's own files may be gone, so for `data` the recorded inputs count.
         outside = made["inputs"] if spec.kind == "data" else [r.label for r in spec.reads if isinstance(r, Outside)]
         inputs |= {label: made["inputs"].get(label, "") for label in outside}
         if made["key"] != Stage(folder, spec.version, spec.config, inputs, seed).key:
@@ -226,7 +226,7 @@ def require_current(run: RunFolder, specs: Sequence[StageSpec], seed: int, all_f
 
 
 def _difference(made: StageRecord, spec: StageSpec, inputs: dict[str, str], seed: int) -> str:
-    """How a made stage differs from what it must be."""
+    """Describe how a stage differs from its plan."""
     if made["seed"] != seed:
         return f"with seed {made['seed']}, and the recipe has seed {seed}"
     if made["config"] != spec.config:
@@ -237,7 +237,7 @@ def _difference(made: StageRecord, spec: StageSpec, inputs: dict[str, str], seed
 
 
 def _first_difference(made: Any, planned: Any, name: str = "") -> str:
-    """The first setting in which two configurations differ, and both values; one that is missing differs from null."""
+    """Describe the first setting that differs, with both values; a missing setting differs from null."""
     if isinstance(made, dict) and isinstance(planned, dict):
         both = sorted(made.keys() | planned.keys())
         key = next(key for key in both if made.get(key, _MISSING) != planned.get(key, _MISSING))

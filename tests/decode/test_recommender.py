@@ -190,5 +190,5 @@ def test_a_folder_without_a_trained_model_is_refused(tiny_run: Path, tmp_path: P
     with pytest.raises(RunError, match="is not a run folder"):
         llmrec.load(tmp_path)
     shutil.copy(tiny_run / "recipe.yaml", tmp_path)
-    with pytest.raises(RunError, match="holds no trained model"):
+    with pytest.raises(RunError, match="has no trained model"):
         llmrec.load(tmp_path)

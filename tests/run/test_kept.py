@@ -133,7 +133,7 @@ def test_what_an_out_of_memory_message_advises_goes_on_from_the_last_checkpoint(
 
 
 def test_two_at_once_on_one_folder_is_one_and_a_refusal(trained: Path, world: Path, tmp_path: Path) -> None:
-    from llmrec.run.ownership import lock
+    from llmrec.run.run_lock import lock
 
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     before = everything(run)

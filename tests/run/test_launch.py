@@ -136,7 +136,7 @@ def test_sharding_without_gpus_is_refused_before_anything_is_made(world: Path, t
 
 def test_other_machines_wait_for_the_first(world: Path, tmp_path: Path) -> None:
     given = ["launch.processes=2", "launch.nodes=2", "launch.master_addr=localhost", "launch.node_rank=1"]
-    with pytest.raises(RunError, match=r"holds no recipe\.yaml\. Start machine 0 first"):
+    with pytest.raises(RunError, match=r"has no recipe\.yaml\. Start node 0 first"):
         execute.run(load(world, given), tmp_path / "run")
 
 

@@ -17,10 +17,10 @@ from llmrec.recipe.collaborative import EaseRecentSpec, EaseSpec, PopularitySpec
 from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder, recipe_of
-from llmrec.run.makers import load_collaborative
 from llmrec.run.plan import plan
 from llmrec.run.recommender import describe
 from llmrec.run.stage import require_current
+from llmrec.run.stage_functions import load_collaborative
 
 BEFORE_TRAINING = ["train.0.epochs=0.2", "evaluate.baselines=[popularity]", "model.width=32", "model.heads=1"]
 

@@ -100,7 +100,7 @@ def test_until_stops_after_its_stage_and_the_next_run_goes_on(world: Path, tmp_p
     execute.run(load(world, SMALL), tmp_path / "run", "catalogue", lambda stage, done: told.append(stage))
     assert list(dict.fromkeys(told)) == ["data", "items", "catalogue"]
     assert not (tmp_path / "run" / "tasks").exists()
-    with pytest.raises(RunError, match="holds no trained model"):
+    with pytest.raises(RunError, match="has no trained model"):
         RunFolder(tmp_path / "run").last_trained  # noqa: B018
 
 

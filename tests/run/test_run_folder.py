@@ -18,7 +18,7 @@ from llmrec.files import hash_folder
 from llmrec.recipe_file import load
 from llmrec.run import execute
 from llmrec.run.layout import RunFolder
-from llmrec.run.ownership import lock
+from llmrec.run.run_lock import lock
 
 Call = Callable[..., tuple[int, str]]
 
@@ -79,7 +79,7 @@ def test_a_folder_with_files_of_somebody_else_is_left_as_it_is(
 def test_one_file_makes_a_folder_somebody_else_s(name: str, world: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("process 1 of mine")
-    with pytest.raises(RunError, match=rf"holds other files \({name}\) and is no run"):
+    with pytest.raises(RunError, match=rf"has other files \({name}\) and is not a run"):
         execute.run(load(world), tmp_path / "run", "data")
     assert everything(tmp_path) == {f"run/{name}": b"process 1 of mine"}
 
@@ -113,7 +113,7 @@ def test_a_stage_without_our_mark_is_not_replaced(
     if made_json is not None:
         (run / "items" / "made.json").write_text(made_json)
     before = everything(run)
-    with pytest.raises(RunError, match=r"run/items is no stage of a run .*Move it away"):
+    with pytest.raises(RunError, match=r"run/items is not a stage of a run .*Move it away"):
         execute.run(load(world, ["items.text=[title]"]), run, "items")
     assert everything(run) == before
 
@@ -126,7 +126,7 @@ def test_a_link_in_the_place_of_a_stage_is_not_followed_and_not_replaced(
     shutil.move(run / "items", tmp_path / "elsewhere")
     (run / "items").symlink_to(tmp_path / to)
     before = everything(tmp_path)
-    with pytest.raises(RunError, match="run/items is no stage of a run"):
+    with pytest.raises(RunError, match="run/items is not a stage of a run"):
         execute.run(load(world, ["items.text=[title]"]), run, "items")
     assert everything(tmp_path) == before
 
@@ -181,13 +181,13 @@ def test_a_recipe_that_reads_what_lies_in_its_run_is_refused(
     elif how == "pattern":
         place = tmp_path / "*" / "items" / f"{file.stem}*.csv"
     before = everything(run)
-    with pytest.raises(RunError, match="lies in the run folder"):
+    with pytest.raises(RunError, match="is inside the run folder"):
         execute.run(load(world, [f"data.{key}={place}", "items.text=[title]"]), run, "items")
     assert everything(run) == before
 
 
 def test_a_run_that_goes_on_from_itself_is_refused(made: Path, world: Path) -> None:
-    with pytest.raises(RunError, match=r"model\.init_from .* lies in the run folder"):
+    with pytest.raises(RunError, match=r"model\.init_from .* is inside the run folder"):
         execute.run(load(world, [f"model.init_from={made}"]), made, "data")
 
 

@@ -17,7 +17,7 @@ import pytest
 from llmrec.errors import RunError
 from llmrec.files import hash_bytes, hash_json
 from llmrec.run.layout import RunFolder
-from llmrec.run.ownership import lock
+from llmrec.run.run_lock import lock
 from llmrec.run.stage import Stage
 from llmrec.stage_record import read_record
 
@@ -119,7 +119,7 @@ def test_a_full_disk_in_a_stage_is_told_in_words_and_leaves_nothing(tmp_path: Pa
 
 def test_a_run_in_use_says_by_whom(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\nfrom llmrec.run.layout import RunFolder\nfrom llmrec.run.ownership import lock\n"
+        "import sys, pathlib\nfrom llmrec.run.layout import RunFolder\nfrom llmrec.run.run_lock import lock\n"
         "with lock(RunFolder(pathlib.Path(sys.argv[1]))):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(

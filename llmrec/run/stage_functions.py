@@ -1,4 +1,4 @@
-"""What makes the stages that read many others: fitting collaborative models, training, judging."""
+"""Functions that make stages: fit collaborative models, train, evaluate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit(context: Context, model: ModelSpec) -> dict[str, Any]:
 
 
 def load_collaborative(run: RunFolder, model: ModelSpec, dataset: Dataset) -> CollaborativeModel:
-    """A model that a stage of the run fitted, with its parts; ModelError where its folder is damaged."""
+    """Load a fitted collaborative model of the run with its parts; ModelError if it is damaged."""
     return collaborative.load(run.stage(collaborative_name(model.slug)), Items(dataset.item_ids))
 
 
@@ -46,8 +46,8 @@ def train(
     """Make a training stage.
 
     Args:
-        number: its place among the training stages, from 1.
-        start: the folder of the training stage to go on from; None for the recipe's base.
+        number: of the training stage, from 1.
+        start: folder of the training stage to start from; None: the base model of the recipe.
     """
     run, teacher = context.run, stage.needed_teacher
     job = TrainJob(
@@ -79,7 +79,7 @@ def train(
 
 
 def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validate | None:
-    """What early stopping measures; None where the stage has none."""
+    """Return the validation function of a stage; None if it does not validate."""
     from llmrec.evaluate.ranking import validator
 
     if not stage.validation.every:
@@ -89,10 +89,10 @@ def _validator(context: Context, stage: Training, evaluate: Evaluate) -> Validat
 
 
 def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: RecommenderSpec) -> dict[str, Any]:
-    """Judge a model on the split `settings.split` by what it was trained for.
+    """Evaluate a model on `settings.split`: ranking, tasks with few possible answers, and generated text.
 
-    As a recommender, by tasks with few possible answers, and by what it writes. `description` is of what is judged, as
-    `plan.description_of` gives it.
+    Args:
+        description: of the recommender, from `plan.description_of`.
     """
     from llmrec.decode.recommender_spec import iter_nodes
 
@@ -104,7 +104,7 @@ def evaluate(context: Context, settings: Evaluate, tasks: Tasks, description: Re
 
 
 def _ranking(context: Context, settings: Evaluate, description: RecommenderSpec) -> dict[str, Any]:
-    """Rank the held-out items beside the baselines, over the whole catalogue."""
+    """Rank the held-out items in the whole catalogue, by the model and the baselines."""
     from llmrec.decode.generative import engine_factory
     from llmrec.decode.load import LoadOptions, RecommenderFolder
     from llmrec.evaluate.ranking import evaluate as rank

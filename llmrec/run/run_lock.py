@@ -1,4 +1,4 @@
-"""Which folders a run may be written to: a new or an empty one, or a run's; nothing else is ever replaced."""
+"""Lock a run folder, and refuse folders that are not runs, so that no other file is ever replaced."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llmrec.files import explain_disk
 from llmrec.run.layout import RunFolder
 from llmrec.stage_record import RECORD_FILE, is_stage, read_record
 
-_LOCKED = re.compile(rb"process \d+ on .* since \d{4}-")  # what `lock` writes
+_LOCKED = re.compile(rb"process \d+ on .* since \d{4}-")  # written by `lock`
 
 
 @contextlib.contextmanager
 def lock(run: RunFolder) -> Iterator[int]:
-    """Hold a run folder, by a file descriptor that children may hold on to; the folder is made and marked as a run's.
+    """Create and lock a run folder; yield the file descriptor of the lock, which children may inherit.
 
     Raises:
-        RunError: another process holds it, it cannot be made, or it holds other files than a run's.
+        RunError: another process holds the lock, the folder cannot be created, or it has other files.
     """
     refuse_foreign(run)
     with explain_disk(run.path):
@@ -32,7 +32,7 @@ def lock(run: RunFolder) -> Iterator[int]:
             run.path.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError:
             raise RunError(
-                f"{run.path} cannot be made: its parent takes no folders. Choose another with --out DIR."
+                f"{run.path} cannot be created in its parent folder. Choose another with --out DIR."
             ) from None
         descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "r+") as file:
@@ -41,20 +41,20 @@ def lock(run: RunFolder) -> Iterator[int]:
         except BlockingIOError:
             holder = file.read().strip() or "another process"
             raise RunError(
-                f"{run.path} is in use by {holder}. Wait for it, stop it, or write elsewhere with --out DIR."
+                f"{run.path} is in use by {holder}. Wait for it, stop it, or choose another folder with --out DIR."
             ) from None
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.truncate()  # only now: this line marks the folder as a run's, also for who reads it at this moment
+        file.truncate()  # after writing, since other processes may read this line at any time
         file.flush()
         yield file.fileno()
 
 
 def refuse_foreign(run: RunFolder) -> None:
-    """See that a run may be written to a folder.
+    """Check that a run may be written to a folder.
 
     Raises:
-        RunError: it cannot be a folder, holds files and is no run, is part of a run, a stage of it is not ours, or it
-            is a run of another version of llmrec.
+        RunError: it is not a folder, has files but is not a run, is inside a stage of a run, has a stage that llmrec
+            did not make, or is a run of another version of llmrec.
     """
     folder = run.path
     with explain_disk(folder):
@@ -64,14 +64,14 @@ def refuse_foreign(run: RunFolder) -> None:
         except FileNotFoundError:
             return
         if not folder.is_dir():
-            what = "a link that leads to no folder" if folder.is_symlink() else "no folder"
-            raise RunError(f"{folder} is {what}, so no run can be written there. Name another with --out DIR.")
+            what = "a link to something that is not a folder" if folder.is_symlink() else "not a folder"
+            raise RunError(f"{folder} is {what}, so no run can be written there. Choose another with --out DIR.")
         _refuse_files(run)
         _refuse_parts(run)
 
 
 def _refuse_files(run: RunFolder) -> None:
-    """Refuse a folder with files that no run has marked as its own."""
+    """Refuse a folder with files that is not marked as a run."""
     names, lock = sorted(path.name for path in run.path.iterdir()), run.lock
     own_lock = lock.is_file() and not lock.is_symlink()
     beginning = names == [lock.name] and not lock.is_symlink() and not lock.stat().st_size
@@ -79,20 +79,20 @@ def _refuse_files(run: RunFolder) -> None:
     if names and not beginning and not locked and not any(is_stage(stage) for stage in run.stages):
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise RunError(
-            f"{run.path} holds other files ({shown}) and is no run, so nothing is written there. Name a new or an "
+            f"{run.path} has other files ({shown}) and is not a run, so nothing is written there. Choose a new or "
             "empty folder with --out DIR."
         )
 
 
 def _refuse_parts(run: RunFolder) -> None:
-    """Refuse what a run would delete or replace and did not make, or another version made."""
+    """Refuse a folder with parts that a run would delete or replace, but that no run of this version made."""
     if run.work.is_symlink():
-        raise RunError(f"{run.work} is a link, and what a run leaves there is deleted. Put a folder there.")
+        raise RunError(f"{run.work} is a link, but its content would be deleted. Replace it with a folder.")
     for stage in run.stages:
         if _is_foreign(stage):
             raise RunError(
-                f"{stage} is no stage of a run (it has no {RECORD_FILE} of one), and a run would replace it. Move it "
-                "away, or name another folder with --out DIR."
+                f"{stage} is not a stage of a run (it has no valid {RECORD_FILE}), but a run would replace it. Move it "
+                "away, or choose another folder with --out DIR."
             )
         if (stage / RECORD_FILE).is_file():
             read_record(stage)
@@ -103,14 +103,14 @@ def _is_foreign(stage: Path) -> bool:
         return True
     try:
         return any(stage.iterdir()) and not is_stage(stage)
-    except FileNotFoundError:  # another process of this run has replaced it just now
+    except FileNotFoundError:  # another process replaced it at this moment
         return False
 
 
 def _refuse_name(folder: Path) -> None:
     whole = next((parent for parent in Path(os.path.realpath(folder)).parents if is_stage(parent)), None)
     if whole:
-        raise RunError(f"{folder} lies in {whole}, a stage of a run that may be replaced. Name another with --out DIR.")
+        raise RunError(f"{folder} is inside {whole}, a stage of a run. Choose another with --out DIR.")
     try:
         str(folder).encode()
     except UnicodeEncodeError:
@@ -118,21 +118,21 @@ def _refuse_name(folder: Path) -> None:
 
 
 def refuse_below(paths: Iterable[tuple[str, str | Path]], folder: Path) -> None:
-    """Raise RunError where a file that a run reads lies in its own folder, by its name or through links.
+    """Raise RunError if an input of a run is inside the run folder, directly or through links.
 
     Args:
-        paths: what it is, as a recipe calls it, and where it is; what is not there is passed over.
+        paths: (recipe key, path) of inputs; missing files are skipped.
     """
     for name, path in paths:
         if os.path.lexists(path) and is_below(Path(path), folder):
             raise RunError(
-                f"{name} ({path}) lies in the run folder {folder}, whose parts are replaced when they are made anew. "
-                "Move it elsewhere, or write the run elsewhere with --out DIR."
+                f"{name} ({path}) is inside the run folder {folder}, whose parts are replaced by new results. "
+                "Move it, or choose another run folder with --out DIR."
             )
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path leads to a folder or below it, by its name or through links."""
+    """Whether a path is a folder or inside it, directly or through links."""
     places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}  # noqa: PTH100  # as written, links kept
     return any(_same(parent, folder) for place in places for parent in (place, *place.parents))
 
