@@ -193,7 +193,7 @@ def test_a_run_that_goes_on_from_itself_is_refused(made: Path, world: Path) -> N
 
 def test_a_run_inside_a_stage_is_refused(made: Path, world: Path) -> None:
     for out in (made / "data" / "run", made / "items" / "a" / "b"):
-        with pytest.raises(RunError, match="is inside .* a stage of a run"):
+        with pytest.raises(RunError, match=r"is inside .* a stage of a run"):
             execute.run(load(world), out, "data")
         assert not out.exists()
 
