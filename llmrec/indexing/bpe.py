@@ -22,16 +22,13 @@ _BLOCK = 1 << 14  # codes that are Python strings at once
 
 
 def fit(codes: np.ndarray, counts: np.ndarray, n_symbols: int, vocab_size: int) -> bytes:
-    """Train a BPE model.
+    """Train a BPE model on codes weighted by training events; return the content of its file.
 
     Args:
         codes: (items, longest) int32 symbols, padded at the end by -1.
         counts: (items,) training events of each item.
-        n_symbols: symbols; each is a piece, so that every code can be written.
+        n_symbols: each symbol is a piece, so that every code can be written.
         vocab_size: pieces.
-
-    Returns:
-        The content of the model file.
 
     Raises:
         CodeError: fewer pieces than symbols.
@@ -40,9 +37,9 @@ def fit(codes: np.ndarray, counts: np.ndarray, n_symbols: int, vocab_size: int) 
         raise CodeError(
             f"indexing.bpe_vocab: {vocab_size} leaves no room beside {n_symbols} tokens that must be pieces. Raise it."
         )
-    model = io.BytesIO()
+    model, texts = io.BytesIO(), (text for _, block in _texts(codes) for text in block)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_weighted_lines(codes, counts),
+        sentence_iterator=(f"{text}\t{1 + count}" for text, count in zip(texts, counts.tolist(), strict=True)),
         input_format="tsv",  # a code and its weight, instead of one line per event
         model_writer=model,
         model_type="bpe",
@@ -68,15 +65,7 @@ def fit(codes: np.ndarray, counts: np.ndarray, n_symbols: int, vocab_size: int) 
 
 
 def encode(model: bytes, codes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Encode codes as pieces.
-
-    Args:
-        model: from `fit`.
-        codes: (items, longest) int32 symbols, padded at the end by -1.
-
-    Returns:
-        (items, longest) int32 piece numbers, padded at the end by -1, and the number of pieces.
-    """
+    """Encode (items, longest) symbols as (items, longest) piece numbers, both padded by -1; and count all pieces."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     table = np.full(codes.shape, -1, np.int32)
     for first, texts in _texts(codes):
@@ -85,13 +74,6 @@ def encode(model: bytes, codes: np.ndarray) -> tuple[np.ndarray, int]:
         # piece 0 is the unknown piece, which no code has
         table[first : first + len(texts)][inside] = np.concatenate(rows) - 1
     return left_align(table), processor.get_piece_size() - 1
-
-
-def _weighted_lines(codes: np.ndarray, counts: np.ndarray) -> Iterator[str]:
-    """One line for each item: its code, a tab, its weight."""
-    for first, texts in _texts(codes):
-        for text, count in zip(texts, counts[first : first + len(texts)].tolist(), strict=True):
-            yield f"{text}\t{1 + count}"
 
 
 def _texts(codes: np.ndarray) -> Iterator[tuple[int, list[str]]]:

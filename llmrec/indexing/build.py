@@ -33,11 +33,7 @@ def make(
     """Assign codes and write the catalogue folder.
 
     Args:
-        settings: `indexing` of the recipe.
-        items: the items table.
         text: (items, dim) float32 unit text vectors.
-        seed: of the run.
-        folder: to write into.
         train: training histories; only collaborative methods and the health report use them.
 
     Returns:

@@ -44,8 +44,7 @@ def residual_kmeans(
 
     Args:
         vectors: (items, dim) float32, finite.
-        levels: codebooks.
-        width: centroids of each.
+        levels, width: number of codebooks, and centroids of each.
         seed: of the k-means starts.
         balanced: limit each code of a level to ceil(items / width) items; `encode` has no such limit.
 
@@ -111,8 +110,7 @@ def product_quantizer(vectors: np.ndarray, levels: int, width: int, seed: int, r
 
     Args:
         vectors: (items, dim) float32.
-        levels: parts; a dimension that is no multiple of it is padded with zeros.
-        width: centroids of each part.
+        levels, width: number of parts, and centroids of each; the dimension is padded to a multiple of the parts.
         seed: of the k-means starts.
         rotate: learn a rotation that lowers the quantization error (OPQ).
 

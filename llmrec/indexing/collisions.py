@@ -34,19 +34,7 @@ def add_level(codes: np.ndarray, priority: np.ndarray) -> np.ndarray:
 
 
 def sinkhorn(codes: np.ndarray, priority: np.ndarray, vectors: np.ndarray, quantizer: Quantizer) -> np.ndarray:
-    """Spread the items of each colliding group over the codes of the last level; reassign what still collides.
-
-    Args:
-        codes: (items, levels) int32, with collisions.
-        priority: (items,) as for `add_level`.
-        vectors: (items, dim) float32.
-        quantizer: that assigned the codes.
-
-    Returns:
-        (items, levels) int32, rows unique.
-
-    Raises:
-        CodeError: there are fewer codes than items.
+    """Spread the items of each colliding group over the codes of the last level; `reassign` what still collides.
 
     Source: LC-Rec, `generate_indices.py`: at most 20 rounds, each over the groups that still collide.
     """
@@ -75,7 +63,10 @@ def reassign(
     Nearest on the last level; if all codes there are taken, the level before moves to its nearest code with room, etc.
 
     Args:
-        codes, priority, vectors, quantizer: as for `sinkhorn`.
+        codes: (items, levels) int32, with collisions.
+        priority: (items,) as for `add_level`.
+        vectors: (items, dim) float32.
+        quantizer: that assigned the codes.
         taken: codes of other items.
 
     Returns:

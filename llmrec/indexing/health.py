@@ -65,11 +65,7 @@ class Health(TypedDict, total=False):
 
 
 def read_health(catalogue: Path) -> Health:
-    """Read health.json of a catalogue folder.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
+    """Read health.json of a catalogue folder; RunError if it is missing or damaged."""
     report: Health = read_checked(catalogue / "health.json", Health)
     return report
 
@@ -93,10 +89,8 @@ def measure_health(
         vectors: (items, dim) float32 unit text vectors; None: neighbours are not compared.
         seed: of the sample of items whose neighbours are compared, and of the clusters.
         before: (items, longest) int32 symbols before collisions were resolved; None: without the suffix.
-        items: the items table, for agreement with categories.
-        train: training histories, for agreement with co-occurrence.
-        settings: that the codes were made by.
-        suffix: how codes end, see `Catalogue`.
+        items, train: the items table and training histories, for agreement with categories and co-occurrence.
+        settings, suffix: of the codes, see `Catalogue`.
 
     Returns:
         For JSON: levels (use, entropy in bits, counts), items that collided before and after, moved items, items with

@@ -75,15 +75,12 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def balanced_kmeans(vectors: np.ndarray, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means with clusters of about equal size: assignment under a size limit and averaging alternate.
+    """k-means of (items, dim) float32 vectors with clusters of at most ceil(items / width) members.
 
-    Args:
-        vectors: (items, dim) float32, at least `width` of them.
-        width: clusters.
-        seed: of the k-means start.
+    Assignment under this limit and averaging alternate.
 
     Returns:
-        (width, dim) float32 centroids, and (items,) int32 clusters of at most ceil(items / width) members.
+        (width, dim) float32 centroids, and (items,) int32 labels.
     """
     centroids = kmeans(vectors, width, seed, rounds=10, init="k-means++")
     limit = -(-len(vectors) // width)

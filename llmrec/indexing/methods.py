@@ -133,10 +133,7 @@ def title(items: pa.Table) -> RawCodes:
 def category(items: pa.Table, column: str, levels: int) -> RawCodes:
     """The path of categories, from the most general to the most specific.
 
-    Args:
-        items: the items table.
-        column: of lists, or of texts whose parts are separated by > | , or ;.
-        levels: maximum length of the path; longer ones are cut.
+    Cells are lists, or texts whose parts are separated by > | , or ;. Paths are cut after `levels` parts.
 
     Raises:
         CodeError: there is no such column.
@@ -166,12 +163,9 @@ def collaborative(train: Sequences, n_items: int, levels: int, width: int, text:
     """Hierarchical spectral clustering of the co-occurrence graph of items.
 
     Args:
-        train: training histories.
-        n_items: of the catalogue.
         levels: maximum depth.
         width: clusters of a split; a cluster of at most this many items is not split.
         text: (items, dim) vectors; an item without co-occurrences gets the clusters of its nearest item by text.
-        seed: of the eigenvectors' start.
 
     Raises:
         CodeError: there are no training events, or fewer items in them than codes of a level.

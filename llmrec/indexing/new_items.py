@@ -56,11 +56,7 @@ class FittedIndex:
 
     @classmethod
     def load(cls, folder: Path) -> FittedIndex:
-        """Read a catalogue folder.
-
-        Raises:
-            CodeError: a file that its method needs is missing or damaged.
-        """
+        """Read a catalogue folder; CodeError if a file that its method needs is missing or damaged."""
         settings = read_checked(folder / SETTINGS, Indexing, REMEDY, CodeError)
         empty = np.zeros((0, 0), np.float32)
         nearest, has_nearest = {"text": empty, "prefixes": empty}, (folder / NEAREST).is_file()
@@ -140,12 +136,11 @@ class FittedIndex:
             if column not in items.column_names:
                 items = items.append_column(column, pa.nulls(items.num_rows, pa.string()))
             raw = methods.category(items, column, self.settings.levels)
-        number = {group: {word: n for n, word in enumerate(words)} for group, words in known.items()}
         codes = np.full(raw.codes.shape, -1, np.int32)
-        for column_index, group in enumerate(raw.token_groups):
-            for row, word in enumerate(raw.codes[:, column_index].tolist()):
-                if word >= 0:
-                    codes[row, column_index] = number.get(group, {}).get(raw.words[group][word], -1)
+        for level, group in enumerate(raw.token_groups):
+            number = {word: n for n, word in enumerate(known.get(group, ()))}
+            numbers = np.array([number.get(word, -1) for word in raw.words[group]])
+            codes[:, level] = np.where(raw.codes[:, level] >= 0, numbers[raw.codes[:, level]], -1)
         codes[((raw.codes >= 0) & (codes < 0)).any(axis=1)] = -1
         widths = [len(known.get(group, ())) for group in range(max(raw.token_groups) + 1)]
         return to_symbols(codes, raw.token_groups, widths)
@@ -175,11 +170,7 @@ class FittedIndex:
 
 
 def _with_free_suffix(prefixes: np.ndarray, priority: np.ndarray, catalogue: Catalogue) -> np.ndarray:
-    """Append to new codes, (new, longest) int32 symbols padded by -1, a token that no item has after that prefix.
-
-    Raises:
-        CodeError: there are not enough reserved tokens.
-    """
+    """Append to new codes, (new, longest) int32 symbols padded by -1, a token that no item has after that prefix."""
     first, width = catalogue.first_of_last, catalogue.widths[-1]
     old, lasts = catalogue.prefixes
     columns = max(prefixes.shape[1], old.shape[1], 1)
@@ -218,7 +209,7 @@ def extend(old: Path, items: pa.Table, text: np.ndarray, seed: int, folder: Path
         old: the earlier catalogue folder.
         items, text: table and (items, dim) text vectors of the new catalogue, from the same encoder.
         seed: of the health report's sample.
-        folder: to write into.
+        folder: of the new catalogue.
 
     Returns:
         Facts for made.json, with the numbers of kept and new codes.

@@ -113,11 +113,7 @@ class RqVaeModule(nn.Module):
 def fit(vectors: np.ndarray, levels: int, width: int, seed: int, epochs: int) -> tuple[RqVae, dict[str, Any]]:
     """Train until the held-out error stops falling, or for the given epochs.
 
-    Args:
-        vectors: (items, dim) float32.
-        levels, width: of the codebooks.
-        seed: of weights, batches and held-out items (a twentieth, if there are at least 200 items).
-        epochs: maximum.
+    A twentieth of the (items, dim) float32 vectors is held out, if there are at least 200.
 
     Returns:
         The quantizer, and facts: epochs, whether it converged, held-out errors.

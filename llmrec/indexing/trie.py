@@ -56,7 +56,8 @@ class Trie:
         lengths = _checked_lengths(table, n_symbols)
         depth = int(lengths.max())
         order = _sort(table[:, :depth], n_symbols)
-        columns = [_gather(table[:, level], order, n_symbols) for level in range(depth)]
+        dtype = np.min_scalar_type(n_symbols - 1)
+        columns = [np.maximum(table[:, level], 0).astype(dtype)[order] for level in range(depth)]  # padding is not read
         return _number(columns, lengths[order], order, n_symbols)
 
     def __len__(self) -> int:
@@ -196,11 +197,6 @@ def _sort(table: np.ndarray, n_symbols: int) -> np.ndarray:
         words[-1] += 1
         room //= base
     return np.argsort(words[0]) if len(words) == 1 else np.lexsort(words[::-1])
-
-
-def _gather(column: np.ndarray, order: np.ndarray, n_symbols: int) -> np.ndarray:
-    """One level of the sorted codes, in the smallest type; padding becomes 0 and is never read."""
-    return np.maximum(column, 0).astype(np.min_scalar_type(n_symbols - 1))[order]
 
 
 def _number(columns: list[np.ndarray], lengths: np.ndarray, order: np.ndarray, n_symbols: int) -> Trie:

@@ -135,13 +135,7 @@ def _collaborative_vectors(name: str, train: Sequences, n_items: int, seed: int)
 
 
 def impute_from_neighbours(text: np.ndarray, known: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(new, width) float32 mean vectors of the nearest items by text.
-
-    Args:
-        text: (new, dim) float32 unit text vectors.
-        known: (items, dim) float32 unit text vectors.
-        vectors: (items, width) float32.
-    """
+    """(new, width) mean of (items, width) vectors over the nearest items by (new, dim) and (items, dim) text."""
     result = np.zeros((len(text), vectors.shape[1]), np.float32)
     count = min(NEIGHBOURS, len(known))
     for start in range(0, len(text), 1024):

@@ -24,7 +24,6 @@ def adapt(model: PreTrainedModel, settings: Model, method: Adapt | None, new: np
 
     Args:
         model: with rows for the new tokens; changed in place.
-        settings: `model` of the recipe.
         method: `adapt` of this stage; `settings.adapt` if None.
         new: (tokens,) ids of the new tokens.
 

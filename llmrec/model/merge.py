@@ -35,9 +35,6 @@ def merge_adapters(
     """The trained model without peft; its adapters, if any, are saved in `folder`/adapter.
 
     Args:
-        model: as trained.
-        tokenizer: with the new tokens.
-        folder: of the training stage.
         make_plain: makes the model before adapters and quantization; called if training used a quantized base, because
             dequantized weights differ from the base's.
     """
@@ -62,15 +59,7 @@ def save_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
 
 
 def load_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Any:
-    """Put an adapter onto a base.
-
-    Args:
-        model: the base, with rows for the new tokens.
-        tokenizer: with the new tokens.
-        folder: written by `save_adapter`.
-
-    Returns:
-        peft's model.
+    """Put an adapter, written by `save_adapter`, onto a base with rows for the new tokens; return peft's model.
 
     Raises:
         ModelError: the adapter belongs to another vocabulary, or to a base of another shape.

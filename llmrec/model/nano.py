@@ -74,11 +74,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Check that decoding the tokens of a text restores it.
-
-    Raises:
-        ModelError: it does not.
-    """
+    """Raise ModelError if decoding the tokens of a text does not restore it."""
     decoded = str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False))
     if decoded.strip() != text.strip():
         raise ModelError(
@@ -87,14 +83,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
 
 
 def build(model: Model, tokenizer: PreTrainedTokenizerBase, window: int, vocabulary: int) -> PreTrainedModel:
-    """Make a Llama with random weights.
-
-    Args:
-        model: width, layers, heads.
-        tokenizer: for the special tokens.
-        window: maximum positions.
-        vocabulary: rows of its embedding, padding included.
-    """
+    """Make a Llama with random weights for `window` positions and `vocabulary` embedding rows, padding included."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=model.width,
