@@ -1,1 +1,1 @@
-"""Training: examples to packed rows, one loss of our own, transformers' loop around it."""
+"""Training: packed examples, loss, and the Trainer loop of transformers."""

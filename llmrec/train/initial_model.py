@@ -1,4 +1,4 @@
-"""The model that training starts from: nano from scratch, or a pretrained base with rows for the item tokens."""
+"""The initial model of a training: a new nano, or a pretrained base with embedding rows for the item tokens."""
 
 from __future__ import annotations
 
@@ -27,23 +27,18 @@ from llmrec.tasks.examples import stream_batches
 from llmrec.train.encode import longest
 from llmrec.train.job import TrainJob
 
-ROOM = 64  # positions beyond the longest example, for wordings of evaluation
-WORDS = 1 << 24  # characters that a vocabulary is learnt from; of more there is a sample
+ROOM = 64  # positions beyond the longest training example, for held-out templates
+SAMPLE = 1 << 24  # characters that a vocabulary is trained on at most
 
 
 def build_model(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model before training, nothing of it frozen or adapted yet, and its tokenizer with the item tokens.
+    """Build the model before training, without adapters, and its tokenizer with the item tokens.
 
-    Args:
-        job: says which base, how rows of item tokens start, and where files are. Its work folder keeps the tokenizer of
-            a killed run and the length of the longest example.
-        catalogue: for the item tokens.
-
-    Returns:
-        The same model, bit for bit, whenever it is called.
+    The result of a job is the same, bit for bit, at every call. The tokenizer of a nano and the length of the longest
+    example are kept in the job's work folder.
 
     Raises:
-        ModelError: a base that cannot be loaded or used.
+        ModelError: the base cannot be loaded or used.
     """
     seed_everything(job.seed)
     if job.previous:
@@ -81,24 +76,24 @@ def _pretrained(job: TrainJob, catalogue: Catalogue) -> tuple[PreTrainedModel, P
 
 
 def _initial(job: TrainJob, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase) -> Initializer:
-    """Where the recipe lets the rows of so many new tokens start."""
+    """The recipe's initializer of so many new rows."""
 
-    def about() -> ItemInfo:
-        facts = item_info(job.items, job.catalogue, catalogue, tokens, tokenizer)
+    def info() -> ItemInfo:
+        result = item_info(job.items, job.catalogue, catalogue, tokens, tokenizer)
         vectors = job.model.init_tokens == "vectors"
-        return replace(facts, vectors=quantized_vectors(job.items, job.catalogue)) if vectors else facts
+        return replace(result, vectors=quantized_vectors(job.items, job.catalogue)) if vectors else result
 
-    return initializer(job.model.init_tokens, about)
+    return initializer(job.model.init_tokens, info)
 
 
 def quantized_vectors(items: Path, catalogue: Path) -> np.ndarray:
-    """(items, dim) float32 vectors of text, of behaviour or of both, as the recipe's `indexing.fusion` says.
+    """(items, dim) float32 vectors that the codes were made from, fused as `indexing.fusion` says.
 
     Args:
         items: folder of the stage that encoded the items.
         catalogue: folder of the catalogue.
     """
-    from llmrec.indexing.new_items import SETTINGS  # it brings faiss along
+    from llmrec.indexing.new_items import SETTINGS  # imports faiss
     from llmrec.indexing.vectors import VectorSource
 
     text = read_vectors(items)
@@ -109,16 +104,14 @@ def quantized_vectors(items: Path, catalogue: Path) -> np.ndarray:
 def item_info(
     items: Path, folder: Path, catalogue: Catalogue, tokens: int, tokenizer: PreTrainedTokenizerBase
 ) -> ItemInfo:
-    """What a run knows of the items behind its tokens: their texts, and the quantizer's centroids where it keeps any.
+    """Read codes and texts of the items, and the centroids of the quantizer if it has any.
 
     Args:
         items: folder of the stage that encoded the items.
         folder: of the catalogue.
-        catalogue: of the run.
-        tokens: how many are new: the catalogue's, and others after them.
-        tokenizer: of the base.
+        tokens: number of new tokens: the catalogue's, and others after them.
     """
-    from llmrec.indexing.quantizers import BOOKS  # it brings faiss along
+    from llmrec.indexing.quantizers import BOOKS  # imports faiss
 
     widths, file = catalogue.widths, folder / BOOKS
     texts = tokenizer(read_texts(items, len(catalogue.codes)), add_special_tokens=False)["input_ids"]
@@ -128,17 +121,17 @@ def item_info(
         return ItemInfo(catalogue.codes, levels, texts, None)
     books = read_array(file, 3).astype(np.float32)
     centroids = np.full((tokens, books.shape[2]), np.nan, np.float32)
-    for start_at, book in zip(np.cumsum([0, *widths]), books, strict=False):  # the separating level has no book
-        centroids[start_at : start_at + len(book)] = book
+    for start, book in zip(np.cumsum([0, *widths]), books, strict=False):  # a level that resolves collisions has none
+        centroids[start : start + len(book)] = book
     return ItemInfo(catalogue.codes, levels, texts, centroids)
 
 
-def vocabulary_texts(tasks: Path, most: int = WORDS) -> list[str]:
-    """Prompts and answers without the item codes, each once.
+def vocabulary_texts(tasks: Path, most: int = SAMPLE) -> list[str]:
+    """Distinct prompts and answers without item codes, to train a vocabulary on.
 
     Args:
         tasks: folder of the examples.
-        most: characters; of more, those texts are kept whose hash is small, whatever their order.
+        most: characters; of more, a sample by hash, which does not depend on the order of the examples.
     """
     kept: set[str] = set()
     size, share = 0, 1 << 32
@@ -151,7 +144,7 @@ def vocabulary_texts(tasks: Path, most: int = WORDS) -> list[str]:
                 size += len(text)
                 while size > most:
                     share //= 2
-                    kept = {one for one in kept if _hash(one) < share}
+                    kept = {other for other in kept if _hash(other) < share}
                     size = sum(map(len, kept))
     return sorted(kept)
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a training stage from its examples to the plain model folder that it leaves."""
+"""Supervised fine-tuning (SFT): a training stage from its examples to a model folder."""
 
 from __future__ import annotations
 
@@ -47,28 +47,19 @@ from llmrec.train.trie_softmax import TrieSoftmax
 
 @dataclass(frozen=True)
 class _TrainState:
-    """What training starts from.
-
-    Attributes:
-        new: ids of the new tokens.
-        before: their embedding rows before training.
-        rows: packed examples.
-        trained: number of parameters that training changes.
-    """
-
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    new: np.ndarray
-    before: Snapshot
+    new: np.ndarray  # ids of the new tokens
+    before: Snapshot  # their embeddings before training
     rows: PackedRows
-    trained: int
+    trained: int  # number of trained parameters
 
 
 def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     """Fine-tune on the examples, then write model/, adapter/ and log.jsonl into the stage's folder.
 
-    Of several processes that train together all call this, and the main one writes. What survives a kill is in the
-    job's work folder.
+    All processes of a distributed training call this; the main process writes. Checkpoints are in the job's work
+    folder.
 
     Args:
         job: a stage of supervised fine-tuning.
@@ -76,14 +67,13 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
         progress: called with the share done, 0 to 1.
 
     Returns:
-        Facts for made.json: sizes, trained parameters, how far the rows of new tokens moved; empty in other processes
-        than the main one.
+        Facts for made.json: sizes, trained parameters, changes of the new embeddings; empty except in the main process.
 
     Raises:
         ModelError: see `build_model`, `encode` and `loop.train`; or a row of a new token did not move.
     """
     stage = job.stage
-    assert isinstance(stage, Sft), f"{job.name} is no supervised fine-tuning"
+    assert isinstance(stage, Sft), f"{job.name} is not SFT"
     if distributed.is_main_process():
         job.reset_workdir()
     catalogue = Catalogue.load(job.catalogue)
@@ -137,7 +127,7 @@ def _prepare(job: TrainJob, stage: Sft, catalogue: Catalogue) -> _TrainState:
 def _trie_softmax(job: TrainJob, catalogue: Catalogue, state: _TrainState) -> TrieSoftmax:
     head, name = state.model.get_output_embeddings(), f"{job.name}.loss"
     if head.weight is not state.model.get_input_embeddings().weight or getattr(head, "bias", None) is not None:
-        # Untied, the row of an item that competes with no other would never move, and the run would stop for it.
+        # Untied, the row of an only child would never change, which `check_embeddings` reports as an error.
         raise ModelError(
             f"{name}: trie needs a base whose output layer is its embedding, without a bias, and "
             f"{job.model.base}'s is not. Set it to full, or choose such a base (nano, SmolLM2-135M)."
@@ -150,18 +140,14 @@ def _augmentations(
 ) -> list[Augment]:
     """Augmentations that differ between epochs; the teacher's predictions are kept in the work folder."""
     spans, augmentations = CodeSpans.of(catalogue, new), list[Augment]()
-    if stage.teacher_replace_prob:
+    if prob := stage.teacher_replace_prob:
         codes, kept = code_tokens(catalogue.codes, new), job.work / "candidates"
         if not kept.is_dir():
             assert job.teacher is not None, f"{job.name} has no teacher"
+            teacher, repeat, name = job.teacher(), not job.exclude_seen, f"{job.name}.teacher_replace_prob"
             with atomic_folder(kept) as folder:
-                teacher, repeat = job.teacher(), not job.exclude_seen
-                find_candidates(examples, spans, codes, teacher, repeat, f"{job.name}.teacher_replace_prob").write(
-                    folder
-                )
-        augmentations.append(
-            TeacherReplacement(stage.teacher_replace_prob, Candidates.load(kept), codes, job.seed, job.number)
-        )
+                find_candidates(examples, spans, codes, teacher, repeat, name).write(folder)
+        augmentations.append(TeacherReplacement(prob, Candidates.load(kept), codes, job.seed, job.number))
     if stage.item_dropout:
         augmentations.append(HistoryDropout(stage.item_dropout, spans, job.seed, job.number))
     return augmentations
@@ -178,7 +164,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write what was trained, and return facts about it."""
     model, rows = state.model, state.rows
-    if result.weights is not None:  # what a strategy has sharded is put together in a model of this process alone
+    if result.weights is not None:  # the weights of a sharded model
         model = adapt(build_model(job, catalogue)[0], job.model, job.adapt, state.new)
         model.load_state_dict(result.weights)
     plain = merge_adapters(model, state.tokenizer, target, lambda: build_model(job, catalogue)[0])
@@ -194,7 +180,7 @@ def _finish(
         "supervised tokens": rows.supervised,
         **result.facts,
     }
-    if is_quantized(model):  # what merging an adapter trained over a quantized base costs, on 32 examples from all
+    if is_quantized(model):  # the error of merging, on 32 examples
         sample = [rows.examples[i] for i in range(0, len(rows.examples), max(1, len(rows.examples) // 32))][:32]
         facts["merge"] = merge_error(model, plain, [(example.tokens, example.supervised) for example in sample])
     return facts
@@ -203,21 +189,21 @@ def _finish(
 def _moved(
     job: TrainJob, stage: Sft, catalogue: Catalogue, state: _TrainState, plain: Any, facts: dict[str, Any]
 ) -> Any:
-    """How far the rows of new tokens moved, and the check that those that were used did."""
+    """Changes of the new embeddings, with a check that those that were used have changed."""
     new, rows = state.new, state.rows
-    steps = facts.get("best step", facts["steps"])  # fewer than there are where training ended early
+    steps = facts.get("best step", facts["steps"])  # early stopping takes fewer than all
     taken = islice(Order(len(rows), stage.batch, job.seed % 2**32), steps * stage.batch)
-    # As the first epoch had the examples: what history dropout left in them was seen in any case.
+    # With the augmentations of the first epoch: what item dropout left was seen.
     seen = used((rows.example(number, 0) for row in taken for number in rows.rows[row]), new)
     unused = np.isin(np.arange(len(new)), catalogue.codes, invert=True)
-    names = [*catalogue.tokens, MENTION][: len(new)]  # models made before there was MENTION are trained further, too
+    names = [*catalogue.tokens, MENTION][: len(new)]  # an older model may lack MENTION
     return check_embeddings(state.before, plain, new, names, seen, unused, trains_base_rows(job.model, job.adapt))
 
 
 def _describe(rows: PackedRows, tasks: Path, numbers: Sequence[int]) -> str:
-    """Packed rows in words: their numbers, users and tasks."""
-    held = load(tasks).take([example for number in numbers for example in rows.rows[number]])
-    users, tasks_of = (held[name].unique().to_pylist() for name in ("user_id", "task"))
+    """Numbers, users and tasks of packed rows, for messages."""
+    table = load(tasks).take([example for number in numbers for example in rows.rows[number]])
+    users, tasks_of = (table[name].unique().to_pylist() for name in ("user_id", "task"))
     return f"rows {shorten(numbers)}; users {shorten(user for user in users if user)}; tasks {shorten(tasks_of)}"
 
 
@@ -231,7 +217,7 @@ def _meta(settings: Tasks, catalogue: Catalogue, folder: Path) -> model_folder.M
 
 
 def _search_prompts(settings: Tasks, folder: Path) -> tuple[str, str]:
-    """The prompts of item search that the model learns, without a history and with one; "" where it learns none."""
+    """The trained prompts of item search without and with a history; "" if there is none."""
     if not any((folder / "examples").glob("item_search-*")):
         return "", ""
     prompts = {True: "", False: ""}  # whether with a history → the first such prompt

@@ -1,4 +1,4 @@
-"""Spare tokens of the separating level are learnt: which items wear one, that the seed tells it, what it is for."""
+"""Reserved tokens are trained: which items get one, that it depends on the seed alone, and what it is for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sequence(items: list[int]) -> np.ndarray:
     return np.concatenate([[5, *NEW[catalogue().codes[item]], 6] for item in items]).astype(np.int64)
 
 
-def test_spares_are_the_last_level_s_tokens_that_no_item_has() -> None:
+def test_reserved_tokens_are_those_of_the_last_level_that_no_item_has() -> None:
     assert reserved().free.tolist() == NEW[[10, 11]].tolist()
     assert reserved().spans.ends.tolist() == NEW[7:12].tolist()
     assert reserved().following == {
@@ -47,7 +47,7 @@ def test_spares_are_the_last_level_s_tokens_that_no_item_has() -> None:
     assert ReservedTokens.of(full, NEW, 0.3, 1, 1) is None
 
 
-def test_only_separating_tokens_change_and_an_item_wears_one_spare_throughout_an_example() -> None:
+def test_only_last_tokens_change_and_an_item_has_one_reserved_token_throughout_an_example() -> None:
     tokens = sequence([3, 5, 3, 7, 5, 3])
     changed = 0
     for number in range(200):
@@ -63,7 +63,7 @@ def test_only_separating_tokens_change_and_an_item_wears_one_spare_throughout_an
     assert tokens.tolist() == sequence([3, 5, 3, 7, 5, 3]).tolist()
 
 
-def test_who_wears_what_depends_on_seed_stage_and_example_alone() -> None:
+def test_replacements_depend_on_seed_stage_and_example_alone() -> None:
     tokens = sequence(list(range(12)))
 
     def replaced(number: int, **given: int) -> list[int]:
@@ -79,8 +79,8 @@ def tokenizer(tiny_run: Path):
     return AutoTokenizer.from_pretrained(tiny_run / "train-1-sft" / "model")
 
 
-def test_prompt_and_answer_wear_the_same_and_masks_stay(tiny_run: Path, tokenizer) -> None:
-    """An item's code in the prompt and in the answer of one example is one item, whatever it wears."""
+def test_prompt_and_answer_have_the_same_token_and_masks_stay(tiny_run: Path, tokenizer) -> None:
+    """An item's code in the prompt and in the answer of one example is one item, with the same token."""
     own, table = Catalogue.load(tiny_run / "catalogue"), examples.load(tiny_run / "tasks")
     substitute = ReservedTokens.of(own, token_ids(tokenizer, own.tokens), 0.5, 7, 1)
     assert substitute is not None
@@ -98,7 +98,7 @@ def test_prompt_and_answer_wear_the_same_and_masks_stay(tiny_run: Path, tokenize
     assert set(substitute.free.tolist()) <= seen
 
 
-def test_a_run_s_spares_are_used_and_move(tiny_run: Path, tokenizer) -> None:
+def test_reserved_tokens_of_a_run_are_used_and_change(tiny_run: Path, tokenizer) -> None:
     facts = json.loads((tiny_run / "train-1-sft" / "made.json").read_text())["facts"]["new rows"]["input"]
     assert facts["unmoved"] == 0 and facts["reserved"]["tokens"] > 0
     assert facts["reserved"]["unmoved"] == 0 and facts["reserved"]["mean distance"] > 0
@@ -121,7 +121,7 @@ def encoded(words, new: np.ndarray, substitute: ReservedTokens | None, number: i
 
 @pytest.mark.parametrize(("tied", "number"), [(True, 3), (False, 3), (True, 1)], ids=["tied", "untied", "next number"])
 def test_a_new_item_can_win_against_its_twin(tied: bool, number: int, tmp_path: Path) -> None:
-    """A fifth of item 0's appearances is lent, half of them to the next number of its prefix, half to three spares."""
+    """A fifth of item 0's occurrences is replaced, half by the next number of its prefix, half by three reserved tokens."""
     beside: dict[float, float] = {}
     twin, stage = of(np.concatenate([LEARNABLE, [[0, 0, number]]])), Sft(epochs=10, batch=4, learning_rate=1e-2)
     for share in (0.0, 0.2):
@@ -135,5 +135,5 @@ def test_a_new_item_can_win_against_its_twin(tied: bool, number: int, tmp_path: 
         engine = TransformersEngine(model.eval(), twin.trie, token_ids(words, catalogue().tokens))
         scores = engine.score([[words.bos_token_id, *new[twin.codes[11]]]])[0]
         beside[share] = float(np.exp(scores[-1] - scores[0]))
-    assert 0.01 < beside[0.2] < 0.6  # of the lent fifth: a tenth to the next number, a thirtieth to each spare
+    assert 0.01 < beside[0.2] < 0.6  # a tenth by the next number, a thirtieth by each reserved token
     assert beside[0.0] < (0.5 if number == 1 else 1e-3) * beside[0.2]
