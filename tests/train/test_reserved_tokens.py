@@ -121,7 +121,7 @@ def encoded(words, new: np.ndarray, substitute: ReservedTokens | None, number: i
 
 @pytest.mark.parametrize(("tied", "number"), [(True, 3), (False, 3), (True, 1)], ids=["tied", "untied", "next number"])
 def test_a_new_item_can_win_against_its_twin(tied: bool, number: int, tmp_path: Path) -> None:
-    """A fifth of item 0's occurrences is replaced, half by the next number of its prefix, half by three reserved tokens."""
+    """A fifth of item 0's occurrences is replaced, half by the prefix's next number, half by three reserved tokens."""
     beside: dict[float, float] = {}
     twin, stage = of(np.concatenate([LEARNABLE, [[0, 0, number]]])), Sft(epochs=10, batch=4, learning_rate=1e-2)
     for share in (0.0, 0.2):
