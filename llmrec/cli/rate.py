@@ -42,7 +42,7 @@ def rate(
     part: str = typer.Option("test", help="test, or valid: where learning rates and the like are chosen"),
     cases: int = typer.Option(2000, min=0, help="test cases, drawn at random; 0 for all"),
     history: int = typer.Option(10, min=1, help="ratings of the user in a prompt"),
-    wording: int = typer.Option(1, help="of prompts/rate/rate.yaml, from 1"),
+    wording: int = typer.Option(1, help="number of the template in prompts/rate/rate.yaml, from 1"),
     engine: str = typer.Option("transformers", help="transformers or vllm"),
     url: str = typer.Option(
         None, help="a server with OpenAI's API in place of --engine, such as http://localhost:8000/v1"
@@ -51,7 +51,9 @@ def rate(
     tries: int = typer.Option(5, min=1, help="--url: requests for one answer at most"),
     dtype: str = typer.Option("bfloat16", help="of the weights without fine-tuning: bfloat16 or float32"),
     scale: str = typer.Option(None, help="LOW:HIGH or LOW:HIGH:STEP; default: inferred from the ratings"),
-    sensitivity: int = typer.Option(0, min=0, help="cases that are repeated in all wordings and orders of the history"),
+    sensitivity: int = typer.Option(
+        0, min=0, help="cases that are repeated with all templates and orders of the history"
+    ),
     seed: int = typer.Option(42, min=0, max=2**63 - 1, help="of split, cases, examples and training"),
     out: Path = typer.Option(
         None, parser=parsed_path, metavar="PATH", help="folder; systems of one protocol share it (runs/rate-DATA-SPLIT)"

@@ -103,8 +103,8 @@ def sample_cases(ratings: Ratings, part: int, count: int | None, length: int, se
     return build_cases(ratings, events, length)
 
 
-def wordings() -> list[Template]:
-    """All wordings of the prompt, the held-out one last."""
+def rating_templates() -> list[Template]:
+    """The templates of the prompt, which `--wording` numbers from 1; the held-out one is the last."""
     template = load("rate")
     return [*template.train, *template.held_out]
 
@@ -113,17 +113,17 @@ def render_prompts(ratings: Ratings, cases: RatingCases, wording: int = 1, shots
     """A prompt for each case.
 
     Args:
-        wording: its number in prompts/rate/rate.yaml, from 1.
+        wording: number of the template in prompts/rate/rate.yaml, from 1.
         shots: solved examples before the question: training ratings of other users, the same for all cases.
         seed: of the choice of examples.
 
     Raises:
         PromptError: there is no such wording, or there are fewer training ratings than examples.
     """
-    known = wordings()
-    if not 1 <= wording <= len(known):
-        raise PromptError(f"there is no wording {wording} in prompts/rate/rate.yaml; it has 1 to {len(known)}.")
-    template = known[wording - 1]
+    templates = rating_templates()
+    if not 1 <= wording <= len(templates):
+        raise PromptError(f"there is no wording {wording} in prompts/rate/rate.yaml; it has 1 to {len(templates)}.")
+    template = templates[wording - 1]
     solved = ""
     if shots:
         examples = _examples(ratings, cases, shots, seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from llmrec.files import hash_json
 from llmrec.rate.answers import RatingAnswer, RatingEngine, answer_all, parse_rating
-from llmrec.rate.cases import HISTORY_ORDERS, RatingCases, render_prompts, wordings
+from llmrec.rate.cases import HISTORY_ORDERS, RatingCases, rating_templates, render_prompts
 from llmrec.rate.experiment import Experiment, rating_metrics, slug
 from llmrec.rate.finetune import FineTuning, fine_tune
 
@@ -32,8 +32,8 @@ def run_prompted(
     Args:
         model: its name in the table.
         shots: solved examples before each question.
-        wording: number of the wording, from 1.
-        sensitivity: cases that are repeated in all wordings and orders of the history; 0 for none.
+        wording: number of the template, from 1.
+        sensitivity: cases that are repeated with all templates and orders of the history; 0 for none.
 
     Returns:
         Names of the saved systems.
@@ -55,7 +55,7 @@ def run_prompted(
     changes: dict[str, dict[str, Any]] = {kind: {} for kind in predictions}
     if sensitivity:
         rows, some = _spread_cases(cases, sensitivity)
-        variants = {f"wording {number}": (some, number) for number in range(1, len(wordings()) + 1)}
+        variants = {f"wording {number}": (some, number) for number in range(1, len(rating_templates()) + 1)}
         for order in HISTORY_ORDERS[1:]:
             variants[order] = some.with_history_order(order, experiment.seed), wording
         for number, (variant, (varied, used)) in enumerate(variants.items()):

@@ -12,7 +12,7 @@ from rate_world import data_of, world, write_ratings
 
 from llmrec.errors import DataError, PromptError
 from llmrec.rate import ratings as rated
-from llmrec.rate.cases import build_cases, render_prompts, sample_cases, wordings
+from llmrec.rate.cases import build_cases, rating_templates, render_prompts, sample_cases
 from llmrec.rate.rating_model import training_windows
 from llmrec.rate.ratings import TEST, TRAIN, Ratings
 from llmrec.recipe import Data
@@ -69,7 +69,7 @@ def test_orders_tell_the_same_ratings(tmp_path: Path) -> None:
 def test_prompts_name_history_candidate_and_scale_and_examples_are_solved(tmp_path: Path) -> None:
     log = world(tmp_path)
     cases = sample_cases(log, TEST, 5, 3, 0)
-    for wording in range(1, len(wordings()) + 1):
+    for wording in range(1, len(rating_templates()) + 1):
         prompt = render_prompts(log, cases, wording)[0]
         shown = [
             f"- {log.titles[log.items[e]]} ({log.genres[log.items[e]]}): {log.values[e]:g}" for e in cases.history[0]
