@@ -283,8 +283,8 @@ def _text_metrics(task: str, generated: list[str], answers: list[str], known: li
 
 def read_number(text: str) -> float | None:
     """The first number in a text; None if there is none."""
-    found = _NUMBER.search(text)
-    return float(found.group().replace(",", ".")) if found else None
+    match = _NUMBER.search(text)
+    return float(match.group().replace(",", ".")) if match else None
 
 
 def _overlap(texts: list[str], references: list[str]) -> dict[str, float]:

@@ -109,11 +109,15 @@ def popularity_lift(lists: np.ndarray, histories: Sequences, users_of_item: np.n
 
     Rows without a history or recommendations are ignored; NaN if none is left.
     """
-    had = np.bincount(histories.rows, weights=users_of_item[histories.items], minlength=len(histories))
-    given = _mean(lists, users_of_item)
-    rows = (histories.lengths > 0) & ~np.isnan(given)
-    before = had[rows] / histories.lengths[rows]
-    return float(given[rows].mean() / before.mean() - 1) if rows.any() and before.sum() else float("nan")
+    history_sums = np.bincount(histories.rows, weights=users_of_item[histories.items], minlength=len(histories))
+    list_means = _mean(lists, users_of_item)
+    rows = (histories.lengths > 0) & ~np.isnan(list_means)
+    history_means = history_sums[rows] / histories.lengths[rows]
+    return (
+        float(list_means[rows].mean() / history_means.mean() - 1)
+        if rows.any() and history_means.sum()
+        else float("nan")
+    )
 
 
 def _mean(lists: np.ndarray, of_item: np.ndarray) -> np.ndarray:
@@ -199,8 +203,8 @@ def entropy_corrected(shown: Exposure) -> float:
     """Entropy of exposure, rescaled from that of k items to that of the most even allocation."""
     q, r = shown.even
     even = np.r_[np.full(r, q + 1), np.full(shown.items - r, q)]
-    least, found, most = (_weighted_logs(c) for c in (np.full(shown.k, shown.lists), shown.counts, even))
-    return _ratio(least - found, least - most)
+    least, actual, most = (_weighted_logs(c) for c in (np.full(shown.k, shown.lists), shown.counts, even))
+    return _ratio(least - actual, least - most)
 
 
 def gini_corrected(shown: Exposure) -> float:

@@ -77,9 +77,9 @@ def rank_in_lists(items: np.ndarray, targets: np.ndarray) -> Ranks:
     """
     if len(items) != len(targets):
         raise ValueError(f"{len(items)} lists of recommendations need as many targets; got {len(targets)}.")
-    found = items == np.asarray(targets, items.dtype)[:, None]
-    first = found.argmax(axis=1) if items.shape[1] else np.zeros(len(items), np.int64)
-    higher = np.where(found.any(axis=1), first, UNRANKED).astype(np.int64)
+    is_target = items == np.asarray(targets, items.dtype)[:, None]
+    first = is_target.argmax(axis=1) if items.shape[1] else np.zeros(len(items), np.int64)
+    higher = np.where(is_target.any(axis=1), first, UNRANKED).astype(np.int64)
     return Ranks(higher, np.zeros_like(higher))
 
 

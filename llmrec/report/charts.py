@@ -181,9 +181,9 @@ def tree_map(codes: list[tuple[str, ...]], titles: list[str]) -> str:
 
 def _groups(inner: dict[str, list[str]]) -> list[TokenGroup]:
     ordered = sorted(inner.items(), key=lambda pair: -len(pair[1]))
-    found = [(token, len(titles), titles[:TITLES]) for token, titles in ordered[:SECOND]]
+    groups = [(token, len(titles), titles[:TITLES]) for token, titles in ordered[:SECOND]]
     rest = [title for _, titles in ordered[SECOND:] for title in titles]
-    return [*found, *([(" other", len(rest), rest[:TITLES])] if rest else [])]
+    return [*groups, *([(" other", len(rest), rest[:TITLES])] if rest else [])]
 
 
 def _tree_cell(left: float, top: float, width: float, height: float, what: str, titles: list[str]) -> str:

@@ -107,12 +107,12 @@ def shard_paths(folder: Path) -> list[Path]:
     Raises:
         RunError: there are none.
     """
-    found = sorted((folder / "examples").glob("*.arrow"))
-    for path in found:
+    paths = sorted((folder / "examples").glob("*.arrow"))
+    for path in paths:
         check_file(path)
-    if not found:
+    if not paths:
         raise RunError(f"{folder} holds no examples. `llmrec run` makes them.")
-    return found
+    return paths
 
 
 def next_item_prompt(

@@ -121,8 +121,8 @@ def window_slices(lengths: np.ndarray, size: int, passes: int) -> tuple[np.ndarr
     Returns:
         (windows,) row, start and stop of each; sorted by row, then pass, newest first.
     """
-    found = [_one_pass(lengths - number * (size + 1) // passes, size) for number in range(passes)]
-    rows, stops = (np.concatenate([part[index] for part in found]) for index in (0, 1))
+    windows = [_one_pass(lengths - number * (size + 1) // passes, size) for number in range(passes)]
+    rows, stops = (np.concatenate([part[index] for part in windows]) for index in (0, 1))
     order = np.argsort(rows, kind="stable")
     rows, stops = rows[order], stops[order]
     return rows, np.maximum(0, stops - size - 1), stops
@@ -178,12 +178,12 @@ class NegativeSampler:
         seen = np.unique(self.inputs.train[user])
         if self.inputs.n_items - len(seen) <= 4 * count:
             return rng.permutation(np.setdiff1d(np.arange(self.inputs.n_items), seen))[:count]
-        found = np.zeros(0, np.int64)
-        while len(found) < count:
-            more = np.concatenate([found, self._draw(2 * count, rng)])
+        negatives = np.zeros(0, np.int64)
+        while len(negatives) < count:
+            more = np.concatenate([negatives, self._draw(2 * count, rng)])
             distinct = more[np.sort(np.unique(more, return_index=True)[1])]
-            found = distinct[~np.isin(distinct, seen)]
-        return found[:count]
+            negatives = distinct[~np.isin(distinct, seen)]
+        return negatives[:count]
 
     def _draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
         if self.by_popularity:

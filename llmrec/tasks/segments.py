@@ -41,13 +41,13 @@ class Segments:
         """Indexes and texts of the distinct segments that occur in a context."""
         mask = np.zeros(len(self.vocabulary), bool)
         mask[self.ids[self.context == CONTEXTS.index(context)]] = True
-        found = np.flatnonzero(mask)
-        return found.tolist(), self.vocabulary.take(pa.array(found)).to_numpy(zero_copy_only=False).tolist()
+        ids = np.flatnonzero(mask)
+        return ids.tolist(), self.vocabulary.take(pa.array(ids)).to_numpy(zero_copy_only=False).tolist()
 
     def texts_with_codes(self, ids: np.ndarray) -> np.ndarray:
         """(texts,) bool, which texts have one of some segments as a code."""
-        found = np.isin(self.ids, ids) & (self.context == CONTEXTS.index(CODE))
-        return np.logical_or.reduceat(found, self.offsets[:-1])
+        matches = np.isin(self.ids, ids) & (self.context == CONTEXTS.index(CODE))
+        return np.logical_or.reduceat(matches, self.offsets[:-1])
 
 
 def split_segments(texts: pa.Array, by_word: bool, whole: np.ndarray | None = None) -> Segments:

@@ -136,10 +136,10 @@ def file_of(task: str, root: Path | None = None) -> Path:
         PromptError: there is none, or more than one.
     """
     root = root or resources.folder("prompts")
-    found = sorted(root.glob(f"*/{task}.yaml"))
-    if len(found) != 1:
-        raise PromptError(f"there are {len(found)} templates for the task '{task}' below {root}; there must be one.")
-    return found[0]
+    paths = sorted(root.glob(f"*/{task}.yaml"))
+    if len(paths) != 1:
+        raise PromptError(f"there are {len(paths)} templates for the task '{task}' below {root}; there must be one.")
+    return paths[0]
 
 
 def files_of(tasks: Tasks) -> list[Path]:

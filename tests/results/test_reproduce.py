@@ -149,7 +149,7 @@ def test_other_data_are_refused_before_anything_is_trained(llmrec: Call, result:
     changed(result, lambda told: told["figures"]["seeds"][0].update({"data hash": "0" * 64}))
     code, _, err = llmrec("--out", tmp_path / "again")
     assert code == 2
-    assert "the data here are others than those of small: 60 users, 40 items, 840 interactions" in err
+    assert "the data here differ from those of small: 60 users, 40 items, 840 interactions" in err
     assert sorted(path.name for path in (tmp_path / "again").iterdir() if path.is_dir()) == ["data"]
 
 
