@@ -1,4 +1,4 @@
-"""Input of every alignment method: positions of training histories, their prompts as tokens, running means."""
+"""What the alignment methods share: positions of training histories, their prompts, and the training objective."""
 
 from __future__ import annotations
 

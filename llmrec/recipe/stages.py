@@ -169,7 +169,7 @@ class Grpo(Alignment):
         if self.advantage == "pass" and not self.pass_at_k:
             raise ValueError("advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at_k, such as 8")
         if self.advantage == "pass" and self.rewards != {"hit": 1.0}:
-            raise ValueError("advantage: pass looks at hits alone, so no reward counts: leave rewards out")
+            raise ValueError("advantage: pass uses hits alone and no rewards: leave rewards out")
         if self.pass_at_k > self.group_size:
             raise ValueError(f"pass_at_k: {self.pass_at_k} is more than the {self.group_size} items of a group")
         return self
@@ -183,7 +183,7 @@ class Grpo(Alignment):
 
 
 def _method(stage: Any) -> str:
-    """Which kind of stage some values mean; one without a method is supervised."""
+    """Return the tag of a stage's kind; a stage without a method is supervised."""
     method = stage.get("method", "sft") if isinstance(stage, dict) else getattr(stage, "method", "sft")
     return "prefer" if method in ("dpo", "s-dpo", "ipo") else str(method)
 

@@ -201,7 +201,7 @@ def test_the_bonus_alone_needs_its_k() -> None:
         ValidationError, match="advantage: pass is the pass@k bonus alone, so it needs its k: set pass_at_k"
     ):
         settings(advantage="pass")
-    with pytest.raises(ValidationError, match="looks at hits alone, so no reward counts: leave rewards out"):
+    with pytest.raises(ValidationError, match="uses hits alone and no rewards: leave rewards out"):
         settings(advantage="pass", pass_at_k=2, rewards={"prefix": 1.0})
 
 
