@@ -9,27 +9,27 @@ class LlmrecError(Exception):
 
 
 class RecipeError(LlmrecError):
-    """A recipe, or an override of it, that cannot be read."""
+    """A recipe or an override is wrong."""
 
 
 class DataError(LlmrecError):
-    """Interactions or items that are missing, malformed or contradictory."""
+    """Interactions or items are missing, malformed or contradictory."""
 
 
 class CodeError(LlmrecError):
-    """Item codes or a catalogue folder that cannot be used."""
+    """Item codes or a catalogue folder cannot be used."""
 
 
 class ModelError(LlmrecError):
-    """A language model or an encoder that is missing or does not fit."""
+    """A language model or an encoder is missing or does not fit."""
 
 
 class PromptError(LlmrecError):
-    """A prompt template that cannot be used."""
+    """A prompt template cannot be used."""
 
 
 class RequestError(LlmrecError):
-    """A request for recommendations that cannot be answered."""
+    """A request for recommendations cannot be answered."""
 
 
 class RunError(LlmrecError):

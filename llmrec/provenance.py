@@ -49,7 +49,7 @@ def _git(*arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
+    """Return the versions of the packages that results depend on."""
     result = {"llmrec": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

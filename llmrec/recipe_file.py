@@ -1,6 +1,6 @@
-"""Recipe files: YAML in, a `Recipe` out; every error names the line and the nearest right word.
+"""Read recipe files: YAML to a `Recipe`; errors name the line and the nearest valid key.
 
-`key=value` overrides reach lists by number: `train.0.epochs=2`.
+`key=value` overrides index lists by number: `train.0.epochs=2`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def load(path: Path, overrides: tuple[str, ...] | list[str] = (), tiny: bool = F
 
     Args:
         path: the YAML file.
-        overrides: `key=value` texts; keys are dotted, lists are reached by number, values are YAML.
-        tiny: shrink to the same shape with a very small model and at most 200 users.
+        overrides: `key=value` texts; keys are dotted, lists are indexed by number, values are YAML.
+        tiny: use a very small model and at most 200 users.
 
     Raises:
-        RecipeError: what is wrong, with file, line and the nearest right name.
+        RecipeError: with file, line and the nearest valid name.
     """
     recipe = read(_text(path), path, overrides)
-    # What the user set stays, however small the rest becomes.
+    # Overrides of the user also hold for a tiny recipe.
     return read(dump(shrink(recipe)), path, overrides) if tiny else recipe
 
 
 def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """A recipe from its text, as `load`; `path` is where it is from, for messages and for the paths in it."""
+    """Parse the text of a recipe, as `load`; `path` is for messages and relative paths."""
     values = _parse(text, path)
     _anchor_paths(values, path.parent, path)
     for override in overrides:
@@ -52,21 +52,21 @@ def read(text: str, path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every default written out."""
+    """Return a recipe as YAML with all defaults."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """16 hexadecimal digits that are the same for two recipes that make the same, whatever their seed.
+    """Return 16 hexadecimal digits that are equal for recipes with the same result, except for the seed.
 
-    Where files lie and how a run is carried out (launch, chat, batches of an evaluation …) do not matter.
+    Paths, `launch`, `chat` and other `NOT_HASHED` fields do not matter.
     """
     parts = (recipe.data, recipe.items, recipe.indexing, recipe.tasks, recipe.model, *recipe.train, recipe.evaluate)
     return hash_json([part.hashed_fields() for part in parts])[:16]
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """The same recipe with the names of its files and runs alone, and not where they lie."""
+    """Return a recipe with file names instead of absolute paths."""
     values = recipe.model_dump(mode="json")
     for part, key in _PATHS:
         inner = _inner(values, part)
@@ -91,12 +91,12 @@ _PATHS = (
 
 
 def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
-    """Make the paths among the values of a recipe, which are relative to `folder`, absolute, in place."""
+    """Make the paths in the values of a recipe absolute, in place; they are relative to `folder`."""
     for part, key in _PATHS:
         inner = _inner(values, part)
         name = inner.get(key) if inner else None
         if inner is None or not isinstance(name, str) or not name:
-            continue  # an empty name is none
+            continue  # empty: no path
         whole = os.path.realpath(folder / os.path.expanduser(name))  # noqa: PTH111  # leaves an unknown ~user
         if key == "base" and (name == "nano" or not os.path.isdir(whole)):  # noqa: PTH112  # pathlib's raises where a name is too long
             continue  # nano, embedded:NAME, or a name on a hub
@@ -104,13 +104,13 @@ def _anchor_paths(values: dict[str, Any], folder: Path, recipe: Path) -> None:
             os.lstat(whole)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                what = f"{'.'.join(part)}.{key}: '{shown(name)}' is longer than a file's name can be"
-                raise RecipeError(f"{recipe.name}: {what}. Name a file that is there.") from None
+                what = f"{'.'.join(part)}.{key}: '{shown(name)}' is too long for a file name"
+                raise RecipeError(f"{recipe.name}: {what}. Give the path of an existing file.") from None
         inner[key] = whole
 
 
 def _inner(values: dict[str, Any], part: tuple[str, ...]) -> dict[str, Any] | None:
-    """A nested mapping of a recipe's values; None where there is none."""
+    """Return a nested mapping of the values of a recipe, or None."""
     for key in part:
         values = values.get(key)  # type: ignore[assignment]
         if not isinstance(values, dict):
@@ -119,16 +119,16 @@ def _inner(values: dict[str, Any], part: tuple[str, ...]) -> dict[str, Any] | No
 
 
 def _text(path: Path) -> str:
-    """The text of a recipe file; RecipeError where it cannot be read, is no UTF-8, or larger than any recipe."""
+    """Read the text of a recipe file; RecipeError if it cannot be read, is not UTF-8, or is too large."""
     try:
         with path.open("rb") as file:
             content = file.read(BYTES + 1)
-        str(path).encode()  # a name that is no UTF-8 could be written into no file of the run
+        str(path).encode()  # the name is written to files of the run
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is not valid UTF-8"
         raise RecipeError(f"the recipe {shown(str(path), 200)} cannot be read: {reason}.") from None
     if len(content) > BYTES:
-        raise RecipeError(f"{path} is larger than {BYTES} bytes, which no recipe is. Name a recipe.")
+        raise RecipeError(f"{path} is larger than {BYTES} bytes, so it is not a recipe.")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -148,7 +148,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], override: str) -> Any:
-    """Set a value by its dotted key; the value."""
+    """Set a value by its dotted key, and return it."""
     name = f"the override '{shown(override)}'"
     key, equals, text = override.partition("=")
     steps = key.strip().split(".")
@@ -168,7 +168,7 @@ def _override(values: dict[str, Any], override: str) -> Any:
 
 
 def _place(here: Any, steps: list[str], name: str) -> str | int:
-    """The key or list position that the last of some steps means."""
+    """Return the key or list index of the last step."""
     step = steps[-1]
     if isinstance(here, dict):
         return step

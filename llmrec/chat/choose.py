@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.chat.client import Client, Declined, Recommended
-from llmrec.chat.store import Constraint, SemanticIndex, Store
+from llmrec.chat.store import ItemConstraint, SemanticIndex, Store
 from llmrec.chat.understand import Relation
 
 LISTED = 10_000  # items that a request may list
@@ -54,8 +54,8 @@ class State:
 
     liked: list[str] = field(default_factory=list)
     disliked: list[str] = field(default_factory=list)
-    constraints: list[Constraint] = field(default_factory=list)
-    missed: list[Constraint] = field(default_factory=list)
+    constraints: list[ItemConstraint] = field(default_factory=list)
+    missed: list[ItemConstraint] = field(default_factory=list)
     about: str = ""
     seeds: list[str] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
@@ -70,7 +70,7 @@ class State:
                 items.remove(item_id)
         (self.liked if liked else self.disliked).append(item_id)
 
-    def constrain(self, new: list[Constraint], also: bool = False) -> None:
+    def constrain(self, new: list[ItemConstraint], also: bool = False) -> None:
         """Add constraints: what is wanted of a column takes the place of what was, what is not wanted stays."""
         kept = [one for one in self.constraints if not new or one not in self.missed]
         kept = [one for one in kept if not any(_contradict(one, other) for other in new)]
@@ -88,8 +88,8 @@ class State:
         if column is None or not np.isfinite(values).any():
             return
         middle, step = float(np.nanmedian(values)), 0.01 if relation == "cheaper" else 1.0
-        newer = Constraint(column.name, low=middle + step)
-        self.constrain([newer if relation == "newer" else Constraint(column.name, high=middle - step)])
+        newer = ItemConstraint(column.name, low=middle + step)
+        self.constrain([newer if relation == "newer" else ItemConstraint(column.name, high=middle - step)])
 
     def wishes(self) -> list[str]:
         """Constraints and free words, as they are shown."""
@@ -106,7 +106,7 @@ class State:
         }
 
 
-def _contradict(old: Constraint, new: Constraint) -> bool:
+def _contradict(old: ItemConstraint, new: ItemConstraint) -> bool:
     if old.column != new.column or bool(old.values) != bool(new.values):
         return False
     return not old.values or (old.wanted != new.wanted and bool({*old.values} & {*new.values}))
@@ -123,7 +123,7 @@ class Selection:
     """
 
     items: list[int]
-    missed: list[Constraint]
+    missed: list[ItemConstraint]
     ranked_by: str
 
 
@@ -167,7 +167,9 @@ class ItemSelector:
             items = [items[place] for place in np.argsort(-total, kind="stable")]
         return Selection(items[:k], missed, reply.ranked_by)
 
-    def _fits(self, constraints: list[Constraint], free: np.ndarray, k: int) -> tuple[np.ndarray, list[Constraint]]:
+    def _fits(
+        self, constraints: list[ItemConstraint], free: np.ndarray, k: int
+    ) -> tuple[np.ndarray, list[ItemConstraint]]:
         """(items,) bool of what meets all constraints; where nothing does, of the nearest, and what they miss."""
         if not constraints or not free.any():
             return free, []
@@ -192,7 +194,7 @@ class ItemSelector:
     def _ids(self, numbers: np.ndarray) -> list[str]:
         return [self.store.items[number].item_id for number in numbers]
 
-    def _filter(self, fits: np.ndarray, met: list[Constraint], hidden: set[str]) -> dict[str, Any]:
+    def _filter(self, fits: np.ndarray, met: list[ItemConstraint], hidden: set[str]) -> dict[str, Any]:
         """Fields of a request that let the items through that fit, or few others, too.
 
         They are the ids allowed or denied, whichever are fewer; where both are too many, the constraints that all
@@ -224,7 +226,7 @@ class ItemSelector:
         return {number: score for number, score in numbers if number is not None and fits[number]}
 
 
-def where(constraints: Iterable[Constraint]) -> dict[str, dict[str, Any]]:
+def where(constraints: Iterable[ItemConstraint]) -> dict[str, dict[str, Any]]:
     """Constraints as a request's `where`: column → what its cells must hold.
 
     What cannot be written so is left out: denied years and prices, and a second value that is wanted of one column.

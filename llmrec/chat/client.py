@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmrec.chat.store import Item, Store
+from llmrec.chat.store import CatalogueItem, Store
 from llmrec.child_process import ChildProcess
 from llmrec.errors import ChatError
 from llmrec.text.client import HttpClient, ReplyError
@@ -66,12 +66,12 @@ class Client:
 
     def store(self) -> Store:
         """The whole catalogue."""
-        items: list[Item] = []
+        items: list[CatalogueItem] = []
         while True:
             page = self._request(f"/v1/items?start={len(items)}&limit=1000")
             with self._expected():
                 items += [
-                    Item(_text(one["item_id"]), _text(one["title"]), _text(one["code"]), dict(one["columns"]))
+                    CatalogueItem(_text(one["item_id"]), _text(one["title"]), _text(one["code"]), dict(one["columns"]))
                     for one in page["items"]
                 ]
                 if len(items) >= page["total"] or not page["items"]:

@@ -251,11 +251,11 @@ class Dialogue:
         return [say("why_like", title=store.items[nearest].title)] if near[nearest] > 0.5 else []
 
 
-Speaker = Callable[[Dialogue, Reply], Iterator[Piece]]
+ReplyGenerator = Callable[[Dialogue, Reply], Iterator[Piece]]
 """Finds words for a reply, piece by piece; never the name of an item that does not exist."""
 
 
-def speak_template(dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
+def template_replies(dialogue: Dialogue, reply: Reply) -> Iterator[Piece]:
     """Say what the dialogue says, word by word."""
     yield from (Piece(word) for word in re.findall(r"\S+\s*", reply.words))
 
@@ -278,7 +278,7 @@ class ChatService:
         encoder: str | None,
         run: Path | None = None,
         own: OwnServer | None = None,
-        speaker: Speaker = speak_template,
+        speaker: ReplyGenerator = template_replies,
     ) -> None:
         self.client, self.own, self.speaker = client, own, speaker
         self._encoder, self._run, self._lock = encoder, run, threading.Lock()

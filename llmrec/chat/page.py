@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from llmrec.chat.dialogue import ChatService, say
 from llmrec.chat.page_guard import TEXT, PageGuard, Streams, check_host, checker
-from llmrec.chat.visits import CARDS, VISITS, Page
+from llmrec.chat.visits import CARDS, VISITS, ChatPage
 from llmrec.serve import log_redaction
 from llmrec.serve.access import TrustedHosts, bind, listen
 from llmrec.serve.connections import BoundedServer, max_connections
@@ -106,7 +106,7 @@ SAVE = """(text) => {
 }"""
 
 
-def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
+def build(page: ChatPage, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
     """The page's parts and what they do.
 
     Args:
@@ -175,7 +175,7 @@ def build(page: Page, title: str, reads: Callable[[str], bool]) -> gr.Blocks:
     return blocks
 
 
-def _watch(page: Page, reads: Callable[[str], bool]) -> Callable[[gr.Request], AsyncIterator[list[Any]]]:
+def _watch(page: ChatPage, reads: Callable[[str], bool]) -> Callable[[gr.Request], AsyncIterator[list[Any]]]:
     """A function that shows the talk, the panel and the cards as long as the page is open.
 
     Gradio closes a stream of answers when the last call has its answer, and may drop a call that comes meanwhile. A
@@ -225,7 +225,7 @@ def application(service: ChatService, title: str, login: tuple[str, str] | None 
     for name in [one for one in os.environ if one.startswith("GRADIO_") and one not in _KEPT]:
         del os.environ[name]
     streams: Streams = collections.Counter()
-    blocks = build(Page(service), title, lambda session: streams[session] > 0)
+    blocks = build(ChatPage(service), title, lambda session: streams[session] > 0)
     blocks.state_session_capacity, blocks.max_threads = VISITS, 2 * CONNECTIONS
     blocks.queue(default_concurrency_limit=8, api_open=False)
     queue = blocks._queue

@@ -23,7 +23,7 @@ _YEAR = re.compile(r"\byear|\bdate|released?\b", re.I)
 
 
 @dataclass(frozen=True)
-class Item:
+class CatalogueItem:
     """An item: its code as the model writes it, and all columns but id and title."""
 
     item_id: str
@@ -33,7 +33,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Constraint:
+class ItemConstraint:
     """What is wanted of a column, or not wanted.
 
     Attributes:
@@ -91,7 +91,7 @@ class Store:
         number: item number by id.
     """
 
-    def __init__(self, catalogue: str, items: list[Item]) -> None:
+    def __init__(self, catalogue: str, items: list[CatalogueItem]) -> None:
         self.catalogue, self.items = catalogue, items
         self.number = {item.item_id: at for at, item in enumerate(items)}
         names = list(dict.fromkeys(name for item in items for name in item.columns))
@@ -136,7 +136,7 @@ class Store:
             (column.name, value) for column in self.vocabularies for value in split_values(columns.get(column.name))
         }
 
-    def distance(self, constraint: Constraint) -> np.ndarray:
+    def distance(self, constraint: ItemConstraint) -> np.ndarray:
         """(items,) float64 how far each item is from a constraint: 0 met, 1 or more not at all."""
         column = self.columns[constraint.column]
         if constraint.values:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmrec.chat.store import Column, Constraint, Store
+from llmrec.chat.store import Column, ItemConstraint, Store
 from llmrec.chat.titles import Mention, Titles, find_mentions
 from llmrec.chat.words import Key, Message, Span, Word, is_filler, key, lexicon
 
@@ -42,7 +42,7 @@ class Understood:
     """
 
     mentions: list[Mention] = field(default_factory=list)
-    constraints: list[Constraint] = field(default_factory=list)
+    constraints: list[ItemConstraint] = field(default_factory=list)
     cards: dict[int, bool] = field(default_factory=dict)
     like_this: int = 0
     relations: list[Relation] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Understanding:
 
     def __init__(self, store: Store, titles: Titles) -> None:
         self.store, self.titles = store, titles
-        self._small: dict[Key, Constraint] = {}
-        self._large: dict[Key, Constraint] = {}
+        self._small: dict[Key, ItemConstraint] = {}
+        self._large: dict[Key, ItemConstraint] = {}
         for column in store.columns.values():
             for name, value in column.shown.items():
                 for form in _forms(name) if column.small else [name]:
                     known = self._small if column.small else self._large
-                    known.setdefault(form, Constraint(column.name, values=(value,)))
+                    known.setdefault(form, ItemConstraint(column.name, values=(value,)))
 
     def read(self, text: str) -> Understood:
         """What a message means; the first `READ` characters of it are read."""
@@ -102,7 +102,7 @@ class Understanding:
             clear=message.has("clear"),
         )
 
-    def _value(self, message: Message, place: int) -> tuple[int, Constraint | None]:
+    def _value(self, message: Message, place: int) -> tuple[int, ItemConstraint | None]:
         """How many words from a place on are a value, and the constraint that it is."""
         for length in range(min(5, len(message) - place), 0, -1):
             name = message.key(place, place + length)
@@ -132,10 +132,10 @@ def _singular(word: str) -> str:
     return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
 
 
-Found = list[tuple[Span, Constraint]]
+Found = list[tuple[Span, ItemConstraint]]
 
 
-def _wanted_values(message: Message, values: list[tuple[int, Constraint | None]], names: list[Span]) -> Found:
+def _wanted_values(message: Message, values: list[tuple[int, ItemConstraint | None]], names: list[Span]) -> Found:
     """Values that are said, outside of names; of `this or that` one constraint is made."""
     found: Found = []
     negated, inside, place = message.negated(names), message.inside(names), 0
@@ -163,7 +163,7 @@ def _wanted_numbers(message: Message, store: Store, taken: list[Span]) -> Found:
             inside = [word.text for word in message.words if word.start >= start and word.stop <= stop]
             place = message.place(start)
             denied = place < len(message) and negated[place] and not {"no", "not"} & {*inside}  # `no newer than`
-            found.append(((start, stop), Constraint(column.name, not denied, low=low, high=high)))
+            found.append(((start, stop), ItemConstraint(column.name, not denied, low=low, high=high)))
     inside_names = message.inside(taken + [span for span, _ in found])
     for name, kind, share in (("recent", "year", 0.75), ("old", "year", 0.25), ("cheap", "number", 0.25)):
         column = store.kind(kind)
@@ -171,7 +171,7 @@ def _wanted_numbers(message: Message, store: Store, taken: list[Span]) -> Found:
             if column and not inside_names[place] and message.phrase(name, place) == 1:
                 limit = float(np.nanquantile(column.numbers, share))
                 low, high = (limit, np.inf) if share > 0.5 else (-np.inf, limit)
-                vague = Constraint(column.name, not negated[place], low=low, high=high)
+                vague = ItemConstraint(column.name, not negated[place], low=low, high=high)
                 return [*found, ((word.start, word.stop), vague)]
     return found
 

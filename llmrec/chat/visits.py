@@ -89,7 +89,7 @@ class Visit:
         return shown + [(False, "")] * (CARDS - len(shown))
 
 
-class Page:
+class ChatPage:
     """What the page does for a session: the name that a browser chose for itself.
 
     Args:

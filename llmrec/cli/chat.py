@@ -16,7 +16,7 @@ from llmrec.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from llmrec.chat.client import Client
-    from llmrec.chat.dialogue import Speaker
+    from llmrec.chat.dialogue import ReplyGenerator
     from llmrec.recipe import Chat
 
 
@@ -85,10 +85,10 @@ def _recipe(run: str, is_url: bool, overrides: list[str]) -> tuple[Chat, str]:
     return recipe.chat, recipe.items.encoder
 
 
-def _speaker(settings: Chat, client: Client) -> Speaker:
-    from llmrec.chat.dialogue import speak_template
-    from llmrec.chat.speaker import Model, Served
+def _speaker(settings: Chat, client: Client) -> ReplyGenerator:
+    from llmrec.chat.dialogue import template_replies
+    from llmrec.chat.replies import ModelReplyGenerator, ServerReplyGenerator
 
     if settings.by == "server":
-        return Model(str(settings.url), str(settings.model))
-    return Served(client, str(client.version()["model"])) if settings.by == "model" else speak_template
+        return ServerReplyGenerator(str(settings.url), str(settings.model))
+    return ModelReplyGenerator(client, str(client.version()["model"])) if settings.by == "model" else template_replies

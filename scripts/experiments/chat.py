@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from chat_guests import Guest, play
+from chat_user_simulator import SimulatedUser, play
 from llmrec import resources
 from llmrec.chat.choose import State
 from llmrec.chat.client import Client, OwnServer
@@ -215,7 +215,7 @@ def _dialogues(counter: ChatService, dataset: Dataset, users: int, seed: int) ->
 
         def one(at: int, reads: bool = reads) -> list[list[str]]:
             known, wanted = guests[at]
-            guest = Guest(store, known, wanted, np.random.default_rng([seed, 2, at]))
+            guest = SimulatedUser(store, known, wanted, np.random.default_rng([seed, 2, at]))
             return play(guest, counter.dialogue(K), TURNS, reads)
 
         lists = _at_once(one, range(len(guests)), name)

@@ -12,7 +12,7 @@ from renewed import renew
 
 from llmrec.chat.client import Client, OwnServer
 from llmrec.chat.dialogue import ChatService
-from llmrec.chat.store import Item, Store
+from llmrec.chat.store import CatalogueItem, Store
 from llmrec.chat.titles import Titles
 from llmrec.chat.understand import Understanding
 from llmrec.data.sources import read_ml_100k
@@ -30,7 +30,8 @@ def films() -> Store:
     rows = read_ml_100k(Data(source="ml-100k")).items.to_pylist()
     keep = ("item_id", "title")
     return Store(
-        "films", [Item(row["item_id"], row["title"], "", {k: row[k] for k in row if k not in keep}) for row in rows]
+        "films",
+        [CatalogueItem(row["item_id"], row["title"], "", {k: row[k] for k in row if k not in keep}) for row in rows],
     )
 
 

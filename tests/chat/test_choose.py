@@ -14,7 +14,7 @@ from dot_product import DotProduct
 
 from llmrec.chat.choose import LISTED, ItemSelector, State
 from llmrec.chat.client import Declined, Recommended
-from llmrec.chat.store import Constraint, Item, Store
+from llmrec.chat.store import CatalogueItem, ItemConstraint, Store
 from llmrec.contracts import Request
 from llmrec.decode.load import LoadedRecommender
 from llmrec.indexing.catalogue import Catalogue
@@ -66,7 +66,7 @@ def chooser_of(count: int) -> tuple[ItemSelector, DotProduct, dict[str, np.ndarr
     recommender = DotProduct(vectors)
     opened = LoadedRecommender("dots", recommender, catalogue, exclude_seen=True)
     service = RecommendationService("dots", opened, DynamicBatching(), Users(None), Limits())
-    things = [Item(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
+    things = [CatalogueItem(ids[at], ids[at], "", {name: rows[name][at] for name in COLUMNS}) for at in range(count)]
     return ItemSelector(InProcess(service), Store(catalogue.hash, things)), recommender, columns
 
 
@@ -83,26 +83,33 @@ def many() -> tuple[ItemSelector, DotProduct, dict[str, np.ndarray]]:
 
 
 FITTING = {
-    "years": ([Constraint("year", low=1990, high=2018)], lambda year, price, kind: (year >= 1990) & (year <= 2018)),
-    "a price": ([Constraint("price", high=120.0)], lambda year, price, kind: price <= 120),
-    "a denial": ([Constraint("kind", False, ("loud",))], lambda year, price, kind: ~np.char.startswith(kind, "loud")),
+    "years": ([ItemConstraint("year", low=1990, high=2018)], lambda year, price, kind: (year >= 1990) & (year <= 2018)),
+    "a price": ([ItemConstraint("price", high=120.0)], lambda year, price, kind: price <= 120),
+    "a denial": (
+        [ItemConstraint("kind", False, ("loud",))],
+        lambda year, price, kind: ~np.char.startswith(kind, "loud"),
+    ),
     "either of two values": (
-        [Constraint("kind", values=("loud", "quiet")), Constraint("year", low=1990)],
+        [ItemConstraint("kind", values=("loud", "quiet")), ItemConstraint("year", low=1990)],
         lambda year, price, kind: year >= 1990,
     ),
     "a value, a denial and years": (
-        [Constraint("kind", values=("new",)), Constraint("kind", False, ("loud",)), Constraint("year", low=1951)],
+        [
+            ItemConstraint("kind", values=("new",)),
+            ItemConstraint("kind", False, ("loud",)),
+            ItemConstraint("year", low=1951),
+        ],
         lambda year, price, kind: (kind == "quiet|new") & (year >= 1951),
     ),
     "two values at once": (
-        [Constraint("kind", values=("new",)), Constraint("kind", values=("quiet",))],
+        [ItemConstraint("kind", values=("new",)), ItemConstraint("kind", values=("quiet",))],
         lambda year, price, kind: kind == "quiet|new",
     ),
     "denied years": (
-        [Constraint("year", False, low=1900, high=1989)],
+        [ItemConstraint("year", False, low=1900, high=1989)],
         lambda year, price, kind: year >= 1990,
     ),
-    "a denied price": ([Constraint("price", False, low=120.0)], lambda year, price, kind: ~(price >= 120)),
+    "a denied price": ([ItemConstraint("price", False, low=120.0)], lambda year, price, kind: ~(price >= 120)),
 }
 
 
@@ -129,7 +136,7 @@ def test_of_more_items_than_can_be_listed_the_likeliest_that_fit_are_found(many,
 
 def test_of_more_items_than_can_be_listed_none_that_was_shown_comes_again(many) -> None:
     chooser, _, _ = many
-    state, shown = State(liked=["i0"], constraints=[Constraint("kind", False, ("quiet",))]), set()
+    state, shown = State(liked=["i0"], constraints=[ItemConstraint("kind", False, ("quiet",))]), set()
     for _ in range(13):  # 130 items, more than are asked for at a time
         found = {f"i{at}" for at in chooser.select(state, 10, shown).items}
         assert len(found) == 10 and not found & shown
@@ -139,17 +146,20 @@ def test_of_more_items_than_can_be_listed_none_that_was_shown_comes_again(many) 
 def test_wishes_that_nothing_of_very_many_items_fulfils_give_the_nearest(many) -> None:
     chooser, _, columns = many
     chosen = chooser.select(
-        State(liked=["i0"], constraints=[Constraint("kind", False, ("loud",)), Constraint("year", low=3000)]), 10
+        State(liked=["i0"], constraints=[ItemConstraint("kind", False, ("loud",)), ItemConstraint("year", low=3000)]),
+        10,
     )
     assert len(chosen.items) == 10 and [wish.column for wish in chosen.missed] == ["year"]
     assert (columns["year"][chosen.items] == columns["year"].max()).all()
-    odd = [Constraint("kind", values=("quiet",)), Constraint("kind", values=("loud",))]
+    odd = [ItemConstraint("kind", values=("quiet",)), ItemConstraint("kind", values=("loud",))]
     chosen = chooser.select(State(liked=["i0"], constraints=odd), 10)
     assert len(chosen.items) == 10 and chosen.missed
 
 
 def test_a_recommender_without_language_model_and_codes_gives_its_best_that_fit() -> None:
     chooser, recommender, columns = chooser_of(300)
-    state = State(liked=["i0", "i5"], constraints=[Constraint("year", low=1990), Constraint("kind", False, ("loud",))])
+    state = State(
+        liked=["i0", "i5"], constraints=[ItemConstraint("year", low=1990), ItemConstraint("kind", False, ("loud",))]
+    )
     fitting = (columns["year"] >= 1990) & ~np.char.startswith(columns["kind"], "loud")
     assert chooser.select(state, 10).items == best(recommender, [0, 5], fitting)[:10]

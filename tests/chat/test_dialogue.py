@@ -11,7 +11,7 @@ import pytest
 from llmrec.chat.choose import State
 from llmrec.chat.client import Client, Declined, OwnServer, ServerDown
 from llmrec.chat.dialogue import ChatService, say
-from llmrec.chat.store import Constraint, SemanticIndex
+from llmrec.chat.store import ItemConstraint, SemanticIndex
 from llmrec.items import read_vectors
 from llmrec.run.layout import RunFolder
 
@@ -82,9 +82,9 @@ def test_filters_are_what_brute_force_says_whatever_the_wishes(counter):
         state = State(
             liked=["i7"],
             constraints=[
-                Constraint("kind", values=(kind,)),
-                Constraint("kind", False, (no,)),
-                Constraint("year", low=low),
+                ItemConstraint("kind", values=(kind,)),
+                ItemConstraint("kind", False, (no,)),
+                ItemConstraint("year", low=low),
             ],
         )
         right = {t.item_id for t in things if t.columns["kind"] == kind != no and t.columns["year"] >= low} - {"i7"}

@@ -12,13 +12,13 @@ from llmrec.chat import visits
 from llmrec.chat.choose import Card
 from llmrec.chat.dialogue import Reply
 from llmrec.chat.understand import READ
-from llmrec.chat.visits import CARDS, WAITING, Page, Turn
+from llmrec.chat.visits import CARDS, WAITING, ChatPage, Turn
 from llmrec.errors import ChatError
 
 
 @pytest.fixture
 def page(counter):
-    return Page(counter, pause=0)
+    return ChatPage(counter, pause=0)
 
 
 def finish(page, session, turn):

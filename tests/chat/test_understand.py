@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmrec.chat.store import FEW, Item, Store
+from llmrec.chat.store import FEW, CatalogueItem, Store
 from llmrec.chat.titles import Titles
 from llmrec.chat.understand import READ, Understanding
 from llmrec.chat.words import key, words
@@ -156,7 +156,7 @@ def test_no_text_breaks_it(ears, text):
 def test_brands_and_prices_of_a_shop_are_wishes_too():
     brands = [f"Maker{number}" for number in range(FEW + 5)] + ["Simple"]
     things = [
-        Item(f"p{at}", f"Cream {at} for hands", "", {"brand": brand, "price": 2.0 * at})
+        CatalogueItem(f"p{at}", f"Cream {at} for hands", "", {"brand": brand, "price": 2.0 * at})
         for at, brand in enumerate(brands)
     ]
     store = Store("shop", things)

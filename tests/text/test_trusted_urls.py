@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmrec import trusted_urls
-from llmrec.chat.speaker import Model
+from llmrec.chat.replies import ServerReplyGenerator
 from llmrec.errors import TextError
 from llmrec.recipe import Oracle
 from llmrec.recipe_file import read
@@ -80,7 +80,7 @@ def post(url: str) -> None:
 
 
 def stream(url: str) -> None:
-    assert list(Model(url, "any")._client.stream({})) == []
+    assert list(ServerReplyGenerator(url, "any")._client.stream({})) == []
 
 
 def test_an_address_of_a_folder_is_sent_no_key_and_a_named_one_is(recorder: Recorder, monkeypatch) -> None:

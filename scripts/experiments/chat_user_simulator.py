@@ -31,7 +31,7 @@ class Saying:
     picks: list[str]
 
 
-class Guest:
+class SimulatedUser:
     """One simulated person.
 
     Attributes:
@@ -113,7 +113,7 @@ class Guest:
         return forms[int(self._draw.integers(len(forms)))]
 
 
-def play(guest: Guest, dialogue: Dialogue, turns: int, reads: bool) -> list[list[str]]:
+def play(guest: SimulatedUser, dialogue: Dialogue, turns: int, reads: bool) -> list[list[str]]:
     """A dialogue between a guest and the chat.
 
     Args:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from llmrec.chat.choose import Card
 from llmrec.chat.client import Client
-from llmrec.chat.dialogue import Dialogue, Piece, Reply, speak_template, templates
+from llmrec.chat.dialogue import Dialogue, Piece, Reply, template_replies, templates
 from llmrec.chat.store import Store
 from llmrec.chat.words import fold
 from llmrec.errors import ChatError, TextError
@@ -23,7 +23,7 @@ _CODE_TOKENS = re.compile(r"(?:<[a-z]_\d+>)*")
 _NUMBER = re.compile(r"\[(\d{1,2})\]")
 
 
-class Model:
+class ServerReplyGenerator:
     """Any server that speaks OpenAI's chat completions. It never sees ids, and cannot name what is not there.
 
     It refers to items by number, and titles are put in afterwards; a sentence in which anything else looks like a name
@@ -54,7 +54,7 @@ class Model:
         yield from _or_template((Piece(f"{sentence} ") for sentence in checked if sentence), dialogue, reply)
 
 
-class Served:
+class ModelReplyGenerator:
     """The served model itself, trained on chat turns: its mentions are held to the catalogue by the server (vLLM).
 
     Args:
@@ -97,7 +97,7 @@ def _or_template(pieces: Iterator[Piece], dialogue: Dialogue, reply: Reply) -> I
         except ChatError:
             spoken = False
     if not spoken:
-        yield from speak_template(dialogue, reply)
+        yield from template_replies(dialogue, reply)
 
 
 def mentions(stream: Iterator[str], store: Store) -> Iterator[Piece]:

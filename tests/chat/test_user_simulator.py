@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chat import TURNS, K, _guests, _success, measure
-from chat_guests import Guest, play
+from chat_user_simulator import SimulatedUser, play
 from llmrec.data.dataset import Dataset
 
 
@@ -33,7 +33,7 @@ def test_guests_know_training_likes_and_want_what_was_held_out(counter, dataset)
 def test_a_dialogue_shows_others_at_every_turn_and_none_that_are_known(counter, dataset, reads):
     store = counter.parts[1].store
     for at, (known, wanted) in enumerate(_guests(store, dataset, 3, 0)):
-        guest = Guest(store, known, wanted, np.random.default_rng(at))
+        guest = SimulatedUser(store, known, wanted, np.random.default_rng(at))
         dialogue = counter.dialogue(4)
         lists = play(guest, dialogue, 4, reads)
         shown = [one for cards in lists for one in cards]
