@@ -1,4 +1,4 @@
-"""Filters: which items a request may be given (a deny list, an allow list, or a large allowed subset).
+"""Filters: which items may be recommended for a request (a deny list, an allow list, or a large allowed subset).
 
 A prefix is allowed if allowed items remain under it. A prefix is a range of sorted positions, so every check counts
 items in ranges: by binary search for lists, by prefix sums for a subset.
@@ -151,8 +151,9 @@ class BatchFilters:
         """
         keep = np.ones(len(child), bool)
         for number, subset in enumerate(self.subsets):
-            mine = np.flatnonzero((self.subset_of[rows] == number)[source])
-            keep[mine] = subset.before[self.trie.stop[child[mine]]] > subset.before[self.trie.start[child[mine]]]
+            edges = np.flatnonzero((self.subset_of[rows] == number)[source])
+            start, stop = self.trie.start[child[edges]], self.trie.stop[child[edges]]
+            keep[edges] = subset.before[stop] > subset.before[start]
         if self.has_allow_list.any():
             keep[self.has_allow_list[rows][source]] = False
             keep[self._edges(self.allowed_nodes, rows, nodes)] = True
@@ -210,8 +211,8 @@ class BatchFilters:
         """(n,) int64 items in a range, of the row's subset where it has one; lists are ignored."""
         counts = (stop - start).astype(np.int64)
         for number, subset in enumerate(self.subsets):
-            mine = self.subset_of[rows] == number
-            counts[mine] = subset.before[stop[mine]] - subset.before[start[mine]]
+            of_subset = self.subset_of[rows] == number
+            counts[of_subset] = subset.before[stop[of_subset]] - subset.before[start[of_subset]]
         return counts
 
     def first_allowed(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -165,10 +165,10 @@ class LoadedRecommender:
         self.recommender.check(request)
         ranked = self.recommender.rank([request], int(k))
         pairs = zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
-        named = [(self.catalogue.item_ids[item], score) for item, score in pairs if item >= 0]
-        if len(named) < k:
-            warnings.warn(f"the filters leave {len(named)} items, fewer than the {k} asked for", stacklevel=2)
-        return named
+        items = [(self.catalogue.item_ids[item], score) for item, score in pairs if item >= 0]
+        if len(items) < k:
+            warnings.warn(f"the filters leave {len(items)} items, fewer than the {k} asked for", stacklevel=2)
+        return items
 
     def history_numbers(self, history: Sequence[str]) -> list[int]:
         """Item numbers of a history; unknown items give a warning, or a RequestError if all are."""

@@ -209,12 +209,12 @@ def top_k_per_row(pool: Beams, k: int, rows: int) -> Beams:
     keep = np.ones(len(pool.row), bool)
     ends = np.cumsum(counts)
     for row in np.flatnonzero(counts > k).tolist():  # one partition per row is faster than a table of all rows
-        mine = slice(int(ends[row] - counts[row]), int(ends[row]))
-        keys = pool.key[mine]
+        of_row = slice(int(ends[row] - counts[row]), int(ends[row]))
+        keys = pool.key[of_row]
         least = np.partition(keys, len(keys) - k)[len(keys) - k]
         chosen = keys > least
         chosen[np.flatnonzero(keys == least)[: k - np.count_nonzero(chosen)]] = True
-        keep[mine] = chosen
+        keep[of_row] = chosen
     chosen = np.flatnonzero(keep)
     return pool[chosen[pool.key[chosen] > -np.inf]]
 

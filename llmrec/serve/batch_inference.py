@@ -157,8 +157,8 @@ def _run_shards(
     recommender = llmrec.load(job.run, engine=job.engine, **options) if todo else None
     for number in todo:
         assert recommender is not None
-        mine = ids[number * job.shard : (number + 1) * job.shard]
-        tables = [_rank(recommender, users, mine[at : at + BATCH], job) for at in range(0, len(mine), BATCH)]
+        shard = ids[number * job.shard : (number + 1) * job.shard]
+        tables = [_rank(recommender, users, shard[i : i + BATCH], job) for i in range(0, len(shard), BATCH)]
         with atomic_file(_shard(job, number)) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
         progress(min(1.0, (number + 1) * job.shard / len(ids)))
@@ -169,9 +169,9 @@ def _bind_devices(rank: int, processes: int) -> None:
     import torch
 
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    mine = part_of(cores, rank, processes)
-    torch.set_num_threads(len(mine))
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, mine)))
+    assigned = part_of(cores, rank, processes)
+    torch.set_num_threads(len(assigned))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, assigned)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
     if gpus:
