@@ -14,7 +14,7 @@ from llmrec.contracts import ItemSet
 from llmrec.data.dataset import Dataset
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.items.item_text import split_values, to_number
-from llmrec.serve.schemas import ApiError, CatalogueItem, ColumnConstraint, ItemsResponse
+from llmrec.serve.schemas import ApiError, ColumnConstraint, ItemsResponse, ListedItem
 
 _CATEGORY_COLUMNS = ("category", "categories", "genre", "genres", "kind", "brand", "type")
 _CACHED_SETS = 64  # item sets of constraints
@@ -151,7 +151,7 @@ def items_page(catalogue: Catalogue, start: int, limit: int, query: str = "") ->
     selected = list(numbers[start : start + limit])
     rows = catalogue.items.take(pa.array(selected, pa.int64())).to_pylist()
     items = [
-        CatalogueItem(
+        ListedItem(
             item_id=catalogue.item_ids[number],
             title=catalogue.titles[number],
             code=catalogue.code_texts[number],

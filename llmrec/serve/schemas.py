@@ -132,7 +132,7 @@ class CataloguesResponse(BaseModel):
     skipped: list[str] = Field([], description="folders that are no catalogues, and why; only with the admin's key")
 
 
-class CatalogueItem(BaseModel):
+class ListedItem(BaseModel):
     """An item of the catalogue."""
 
     item_id: str
@@ -148,7 +148,7 @@ class ItemsResponse(BaseModel):
     catalogue: str = Field(description="hash of the catalogue of the items")
     total: int = Field(description="number of items on all pages")
     start: int
-    items: list[CatalogueItem]
+    items: list[ListedItem]
 
 
 class VersionResponse(BaseModel):
