@@ -234,7 +234,7 @@ def test_commands_and_the_report_show_a_table_of_its_own(judge: RunFolder, p5: R
     shown = (
         CliRunner().invoke(app, ["evaluate", str(judge.path)], env={"COLUMNS": "160"}, catch_exceptions=False).output
     )
-    assert "not over the whole catalogue" in shown and "random choice" in shown and "rerank" in shown
+    assert "not the whole catalogue" in shown and "random choice" in shown and "rerank" in shown
     page = write_report(judge).read_text()
     assert "How well it judges candidates" in page and "How good it is" not in page and "not to recommend" in page
     page = write_report(p5).read_text()
