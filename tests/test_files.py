@@ -247,7 +247,7 @@ def test_the_hash_of_a_folder_knows_names_and_contents_but_not_hidden_or_made_fi
 
 
 def test_a_result_takes_the_place_of_a_result_alone(tmp_path: Path) -> None:
-    from scripts.record import write_result
+    from llmrec.results.record import write_result
 
     for _ in range(2):
         write_result(tmp_path / "new.json", "python scripts/x.py", {"speed": 1})

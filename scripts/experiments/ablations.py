@@ -31,10 +31,10 @@ from llmrec.errors import LlmrecError
 from llmrec.evaluate.files import EvaluatedRun, read_run
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe_file import fingerprint, load
+from llmrec.report.result_charts import draw_dots as dots
+from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.stage_record import read_record
-from scripts.charts import draw_dots as dots
-from scripts.record import write_result
 
 BASE = "the recipe"
 # What is never part of a factor: judged on validation, and without teachers, which no factor changes.

@@ -25,10 +25,10 @@ from llmrec.evaluate.files import read_cases, read_metrics
 from llmrec.metrics.significance import bootstrap, paired
 from llmrec.recipe import Recipe
 from llmrec.recipe_file import load
+from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.stage_record import read_record
-from scripts.record import write_result
 
 METRICS = ["hr@1", "hr@10", "ndcg@10", "hr@50"]
 

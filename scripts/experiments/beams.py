@@ -22,9 +22,9 @@ from llmrec.decode.generative import Generative
 from llmrec.evaluate.list_quality import top_k
 from llmrec.metrics.ranking import hit, ndcg, rank_in_lists
 from llmrec.recipe_file import fingerprint
+from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.seed import stream
-from scripts.record import write_result
 
 K = 10
 

@@ -25,9 +25,9 @@ from llmrec.chat.store import Column, Store
 from llmrec.data.dataset import Dataset
 from llmrec.errors import RunError
 from llmrec.metrics.significance import bootstrap, paired
+from llmrec.report.result_charts import draw_lines as draw
+from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder
-from scripts.charts import draw_lines as draw
-from scripts.record import write_result
 
 Way = Literal["filter", "rerank", "nearest"]
 K, TURNS, KNOWN, LIKED = 10, 5, 3, 4.0  # items shown; turns; titles named at first; stars that are a like

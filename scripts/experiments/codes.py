@@ -21,9 +21,9 @@ from llmrec.indexing.codebooks import residual_kmeans
 from llmrec.indexing.health import measure_agreement
 from llmrec.items import read_vectors
 from llmrec.recipe_file import load
+from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
-from scripts.record import write_result
 
 LEVELS, WIDTH = 3, 256  # of codes whose error is measured
 

@@ -24,10 +24,10 @@ from llmrec.decode.generative import Generative
 from llmrec.indexing.new_items import add
 from llmrec.items import read_vectors
 from llmrec.recipe_file import load
+from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.seed import stream
-from scripts.record import write_result
 
 CASES, K, RECENT = 300, 10, 10  # judged; length of lists; items of a history that text is compared with
 PLACES = 2  # of a list, that a shop may keep for new items, as Rajput et al. 2023 (arXiv 2305.05065) do

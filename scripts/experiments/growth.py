@@ -17,11 +17,11 @@ from typing import Any
 from commands import call_llmrec, finished, typed
 from llmrec import resources
 from llmrec.recipe_file import fingerprint
+from llmrec.report.result_charts import draw_lines as draw
+from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder, recipe_of
 from llmrec.run.plan import UNTIL
 from llmrec.stage_record import read_record
-from scripts.charts import draw_lines as draw
-from scripts.record import write_result
 
 SHOWN = ("catalogue", "tasks", "train-1-sft", "evaluate-valid")
 

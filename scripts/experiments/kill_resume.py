@@ -19,8 +19,8 @@ from pathlib import Path
 
 from commands import typed
 from llmrec.files import hash_file
+from llmrec.results.record import write_result
 from llmrec.stage_record import RECORD_FILE
-from scripts.record import write_result
 
 KILLS = {"data": 2, "items": 2, "catalogue": 3, "tasks": 2, "train": 5, "collaborative": 2, "evaluate": 2, "report": 2}
 PLACES = {

@@ -26,7 +26,7 @@ from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.decode.search import beam_search
 from llmrec.indexing.trie import Trie
-from scripts.record import write_result
+from llmrec.results.record import write_result
 
 VOCABULARY, SYMBOLS, END, MENTION, SEPARATOR, ROWS, PROMPT = 120, 40, 2, 60, [5, 6], 64, 6
 

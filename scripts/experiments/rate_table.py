@@ -12,8 +12,8 @@ from pathlib import Path
 
 from llmrec.files import read_json
 from llmrec.rate.baselines import BASELINES
-from scripts.charts import draw_dots as dots
-from scripts.record import write_result
+from llmrec.report.result_charts import draw_dots as dots
+from llmrec.results.record import write_result
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from scripts.record import write_result
+from llmrec.results.record import write_result
 
 OPTIONS = {"transformers": [], "vllm": ["--engine", "vllm", "--dtype", "float32"]}
 

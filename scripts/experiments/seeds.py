@@ -19,8 +19,8 @@ from commands import call_llmrec, typed
 from llmrec import resources
 from llmrec.errors import RunError
 from llmrec.results import ledger
+from llmrec.results.record import collect, tested, write_result
 from llmrec.run.layout import recipe_of
-from scripts.record import collect, tested, write_result
 
 
 def one_run(options: argparse.Namespace, seed: int) -> Path:

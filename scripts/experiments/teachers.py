@@ -31,7 +31,7 @@ from llmrec.data.dataset import Dataset, content_hash
 from llmrec.metrics.ranking import Ranks, hit, ndcg, rank_targets
 from llmrec.metrics.significance import bootstrap
 from llmrec.recipe import Data
-from scripts.record import write_result
+from llmrec.results.record import write_result
 
 
 def main() -> None:

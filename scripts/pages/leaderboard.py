@@ -16,8 +16,8 @@ import yaml
 from boards import all_parts, digits
 from llmrec.evaluate.ranking import ALONE
 from llmrec.files import read_json, write_text
+from llmrec.report.result_charts import draw_dots as dots
 from llmrec.report.sentences import system_name
-from scripts.charts import draw_dots as dots
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {
@@ -28,14 +28,14 @@ SETS = {
 SHOWN = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
 HEAD = """# Leaderboard
 
-Written by `python scripts/pages/leaderboard.py` from `results/` and `docs/published.yaml`; a test holds this page to
-them. Every row is of the test part, whole catalogue, all users, one held-out item each, so recall is the hit rate.
+Written by `python scripts/pages/leaderboard.py` from `results/` and `docs/published.yaml`; a test compares the page with
+them. Every row is of the test part: whole catalogue, all users, one held-out item per user, so recall equals hit rate.
 
-Ours are tuned on validation alone. Each look at a test part is a line of `results/ledger.jsonl`, and each of our rows
-can be run again: `llmrec reproduce results/NAME.json` says whether its figures fall inside their intervals (95 %, over
-users); a teacher's file tells its command. Published rows are what others printed under protocols of their own: whether
-items of the history were left out, how wide the beam was, and how ties counted moves a figure by more than what often
-stands between two rows.
+Our models are tuned on validation only. Every evaluation on a test part is a line of `results/ledger.jsonl`. Our rows can
+be reproduced: `llmrec reproduce results/NAME.json` says whether the figures are inside their intervals (95 %, over
+users); the file of a collaborative model has its command. Published rows have protocols of their own: whether items of
+the history were excluded, the number of beams, and the treatment of ties change a figure by more than the difference
+between many rows.
 """
 
 
@@ -162,7 +162,7 @@ def _figure(source: str) -> str:
 
 def _pins(rows: list[Row]) -> str:
     """What each measured row hangs on."""
-    head = "| row | recipe | commit | seeds | data | looks at test: its own, of all |\n|---|---|---|---|---|---|\n"
+    head = "| row | recipe | commit | seeds | data | test evaluations: of this recipe, of all |\n|---|---|---|---|---|---|\n"
     return head + "".join(f"| {row.name} | {' | '.join(row.pins)} |\n" for row in rows if row.pins)
 
 

@@ -24,8 +24,8 @@ from llmrec.align.shared_prefix import answer_logprobs, build_shared_prefix_batc
 from llmrec.decode.sample import sample
 from llmrec.decode.scorer import Scorer
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.results.record import write_result
 from llmrec.train.loss import target_logprobs
-from scripts.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns
 
 

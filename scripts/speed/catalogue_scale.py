@@ -25,7 +25,7 @@ import typer
 from llmrec.files import hash_json
 from llmrec.indexing.catalogue import Catalogue, hash_codes
 from llmrec.indexing.trie import Trie
-from scripts.record import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, ratio, tell
 
 LEVELS, WIDTH = 4, 256

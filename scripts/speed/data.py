@@ -30,7 +30,7 @@ from llmrec.metrics import beyond_accuracy as measures
 from llmrec.metrics.beyond_accuracy import CORRECTED, Exposure
 from llmrec.metrics.ranking import RANKING, rank_in_lists
 from llmrec.recipe import Data
-from scripts.record import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 

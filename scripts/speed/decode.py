@@ -28,8 +28,8 @@ from decode_step import measure_steps
 from decode_subject import LENGTHS, WIDTHS, catalogue_of, prepare, trie_of
 from llmrec import resources
 from llmrec.indexing.catalogue import Catalogue
-from scripts.charts import draw_lines as draw
-from scripts.record import write_result
+from llmrec.report.result_charts import draw_lines as draw
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 
 Part = Literal["engines", "http", "curves", "step"]

@@ -33,10 +33,10 @@ from llmrec.indexing.codes import group_equal
 from llmrec.indexing.new_items import FittedIndex
 from llmrec.items import read_vectors
 from llmrec.recipe import Indexing, Recipe
+from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.seed import stream
-from scripts.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 Part = Literal["million", "beauty", "rq-vae", "new", "peer"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.record import write_result
+from llmrec.results.record import write_result
 from serve import ROUTE, Histories, K
 from serve_load import Client, Load
 from serve_server import Server, serving

@@ -25,7 +25,7 @@ from llmrec.rate.engines import TransformersRatingEngine
 from llmrec.rate.ratings import TEST, load_ratings
 from llmrec.rate.vllm_ratings import VllmRatingEngine
 from llmrec.recipe import Data
-from scripts.record import write_result
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell
 
 BATCH = 32

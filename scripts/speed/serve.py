@@ -26,9 +26,9 @@ from llmrec.contracts import Request
 from llmrec.decode.generative import EngineName, Generative
 from llmrec.decode.load import LoadedRecommender
 from llmrec.decode.recommenders import Ensemble
+from llmrec.results.record import write_result
 from llmrec.serve.lookup import Users
 from llmrec.serve.settings import Settings
-from scripts.record import write_result
 from serve_load import Client, Load, press
 from serve_server import Server, serving
 from shared import RESULTS, command_line, ratio, tell

@@ -24,8 +24,8 @@ import numpy as np
 import typer
 
 from llmrec.indexing.catalogue import Catalogue
+from llmrec.results.record import write_result
 from llmrec.run.layout import RunFolder
-from scripts.record import write_result
 from serve import ROUTE, VLLM, Histories, flags
 from serve_load import Load, press
 from serve_server import Server, serving

@@ -25,13 +25,13 @@ from llmrec.items import read_texts
 from llmrec.model.base import load_base_tokenizer
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Oracle, Recipe, Tasks
+from llmrec.results.record import write_result
 from llmrec.run.execute import run
 from llmrec.run.layout import RunFolder
 from llmrec.tasks import examples
 from llmrec.tasks.inputs import TaskInputs
 from llmrec.tasks.llm_annotations import add_annotations
 from llmrec.train.encode import encode
-from scripts.record import write_result
 from shared import RESULTS, command_line, ratio, take_turns, tell
 from tasks_peer import peer_of
 

@@ -23,6 +23,7 @@ from llmrec.indexing.catalogue import Catalogue
 from llmrec.model import nano
 from llmrec.model.vocabulary import add_tokens
 from llmrec.recipe import Model, Oracle, Tasks
+from llmrec.results.record import write_result
 from llmrec.seed import stream
 from llmrec.tasks.examples import make, shard_paths, stream_batches
 from llmrec.tasks.inputs import TaskInputs
@@ -30,7 +31,6 @@ from llmrec.tasks.llm_annotations import add_annotations
 from llmrec.train.encode import TokenFile, encode
 from llmrec.train.initial_model import vocabulary_texts
 from llmrec.train.packing import Order, PackedRows, collate
-from scripts.record import write_result
 from shared import RESULTS, alone, command_line, peak_gib, tell
 
 BATCH, STEPS = 64, 2000  # rows of a step, and steps that are fed: memory is the same in each

@@ -18,8 +18,8 @@ import train_feeding
 import train_memory
 import train_speed
 from llmrec import resources
-from scripts.charts import draw_lines as draw
-from scripts.record import write_result
+from llmrec.report.result_charts import draw_lines as draw
+from llmrec.results.record import write_result
 from shared import RESULTS, command_line
 
 Part = Literal["memory", "speed", "feeding"]

@@ -18,8 +18,8 @@ from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.recipe_file import dump, fingerprint, load, shipped_name
 from llmrec.results import ledger
+from llmrec.results.record import collect
 from llmrec.run import execute
-from scripts.record import collect
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 LINE = {"run": "r", "recipe hash": "0", "seed": 1, "data": {}, "metrics": {}, "figures": "f"}

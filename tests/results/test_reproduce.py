@@ -19,8 +19,8 @@ from llmrec.errors import RunError
 from llmrec.files import read_json, write_json
 from llmrec.recipe_file import load
 from llmrec.results import ledger
+from llmrec.results.record import collect, write_result
 from llmrec.run import execute
-from scripts.record import collect, write_result
 
 SHUT = ["train.0.epochs=0.5", "evaluate.ranking=[hr@1,hr@5]", "evaluate.beams=5", "evaluate.split=valid"]
 Call = Callable[..., tuple[int, str, str]]

@@ -1,7 +1,7 @@
 """Carry recorded results over to the recipe keys of November 2026, once: keys are renamed, values and figures stay.
 
-python scripts/rename_recipe_keys.py OLD_CHECKOUT           # rewrites results/*.json and results/ledger.jsonl
-python scripts/rename_recipe_keys.py OLD_CHECKOUT --prove   # a tiny run in both spellings → results/renamed-keys.json
+python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT           # rewrites results/*.json and results/ledger.jsonl
+python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT --prove   # a tiny run in both spellings → results/renamed-keys.json
 
 OLD_CHECKOUT is a checkout of the commit before the renaming. A fingerprint is rewritten only if the old code computes
 the recorded one from the recipe; the others stay and are printed.
@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Values = dict[str, dict[str, str]]
 
 # Section → old key → new key.
@@ -289,7 +289,7 @@ def prove(old: Path) -> None:
                 file.relative_to(out).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
             }
     same = digests["old"] == digests["new"]
-    typed = "python scripts/rename_recipe_keys.py OLD_CHECKOUT --prove"
+    typed = "python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT --prove"
     write_json(ROOT / "results" / "renamed-keys.json", {"command": typed, "same": same, "files": digests["new"]})
     print(f"the same {len(digests['new'])} files: {same}", *digests["new"], sep="\n")
     sys.exit(not same)
