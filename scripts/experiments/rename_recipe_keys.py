@@ -1,7 +1,7 @@
 """Carry recorded results over to the recipe keys of November 2026, once: keys are renamed, values and figures stay.
 
-python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT           # rewrites results/*.json and results/ledger.jsonl
-python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT --prove   # a tiny run in both spellings → results/renamed-keys.json
+python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT           # → results/*.json and results/ledger.jsonl
+python scripts/experiments/rename_recipe_keys.py OLD_CHECKOUT --prove   # a tiny run twice → results/renamed-keys.json
 
 OLD_CHECKOUT is a checkout of the commit before the renaming. A fingerprint is rewritten only if the old code computes
 the recorded one from the recipe; the others stay and are printed.

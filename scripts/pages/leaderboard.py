@@ -28,11 +28,11 @@ SETS = {
 SHOWN = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
 HEAD = """# Leaderboard
 
-Written by `python scripts/pages/leaderboard.py` from `results/` and `docs/published.yaml`; a test compares the page with
-them. Every row is of the test part: whole catalogue, all users, one held-out item per user, so recall equals hit rate.
+Written by `python scripts/pages/leaderboard.py` from `results/` and `docs/published.yaml`; a test compares the page
+with them. Every row is of the test part: whole catalogue, all users, one held-out item per user, so recall equals hit rate.
 
-Our models are tuned on validation only. Every evaluation on a test part is a line of `results/ledger.jsonl`. Our rows can
-be reproduced: `llmrec reproduce results/NAME.json` says whether the figures are inside their intervals (95 %, over
+Our models are tuned on validation only. Every evaluation on a test part is a line of `results/ledger.jsonl`. Our rows
+can be reproduced: `llmrec reproduce results/NAME.json` says whether the figures are inside their intervals (95 %, over
 users); the file of a collaborative model has its command. Published rows have protocols of their own: whether items of
 the history were excluded, the number of beams, and the treatment of ties change a figure by more than the difference
 between many rows.
@@ -161,8 +161,8 @@ def _figure(source: str) -> str:
 
 
 def _pins(rows: list[Row]) -> str:
-    """What each measured row hangs on."""
-    head = "| row | recipe | commit | seeds | data | test evaluations: of this recipe, of all |\n|---|---|---|---|---|---|\n"
+    """The recipe, commit, seeds and data of each measured row."""
+    head = "| row | recipe | commit | seeds | data | test evaluations: own, all |\n|---|---|---|---|---|---|\n"
     return head + "".join(f"| {row.name} | {' | '.join(row.pins)} |\n" for row in rows if row.pins)
 
 
