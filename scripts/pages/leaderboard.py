@@ -29,7 +29,8 @@ SHOWN = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
 HEAD = """# Leaderboard
 
 Written by `python scripts/pages/leaderboard.py` from `results/` and `docs/published.yaml`; a test compares the page
-with them. Every row is of the test part: whole catalogue, all users, one held-out item per user, so recall equals hit rate.
+with them. Every row is of the test part: whole catalogue, all users, one held-out item per user, so recall is the hit
+rate.
 
 Our models are tuned on validation only. Every evaluation on a test part is a line of `results/ledger.jsonl`. Our rows
 can be reproduced: `llmrec reproduce results/NAME.json` says whether the figures are inside their intervals (95 %, over
