@@ -19,6 +19,7 @@ def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
     built = call("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
     assert built.returncode == 0, built.stderr
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert "How a run is organised" in (tmp_path / "site" / "index.html").read_text(), "the first page is docs/index.md"
     assert len(pages) > 10 and all((tmp_path / "site" / page / "index.html").is_file() for page in pages)
 
 

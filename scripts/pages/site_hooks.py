@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: what pages link to outside docs/ (README, results, recipes, …) is on the site, too."""
+"""Hooks of mkdocs: add files outside docs/ that pages link to (README, results, recipes, …) to the site."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ("README.md", "readme.md")  # mkdocs takes README.md for the site's first page, which is index.md
 LINK = re.compile(r"\]\(([\w./-]+)")
 
 
@@ -25,11 +26,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 continue  # a link to nothing stays one, which `mkdocs build --strict` refuses
             seen.add(target)
             if not target.is_relative_to(config.docs_dir):
-                files.append(File.generated(config, str(target.relative_to(ROOT)), abs_src_path=str(target)))
+                name = str(target.relative_to(ROOT)).replace(*README)
+                files.append(File.generated(config, name, abs_src_path=str(target)))
                 waiting += [target] if target.suffix == ".md" else []
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """All pages lie side by side at the site's root, so links lose `../` and `docs/`."""
-    return re.sub(r"\]\((?:\.\./|docs/)([\w./-]+)", r"](\1", markdown)
+    """Remove `../` and `docs/` from links, since all pages are at the site's root."""
+    return re.sub(r"\]\((?:\.\./|docs/)([\w./-]+)", lambda match: f"]({match[1].replace(*README)}", markdown)
