@@ -184,7 +184,7 @@ class AlignmentContext:
         Where a prompt and an answer are longer than `window`, the prompt loses its oldest items.
         """
         template = templates.load(job.tasks.recommending or "next_item").select(job.tasks.templates)
-        usable = [wording for wording in template.train if not wording.needs]
+        usable = [variant for variant in template.train if not variant.needs]
         choice = stream(job.seed, "align", "wordings").integers(len(usable), size=len(self.positions))
         tokenize = SegmentTokenizer(self.tokenizer, special=not self.tokenizer.chat_template)
         room = window - self.catalogue.codes.shape[1]
@@ -203,9 +203,9 @@ class AlignmentContext:
         longest = max(len(prompts[row]) for row in rows)
         raise ModelError(f"a prompt of one item has {longest} tokens, but the model holds {window} with an answer.")
 
-    def _text(self, row: int, wording: Any, length: int) -> str:
+    def _text(self, row: int, variant: Any, length: int) -> str:
         history, user = self.positions.history(row)[-length:], self.users[self.positions.users[row]]
-        return format_prompt(self.tokenizer, next_item_prompt(wording, history, self.catalogue, user)[0])[0]
+        return format_prompt(self.tokenizer, next_item_prompt(variant, history, self.catalogue, user)[0])[0]
 
     @property
     def item_tokens(self) -> np.ndarray:

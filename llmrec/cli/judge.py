@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Path = RUN,
-    target: str = typer.Option(None, help="test or valid; default: evaluate.split of the recipe"),
+    split: str = typer.Option(None, help="test or valid; default: evaluate.split of the recipe"),
     test: bool = typer.Option(
         False, "--test", help="evaluate on the test part of a run that is evaluated on validation, and record it"
     ),
@@ -38,10 +38,10 @@ def evaluate(
     `--test` is for a run that is evaluated on validation: it adds a line to the ledger (`results/ledger.jsonl`, to be
     kept under version control) and then evaluates the test part.
     """
-    if target not in (None, "test", "valid"):
-        raise RunError(f"--target must be test or valid, not '{target}'.")
-    if test and (target == "valid" or beams is not None or engine != "transformers"):
-        raise RunError("--test evaluates with the settings of the recipe: leave out --target, --beams and --engine.")
+    if split not in (None, "test", "valid"):
+        raise RunError(f"--split must be test or valid, not '{split}'.")
+    if test and (split == "valid" or beams is not None or engine != "transformers"):
+        raise RunError("--test evaluates with the settings of the recipe: leave out --split, --beams and --engine.")
     from llmrec.evaluate.files import read_evaluation
     from llmrec.results.ledger import evaluate_test
     from llmrec.run.execute import evaluate_run
@@ -50,7 +50,7 @@ def evaluate(
         if test:
             result = read_evaluation(evaluate_test(run, ledger, why, progress))
         else:
-            result = evaluate_run(run, cast("Split | None", target), beams, engine, progress)
+            result = evaluate_run(run, cast("Split | None", split), beams, engine, progress)
     say(result) if as_json else show_figures(result)
 
 

@@ -42,7 +42,7 @@ def rate(
     part: str = typer.Option("test", help="test, or valid: where learning rates and the like are chosen"),
     cases: int = typer.Option(2000, min=0, help="test cases, drawn at random; 0 for all"),
     history: int = typer.Option(10, min=1, help="ratings of the user in a prompt"),
-    wording: int = typer.Option(1, help="number of the template in prompts/rate/rate.yaml, from 1"),
+    template: int = typer.Option(1, help="number of the template in prompts/rate/rate.yaml, from 1"),
     engine: str = typer.Option("transformers", help="transformers or vllm"),
     url: str = typer.Option(
         None, help="a server with OpenAI's API in place of --engine, such as http://localhost:8000/v1"
@@ -84,7 +84,7 @@ def rate(
                 rater = _endpoint(url, model, patience, tries, ratings)
             else:
                 rater = _local(engine, name, model, dtype, ratings, work, tiny)
-            systems.run_prompted(experiment, name, rater, shown, wording, sensitivity, progress)
+            systems.run_prompted(experiment, name, rater, shown, template, sensitivity, progress)
         figures = experiment.write_table()
     if as_json:
         say(figures)

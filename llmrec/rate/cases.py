@@ -104,26 +104,28 @@ def sample_cases(ratings: Ratings, part: int, count: int | None, length: int, se
 
 
 def rating_templates() -> list[Template]:
-    """The templates of the prompt, which `--wording` numbers from 1; the held-out one is the last."""
+    """The templates of the prompt, which `--template` numbers from 1; the held-out one is the last."""
     template = load("rate")
     return [*template.train, *template.held_out]
 
 
-def render_prompts(ratings: Ratings, cases: RatingCases, wording: int = 1, shots: int = 0, seed: int = 0) -> list[str]:
+def render_prompts(
+    ratings: Ratings, cases: RatingCases, template_number: int = 1, shots: int = 0, seed: int = 0
+) -> list[str]:
     """A prompt for each case.
 
     Args:
-        wording: number of the template in prompts/rate/rate.yaml, from 1.
+        template_number: number of the template in prompts/rate/rate.yaml, from 1.
         shots: solved examples before the question: training ratings of other users, the same for all cases.
         seed: of the choice of examples.
 
     Raises:
-        PromptError: there is no such wording, or there are fewer training ratings than examples.
+        PromptError: there is no such template, or there are fewer training ratings than examples.
     """
     templates = rating_templates()
-    if not 1 <= wording <= len(templates):
-        raise PromptError(f"there is no wording {wording} in prompts/rate/rate.yaml; it has 1 to {len(templates)}.")
-    template = templates[wording - 1]
+    if not 1 <= template_number <= len(templates):
+        raise PromptError(f"prompts/rate/rate.yaml has no template {template_number}: it has 1 to {len(templates)}.")
+    template = templates[template_number - 1]
     solved = ""
     if shots:
         examples = _examples(ratings, cases, shots, seed)

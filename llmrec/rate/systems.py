@@ -23,7 +23,7 @@ def run_prompted(
     model: str,
     engine: RatingEngine,
     shots: int,
-    wording: int,
+    template_number: int,
     sensitivity: int,
     progress: Progress,
 ) -> list[str]:
@@ -32,7 +32,7 @@ def run_prompted(
     Args:
         model: its name in the table.
         shots: solved examples before each question.
-        wording: number of the template, from 1.
+        template_number: number of the template, from 1.
         sensitivity: cases that are repeated with all templates and orders of the history; 0 for none.
 
     Returns:
@@ -42,22 +42,23 @@ def run_prompted(
         TextError: an endpoint gives no answer.
     """
     ratings, cases = experiment.ratings, experiment.cases
-    name = f"{model} {'zero-shot' if not shots else f'{shots}-shot'}" + (f" wording {wording}" if wording > 1 else "")
+    name = f"{model} {'zero-shot' if not shots else f'{shots}-shot'}"
+    name += f" template {template_number}" if template_number > 1 else ""
     path = experiment.out / "answers" / f"{slug(engine.name)}.jsonl"
 
-    def answers_to(cases: RatingCases, wording: int, report: Callable[[float], None]) -> list[RatingAnswer]:
-        prompts = render_prompts(ratings, cases, wording, shots, experiment.seed)
+    def answers_to(cases: RatingCases, template_number: int, report: Callable[[float], None]) -> list[RatingAnswer]:
+        prompts = render_prompts(ratings, cases, template_number, shots, experiment.seed)
         return answer_all(engine, prompts, path, report)
 
-    answers = answers_to(cases, wording, lambda done: progress("asking", done))
-    facts = _answer_facts(answers, experiment) | {"wording": wording, "shots": shots, "engine": engine.name}
+    answers = answers_to(cases, template_number, lambda done: progress("asking", done))
+    facts = _answer_facts(answers, experiment) | {"template": template_number, "shots": shots, "engine": engine.name}
     predictions = _predictions(answers, experiment)
     changes: dict[str, dict[str, Any]] = {kind: {} for kind in predictions}
     if sensitivity:
         rows, some = _spread_cases(cases, sensitivity)
-        variants = {f"wording {number}": (some, number) for number in range(1, len(rating_templates()) + 1)}
+        variants = {f"template {number}": (some, number) for number in range(1, len(rating_templates()) + 1)}
         for order in HISTORY_ORDERS[1:]:
-            variants[order] = some.with_history_order(order, experiment.seed), wording
+            variants[order] = some.with_history_order(order, experiment.seed), template_number
         for number, (variant, (varied, used)) in enumerate(variants.items()):
             varied_answers = answers_to(varied, used, lambda done: None)
             for kind, predicted in _predictions(varied_answers, experiment).items():

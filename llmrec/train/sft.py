@@ -221,6 +221,6 @@ def _search_prompts(settings: Tasks, folder: Path) -> tuple[str, str]:
     if not any((folder / "examples").glob("item_search-*")):
         return "", ""
     prompts = {True: "", False: ""}  # whether with a history → the first such prompt
-    for wording in reversed(templates.load("item_search").select(settings.templates).train):
-        prompts["history" in [slot for _, slot in templates.parts(wording.prompt)]] = wording.prompt
+    for template in reversed(templates.load("item_search").select(settings.templates).train):
+        prompts["history" in [slot for _, slot in templates.parts(template.prompt)]] = template.prompt
     return prompts[False], prompts[True]

@@ -1,7 +1,7 @@
 """What beams lose against scoring every item: a run's users, ranked by several widths and exactly.
 
 python scripts/experiments/beams.py runs/beauty-nano-seed42 --users 300 --beams 10 20 50 100
-… --target test                         of the test part, not to choose by; of validation otherwise
+… --split test                         of the test part, not to choose by; of validation otherwise
 
 Writes results/RUN-beams.json.
 """
@@ -34,13 +34,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--beams", type=int, nargs="+", default=[10, 20, 50, 100])
-    parser.add_argument("--target", choices=["valid", "test"], default="valid")
+    parser.add_argument("--split", choices=["valid", "test"], default="valid")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     recipe, dataset = recipe_of(given.run), Dataset.load(RunFolder(given.run).data)
     recommender = language_model(given.run)
-    cases = dataset.cases(given.target)
+    cases = dataset.cases(given.split)
     drawn = stream(recipe.seed, "beams").permutation(len(cases.users))[: given.users]
     chosen = drawn[np.argsort(cases.histories.lengths[drawn], kind="stable")]  # like lengths share a batch
     shut = recipe.evaluate.exclude_seen
@@ -48,7 +48,7 @@ def main() -> None:
     requests = [Request(history, denied=history if shut else history[:0]) for history in histories]
     lists, seconds = ranked(recommender, requests, given)
     figures = told(lists, cases.targets[chosen], seconds)
-    about = {"recipe hash": fingerprint(recipe), "seed": recipe.seed, "users": len(chosen), "target": given.target}
+    about = {"recipe hash": fingerprint(recipe), "seed": recipe.seed, "users": len(chosen), "target": given.split}
     about |= {"source": recipe.data.source}
     path = given.out / f"{given.run.name}-beams.json"
     write_result(path, typed(), figures, exclude_seen=shut, **about)

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("models", nargs="+", choices=list(MODELS))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--target", choices=["valid", "test"], default="test")
+    parser.add_argument("--split", choices=["valid", "test"], default="test")
     parser.add_argument("--out", type=Path, help="folder for the JSON")
     parser.add_argument("--users", type=Path, help="Parquet file for figures of every case")
     given = parser.parse_args()
@@ -51,13 +51,13 @@ def main() -> None:
     about = {
         "data hash": content,
         "seed": 42,
-        "protocol": f"leave-one-out, {given.target}, whole catalogue, history excluded, ties in expectation; "
+        "protocol": f"leave-one-out, {given.split}, whole catalogue, history excluded, ties in expectation; "
         "95 %, bootstrap over cases",
     }
     figures: dict[str, dict[str, Any]] = {}
     cases: dict[str, np.ndarray] = {}
     for name in given.models:
-        figures[name] = measure(name, settings, dataset, given.target, cases)
+        figures[name] = measure(name, settings, dataset, given.split, cases)
         print(name, json.dumps(figures[name]), flush=True)
         if given.out:  # after each, so that stopping keeps those that are done
             own = f"-{name}" if len(given.models) == 1 else ""
@@ -66,7 +66,7 @@ def main() -> None:
                 path, typed(), figures, threads=torch.get_num_threads(), settings=settings, facts=facts, **about
             )
     if given.users:
-        _write_users(given.users, dataset, given.target, cases)
+        _write_users(given.users, dataset, given.split, cases)
 
 
 def _write_users(path: Path, dataset: Dataset, target: str, figures: dict[str, np.ndarray]) -> None:

@@ -73,7 +73,7 @@ def test_the_version_is_the_package_s(llmrec: Callable[..., Done]) -> None:
         (["recommend", "{run}", "--history", "zz"], "no item of the history is in the catalogue: 'zz'"),
         (["recommend", "{run}", "--history", "i1", "-k", "0"], "k must be between 1 and"),
         (["evaluate", "{empty}"], "is not a run folder"),
-        (["evaluate", "{run}", "--target", "train"], "--target must be test or valid, not 'train'"),
+        (["evaluate", "{run}", "--split", "train"], "--split must be test or valid, not 'train'"),
         (["evaluate", "{run}", "--beams", "2"], "cannot rank the 5 items"),
         (["report", "{empty}"], "is not a run folder"),
         (["setup", "ml-1m"], "'ml-1m' is not bundled with llmrec"),
@@ -180,7 +180,7 @@ def test_figures_that_are_gone_are_made_again_the_same(llmrec: Callable[..., Don
 
 def test_another_split_is_judged_into_a_folder_of_its_own(llmrec: Callable[..., Done], mine: Path) -> None:
     before = figures(mine / "evaluate-test")
-    valid = json.loads(llmrec("evaluate", mine, "--target", "valid", "--json").out)
+    valid = json.loads(llmrec("evaluate", mine, "--split", "valid", "--json").out)
     assert valid["protocol"]["target"] == "valid"
     assert (figures(mine / "evaluate-test"), figures(mine / "evaluate-valid")) == (before, valid)
 
@@ -209,7 +209,7 @@ def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
     recipe = yaml.safe_load((mine / "recipe.yaml").read_text())
     recipe["evaluate"]["split"] = "valid"
     (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    done = llmrec("evaluate", mine, "--target", "test")
+    done = llmrec("evaluate", mine, "--split", "test")
     assert done.code == 2 and "keeps its test part closed" in done.err
     assert json.loads(llmrec("evaluate", mine, "--json").out)["protocol"]["target"] == "valid"
     assert not (mine / "evaluate-test").exists()
@@ -222,7 +222,7 @@ def test_a_shut_test_part_is_opened_by_one_option_alone_and_noted(
 
 VERBS_THAT_READ = [
     ("evaluate",),
-    ("evaluate", "--target", "valid"),
+    ("evaluate", "--split", "valid"),
     ("evaluate", "--beams", "20"),
     ("report",),
     ("compare", "{run}"),

@@ -69,8 +69,8 @@ def test_orders_tell_the_same_ratings(tmp_path: Path) -> None:
 def test_prompts_name_history_candidate_and_scale_and_examples_are_solved(tmp_path: Path) -> None:
     log = world(tmp_path)
     cases = sample_cases(log, TEST, 5, 3, 0)
-    for wording in range(1, len(rating_templates()) + 1):
-        prompt = render_prompts(log, cases, wording)[0]
+    for number in range(1, len(rating_templates()) + 1):
+        prompt = render_prompts(log, cases, number)[0]
         shown = [
             f"- {log.titles[log.items[e]]} ({log.genres[log.items[e]]}): {log.values[e]:g}" for e in cases.history[0]
         ]
@@ -82,7 +82,7 @@ def test_prompts_name_history_candidate_and_scale_and_examples_are_solved(tmp_pa
     assert len(parts) == 5
     assert len({part.split("\n")[0] for part in parts[1:]} & set(log.scale.labels)) == 4  # one of each rating in turn
     assert all(prompt.startswith(few[0].rsplit("\nUser: ", 1)[0]) for prompt in few)
-    with pytest.raises(PromptError, match=r"wording 9 .* 1 to 5"):
+    with pytest.raises(PromptError, match=r"no template 9: it has 1 to 5"):
         render_prompts(log, cases, 9)
     with pytest.raises(PromptError, match="Lower --shots"):
         render_prompts(log, cases, shots=10**6)

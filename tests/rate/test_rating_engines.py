@@ -268,6 +268,6 @@ def test_wordings_and_orders_are_compared_with_the_first(tmp_path: Path) -> None
     engine = TransformersRatingEngine("tiny", model, tokenizer, STARS, max_tokens=3)
     names = systems.run_prompted(experiment, "tiny", engine, 0, 1, 8, lambda name, done: None)
     told = experiment.systems()[names[1]]["facts"]["sensitivity"]
-    assert list(told) == [*(f"wording {number}" for number in range(1, 6)), "newest first", "shuffled"]
-    assert told["wording 1"]["moved by"] == pytest.approx(0, abs=1e-4)
-    assert told["wording 3"]["moved by"] > 0
+    assert list(told) == [*(f"template {number}" for number in range(1, 6)), "newest first", "shuffled"]
+    assert told["template 1"]["moved by"] == pytest.approx(0, abs=1e-4)
+    assert told["template 3"]["moved by"] > 0

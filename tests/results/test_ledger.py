@@ -101,7 +101,7 @@ def test_a_run_judged_on_validation_opens_its_test_part_only_into_the_ledger(
 ) -> None:
     book, looked = tmp_path / "ledger.jsonl", shut / "evaluate-test"
     assert read_json(shut / "evaluate-valid" / "metrics.json")["protocol"]["target"] == "valid"
-    assert call(monkeypatch, "evaluate", shut, "--target", "test") == 2
+    assert call(monkeypatch, "evaluate", shut, "--split", "test") == 2
     assert "keeps its test part closed" in capsys.readouterr().err.replace("\n", " ")
     book.write_text("{}\n")
     assert call(monkeypatch, "evaluate", shut, "--test", "--ledger", book) == 2
