@@ -37,7 +37,7 @@ CHANGED = [
     (r"Qwen/Qwen3-0\.6B", "embedded:smollm2-135m", "no model hub"),
     (r"^llmrec run beauty-smollm2 ", "llmrec run recipes/x.yaml ", "the data set is not here"),
     (r"^(llmrec rate .*)$", r"\1 --cases 8 --out rated", "2,000 questions take minutes"),
-    (r"--share 0\.05", "--share 0.001 --epochs 1", "as above"),
+    (r"--method regression( --share 0\.05)?", "--method regression --share 0.001 --epochs 1", "as above"),
     (r"--data mine\.yaml", "--data ml-100k", "as above"),
     (r"--data ml-latest-small", "--data ml-100k", "the data set is not here"),
     (r"--user 196", "--user 450", "the tiny run has a sample of the users"),
