@@ -14,9 +14,12 @@ import csv
 import shutil
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
+hypothesis.settings.register_profile("llmrec", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("llmrec")
 os.environ.pop("COLUMNS", None)  # in its workers pytest-xdist has 80, and tests could not widen a console any more
 
 RECIPE = """

@@ -24,7 +24,7 @@ from documented import PAGES, ROOT, blocks, commands
 from llmrec import resources
 
 LLMREC = Path(sys.executable).with_name("llmrec")
-TINY = "indexing: {width: 8}\nmodel: {width: 64, layers: 2, heads: 2, vocabulary: 300}\n"
+TINY = "indexing: {width: 8}\nmodel: {width: 64, layers: 2, heads: 2, vocabulary: 500}\n"
 
 # What of a command is changed so that it ends here: (pattern, replacement, why). A command is otherwise as written.
 CHANGED = [
@@ -34,12 +34,14 @@ CHANGED = [
     (r"^(llmrec run .*--tiny)$", r"\1 --until tasks", "as above"),
     (r"launch\.(processes|nodes)=\d+", r"launch.\1=2", "settings are checked, nothing is launched before training"),
     (r"launch\.node_rank=1 *", "", "machine 1 waits for machine 0"),
-    (r"Qwen/Qwen3-0\.6B", "embedded:smollm2-135m", "no model hub"),
+    (r"Qwen/Qwen3-0\.6B", "embedded:smollm2-135m-instruct", "no model hub"),
     (r"^llmrec run beauty-smollm2 ", "llmrec run recipes/x.yaml ", "the data set is not here"),
-    (r"^(llmrec rate .*)$", r"\1 --cases 8 --out rated", "2,000 questions take minutes"),
+    (r"^(llmrec rate .*)$", r"\1 --cases 8", "2,000 questions take minutes"),
     (r"--method regression( --share 0\.05)?", "--method regression --share 0.001 --epochs 1", "as above"),
     (r"--data mine\.yaml", "--data ml-100k", "as above"),
     (r"--data ml-latest-small", "--data ml-100k", "the data set is not here"),
+    (r"model\.adapt=lora$", "model.adapt=lora model.base=embedded:smollm2-135m-instruct", "nano takes no adapters"),
+    (r"--out recs\.parquet", "--out recs.parquet --force", "other pages write it, too"),
     (r"--user 196", "--user 450", "the tiny run has a sample of the users"),
     (
         r"^llmrec tasks show quickstart",
@@ -141,7 +143,7 @@ def test_a_command_of_the_documentation_runs(
     words = shlex.split(changed(command))
     assert words[0] == "llmrec", f"{page}: {command}: neither run nor in LEFT_OUT"
     names = {"RECIPE": "recipes/x.yaml", "FILES": "orders.csv products.jsonl", "recipe.yaml": "recipes/x.yaml"}
-    words = [part for word in words for part in names.get(word, word).split(" ")]
+    words = [part for word in words for part in (names[word].split() if word in names else [word])]
     if words[:2] == ["llmrec", "init"]:
         words += ["--out", f"written-{abs(hash(command))}.yaml"]
     if "http://127.0.0.1:8000" in words:

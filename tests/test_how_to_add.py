@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_world
 from documented import ROOT, blocks, commands
 
 PAGE = ROOT / "docs" / "how-to-add.md"
@@ -28,7 +27,7 @@ def test_each_example_is_short() -> None:
 
 
 @pytest.mark.slow("applies the patches to a copy of the package and runs it, a minute")
-def test_the_patches_apply_and_the_commands_run(tmp_path: Path) -> None:
+def test_the_patches_apply_and_the_commands_run(tmp_path: Path, world: Path) -> None:
     copy, user = tmp_path / "copy", tmp_path / "user"
     for name in ("llmrec", "prompts", "recipes", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -46,7 +45,7 @@ def test_the_patches_apply_and_the_commands_run(tmp_path: Path) -> None:
     (films / "movies.dat").write_text("".join(f"{film}::Film {film} (1990)::Drama\n" for film in range(20)))
     ratings = (f"{user}::{(user + step) % 20}::4::{1000 + step}\n" for user in range(20) for step in range(6))
     (films / "ratings.dat").write_text("".join(ratings))
-    write_world(user)
+    shutil.copytree(world.parent, user)
     printed = {command: call("-m", *shlex.split(command)) for command in commands(PAGE)}
     assert len(printed) == 6, printed
     [figures] = [text for command, text in printed.items() if "baselines" in command]

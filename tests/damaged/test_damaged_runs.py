@@ -30,7 +30,7 @@ from renewed import renew
 from typer.testing import CliRunner
 
 from llmrec.cli.main import app
-from llmrec.data.fetch import KNOWN, _known
+from llmrec.data.fetch import KNOWN, _checksums
 from llmrec.errors import LlmrecError, RunError
 from llmrec.rate.experiment import Experiment
 
@@ -202,4 +202,4 @@ def test_a_damaged_file_of_an_experiment_or_of_a_fetched_set_ends_in_one_message
     with pytest.raises(RunError, match=r"a\.json .*Delete the file"):
         experiment.systems()
     with pytest.raises(RunError, match=rf"{KNOWN} .*Delete the file"):
-        _known(tmp_path)
+        _checksums(tmp_path)

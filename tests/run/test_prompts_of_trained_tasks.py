@@ -33,7 +33,7 @@ def test_a_mixture_of_p5_prompts_is_judged_with_one_that_training_held(world: Pa
     }
     assert {prompt.removeprefix("<s>").strip() for prompt in prompts} & {prompt.strip() for prompt in trained}
     assert recommender.notes(Request([1], user="u1")) == []
-    assert "ids of users" in recommender.notes(Request([1]))[0]
+    assert "trained with user ids" in recommender.notes(Request([1]))[0]
 
 
 @pytest.mark.parametrize("tasks", [["tasks.item_to_text=1"], ["tasks.mixture=none", "tasks.straightforward=1"]])

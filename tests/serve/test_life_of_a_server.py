@@ -188,7 +188,7 @@ def test_what_cannot_be_served_is_said_at_start(served, tmp_path):
         ((swapped,), "was changed after it was made"),
         ((bare,), "is not a catalogue folder"),
         ((other,), "was trained on the catalogue"),
-        ((served.run, "--without-key", "--host", "0.0.0.0"), "let everybody on the network in"),
+        ((served.run, "--without-key", "--host", "0.0.0.0"), "open the server to the whole network"),
         ((served.run, "--", "--dtype", "auto"), "is an option of vLLM"),
         ((served.run, "--tensor-parallel", "2"), "'--tensor-parallel-size' is an option of vLLM"),
         ((served.run, "--engine", "none"), "use vllm or transformers"),

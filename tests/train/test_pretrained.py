@@ -60,7 +60,7 @@ def test_a_base_whose_tokenizer_ends_no_text_is_refused_with_what_to_write(tmp_p
 
 @pytest.mark.parametrize("name", ["embedded:minilm-l6", "/nowhere/at/all", "embedded:nothing"])
 def test_a_base_that_cannot_be_loaded_says_what_may_be_given(name: str) -> None:
-    with pytest.raises(LlmrecError, match=r"embedded|llmrec setup"):
+    with pytest.raises(LlmrecError, match=r"embedded|not bundled with llmrec\. Known: ml-100k"):
         load_base(name, torch.float32)
 
 
