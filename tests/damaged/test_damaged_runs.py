@@ -201,5 +201,5 @@ def test_a_damaged_file_of_an_experiment_or_of_a_fetched_set_ends_in_one_message
         file.write_text(text)
     with pytest.raises(RunError, match=r"a\.json .*Delete the file"):
         experiment.systems()
-    with pytest.raises(RunError, match=rf"{KNOWN} .*Delete the file"):
+    with pytest.raises(RunError, match=rf"{KNOWN} .*Delete it, and fetch"):
         _checksums(tmp_path)
