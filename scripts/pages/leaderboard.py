@@ -6,7 +6,7 @@ python scripts/pages/leaderboard.py         → docs/leaderboard.md and results/
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Row:
         figures: metric → `mean`, and `low` and `high` where they are known.
         source: Markdown: the file that the figures are from.
         ours: whether it is a language model of a recipe of ours.
+        ensemble: whether several models make its lists together.
         pins: what its figures hang on, in words; empty for rows that nothing pins.
     """
 
@@ -56,6 +57,7 @@ class Row:
     figures: dict[str, dict[str, float]]
     source: str
     ours: bool = False
+    ensemble: bool = False
     pins: list[str] = field(default_factory=list)
 
 
@@ -84,14 +86,14 @@ def measured(results: Path, source: str) -> list[Row]:
         told = read_json(path)
         pins = ["", told["commit"], str(told["seed"]), told["data hash"][:12], ""]
         for name, figures in told["figures"].items():
-            rows[name] = Row(system_name(name), figures, _link(path), pins=pins)
+            rows[name] = Row(system_name(name), figures, _link(path), ensemble=name == "markov-ease", pins=pins)
     for path, told in of_all_users(results, source):
         systems, model, pins = told["figures"]["systems"], told["figures"]["model"], _pins_of(told)
-        rows[path.stem] = Row(path.stem, systems[model], _link(path), True, pins)
+        rows[path.stem] = Row(path.stem, systems[model], _link(path), ours=True, pins=pins)
         if ALONE in systems:
-            rows[f"{path.stem} {ALONE}"] = replace(
-                rows[path.stem], name=f"{path.stem}, {ALONE}", figures=systems[ALONE]
-            )
+            rows[f"{path.stem} {ALONE}"] = replace(rows[path.stem], figures=systems[ALONE])
+            together = f"{path.stem} with {model.partition('+')[2] or 'a collaborative model'}"
+            rows[path.stem] = replace(rows[path.stem], name=together, ensemble=True)
         if told["figures"]["protocol"]["exclude_seen"]:  # as the teachers' own files have it
             for name in systems.keys() - {model, ALONE}:
                 rows.setdefault(name, Row(system_name(name), systems[name], _link(path), pins=[*pins[:-1], ""]))
@@ -118,7 +120,11 @@ def page(root: Path) -> str:
     for source, title in SETS.items():
         rows = measured(root / "results", source)
         if rows:
-            parts += [f"## {title}\n", _protocols(root / "results", source), _table(rows), _figure(source), _pins(rows)]
+            parts += [f"## {title}\n", _protocols(root / "results", source)]
+            for heading, ensemble in (("Models alone", False), ("Ensembles of several models", True)):
+                some = [row for row in rows if row.ensemble == ensemble]
+                parts += [f"### {heading}\n", _table(some)] if some else []
+            parts += [_figure(source), _pins(rows)]
             parts += [_others(published[source])] if source in published else []
         parts += all_parts(root / "results", source)
     return "\n".join(part for part in parts if part)
@@ -131,18 +137,31 @@ def _protocols(results: Path, source: str) -> str:
         f"{one['figures']['protocol']['users']} users, {one['figures']['protocol']['items']} items"
         for path, one in of_all_users(results, source)
     ]
-    lines = [*told, "teachers: every item scored, items of the history left out"]
+    lines = [*told, "collaborative models: every item scored, items of the history left out"]
     return "".join(f"- {line}\n" for line in lines)
 
 
 def _table(rows: list[Row]) -> str:
-    head = "| measured here | R@5 | N@5 | R@10 | 95 % | N@10 | 95 % | from |\n|---|---|---|---|---|---|---|---|\n"
-    return head + "".join(
-        f"| {f'**{row.name}**' if row.ours else row.name} | {_mean(row, 'hr@5')} | {_mean(row, 'ndcg@5')} | "
-        f"{_mean(row, 'hr@10')} | {_interval(row, 'hr@10')} | {_mean(row, 'ndcg@10')} | {_interval(row, 'ndcg@10')} | "
-        f"{row.source} |\n"
-        for row in rows
+    """Measured rows; the settings of recipes were picked on validation, collaborative models have their defaults."""
+    names = ("measured here", "R@5", "N@5", "R@10", "95 %", "N@10", "95 %", "picked on", "from")
+    return _markdown(
+        names,
+        [
+            (
+                f"**{row.name}**" if row.ours else row.name,
+                *(_mean(row, metric) for metric in ("hr@5", "ndcg@5")),
+                *(cell(row, metric) for metric in ("hr@10", "ndcg@10") for cell in (_mean, _interval)),
+                "validation" if row.ours else "defaults",
+                row.source,
+            )
+            for row in rows
+        ],
     )
+
+
+def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _mean(row: Row, metric: str) -> str:
@@ -168,11 +187,19 @@ def _pins(rows: list[Row]) -> str:
 
 
 def _others(rows: list[dict[str, Any]]) -> str:
-    head = "| published | R@5 | N@5 | R@10 | N@10 | paper | split | history's items | read in |\n" + "|---" * 9 + "|\n"
-    return head + "".join(
-        f"| {row['system']} | {' | '.join(map(digits, row['figures']))} | {row['paper']}, arXiv {row['arxiv']} | "
-        f"{row['split']} | {row['seen']} | {row['read']} |\n"
-        for row in rows
+    names = ("published", "R@5", "N@5", "R@10", "N@10", "paper", "split", "picked on", "history's items", "read in")
+    about = ("split", "picked", "seen", "read")
+    return _markdown(
+        names,
+        [
+            (
+                row["system"],
+                *map(digits, row["figures"]),
+                f"{row['paper']}, arXiv {row['arxiv']}",
+                *(row[name] for name in about),
+            )
+            for row in rows
+        ],
     )
 
 
