@@ -28,6 +28,7 @@ TINY = "indexing: {width: 8}\nmodel: {width: 64, layers: 2, heads: 2, vocabulary
 
 # What of a command is changed so that it ends here: (pattern, replacement, why). A command is otherwise as written.
 CHANGED = [
+    (r"model\.adapt=lora$", "model.adapt=lora model.base=embedded:smollm2-135m-instruct", "nano takes no adapters"),
     (r"^\.venv/bin/", "", "the tests' own environment"),
     (r"\bshared/recipes/|/shared/runs/", "runs/", "no disk that machines share"),
     (r"^(llmrec run (?!.*--(tiny|until)).*)$", r"\1 --until catalogue", "training is shown by other tests"),
@@ -40,7 +41,6 @@ CHANGED = [
     (r"--method regression( --share 0\.05)?", "--method regression --share 0.001 --epochs 1", "as above"),
     (r"--data mine\.yaml", "--data ml-100k", "as above"),
     (r"--data ml-latest-small", "--data ml-100k", "the data set is not here"),
-    (r"model\.adapt=lora$", "model.adapt=lora model.base=embedded:smollm2-135m-instruct", "nano takes no adapters"),
     (r"--out recs\.parquet", "--out recs.parquet --force", "other pages write it, too"),
     (r"--user 196", "--user 450", "the tiny run has a sample of the users"),
     (

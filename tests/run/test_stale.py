@@ -13,10 +13,10 @@ from llmrec.errors import RunError
 from llmrec.files import read_json
 from llmrec.indexing.catalogue import Catalogue
 from llmrec.recipe_file import load
+from llmrec.results import record
 from llmrec.results.ledger import evaluate_test
 from llmrec.run import execute
 from llmrec.stage_record import read_record
-from scripts import record
 
 FEW = ["train.0.epochs=0.2", "tasks.item_to_text=0", "tasks.text_to_item=0"]
 
