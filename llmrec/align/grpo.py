@@ -139,8 +139,8 @@ class RolloutGenerator:
         self.sampled[rollouts.items[rollouts.valid & real[:, None]]] = True
         values = {
             "reward": (normalize(rollouts.weights) * rollouts.rewards).sum(1)[real],
-            "spread": np.where(rollouts.valid, rollouts.rewards, np.nan)[real].std(1),
-            "flat": constant[real],
+            "reward_std": np.where(rollouts.valid, rollouts.rewards, np.nan)[real].std(1),
+            "constant": constant[real],
             "hits": rollouts.hits[real].any(1),
             "distinct": rollouts.distinct[real],
         }
@@ -174,7 +174,7 @@ class RolloutGenerator:
         difference = batch["reference"][:, :-1] - samples
         divergence = (batch["weights"] * (difference.exp() - difference - 1).sum(2)).sum(1)
         lengths = (batch["answers"][:, -1] != IGNORE).sum(1).clamp(min=1)
-        self.means.add({"kl": divergence[counted], "taken": target[counted]})
+        self.means.add({"kl": divergence[counted], "target": target[counted]})
         regularised = self.settings.kl * divergence - self.settings.sft * target / lengths
         return counted * regularised - (batch["advantages"] * ratio).sum(1)
 
@@ -225,7 +225,7 @@ def preflight(generator: RolloutGenerator, model: Any, name: str) -> dict[str, f
             f"{name}.rewards.prefix=0.5."
         )
     values = {
-        "moments": len(rows),
+        "positions": len(rows),
         "valid": valid.mean(),
         "different": distinct.mean(),
         "hits": hits,

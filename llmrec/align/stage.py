@@ -72,4 +72,4 @@ def make(job: TrainJob, target: Path, progress: Progress) -> dict[str, Any]:
     model_folder.save(plain, context.tokenizer, context.meta, target / "model")
     shutil.copy(job.work / "log.jsonl", target / "log.jsonl")
     bundle.save(target)
-    return {"trained parameters": trained, "moments": len(rows), **bundle.facts, **done.facts}
+    return {"trained parameters": trained, "positions": len(rows), **bundle.facts, **done.facts}

@@ -35,7 +35,7 @@ def rate(
     shots: int = typer.Option(3, min=1, help="few-shot: solved examples before the question"),
     share: float = typer.Option(0.05, min=0.0001, max=1.0, help="fine-tuning: share of the training ratings"),
     epochs: int = typer.Option(2, min=1, help="fine-tuning: passes over them"),
-    learning_rate: float = typer.Option(1e-4, min=1e-8, help="fine-tuning"),
+    learning_rate: float = typer.Option(1e-4, min=1e-8, max=1.0, help="fine-tuning"),
     layers: int = typer.Option(0, min=0, help="fine-tuning: trained layers, counted from the last; 0 for all"),
     over: str = typer.Option("mean", help="regression adds to: mean, or bias, the user + item bias"),
     split: str = typer.Option("random", help="random, or temporal: one time for all users"),

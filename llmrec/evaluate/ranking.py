@@ -99,7 +99,7 @@ def evaluate(
     if other:
         result["held_out_template"] = _held_out_template(other, dataset, cases, settings, per_case[name], seed)
     if settings.weight_column:
-        result["worth"] = _weighted(dataset, cases, settings.weight_column, per_case)
+        result["weighted"] = _weighted(dataset, cases, settings.weight_column, per_case)
     _write(folder, dataset, cases, ranked, per_case)
     write_json(folder / "metrics.json", result)
     return result

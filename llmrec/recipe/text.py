@@ -207,10 +207,10 @@ def _line_of(node: Any, keys: list[Any]) -> int | None:
     line = None
     for key in keys:
         if isinstance(node, yaml.MappingNode):
-            found = [(name, value) for name, value in node.value if name.value == str(key)]
-            if not found:
+            entry = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+            if entry is None:
                 return line
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            line, node = entry[0].start_mark.line + 1, entry[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
             line = node.start_mark.line + 1

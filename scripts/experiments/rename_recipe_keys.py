@@ -143,20 +143,20 @@ def of(text, overrides):
         return fingerprint(load(path, overrides))
     except LlmrecError:
         return None
-print(json.dumps([of(*asked) for asked in json.load(sys.stdin)]))
+print(json.dumps([of(*recipe) for recipe in json.load(sys.stdin)]))
 """
 
 
-def fingerprints(checkout: Path, asked: list[tuple[str, list[str]]]) -> list[str | None]:
+def fingerprints(checkout: Path, recipes: list[tuple[str, list[str]]]) -> list[str | None]:
     """The fingerprint of (recipe as YAML, overrides) by the code of a checkout; None for a recipe that it refuses."""
     call = [sys.executable, "-P", "-c", FINGERPRINTS]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(call, input=json.dumps(asked), env=environment, capture_output=True, text=True)
+    done = subprocess.run(call, input=json.dumps(recipes), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def asked_of(result: dict[str, Any], shipped: Callable[[str], str | None]) -> Iterator[tuple[str, list[str]]]:
+def recipes_of(result: dict[str, Any], shipped: Callable[[str], str | None]) -> Iterator[tuple[str, list[str]]]:
     """The recipes that a result was made by, in old spelling: its own, or those that its command and changes name."""
     if isinstance(result.get("recipe"), dict) and "yaml" in result["recipe"]:
         yield result["recipe"]["yaml"], []
@@ -216,15 +216,15 @@ def carry(old: Path) -> None:
         path = old / "recipes" / f"{name}.yaml"
         return path.read_text() if re.fullmatch(r"[\w-]+", name) and path.is_file() else None
 
-    asked = [one for result in results.values() if "command" in result for one in asked_of(result, shipped)]
-    asked += [(path.read_text(), []) for path in sorted((old / "recipes").glob("*.yaml"))]
-    spelled = [
+    old_recipes = [each for result in results.values() if "command" in result for each in recipes_of(result, shipped)]
+    old_recipes += [(path.read_text(), []) for path in sorted((old / "recipes").glob("*.yaml"))]
+    new_recipes = [
         (yaml.safe_dump(recipe(yaml.safe_load(text)), sort_keys=False), [override(each) for each in overrides])
-        for text, overrides in asked
+        for text, overrides in old_recipes
     ]
     hashes = {
         before: after
-        for before, after in zip(fingerprints(old, asked), fingerprints(ROOT, spelled), strict=True)
+        for before, after in zip(fingerprints(old, old_recipes), fingerprints(ROOT, new_recipes), strict=True)
         if before and after
     }
     recorded: set[str] = set()
@@ -244,8 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("--prove", action="store_true")
-    given = parser.parse_args()
-    prove(given.old.resolve()) if given.prove else carry(given.old.resolve())
+    options = parser.parse_args()
+    (prove if options.prove else carry)(options.old.resolve())
 
 
 TINY = """

@@ -132,7 +132,7 @@ def test_a_stage_keeps_its_pairs_and_is_evaluated(aligned: Path) -> None:
         assert len(pair["reference"]) == 6 and max(pair["reference"]) < 0
         assert sorted(set(pair["kinds"])) <= ["beams", "popular", "random", "teacher"]
     facts = read_json(folder / "made.json")["facts"]
-    assert facts["moments"] == len(pairs) and facts["pairs"] == 5 * len(pairs)
+    assert facts["positions"] == len(pairs) and facts["pairs"] == 5 * len(pairs)
     assert facts["left out"]["taken later by the same user"] > 0
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert {"valid_ndcg@10", "valid_hr@50", "valid_coverage@10"} <= set(lines[0]) and lines[0]["step"] == 0
@@ -181,7 +181,7 @@ def test_smollm2_in_four_bits_learns_to_prefer_in_few_steps(world: Path, tmp_pat
     stages = f"train=[{first}, {{{more}, negatives: {{random: 2, beams: 1}}}}]"
     folder = run(load(world, [*base, *small, stages]), tmp_path / "run", "train") / "train-2-s-dpo"
     facts = read_json(folder / "made.json")["facts"]
-    assert facts["moments"] == 6 and facts["pairs"] == 18 and facts["steps"] == 6
+    assert facts["positions"] == 6 and facts["pairs"] == 18 and facts["steps"] == 6
     assert facts["trained parameters"] < 3_000_000
     assert (folder / "adapter").is_dir() and (folder / "model" / "config.json").is_file()
     line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])

@@ -145,6 +145,6 @@ def test_every_held_out_event_is_a_case_under_any_split(split: str, tiny_run: Pa
     assert (told["protocol"]["cases"], told["protocol"]["users"]) == (len(cases.users), len(set(cases.users.tolist())))
     priced = cases.targets % 3 > 0
     hits = per_user["markov hr@5"].to_numpy()
-    assert told["worth"]["systems"]["markov"]["hr@5"] == pytest.approx(
+    assert told["weighted"]["systems"]["markov"]["hr@5"] == pytest.approx(
         hits[priced] @ cases.targets[priced] / cases.targets[priced].sum()
     )

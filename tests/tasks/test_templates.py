@@ -87,7 +87,7 @@ def test_a_template_that_could_not_work_is_refused(wording: dict[str, object], w
         load("mine", template(tmp_path, [GOOD, wording]))
 
 
-def test_a_template_without_a_template_to_train_on_is_refused(tmp_path: Path) -> None:
+def test_a_task_without_a_template_to_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="every template is held out"):
         load("mine", template(tmp_path, [GOOD | {"held_out": True}]))
 
